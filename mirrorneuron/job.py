@@ -1,0 +1,197 @@
+"""The words of a job: statuses and their moves, event types, and the shape of every record the API returns."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, NotRequired, TypedDict
+
+
+class JobStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+S = JobStatus
+NEXT: Final[dict[JobStatus, frozenset[JobStatus]]] = {  # where a job may go; the scripts receive a row as ARGV
+    S.PENDING: frozenset({S.RUNNING, S.FAILED, S.CANCELLED}),
+    S.RUNNING: frozenset({S.PAUSED, S.COMPLETED, S.FAILED, S.CANCELLED}),
+    S.PAUSED: frozenset({S.RUNNING, S.COMPLETED, S.FAILED, S.CANCELLED}),
+}
+TERMINAL: Final = frozenset({S.COMPLETED, S.FAILED, S.CANCELLED})
+
+CELERY_STATE: Final[dict[JobStatus, str]] = {  # what `AsyncResult(job_id).state` says
+    S.PENDING: "PENDING",
+    S.RUNNING: "STARTED",
+    S.PAUSED: "PAUSED",
+    S.COMPLETED: "SUCCESS",
+    S.FAILED: "FAILURE",
+    S.CANCELLED: "REVOKED",
+}
+
+
+class AgentStatus(StrEnum):
+    READY = "ready"  #: nothing to do
+    QUEUED = "queued"  #: holds mail that it can act on
+    BUSY = "busy"  #: claimed by a worker that answers mail
+    RUNNING = "running"  #: claimed by a worker that runs its command or module
+    COMPLETED = "completed"  #: the job has ended
+    ERROR = "error"  #: its last run failed
+    PAUSED = "paused"
+
+
+class EventType(StrEnum):
+    """The events that the runtime writes; agents add types of their own."""
+
+    JOB_PENDING = "job_pending"
+    JOB_VALIDATED = "job_validated"
+    JOB_SCHEDULED = "job_scheduled"
+    JOB_RUNNING = "job_running"
+    JOB_PAUSED = "job_paused"
+    JOB_RESUMED = "job_resumed"
+    JOB_IDLE = "job_idle"
+    JOB_COMPLETED = "job_completed"
+    JOB_FAILED = "job_failed"
+    JOB_CANCELLED = "job_cancelled"
+    JOB_RECOVERY_STARTED = "job_recovery_started"
+    AGENT_MESSAGE_RECEIVED = "agent_message_received"
+    AGENT_RECOVERY_STARTED = "agent_recovery_started"
+    AGENT_RECOVERED = "agent_recovered"
+    MESSAGE_UNROUTED = "message_unrouted"
+    MESSAGE_EXPIRED = "message_expired"
+    DEAD_LETTER = "dead_letter"
+    AGGREGATOR_RECEIVED = "aggregator_received"
+    AGGREGATOR_DUPLICATE_IGNORED = "aggregator_duplicate_ignored"
+    SENSOR_OBSERVED = "sensor_observed"
+    EXECUTOR_LEASE_REQUESTED = "executor_lease_requested"
+    EXECUTOR_LEASE_ACQUIRED = "executor_lease_acquired"
+    EXECUTOR_LEASE_RELEASED = "executor_lease_released"
+    SANDBOX_JOB_COMPLETED = "sandbox_job_completed"
+    SANDBOX_JOB_FAILED = "sandbox_job_failed"
+    SANDBOX_OUTPUT_CUT = "sandbox_output_cut"
+    EXECUTOR_RETRY = "executor_retry"
+
+
+class ManifestRef(TypedDict):
+    graph_id: str
+    manifest_version: str
+    manifest_path: str | None
+    job_path: str | None
+    digest: str  #: SHA-256 of the manifest and its payloads
+
+
+class JobMap(TypedDict):
+    """The record of one job. Times are ISO 8601 UTC with milliseconds and `Z`."""
+
+    job_id: str
+    graph_id: str
+    job_name: str
+    status: str
+    submitted_at: str
+    updated_at: str
+    started_at: str | None
+    finished_at: str | None
+    idle_since: str | None
+    run: int
+    daemon: bool
+    root_agent_ids: list[str]
+    placement_policy: str
+    recovery_policy: str
+    result: dict[str, Any] | None
+    manifest_ref: ManifestRef
+
+
+class AgentSnapshot(TypedDict):
+    agent_id: str
+    node_id: str
+    agent_type: str
+    type: str
+    role: str | None
+    current_state: dict[str, Any]
+    mailbox_depth: int
+    processed_messages: int
+    assigned_node: str | None
+    status: str
+    last_heartbeat_at: str | None
+    parent_job_id: str
+    last_error: str | None
+    metadata: dict[str, Any]
+
+
+class Event(TypedDict):
+    id: str
+    timestamp: str
+    job_id: str
+    type: str
+    agent_id: NotRequired[str]
+    payload: NotRequired[Any]
+
+
+class JobSummary(TypedDict):
+    job_id: str
+    graph_id: str
+    job_name: str
+    status: str
+    submitted_at: str
+    updated_at: str
+    daemon: bool
+
+
+class PoolInfo(TypedDict):
+    slots: int
+    in_use: int
+    queued: int
+
+
+class NodeInfo(TypedDict):
+    name: str
+    host: str
+    pid: int
+    started_at: str
+    last_heartbeat_at: str
+    queues: list[str]
+    pools: dict[str, PoolInfo]
+    hardware: dict[str, Any]
+    versions: dict[str, str]
+
+
+class JobDetails(TypedDict):
+    """The monitor's view of one job."""
+
+    job: JobMap
+    agents: list[AgentSnapshot]
+    events: list[Event]
+
+
+class ClusterOverview(TypedDict):
+    """The monitor's view of everything: runtime nodes, newest jobs, and how many jobs are in which status."""
+
+    nodes: list[NodeInfo]
+    jobs: list[JobSummary]
+    counts: dict[str, int]
+
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NOT_ID = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def is_job_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def new_job_id(graph_id: str) -> str:
+    """`{graph_id}-{unix ms}-{12 hex digits}`, with `-` for what may not stand in an id, and at most 128 characters."""
+    return f"{_NOT_ID.sub('-', graph_id)[:100]}-{time.time_ns() // 1_000_000}-{secrets.token_hex(6)}"
+
+
+def iso(ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601 UTC, like `2026-01-31T12:00:00.123Z`."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"

@@ -1,0 +1,210 @@
+"""The envelope, `mn-msg/1`: how a message is read, seeded, and made from the one that caused it.
+
+On every wire a message is JSON bytes; `Message` is the read-only view that agents get.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json
+
+SPEC_VERSION: Final = "mn-msg/1"
+SENDER_OF_SEEDS: Final = "runtime"
+DEFAULT_PRIORITY: Final = 100
+JSON_TYPE: Final = "application/json"
+IDENTITY: Final = "identity"
+
+_STRINGS: Final = (  # envelope names that hold text, in the order in which an envelope is written
+    "message_id",
+    "from",
+    "type",
+    "class",
+    "timestamp",
+    "correlation_id",
+    "causation_id",
+    "content_type",
+    "content_encoding",
+)
+_NUMBERS: Final = ("attempt", "priority", "ttl_ms")
+_PARTS: Final[dict[str, tuple[type, ...]]] = {
+    "headers": (Mapping,),
+    "artifacts": (list,),
+    "stream": (Mapping, type(None)),
+}
+EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", "from", "type", "timestamp"})
+
+
+def encode(value: Any) -> bytes:
+    """JSON bytes of *value*. Raises ValueError for what JSON cannot say (NaN and Infinity among it)."""
+    text: bytes = to_json(value, inf_nan_mode="constants")
+    if b"NaN" in text or b"Infinity" in text:  # perhaps only inside a string: let the parser tell
+        from_json(text, allow_inf_nan=False)
+    return text
+
+
+def decode(text: bytes | str) -> Any:
+    """The value of JSON *text*. Raises ValueError with line and column."""
+    return from_json(text, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as an agent sees it; `body` is any JSON value."""
+
+    envelope: Mapping[str, Any]
+    body: Any
+    headers: Mapping[str, Any]
+    artifacts: list[Any]
+    stream: Mapping[str, Any] | None
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Message:
+        """Read a message that this package wrote. Raises ValueError or KeyError for anything else."""
+        parts = from_json(raw)
+        return cls(parts["envelope"], parts["body"], parts["headers"], parts["artifacts"], parts["stream"])
+
+    @property
+    def id(self) -> str:
+        return str(self.envelope["message_id"])
+
+    @property
+    def type(self) -> str:
+        return str(self.envelope["type"])
+
+    @property
+    def sender(self) -> str:
+        return str(self.envelope["from"])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "envelope": self.envelope,
+            "headers": self.headers,
+            "body": self.body,
+            "artifacts": self.artifacts,
+            "stream": self.stream,
+        }
+
+    def expired(self, now_ms: int) -> bool:
+        """Has the message outlived its `ttl_ms`? A time stamp that cannot be read never expires."""
+        ttl_ms = self.envelope.get("ttl_ms")
+        if ttl_ms is None:
+            return False
+        try:
+            sent = datetime.fromisoformat(str(self.envelope["timestamp"]))
+        except (KeyError, ValueError):
+            return False
+        return bool(now_ms > sent.timestamp() * 1000 + ttl_ms)
+
+
+def seed(payload: Any, *, job_id: str, to: str, message_id: str, timestamp: str) -> dict[str, Any]:
+    """The message that brings one payload of `initial_inputs` (or of `send_message`) to agent *to*.
+
+    A payload that holds `envelope` is a full message. Otherwise its keys with envelope names, `headers`, `artifacts`,
+    `stream` and `body` (or `payload`) are taken as such; without `body` and `payload` the other keys are the body.
+    Raises ValueError when one of them has the wrong type, or JSON cannot say it.
+    """
+    given: dict[str, Any]
+    if isinstance(payload, Mapping) and "envelope" in payload:
+        if not isinstance(payload["envelope"], Mapping):
+            raise ValueError("envelope must be an object")
+        given = {**payload["envelope"], **{k: v for k, v in payload.items() if k != "envelope"}}
+        body = given.pop("body", given.pop("payload", {}))
+    elif isinstance(payload, Mapping):
+        given = {k: v for k, v in payload.items() if k in _STRINGS or k in _NUMBERS or k in _PARTS}
+        rest = {k: v for k, v in payload.items() if k not in given}
+        body = rest["body"] if "body" in rest else rest.get("payload", rest)
+    else:
+        given, body = {}, payload
+    _check(given)
+    envelope = {
+        "spec_version": SPEC_VERSION,
+        "message_id": message_id,
+        "job_id": job_id,
+        "from": SENDER_OF_SEEDS,
+        "to": to,
+        "type": "init",
+        "class": "command",
+        "timestamp": timestamp,
+        "attempt": 1,
+        "priority": DEFAULT_PRIORITY,
+        "content_type": JSON_TYPE,
+        "content_encoding": IDENTITY,
+    }
+    envelope |= {k: given[k] for k in (*_STRINGS, *_NUMBERS) if given.get(k) is not None}
+    return {
+        "envelope": envelope,
+        "headers": given.get("headers") or {},
+        "body": body,
+        "artifacts": given.get("artifacts") or [],
+        "stream": given.get("stream"),
+    }
+
+
+def check_emit_fields(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError unless *fields* are message fields that an agent may set, with values of their types."""
+    for name in fields:
+        if name not in EMIT_FIELDS:
+            raise ValueError(f"{name!r} is no message field that an agent can set")
+    _check(fields)
+
+
+def _check(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in _STRINGS and not isinstance(value, str):
+            raise ValueError(f"{name} must be a string, not {type(value).__name__}")
+        if name in _NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool) or not _natural(value)):
+            raise ValueError(f"{name} must be a number of 0 or more")
+        if name in _PARTS and not isinstance(value, _PARTS[name]):
+            raise ValueError(f"{name} must be {'a list' if name == 'artifacts' else 'an object'}")
+
+
+def _natural(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def respond(
+    cause: Message,
+    fields: Mapping[str, Any],
+    *,
+    sender: str,
+    type: str,
+    body: Any,
+    timestamp: str,
+) -> dict[str, Any]:
+    """The message that an agent emits because of *cause*, still without `message_id` and `to`.
+
+    It inherits correlation id, headers (merged), artifacts, stream, content type and encoding unless *fields* (checked
+    by `check_emit_fields`) set them; its causation id is the id of *cause*.
+    """
+    old = cause.envelope
+    envelope = {
+        "spec_version": SPEC_VERSION,
+        "message_id": "",
+        "job_id": old["job_id"],
+        "from": sender,
+        "to": "",
+        "type": type,
+        "class": "event",
+        "timestamp": timestamp,
+        "causation_id": old["message_id"],
+        "attempt": 1,
+        "priority": DEFAULT_PRIORITY,
+        "content_type": old.get("content_type", JSON_TYPE),
+        "content_encoding": old.get("content_encoding", IDENTITY),
+    }
+    if "correlation_id" in old:
+        envelope["correlation_id"] = old["correlation_id"]
+    headers, artifacts, stream = cause.headers, cause.artifacts, cause.stream
+    if fields:
+        envelope |= {k: v for k, v in fields.items() if k not in _PARTS and v is not None}
+        headers = {**headers, **(fields.get("headers") or {})}
+        artifacts = fields["artifacts"] or [] if "artifacts" in fields else artifacts
+        stream = fields.get("stream", stream)
+    return {"envelope": envelope, "headers": headers, "body": body, "artifacts": artifacts, "stream": stream}
