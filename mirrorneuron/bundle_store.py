@@ -1,0 +1,83 @@
+"""Bundles in Redis: manifests and payload archives by digest, each stored once."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from mirrorneuron.bundle import PackedBundle
+from mirrorneuron.connection import Server
+from mirrorneuron.keys import Keys
+from mirrorneuron.message import decode, encode
+
+CHUNK_BYTES: Final = 1024 * 1024
+UPLOAD_SECONDS: Final = 600  # a half-made upload is gone after this
+SPARE_SECONDS: Final = 86_400  # a bundle outlives the retention of its jobs by this
+
+
+class BundleStore:
+    """Content-addressed: the same bundle is written once, and a digest is never overwritten with other bytes."""
+
+    def __init__(self, client: Server, keys: Keys, retention_seconds: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else 0
+
+    def renewals(self, digest: str, payloads_digest: str | None) -> list[tuple[str | int, ...]]:
+        """The commands that renew a bundle's time to live; a reply of 0 says that a part is not there."""
+        names = [self._keys.manifest(digest)]
+        if payloads_digest:
+            names.append(self._keys.bundle(payloads_digest))
+        return [("EXPIRE", name, self._ttl_s) if self._ttl_s else ("PERSIST", name) for name in names]
+
+    def has(self, bundle: PackedBundle) -> bool:
+        """Renew the bundle's time to live; False if it is not all there."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.exists(self._keys.manifest(bundle.digest))
+        if bundle.payloads_digest:
+            pipe.exists(self._keys.bundle(bundle.payloads_digest))
+        there = len(pipe.command_stack)
+        for command in self.renewals(bundle.digest, bundle.payloads_digest):
+            pipe.execute_command(*command)
+        return all(pipe.execute()[:there])
+
+    def put(self, bundle: PackedBundle) -> None:
+        """Store what is not there yet. Idempotent; readers never see half a bundle."""
+        if bundle.payloads is not None and bundle.payloads_digest:
+            self._put_payloads(self._keys.bundle(bundle.payloads_digest), bundle.payloads)
+        document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
+        self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s or None)
+
+    def _put_payloads(self, key: str, archive: bytes) -> None:
+        if self._client.exists(key):
+            return
+        # Same hash tag for both names, so that RENAME stays within one slot.
+        draft = f"{{{key}}}:{secrets.token_hex(6)}"
+        for at in range(0, max(len(archive), 1), CHUNK_BYTES):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.rpush(draft, archive[at : at + CHUNK_BYTES])
+            pipe.expire(draft, UPLOAD_SECONDS)
+            pipe.execute()
+        self._client.rename(draft, key)
+        if self._ttl_s:
+            self._client.expire(key, self._ttl_s)
+        else:
+            self._client.persist(key)
+
+    def manifest(self, digest: str) -> tuple[dict[str, Any], str | None]:
+        """The manifest and the digest of its payloads. Raises LookupError when the bundle is gone."""
+        document = self._client.get(self._keys.manifest(digest))
+        if document is None:
+            raise LookupError(f"bundle {digest} is not in the store")
+        parts = decode(document)
+        return parts["manifest"], parts["payloads"]
+
+    def payloads(self, payloads_digest: str) -> bytes:
+        """The archive of that digest. Raises LookupError when it is gone."""
+        key = self._keys.bundle(payloads_digest)
+        chunks: list[bytes] = []
+        while chunk := self._client.lindex(key, len(chunks)):
+            chunks.append(chunk)
+        if not chunks:
+            raise LookupError(f"payloads {payloads_digest} are not in the store")
+        return b"".join(chunks)

@@ -1,0 +1,102 @@
+"""What travels between a worker and the store: a claim, the steps it led to, and the store's reply."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from mirrorneuron.job import JobStatus
+
+
+class JobRef(NamedTuple):
+    """Which life of which job a task belongs to; the arguments that every task begins with."""
+
+    job_id: str
+    run: int  #: raised by a retry, so that nothing of an earlier run can land
+    digest: str  #: of the bundle, so that a node finds the plan without asking for the record
+
+
+class Word(StrEnum):
+    """What a script answers with."""
+
+    CREATED = "CREATED"
+    EXISTS = "EXISTS"
+    CONFLICT = "CONFLICT"
+    CLAIMED = "CLAIMED"
+    COMMITTED = "COMMITTED"
+    FLUSHED = "FLUSHED"
+    SETTLED = "SETTLED"
+    RENEWED = "RENEWED"
+    PAUSED = "PAUSED"
+    MOVED = "MOVED"
+    STALE = "STALE"
+    ENDED = "ENDED"
+    MISSING = "MISSING"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One agent, held by one worker: what it knows and what it has to answer."""
+
+    agent_id: str
+    state: bytes  #: JSON of its state; empty before its first commit
+    processed: int  #: messages consumed so far
+    attempts: int  #: failed runs of the message at the head of its mailbox
+    waited_ms: int  #: from ready to claimed
+    mail: tuple[bytes, ...]  #: message JSON, oldest first, at least one
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Agents of one pool that are ready, due, and claimed by nobody."""
+
+    pool: str
+    due: int
+    new: int  #: how many of them this reply is the first to tell of
+    agent_id: str  #: one of them; the only one if `due` is 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The store's answer to claim, commit and flush."""
+
+    word: Word
+    moves: int = 0  #: commits of the job so far; proves that nothing moved since
+    idle: bool = False
+    waiting: tuple[Waiting, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    token: str = ""  #: proves ownership of `claims` when they commit
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a job ends."""
+
+    status: JobStatus
+    result: bytes  #: JSON: {agent_id, output} | {agent_id, error, details} | {reason}
+    summary: bytes = b""  #: JSON payload of the event
+
+
+@dataclass(slots=True)
+class Step:
+    """What one agent's run changes: nothing is written before the commit, and then all of it."""
+
+    agent_id: str
+    consumed: int = 0  #: messages taken off the head of the mailbox
+    processed: int = 0  #: messages consumed in all, these included
+    state: bytes = b""  #: JSON; empty: unchanged
+    last: bytes = b""  #: the last message consumed; empty: unchanged
+    output: bytes = b""  #: JSON of the last body emitted, kept of agents without outgoing edges
+    need: int | None = None  #: messages that must be in before it is ready again; None: unchanged
+    attempts: int = 0
+    delay_ms: int | None = None  #: not to be claimed before this has passed; None: at once
+    error: str = ""  #: the last run's error, one line
+    outgoing: list[tuple[str, bytes]] = field(default_factory=list)  #: (agent, message JSON), in order
+    events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
+    end: End | None = None
+
+
+def new_token() -> str:
+    return secrets.token_hex(8)

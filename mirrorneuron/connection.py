@@ -1,0 +1,96 @@
+"""How to reach the job store: one place that turns a URL into a client, and its failures into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from mirrorneuron.errors import RuntimeUnavailable
+
+# redis-py types each reply for both protocols and both decodings at once. Ours are bytes; the typed methods of
+# `scripts`, `store` and `bundle_store` are the contract.
+Server: TypeAlias = Any
+
+CONNECT_TIMEOUT_S = 3.0
+SENTINEL_PORT = 26379
+COMMAND_TIMEOUT_S = 20.0  # more than the largest commit takes, so that only a dead server runs into it
+AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
+
+
+def connect(url: str, *, retries: int = 3) -> Server:
+    """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
+
+    It connects on first use. *retries* bounds how long a call rides out a server that is away, at most a second between
+    two tries.
+    """
+    options = _options(url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries))
+    if url.startswith("sentinel://"):
+        hosts, service, more = _sentinel(url)
+        return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+    return Redis.from_url(url, **options)
+
+
+def connect_async(url: str, *, retries: int = 3) -> Server:
+    """The same for asyncio."""
+    options = _options(url, AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries))
+    if url.startswith("sentinel://"):
+        hosts, service, more = _sentinel(url)
+        return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+    return AsyncRedis.from_url(url, **options)
+
+
+def _options(url: str, retry: Any) -> dict[str, Any]:
+    options = {
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "retry": retry,
+        "retry_on_error": list(AWAY),
+        "health_check_interval": 30,
+    }
+    if url.startswith("unix://"):
+        options.pop("socket_connect_timeout")
+    return options
+
+
+def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    parts = urlsplit(url)
+    hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    service, _, db = parts.path.strip("/").partition("/")
+    more = {"db": int(db or 0), "username": parts.username, "password": parts.password}
+    return [(name, int(port or SENTINEL_PORT)) for name, _, port in hosts], service or "mymaster", more
+
+
+def without_password(url: str) -> str:
+    """*url* as it may stand in a log or an error."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+@contextmanager
+def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
+    """Turn a server that does not answer into RuntimeUnavailable, which says which server and what to do."""
+    try:
+        yield
+    except AWAY as error:
+        raise RuntimeUnavailable(
+            f"the job store at {without_password(url)} does not answer ({error}); start it, or set"
+            " MIRROR_NEURON_REDIS_URL",
+            job_id,
+        ) from error
+    except RedisError as error:
+        raise RuntimeUnavailable(f"the job store at {without_password(url)} refused: {error}", job_id) from error

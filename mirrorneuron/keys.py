@@ -1,0 +1,93 @@
+"""Every Redis key and every queue name.
+
+All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: one slot holds a job whole, so
+one script may touch all of it. The scripts get the job key and add the suffixes below (`lua/` is their only other
+home). Indexes, bundles and nodes live in other slots and are written beside a script, never within one.
+
+    suffix           type    what                                                      written by
+    (none)           HASH    status, run, moves, pools, digest, static, result, times   create, open, commit, settle
+    :mail:<agent>    LIST    message JSON, oldest first                                 create, commit
+    :agent:<agent>   HASH    token done node claimed_at state last output processed     create, claim, commit
+                             attempts need take pool due error
+    :claims          ZSET    agent by end of lease (ms)                                 open, claim, commit, renew
+    :ready:<pool>    ZSET    agent by the time (ms) from which it may be claimed        create, claim, commit, flush
+    :events          STREAM  t(ype) a(gent) p(ayload JSON)                              all
+    :op:<token>      STRING  mark of a claim that was made; lives two leases            open, claim
+
+They live as long as the job, and after its end for the time of retention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LIGHT: Final = "light"  # the pool of routers, aggregators and sensors: it has a queue, but no slots to wait for
+
+
+def queue(namespace: str, pool: str) -> str:
+    """The Celery queue of a pool."""
+    return f"{namespace}.{LIGHT}" if pool == LIGHT else f"{namespace}.pool.{pool}"
+
+
+def result_channel(job_id: str) -> str:
+    """The channel on which Celery's own result consumer listens for the end of a task of this id."""
+    return f"celery-task-meta-{job_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one namespace."""
+
+    ns: str
+
+    @property
+    def jobs(self) -> str:
+        """ZSET of all kept jobs by submission time (ms)."""
+        return f"{self.ns}:jobs"
+
+    @property
+    def live(self) -> str:
+        """SET of the jobs that have not ended."""
+        return f"{self.ns}:jobs:live"
+
+    @property
+    def ended(self) -> str:
+        """ZSET of ended jobs by the time (ms) at which their retention is over."""
+        return f"{self.ns}:jobs:ended"
+
+    @property
+    def nodes(self) -> str:
+        """ZSET of worker names by last heartbeat (ms)."""
+        return f"{self.ns}:nodes"
+
+    def node(self, name: str) -> str:
+        """STRING: JSON of one worker's registration; expires some heartbeats after the last."""
+        return f"{self.ns}:node:{name}"
+
+    def manifest(self, digest: str) -> str:
+        """STRING: JSON `{manifest, payloads}` of a bundle; expires when no kept job can need it."""
+        return f"{self.ns}:manifest:{digest}"
+
+    def bundle(self, payloads_digest: str) -> str:
+        """LIST of chunks of a payloads archive; expires like the manifest."""
+        return f"{self.ns}:bundle:{payloads_digest}"
+
+    def job(self, job_id: str) -> str:
+        """HASH: the job's record, and the stem of all its other keys."""
+        return f"{self.ns}:job:{{{job_id}}}"
+
+    def mail(self, job_id: str, agent: str) -> str:
+        return f"{self.job(job_id)}:mail:{agent}"
+
+    def agent(self, job_id: str, agent: str) -> str:
+        return f"{self.job(job_id)}:agent:{agent}"
+
+    def claims(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:claims"
+
+    def ready(self, job_id: str, pool: str) -> str:
+        return f"{self.job(job_id)}:ready:{pool}"
+
+    def events(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:events"

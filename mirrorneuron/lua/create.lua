@@ -1,0 +1,27 @@
+-- create: the record of a new job, with its first mail. Idempotent by job id: the same bundle finds its job.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 digest   3 static job map JSON   4 pools, separated by blanks   5 events kept
+--       6 count of agents   7 count of messages
+--       then agent, pool, need, take for each agent that is not a plain light one; then agent, message JSON each
+-- Reply CREATED | EXISTS | CONFLICT, and the job's status    Events: job_pending, job_validated
+if status then
+  local same = redis.call('HGET', JOB, 'digest') == ARGV[2]
+  return { same and 'EXISTS' or 'CONFLICT', status }
+end
+local now = clock(ARGV[1])
+events_max = ARGV[5]
+redis.call('HSET', JOB, 'status', 'pending', 'run', 1, 'moves', 0, 'digest', ARGV[2], 'static', ARGV[3],
+  'pools', ARGV[4], 'events_max', events_max, 'submitted_at', now, 'updated_at', now)
+record('job_pending', '', '')
+record('job_validated', '', '')
+local at = 8
+for _ = 1, tonumber(ARGV[6]) do
+  redis.call('HSET', JOB .. ':agent:' .. ARGV[at], 'pool', ARGV[at + 1], 'need', ARGV[at + 2], 'take', ARGV[at + 3])
+  at = at + 4
+end
+for _ = 1, tonumber(ARGV[7]) do
+  redis.call('RPUSH', JOB .. ':mail:' .. ARGV[at], ARGV[at + 1])
+  evaluate(ARGV[at], now)
+  at = at + 2
+end
+return { 'CREATED', 'pending' }

@@ -1,0 +1,107 @@
+-- prelude: what the scripts of a job share. Prepended to each of them; KEYS[1] is always the job HASH.
+-- User JSON is an opaque string here: nothing is decoded or encoded.
+local JOB = KEYS[1]
+local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max')
+local status, run, pools, events_max = head[1], head[2], head[3] or '', head[4] or '1000'
+local LIVE = { pending = true, running = true, paused = true }
+local newly, newest = {}, {} -- pool -> how many agents this script made ready; and the last of them
+
+local function clock(given) -- milliseconds: ARGV in tests, server time otherwise
+  if given ~= '' then return tonumber(given) end
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function record(kind, agent, payload)
+  redis.call('XADD', JOB .. ':events', 'MAXLEN', '~', events_max, '*', 't', kind, 'a', agent, 'p', payload)
+end
+
+-- THE definition of ready: unclaimed, and mail >= need (default 1). The set's score is the time from which it is due.
+-- That the job runs is checked where agents are claimed, so pausing and resuming a job moves no agent.
+local function evaluate(agent, now)
+  local depth = redis.call('LLEN', JOB .. ':mail:' .. agent)
+  if depth == 0 then return end
+  local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'need', 'pool', 'due')
+  if (h[1] or '') ~= '' or depth < (tonumber(h[2] or '') or 1) then return end
+  local pool, due = h[3] or 'light', tonumber(h[4] or '') or 0
+  if redis.call('ZADD', JOB .. ':ready:' .. pool, 'NX', math.max(now, due), agent) == 0 then return end
+  if pool ~= 'light' then record('executor_lease_requested', agent, '{"pool":"' .. pool .. '"}') end
+  if due <= now then newly[pool], newest[pool] = (newly[pool] or 0) + 1, agent end
+end
+
+-- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
+-- Returns {agent, state, processed, attempts, waited ms, {message...}}.
+local function take(agent, pool, score, c)
+  local key, box = JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent
+  local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'take', 'need')
+  local most = tonumber(h[4] or '') or math.max(1000, tonumber(h[5] or '') or 1)
+  redis.call('ZREM', JOB .. ':ready:' .. pool, agent)
+  redis.call('HSET', key, 'token', c.token, 'node', c.node, 'claimed_at', c.now, 'due', '')
+  redis.call('ZADD', JOB .. ':claims', c.now + c.lease, agent)
+  local mail, at, first = {}, 0, true
+  while at < most and (first or c.bytes > 0) do
+    local some = redis.call('LRANGE', box, at, math.min(most, at + 64) - 1)
+    for _, message in ipairs(some) do
+      if first or c.bytes > 0 then
+        mail[#mail + 1], c.bytes, first = message, c.bytes - #message, false
+      end
+    end
+    if #some < 64 then break end
+    at = at + 64
+  end
+  c.messages = c.messages - #mail
+  if pool ~= 'light' then record('executor_lease_acquired', agent, c.lease_event) end
+  return { agent, h[1] or '', h[2] or '0', h[3] or '0', math.max(0, c.now - score), mail }
+end
+
+-- Claims agents that are due: the first of *wanted* ({pool, most} ...) that has any. Never of a job that does not run.
+local function take_ready(wanted, c)
+  local claims = {}
+  if status ~= 'running' then return claims end
+  for i = 1, #wanted, 2 do
+    local set = JOB .. ':ready:' .. wanted[i]
+    local due = redis.call('ZRANGEBYSCORE', set, '-inf', c.now, 'WITHSCORES', 'LIMIT', 0, wanted[i + 1])
+    for j = 1, #due, 2 do
+      if j > 1 and (c.messages <= 0 or c.bytes <= 0) then break end
+      claims[#claims + 1] = take(due[j], wanted[i], tonumber(due[j + 1]), c)
+    end
+    if #claims > 0 then break end
+  end
+  return claims
+end
+
+-- What is ready now: {pool, how many are due, how many of these this script made ready, one of them} ...
+local function waiting(now)
+  local list = {}
+  if status ~= 'running' then return list end
+  for pool in string.gmatch(pools, '%S+') do
+    local due = redis.call('ZCOUNT', JOB .. ':ready:' .. pool, '-inf', now)
+    if due > 0 then
+      local one = newest[pool] or ''
+      if due == 1 then one = redis.call('ZRANGE', JOB .. ':ready:' .. pool, 0, 0)[1] end
+      list[#list + 1] = { pool, due, math.min(due, newly[pool] or 0), one }
+    end
+  end
+  return list
+end
+
+local function idle() -- nothing claimed, and no agent holds mail that it can act on, now or later
+  if redis.call('ZCARD', JOB .. ':claims') > 0 then return false end
+  for pool in string.gmatch(pools, '%S+') do
+    if redis.call('ZCARD', JOB .. ':ready:' .. pool) > 0 then return false end
+  end
+  return true
+end
+
+-- Ends the job: e: status, result, summary (event payload), channel, notice. Mail and states stay, for a retry.
+local function finish(e, now)
+  redis.call('HSET', JOB, 'status', e.status, 'result', e.result, 'finished_at', now, 'updated_at', now, 'idle_since', '')
+  for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
+    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '')
+  end
+  redis.call('DEL', JOB .. ':claims')
+  for pool in string.gmatch(pools, '%S+') do redis.call('DEL', JOB .. ':ready:' .. pool) end
+  record('job_' .. e.status, '', e.summary)
+  status = e.status
+  redis.call('PUBLISH', e.channel, e.notice)
+end

@@ -1,0 +1,15 @@
+-- renew: give the claims of one token a new lease.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 run number   3 token   4 lease (ms)   5.. agents
+-- Reply RENEWED | STALE (one of them is no longer held) | ENDED | MISSING
+if not status then return 'MISSING' end
+if not LIVE[status] then return 'ENDED' end
+if run ~= ARGV[2] then return 'STALE' end
+local now = clock(ARGV[1])
+for i = 5, #ARGV do
+  if redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') ~= ARGV[3] then return 'STALE' end
+end
+for i = 5, #ARGV do
+  redis.call('ZADD', JOB .. ':claims', 'XX', now + tonumber(ARGV[4]), ARGV[i])
+end
+return 'RENEWED'

@@ -1,0 +1,19 @@
+-- settle: what becomes of a job that was seen idle, provided that nothing has moved since.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 run number   3 moves when it was seen idle   4 'wait', or the end status
+--       5 result JSON   6 summary JSON   7 channel   8 notice
+-- Reply SETTLED | MOVED | STALE | ENDED | MISSING    Events: job_idle, or job_completed | job_failed
+if not status then return 'MISSING' end
+if not LIVE[status] then return 'ENDED' end
+if run ~= ARGV[2] then return 'STALE' end
+if status ~= 'running' or redis.call('HGET', JOB, 'moves') ~= ARGV[3] or not idle() then return 'MOVED' end
+local now = clock(ARGV[1])
+if ARGV[4] == 'wait' then
+  if (redis.call('HGET', JOB, 'idle_since') or '') == '' then
+    redis.call('HSET', JOB, 'idle_since', now)
+    record('job_idle', '', '')
+  end
+else
+  finish({ status = ARGV[4], result = ARGV[5], summary = ARGV[6], channel = ARGV[7], notice = ARGV[8] }, now)
+end
+return 'SETTLED'

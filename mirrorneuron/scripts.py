@@ -1,0 +1,194 @@
+"""Where Python meets Lua: one typed method for each script of `lua/`, and the only place that knows their encoding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Waiting, Word
+from mirrorneuron.connection import Server
+from mirrorneuron.job import CELERY_STATE
+from mirrorneuron.keys import Keys, result_channel
+from mirrorneuron.message import encode
+
+MOST_MESSAGES: Final = 1_000  #: of one claim; an aggregator that needs more gets what it needs
+MOST_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
+
+Arg = str | bytes | int
+Wanted = Sequence[tuple[str, int]]  #: (pool, most agents): the first pool that has any is taken from
+
+
+def _load(name: str) -> str:
+    lua = files("mirrorneuron") / "lua"
+    return (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
+
+
+SOURCES: Final = {name: _load(name) for name in ("create", "claim", "commit", "renew", "flush", "settle", "finish")}
+SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
+
+
+class Scripts:
+    """The scripts, bound to one server. *clock* (ms) replaces the server's time in tests."""
+
+    def __init__(
+        self, client: Server, keys: Keys, *, node: str, lease_ms: int, clock: Callable[[], int] | None = None
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._node = node
+        self._lease_ms = lease_ms
+        self._clock = clock
+
+    def create(
+        self,
+        job_id: str,
+        *,
+        digest: str,
+        static: bytes,
+        pools: Sequence[str],
+        events_max: int,
+        agents: Sequence[tuple[str, str, Arg, Arg]],
+        mail: Sequence[tuple[str, bytes]],
+        beside: Iterable[tuple[Arg, ...]] = (),
+    ) -> tuple[Word, str, list[Any]]:
+        """Create a job; *beside* are commands for other slots, sent before it in the same round trip.
+
+        *agents*: (agent, pool, need, take) for all but plain light ones. Returns CREATED, EXISTS or CONFLICT, the
+        job's status, and the replies of *beside*.
+        """
+        args = [self._now(), digest, static, " ".join(pools), events_max, len(agents), len(mail)]
+        args += [part for row in (*agents, *mail) for part in row]
+        beside = tuple(beside)
+        for _ in range(2):
+            pipe = self._client.pipeline(transaction=False)
+            for command in beside:
+                pipe.execute_command(*command)
+            pipe.evalsha(SHAS["create"], 1, self._keys.job(job_id), *args)
+            *others, answer = pipe.execute(raise_on_error=False)
+            for reply in others:
+                if isinstance(reply, Exception):
+                    raise reply
+            if not isinstance(answer, NoScriptError):
+                break
+            self._client.script_load(SOURCES["create"])
+        if isinstance(answer, Exception):
+            raise answer
+        return Word(answer[0].decode()), answer[1].decode(), others
+
+    def claim(
+        self,
+        job: JobRef,
+        token: str,
+        wanted: Wanted,
+        *,
+        agent: str = "",
+        opening: bool = False,
+    ) -> Reply:
+        """Take agents that are due: of the first pool in *wanted* that has any, or just *agent*."""
+        pool = wanted[0][0]
+        args: list[Arg] = [self._now(), job.run, token, self._node, self._lease_ms, self._lease(token, pool)]
+        args += [MOST_MESSAGES, MOST_BYTES, "open" if opening else "", agent]
+        args += [part for row in wanted for part in row]
+        return _reply(self._call("claim", job.job_id, args), token)
+
+    def commit(self, job: JobRef, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted = ()) -> Reply:
+        """Write *steps*, the runs of the agents held under *token*; then claim from *wanted* under *next_token*."""
+        end = next((step.end for step in steps if step.end), None)
+        pool = wanted[-1][0] if wanted else ""
+        args: list[Arg] = [
+            self._now(),
+            job.run,
+            token,
+            self._node,
+            self._lease_ms,
+            self._lease(next_token, pool),
+        ]
+        args += [MOST_MESSAGES, MOST_BYTES, next_token, len(wanted)]
+        args += _end(job.job_id, end)
+        args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
+        args += [part for row in wanted for part in row]
+        for step in steps:
+            args += _agent(step)
+        args += [part for step in steps for row in step.outgoing for part in row]
+        args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
+        return _reply(self._call("commit", job.job_id, args), next_token)
+
+    def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> Word:
+        """Give the claims under *token* a new lease."""
+        args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
+        return Word(self._call("renew", job.job_id, args).decode())
+
+    def flush(self, job: JobRef, agents: Sequence[str]) -> Reply:
+        """Let *agents*, which wait for a full batch, act on what they hold."""
+        return _reply(self._call("flush", job.job_id, [self._now(), job.run, *agents]), "")
+
+    def settle(self, job: JobRef, moves: int, end: End | None) -> Word:
+        """End a job that was idle after *moves* commits, or with None note that it waits; unless it has moved."""
+        args: list[Arg] = [
+            self._now(),
+            job.run,
+            moves,
+            *(_end(job.job_id, end) if end else ["wait", "", "", "", ""]),
+        ]
+        return Word(self._call("settle", job.job_id, args).decode())
+
+    def finish(self, job: JobRef, end: End) -> Word:
+        """End a live job from outside of its runs."""
+        return Word(self._call("finish", job.job_id, [self._now(), job.run, *_end(job.job_id, end)]).decode())
+
+    def _now(self) -> Arg:
+        return self._clock() if self._clock else ""
+
+    def _lease(self, token: str, pool: str) -> bytes:
+        return encode({"lease_id": token, "pool": pool, "node_name": self._node})
+
+    def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
+        key = self._keys.job(job_id)
+        try:
+            return self._client.evalsha(SHAS[name], 1, key, *args)
+        except NoScriptError:  # a server that was restarted or is new
+            return self._client.eval(SOURCES[name], 1, key, *args)
+
+
+def _end(job_id: str, end: End | None) -> list[Arg]:
+    if end is None:
+        return ["", "", "", "", ""]
+    # Small on purpose: whoever is woken reads the record, which alone is the truth.
+    notice = encode({"task_id": job_id, "status": CELERY_STATE[end.status]})
+    return [end.status, end.result, end.summary, result_channel(job_id), notice]
+
+
+def _agent(step: Step) -> list[Arg]:
+    need = "" if step.need is None else step.need
+    delay = "" if step.delay_ms is None else step.delay_ms
+    return [
+        step.agent_id,
+        step.consumed,
+        step.state,
+        step.last,
+        step.output,
+        step.processed,
+        need,
+        step.attempts,
+        delay,
+        step.error,
+    ]
+
+
+def _reply(raw: Any, token: str) -> Reply:
+    word, moves, idle, waiting, claims = raw
+    return Reply(
+        word=Word(word.decode()),
+        moves=int(moves),
+        idle=bool(idle),
+        waiting=tuple(Waiting(pool.decode(), due, new, one.decode()) for pool, due, new, one in waiting),
+        claims=tuple(
+            Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
+            for agent, state, processed, attempts, waited, mail in claims
+        ),
+        token=token,
+    )

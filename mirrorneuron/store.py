@@ -1,0 +1,209 @@
+"""The job store: creates jobs, keeps the indexes beside them, and reads their records.
+
+Moves within a job (claim, commit, settle ...) are scripts: `store.scripts`. Bundles are in `store.bundles`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+from mirrorneuron import records
+from mirrorneuron.bundle import PackedBundle
+from mirrorneuron.bundle_store import BundleStore
+from mirrorneuron.claim import JobRef, Word
+from mirrorneuron.connection import Server, connect
+from mirrorneuron.job import AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
+from mirrorneuron.keys import Keys
+from mirrorneuron.manifest import Manifest
+from mirrorneuron.message import decode, encode, seed
+from mirrorneuron.plan import Plan, make_plan
+from mirrorneuron.scripts import Scripts
+from mirrorneuron.settings import Settings
+
+PAGE: Final = 200  # rows of one round trip
+FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
+
+
+class Store:
+    """The jobs of one namespace on one server. Thread-safe; connects on first use.
+
+    *node* names the worker that claims; *clock* (ms) replaces the server's time in tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: Server | None = None,
+        node: str = "",
+        retries: int = 3,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.client = client or connect(settings.redis_url, retries=retries)
+        self.keys = Keys(settings.redis_namespace)
+        self.scripts = Scripts(self.client, self.keys, node=node, lease_ms=settings.claim_lease_ms, clock=clock)
+        self._clock = clock
+
+    @cached_property
+    def bundles(self) -> BundleStore:
+        return BundleStore(self.client, self.keys, self.settings.retention_seconds)
+
+    def create(self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]) -> tuple[Word, JobStatus]:
+        """Write the record of a new job, `pending`, with its initial mail: one atomic script, idempotent by job id.
+
+        Returns CREATED; EXISTS when the job is there with this bundle; or CONFLICT, with another.
+        The bundle must be in `bundles`; its time to live is renewed in the same round trip.
+        """
+        now = self._clock() if self._clock else time.time_ns() // 1_000_000
+        stamp = iso(now)
+        mail = [
+            (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))
+            for agent, payloads in plan.initial_inputs.items()
+            for n, payload in enumerate(payloads)
+        ]
+        agents = [
+            (n.node_id, n.pool, "" if n.need is None else n.need, "" if n.take is None else n.take)
+            for n in plan.nodes.values()
+            if not n.plain
+        ]
+        # The indexes come first: an entry without a job is mended by the sweeper, a job without one would be lost.
+        beside = [
+            ("ZADD", self.keys.jobs, "NX", now, job_id),
+            ("SADD", self.keys.live, job_id),
+            *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
+        ]
+        word, status, replies = self.scripts.create(
+            job_id,
+            digest=bundle.digest,
+            static=encode(static),
+            pools=plan.pools,
+            events_max=self.settings.events_max,
+            agents=agents,
+            mail=mail,
+            beside=beside,
+        )
+        if word is Word.CREATED and not all(replies[2:]):
+            self.bundles.put(bundle)
+        if word is Word.EXISTS and status not in ("pending", "running", "paused"):
+            self.client.srem(self.keys.live, job_id)
+        return word, JobStatus(status)
+
+    def bury(self, job_id: str, agents: Sequence[str]) -> None:
+        """Give the keys of an ended job their time to live and take it off the live ones. Idempotent.
+
+        Raises nothing when the job is gone. A crash in the middle leaves the job live, and the sweeper calls again.
+        """
+        seconds = self.settings.retention_seconds
+        stem = self.keys.job(job_id)
+        names = [stem, self.keys.events(job_id)]
+        names += [f"{stem}:{part}:{agent}" for agent in agents for part in ("agent", "mail")]
+        pipe = self.client.pipeline(transaction=False)
+        if seconds:
+            for at, name in enumerate(names):
+                pipe.expire(name, seconds)
+                if at % PAGE == PAGE - 1:
+                    pipe.execute()
+            pipe.zadd(self.keys.ended, {job_id: time.time() * 1000 + seconds * 1000})
+        pipe.srem(self.keys.live, job_id)
+        pipe.execute()
+
+    def job(self, job_id: str) -> JobMap | None:
+        """The job map, or None: one read."""
+        return records.job_map(self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
+
+    def ref(self, job_id: str) -> JobRef | None:
+        """The job's present run and its bundle."""
+        run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
+        return JobRef(job_id, int(run), digest.decode()) if run and digest else None
+
+    def plan(self, digest: str) -> tuple[Plan, str | None]:
+        """The plan of a bundle and the digest of its payloads. Raises LookupError when the bundle is gone."""
+        raw, payloads_digest = self.bundles.manifest(digest)
+        return make_plan(Manifest.model_validate(raw)), payloads_digest
+
+    def agents(self, job: JobMap) -> list[AgentSnapshot]:
+        """A snapshot of every agent of *job*, in manifest order."""
+        job_id = job["job_id"]
+        plan, _ = self.plan(job["manifest_ref"]["digest"])
+        leases = dict(self.client.zrange(self.keys.claims(job_id), 0, -1, withscores=True))
+        found: list[AgentSnapshot] = []
+        nodes = list(plan.nodes.values())
+        for at in range(0, len(nodes), PAGE):
+            page = nodes[at : at + PAGE]
+            pipe = self.client.pipeline(transaction=False)
+            for node in page:
+                pipe.hmget(self.keys.agent(job_id, node.node_id), records.AGENT_FIELDS)
+                pipe.llen(self.keys.mail(job_id, node.node_id))
+            rows = pipe.execute()
+            for node, row, depth in zip(page, rows[::2], rows[1::2], strict=True):
+                lease = leases.get(node.node_id.encode())
+                renewed = int(lease) - self.settings.claim_lease_ms if lease else None
+                found.append(records.snapshot(node, row, depth, job, renewed))
+        return found
+
+    def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:
+        """For each agent that did anything: the last body that it emitted, else the last that it received."""
+        pipe = self.client.pipeline(transaction=False)
+        for agent in agents:
+            pipe.hmget(self.keys.agent(job_id, agent), ["output", "last"])
+        bodies: dict[str, Any] = {}
+        for agent, (output, last) in zip(agents, pipe.execute(), strict=True):
+            if output:
+                bodies[agent] = decode(output)
+            elif last:
+                bodies[agent] = decode(last)["body"]
+        return bodies
+
+    def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
+        """The events after the event of id *after*, oldest first; the newest *limit* of them without *after*."""
+        key = self.keys.events(job_id)
+        if after is None and limit is not None:
+            rows = self.client.xrevrange(key, count=limit)[::-1]
+        else:
+            rows = self.client.xrange(key, min=f"({after}" if after else "-", count=limit)
+        return [records.event(job_id, entry, fields) for entry, fields in rows]
+
+    def follow(self, job_id: str, after: str, wait_ms: int) -> list[Event]:
+        """The events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
+        key = self.keys.events(job_id)
+        rows = self.client.xread({key: after}, count=PAGE, block=wait_ms)
+        return [records.event(job_id, entry, fields) for entry, fields in (rows[0][1] if rows else ())]
+
+    def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
+        """Summaries of the kept jobs, newest first."""
+        at = 0
+        while ids := self.client.zrevrange(self.keys.jobs, at, at + PAGE - 1):
+            at += PAGE
+            if live_only:
+                flags = self.client.smismember(self.keys.live, ids)
+                ids = [name for name, flag in zip(ids, flags, strict=True) if flag]
+            pipe = self.client.pipeline(transaction=False)
+            for name in ids:
+                pipe.hmget(self.keys.job(name.decode()), [f for f in records.JOB_FIELDS if f != "result"])
+            for row in pipe.execute():
+                if job := records.job_map([*row, None]):
+                    yield records.summary(job)
+
+    def nodes(self) -> list[NodeInfo]:
+        """The workers that have sent a heartbeat lately, by name."""
+        names = sorted(name.decode() for name in self.client.zrange(self.keys.nodes, 0, -1))
+        rows = self.client.mget([self.keys.node(name) for name in names]) if names else []
+        return [decode(row) for row in rows if row]
+
+    def register(self, node: dict[str, Any], seconds: int) -> None:
+        """Write a worker's registration, which lasts for *seconds* unless it is renewed."""
+        now = time.time_ns() // 1_000_000
+        pipe = self.client.pipeline(transaction=False)
+        pipe.zadd(self.keys.nodes, {node["name"]: now})
+        pipe.set(self.keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)
+        pipe.zremrangebyscore(self.keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
+        pipe.execute()
+
+    def unregister(self, name: str) -> None:
+        """Remove a worker's registration."""
+        self.client.delete(self.keys.node(name))
+        self.client.zrem(self.keys.nodes, name)
