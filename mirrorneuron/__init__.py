@@ -1,0 +1,144 @@
+"""MirrorNeuron: run a graph of agents as one durable job, on Celery workers.
+
+Read in this order: client -> manifest, validation, bundle -> plan, chain -> keys, lua/, scripts, store -> and on the
+nodes workers.tasks -> workers.visit, workers.step -> workers.agents.
+
+What needs Celery or Redis is loaded on first use, so that validating a bundle stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mirrorneuron.agent import Agent, Context
+from mirrorneuron.errors import (
+    AgentNotFound,
+    Issue,
+    JobExists,
+    JobFailed,
+    JobNotFound,
+    JobStateError,
+    ManifestError,
+    MessageNotFound,
+    MirrorNeuronError,
+    NotFound,
+    PayloadTooLarge,
+    RuntimeUnavailable,
+    SettingsError,
+    WaitTimeout,
+)
+from mirrorneuron.message import Message
+
+if TYPE_CHECKING:
+    from mirrorneuron.bundle import JobBundle, validate_manifest
+    from mirrorneuron.client import Client
+    from mirrorneuron.job import (
+        AgentSnapshot,
+        AgentStatus,
+        ClusterOverview,
+        Event,
+        EventType,
+        JobDetails,
+        JobMap,
+        JobStatus,
+        JobSummary,
+        NodeInfo,
+    )
+    from mirrorneuron.manifest import Manifest
+    from mirrorneuron.settings import Settings
+
+    _default: Client
+    run_manifest = _default.run_manifest
+    wait_for_job = _default.wait_for_job
+    inspect_job = _default.inspect_job
+    inspect_agents = _default.inspect_agents
+    events = _default.events
+    stream_events = _default.stream_events
+    inspect_nodes = _default.inspect_nodes
+    list_jobs = _default.list_jobs
+    job_details = _default.job_details
+    cluster_overview = _default.cluster_overview
+
+__all__ = [
+    "Agent",
+    "AgentNotFound",
+    "AgentSnapshot",
+    "AgentStatus",
+    "Client",
+    "ClusterOverview",
+    "Context",
+    "Event",
+    "EventType",
+    "Issue",
+    "JobBundle",
+    "JobDetails",
+    "JobExists",
+    "JobFailed",
+    "JobMap",
+    "JobNotFound",
+    "JobStateError",
+    "JobStatus",
+    "JobSummary",
+    "Manifest",
+    "ManifestError",
+    "Message",
+    "MessageNotFound",
+    "MirrorNeuronError",
+    "NodeInfo",
+    "NotFound",
+    "PayloadTooLarge",
+    "RuntimeUnavailable",
+    "Settings",
+    "SettingsError",
+    "WaitTimeout",
+    "cluster_overview",
+    "events",
+    "inspect_agents",
+    "inspect_job",
+    "inspect_nodes",
+    "job_details",
+    "list_jobs",
+    "run_manifest",
+    "stream_events",
+    "validate_manifest",
+    "wait_for_job",
+]
+
+_HOME = {
+    "JobBundle": "bundle",
+    "validate_manifest": "bundle",
+    "Manifest": "manifest",
+    "Client": "client",
+    "Settings": "settings",
+    **dict.fromkeys(
+        (
+            "AgentSnapshot",
+            "AgentStatus",
+            "ClusterOverview",
+            "Event",
+            "EventType",
+            "JobDetails",
+            "JobMap",
+            "JobStatus",
+            "JobSummary",
+            "NodeInfo",
+        ),
+        "job",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOME:
+        found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
+    else:
+        found = import_module("mirrorneuron.api").verb(name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,256 @@
+"""The job API for asyncio: the same calls as coroutines, on a default client or on `aio.Client(settings)`.
+
+Calls are a few round trips and run in a thread. Waits are not: all waits of one event loop share one subscription, so
+that a thousand of them cost one connection and no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Literal, overload
+from weakref import WeakKeyDictionary
+
+from mirrorneuron import api, client, records
+from mirrorneuron.bundle import BundleInput, JobBundle
+from mirrorneuron.bundle import validate_manifest as _validate
+from mirrorneuron.connection import AWAY, Server, connect_async, reaching
+from mirrorneuron.errors import JobNotFound, WaitTimeout
+from mirrorneuron.job import (
+    TERMINAL,
+    AgentSnapshot,
+    ClusterOverview,
+    Event,
+    JobDetails,
+    JobMap,
+    JobStatus,
+    JobSummary,
+    NodeInfo,
+)
+from mirrorneuron.keys import Keys, result_channel
+from mirrorneuron.settings import Settings
+from mirrorneuron.waiting import REREAD_S, RETRY_S, Deadline, Timeout
+
+READERS: Final = 8  # connections that read records
+
+__all__ = [
+    "Client",
+    "cluster_overview",
+    "events",
+    "inspect_agents",
+    "inspect_job",
+    "inspect_nodes",
+    "job_details",
+    "list_jobs",
+    "run_manifest",
+    "stream_events",
+    "validate_manifest",
+    "wait_for_job",
+]
+
+
+class Client:
+    """`mirrorneuron.Client` for asyncio. May be used from several event loops, one after the other or at once."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings
+        self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ends] = WeakKeyDictionary()
+        self._own: client.Client | None = client.Client(settings) if settings else None
+
+    @property
+    def sync(self) -> client.Client:
+        """The blocking client beneath."""
+        return self._own or api.default_client()
+
+    @overload
+    async def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: Literal[False] = False,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> str: ...
+
+    @overload
+    async def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: Literal[True],
+        timeout: Timeout = None,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> tuple[str, JobMap]: ...
+
+    async def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: bool = False,
+        timeout: Timeout = None,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> str | tuple[str, JobMap]:
+        """`mirrorneuron.run_manifest`. Cancelling the coroutine leaves the job alone."""
+        if timeout is not None and not await_:
+            raise TypeError("timeout needs await_=True")
+        deadline = Deadline.after(timeout)
+        submitted = await asyncio.to_thread(self.sync.run_manifest, input, job_bundle=job_bundle, job_id=job_id)
+        if not await_:
+            return submitted
+        return submitted, await self._wait(submitted, deadline)
+
+    async def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
+        """`mirrorneuron.wait_for_job`. Cancelling the coroutine leaves the job alone."""
+        return await self._wait(job_id, Deadline.after(timeout))
+
+    async def _wait(self, job_id: str, deadline: Deadline) -> JobMap:
+        loop = asyncio.get_running_loop()
+        ends = self._ends.get(loop)
+        if ends is None or ends.pid != os.getpid():
+            ends = self._ends[loop] = _Ends(self.sync.settings)
+        with reaching(self.sync.settings.redis_url, job_id):
+            async with ends.connected():
+                return await ends.read(job_id) or await self._pushed(ends, job_id, deadline)
+
+    async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline) -> JobMap:
+        async with ends.listening(job_id) as news:
+            while True:
+                with suppress(TimeoutError):  # the net: a push is only a hint
+                    await asyncio.wait_for(news.wait(), deadline.left(REREAD_S))
+                news.clear()
+                if job := await ends.read(job_id):
+                    return job
+                if deadline.over:
+                    raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
+
+    async def inspect_job(self, job_id: str) -> JobMap:
+        return await asyncio.to_thread(self.sync.inspect_job, job_id)
+
+    async def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
+        return await asyncio.to_thread(self.sync.inspect_agents, job_id)
+
+    async def inspect_nodes(self) -> list[NodeInfo]:
+        return await asyncio.to_thread(self.sync.inspect_nodes)
+
+    async def list_jobs(
+        self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
+    ) -> list[JobSummary]:
+        return await asyncio.to_thread(
+            self.sync.list_jobs, limit=limit, include_terminal=include_terminal, status=status
+        )
+
+    async def job_details(self, job_id: str, *, event_limit: int = 25) -> JobDetails:
+        return await asyncio.to_thread(self.sync.job_details, job_id, event_limit=event_limit)
+
+    async def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
+        return await asyncio.to_thread(self.sync.cluster_overview, limit=limit)
+
+    async def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
+        return await asyncio.to_thread(self.sync.events, job_id, after=after, limit=limit)
+
+    async def stream_events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """The job's events as they happen, to the one that ends it. Raises JobNotFound at its first step."""
+        found = await asyncio.to_thread(self.sync.stream_events, job_id, after=after)
+        while (event := await asyncio.to_thread(next, found, None)) is not None:
+            yield event
+
+
+class _Ends:
+    """The ends of jobs, heard on one connection for all waits of one event loop; closed when the last wait is over."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pid = os.getpid()
+        self._url = settings.redis_url
+        self._keys = Keys(settings.redis_namespace)
+        self._news: dict[str, set[asyncio.Event]] = {}  #: channel -> its waits
+        self._waits = 0
+        self._reads = asyncio.Semaphore(READERS)
+        self._server: Server = None
+        self._pubsub: Server = None
+        self._listener: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Connections for one wait, shared with all others that go on at the same time."""
+        self._waits += 1
+        if self._server is None:
+            self._server = connect_async(self._url)
+            self._pubsub = self._server.pubsub()
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                await self._close()
+
+    async def _close(self) -> None:
+        server, pubsub, listener = self._server, self._pubsub, self._listener
+        self._server = self._pubsub = self._listener = None
+        if listener is not None:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+        await pubsub.aclose()
+        await server.aclose()
+
+    async def read(self, job_id: str) -> JobMap | None:
+        """The job map of a terminal job, None for a live one. Raises JobNotFound."""
+        async with self._reads:
+            job = records.job_map(await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
+        if job is None:
+            raise JobNotFound(job_id)
+        return job if JobStatus(job["status"]) in TERMINAL else None
+
+    @asynccontextmanager
+    async def listening(self, job_id: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when there may be news of the job: a push, or that the subscription has begun."""
+        channel, news = result_channel(job_id), asyncio.Event()
+        waits = self._news.setdefault(channel, set())
+        waits.add(news)
+        try:
+            if len(waits) == 1:
+                await self._pubsub.subscribe(channel)
+            else:
+                news.set()
+            if self._listener is None:
+                self._listener = asyncio.create_task(self._listen())
+            yield news
+        finally:
+            waits.discard(news)
+            if not waits:
+                self._news.pop(channel, None)
+                await self._pubsub.unsubscribe(channel)
+
+    async def _listen(self) -> None:
+        pubsub = self._pubsub
+        while True:
+            try:
+                message = await pubsub.get_message(timeout=REREAD_S)
+            except AWAY:  # it subscribes again when it has connected, and then tells of it
+                await asyncio.sleep(RETRY_S)
+                continue
+            if message is not None and message["type"] in ("message", "subscribe"):
+                for news in self._news.get(message["channel"].decode(), ()):
+                    news.set()
+
+
+_default: Final = Client()
+
+run_manifest = _default.run_manifest
+wait_for_job = _default.wait_for_job
+inspect_job = _default.inspect_job
+inspect_agents = _default.inspect_agents
+inspect_nodes = _default.inspect_nodes
+list_jobs = _default.list_jobs
+job_details = _default.job_details
+cluster_overview = _default.cluster_overview
+events = _default.events
+stream_events = _default.stream_events
+
+
+async def validate_manifest(input: BundleInput) -> JobBundle:
+    """`mirrorneuron.validate_manifest`, in a thread: a bundle may hold many files."""
+    return await asyncio.to_thread(_validate, input)

@@ -1,0 +1,65 @@
+"""The Celery app that producers send with and that runtime nodes run. Making one leaves the current app alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.settings import Settings
+
+OPEN_JOB: Final = "mirrorneuron.open_job"
+VISIT: Final = "mirrorneuron.visit"
+DRAIN: Final = "mirrorneuron.drain"
+
+CONNECT_TIMEOUT_S: Final = 3.0
+SOCKET_TIMEOUT_S: Final = 30.0  # kombu's Redis transport has none by default, and a publish could wait for ever
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app for *settings*: JSON only, early acknowledgement, nothing stored for agent tasks.
+
+    Why so: the transport is a wake-up call and never the record, so a lost task costs time and a doubled one nothing
+    (DESIGN, "Acknowledge early"). With prefetching, a short task would wait behind a long one beside an idle worker.
+    """
+    app = Celery("mirrorneuron", set_as_current=False)
+    names = [queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)]
+    app.conf.update(
+        mirrorneuron_settings=settings,
+        broker_url=broker_url(settings),
+        result_backend=backend_url(settings),
+        result_backend_thread_safe=True,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=names[0],
+        # Each with a key of its own: by default all would share the first one's, and get its messages too.
+        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in names],
+        task_publish_retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "max_retries": 3,
+            "interval_step": 0.2,
+        },
+    )
+    return app
+
+
+def broker_url(settings: Settings) -> str:
+    """Where Celery's messages go: the job store's own server unless the settings name another."""
+    url = settings.broker_url or settings.redis_url
+    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+
+
+def backend_url(settings: Settings) -> str:
+    url = settings.redis_url
+    return f"mirrorneuron+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else f"mirrorneuron+{url}"

@@ -1,0 +1,96 @@
+"""The Celery result backend whose results are jobs: `result_backend = "mirrorneuron+redis://host/0"` in any app.
+
+For a job id, the task meta is the job map: `AsyncResult(job_id).state`, `.get()` and Flower work on jobs. Everything
+else is Celery's own Redis backend.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from celery.backends.redis import ResultConsumer as RedisResultConsumer
+from celery.exceptions import TaskRevokedError
+
+from mirrorneuron.errors import JobFailed
+from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+
+
+def task_meta(job: JobMap) -> dict[str, Any]:
+    """The Celery meta of a job. A failed job's result raises JobFailed, a cancelled one's TaskRevokedError."""
+    state = CELERY_STATE[JobStatus(job["status"])]
+    result: Any = job
+    if state == states.FAILURE:
+        result = JobFailed(f"job {job['job_id']} failed: {(job['result'] or {}).get('error')}", job)
+    elif state == states.REVOKED:
+        result = TaskRevokedError(f"job {job['job_id']} was cancelled")
+    return {
+        "task_id": job["job_id"],
+        "status": state,
+        "result": result,
+        "traceback": None,
+        "children": [],
+        "date_done": job["finished_at"],
+    }
+
+
+class JobResultConsumer(RedisResultConsumer):  # type: ignore[misc]
+    """Wakes waiters at the end of a job.
+
+    What is published for a job is a notice without the result, so that a large record is not pushed to everybody; the
+    record is read again here. After a reconnect Celery reads the keys of its own results only: jobs are read here.
+    """
+
+    def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
+        if "result" not in meta:
+            meta = self.backend.get_task_meta(meta["task_id"], cache=False)
+        super().on_state_change(meta, message)
+
+    def _reconnect_pubsub(self) -> None:
+        super()._reconnect_pubsub()
+        prefix = len(self.backend.get_key_for_task(""))
+        for key in list(self.subscribed_to):
+            task_id = key[prefix:]
+            meta = self.backend.get_task_meta(task_id.decode() if isinstance(task_id, bytes) else task_id, cache=False)
+            if meta["status"] in states.READY_STATES:
+                self.on_state_change(meta, None)
+
+
+class JobMapBackend(RedisBackend):  # type: ignore[misc]
+    """Celery's Redis backend, with job maps as the results of job ids. It owns the job store: `app.backend.store`."""
+
+    ResultConsumer = JobResultConsumer
+
+    @cached_property
+    def store(self) -> Store:
+        settings = self.app.conf.get("mirrorneuron_settings")
+        if settings is None:  # another app's backend: the URL is its own, all else comes from the environment
+            settings = Settings.load(redis_url=self._store_url())
+        return Store(settings)
+
+    def _store_url(self) -> str:
+        url = str(self.url)
+        return f"unix://{url.removeprefix('socket://')}" if url.startswith("socket://") else url
+
+    def _is_job(self, task_id: str) -> bool:
+        return bool(self.store.client.exists(self.store.keys.job(task_id)))
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        job = self.store.job(task_id)
+        if job is not None:
+            return task_meta(job)
+        found: dict[str, Any] = super()._get_task_meta_for(task_id)
+        return found
+
+    def store_result(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Store a task's result. Of a job id nothing is stored: Celery would write FAILURE for a revoked head."""
+        return None if self._is_job(task_id) else super().store_result(task_id, *args, **kwargs)
+
+    def forget(self, task_id: str) -> None:
+        """Forget a task's result. A job's record is no result to be forgotten: `cleanup_jobs` deletes it."""
+        if not self._is_job(task_id):
+            super().forget(task_id)

@@ -1,0 +1,84 @@
+"""Waiting for the end of a job: one read, then a push; a slow re-read is the net, because a push is only a hint."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from mirrorneuron.connection import AWAY
+from mirrorneuron.errors import JobNotFound, WaitTimeout
+from mirrorneuron.job import TERMINAL, JobMap, JobStatus
+from mirrorneuron.keys import result_channel
+from mirrorneuron.store import Store
+
+Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; None waits for ever
+
+REREAD_S: Final = 5.0
+AWAY_S: Final = 60.0  # how long a waiter rides out a store that does not answer
+RETRY_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time; None stands for never."""
+
+    at: float | None  #: time.monotonic() seconds
+
+    @classmethod
+    def after(cls, timeout: Timeout) -> Deadline:
+        """The deadline *timeout* (milliseconds or timedelta) from now. Raises TypeError or ValueError for nonsense."""
+        if timeout is None:
+            return cls(None)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float | timedelta):
+            raise TypeError(f"timeout must be milliseconds, a timedelta or None, not {timeout!r}")
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / 1000
+        if math.isnan(seconds) or seconds < 0:
+            raise ValueError(f"timeout must not be negative, and is {timeout!r}")
+        return cls(time.monotonic() + seconds)
+
+    def left(self, most_s: float) -> float:
+        """Seconds left, *most_s* at most, never negative."""
+        return most_s if self.at is None else max(0.0, min(most_s, self.at - time.monotonic()))
+
+    @property
+    def over(self) -> bool:
+        return self.at is not None and time.monotonic() >= self.at
+
+
+def read_ended(store: Store, job_id: str) -> JobMap | None:
+    """The job map of a terminal job, None for a live one. Raises JobNotFound."""
+    job = store.job(job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job if JobStatus(job["status"]) in TERMINAL else None
+
+
+def until_ended(store: Store, job_id: str, deadline: Deadline) -> JobMap:
+    """The final job map of *job_id*. Raises JobNotFound, WaitTimeout, or redis errors after AWAY_S of silence."""
+    if job := read_ended(store, job_id):
+        return job
+    heard = time.monotonic()
+    while True:
+        try:
+            return _pushed(store, job_id, deadline)
+        except AWAY:
+            if time.monotonic() - heard > AWAY_S:
+                raise
+            time.sleep(deadline.left(RETRY_S))
+            if deadline.over:
+                raise WaitTimeout(f"job {job_id!r} has not ended, and the job store is away", job_id) from None
+
+
+def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
+    with store.client.pubsub() as pubsub:
+        # The read comes after the server's confirmation: an end between the two would be missed otherwise.
+        pubsub.subscribe(result_channel(job_id))
+        while True:
+            pubsub.get_message(timeout=deadline.left(REREAD_S))
+            if job := read_ended(store, job_id):
+                return job
+            if deadline.over:
+                raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
