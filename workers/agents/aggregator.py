@@ -1,0 +1,52 @@
+"""aggregator: collects bodies until its rule holds, then hands them on in one.
+
+With `complete_after: n` it is not even run before n messages are in: the mailbox is the collection, so nothing that
+was collected is rewritten. `collected` in its state holds only what is left over: fewer than n, after a duplicate, an
+expired message, or more mail than one firing takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mirrorneuron.agent import Action, Complete, Emit
+from mirrorneuron.job import EventType
+from mirrorneuron.message import Message
+from workers.step import Draft
+
+
+def handle(draft: Draft) -> None:
+    config, state = draft.node.config, draft.state
+    on_message, threshold = bool(config.get("complete_on_message")), config.get("complete_after")
+    collected: list[tuple[str, Any]] = [(name, body) for name, body in state.pop("collected", [])]
+    seen = {name for name, _ in collected}
+    fresh = 0
+    for message in draft.messages:
+        if message.id in seen:
+            draft.record(EventType.AGGREGATOR_DUPLICATE_IGNORED, {"message_id": message.id, "from": message.sender})
+            continue
+        fresh += 1
+        seen.add(message.id)
+        collected.append((message.id, message.body))
+        if on_message or (threshold and len(collected) >= threshold):
+            _fire(draft, message, [body for _, body in collected])
+            collected, seen = [], set()
+    state["received"] = state.get("received", 0) + fresh
+    if threshold and not on_message:
+        if collected:
+            state["collected"] = collected
+        draft.wait_for(threshold - len(collected))
+    draft.record(EventType.AGGREGATOR_RECEIVED, {"count": fresh, "collected": len(collected) if threshold else 0})
+
+
+def _fire(draft: Draft, cause: Message, bodies: list[Any]) -> None:
+    config = draft.node.config
+    output_type = config.get("output_message_type")
+    output = {"messages": bodies, "count": len(bodies), "last_message": bodies[-1]}
+    actions: list[Action] = []
+    if output_type:
+        actions.append(Emit(output_type, output))
+    if config.get("complete_job", not output_type):
+        actions.append(Complete(output))
+    draft.state["fired"] = draft.state.get("fired", 0) + 1
+    draft.answer(cause, actions)

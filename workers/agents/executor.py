@@ -1,0 +1,69 @@
+"""executor: answers a message by running a command through a runner."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mirrorneuron.agent import Action, Complete, Emit
+from mirrorneuron.job import EventType
+from mirrorneuron.message import Message
+from workers.agents.executor_output import UNSET, parse_output
+from workers.agents.run import Run
+from workers.runners import RUNNERS, RunRequest
+from workers.step import USER, Draft, Quiet, RunFailed
+
+RESULT: Final = "executor_result"
+DEFAULT_RUNNER: Final = "host_local"
+
+
+def handle(draft: Draft, run: Run) -> None:
+    """Run the command on the draft's message. Raises RunFailed."""
+    config, message = draft.node.config, run.message
+    runner = RUNNERS[config.get("runner_module", DEFAULT_RUNNER)](run.runtime.settings)
+    result = runner.run(
+        RunRequest(
+            job_id=run.job.job_id,
+            agent_id=draft.node.node_id,
+            agent_type=draft.node.agent_type,
+            template=draft.node.template,
+            config=config,
+            message=message,
+            agent_state=draft.state.get(USER, {}),
+            payloads_path=run.payloads_path,
+            node_name=run.runtime.name,
+        ),
+        run.handle,
+    )
+    sandbox: dict[str, Any] = {**result.sandbox, "attempts": run.attempt, "lease": run.lease}
+    if result.cut:
+        draft.record(EventType.SANDBOX_OUTPUT_CUT, {"streams": result.cut})
+    if result.error:
+        details = {name: sandbox[name] for name in ("sandbox_name", "exit_code", "stdout", "stderr", "lease")}
+        raise RunFailed(result.error, details, transient=result.transient)
+    draft.record(EventType.SANDBOX_JOB_COMPLETED, {"exit_code": result.sandbox["exit_code"]})
+    try:
+        _answer(draft, message, sandbox)
+    except RunFailed as failure:
+        failure.details |= {name: sandbox[name] for name in ("exit_code", "stdout", "stderr")}
+        raise
+
+
+def _answer(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:
+    config = draft.node.config
+    try:
+        asked = parse_output(sandbox["stdout"])
+    except ValueError as error:
+        raise RunFailed(f"stdout: {error}") from None
+    body = {"agent_id": draft.node.node_id, "sandbox": sandbox, "input": message.body}
+    actions: list[Action] = []
+    if asked:
+        actions += asked.actions
+        if asked.next_state is not UNSET:
+            draft.state[USER] = asked.next_state
+    if "output_message_type" not in config:
+        actions.append(Quiet(RESULT, body))
+    elif config["output_message_type"] is not None:
+        actions.append(Emit(config["output_message_type"], body))
+    if config.get("complete_job") or (asked and asked.complete_default):
+        actions.append(Complete(body))
+    draft.answer(message, actions)

@@ -1,0 +1,29 @@
+"""module: answers a message with a Python class from the bundle, in a child process."""
+
+from __future__ import annotations
+
+from workers.agents.run import Run
+from workers.modules import ModuleRequest
+from workers.step import USER, Draft, RunFailed, received
+
+
+def handle(draft: Draft, run: Run) -> None:
+    """Let the module handle the draft's message. Raises RunFailed."""
+    received(draft)
+    result = run.runtime.modules.run(
+        ModuleRequest(
+            bundle_digest=run.job.digest,
+            payloads_path=run.payloads_path,
+            job_id=run.job.job_id,
+            agent_id=draft.node.node_id,
+            config=draft.node.config,
+            message=run.message,
+            state=draft.state.get(USER, {}),
+        ),
+        run.handle,
+    )
+    if result.error:
+        raise RunFailed(result.error, result.details, transient=result.transient)
+    if result.state or USER in draft.state:
+        draft.state[USER] = result.state
+    draft.answer(run.message, result.actions)

@@ -1,0 +1,23 @@
+"""What an executor or a module is given for one run, beside its draft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mirrorneuron.claim import JobRef
+from mirrorneuron.message import Message
+from workers.runners import RunHandle
+from workers.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    runtime: Runtime
+    job: JobRef
+    message: Message  #: of a batch: the last one, with the list of all bodies
+    payloads_path: Path | None  #: the bundle's payloads, unpacked on this node
+    lease: dict[str, Any]  #: {lease_id, pool, slots, queue_wait_ms}
+    attempt: int  #: 1 for the first
+    handle: RunHandle  #: ends the run from outside

@@ -1,0 +1,21 @@
+"""sensor: emits what it observes; with `complete_job`, ends the job after `complete_after` observations."""
+
+from __future__ import annotations
+
+from mirrorneuron.agent import Complete, Emit
+from mirrorneuron.job import EventType
+from workers.step import Draft, Quiet
+
+READY = "sensor_ready"
+
+
+def handle(draft: Draft) -> None:
+    config = draft.node.config
+    output_type = config.get("output_message_type")
+    for message in draft.messages:
+        count = draft.state["observations"] = draft.state.get("observations", 0) + 1
+        draft.record(EventType.SENSOR_OBSERVED, {"message_id": message.id, "type": message.type, "count": count})
+        action = Emit(output_type, message.body) if output_type else Quiet(READY, message.body)
+        draft.answer(message, [action])
+        if config.get("complete_job") and count >= config.get("complete_after", 1):
+            draft.answer(message, [Complete({"count": count, "last_message": message.body})])

@@ -1,0 +1,78 @@
+"""Tells Celery who should run next, with as few tasks as will do, and never a list of agents.
+
+Whoever makes agents ready announces them once: one ready agent by a chain of its linear run, or by leaving it to the
+rest of the task's own chain; several by one drain. A drain that finds more than it can hold puts one successor into the
+queue before it starts, and so on, until every free slot is at work. What gets lost, the sweeper announces again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+
+from mirrorneuron.chain import drain, run_chain, send
+from mirrorneuron.claim import JobRef, Reply, Step, Waiting
+from mirrorneuron.keys import LIGHT
+from mirrorneuron.plan import Plan
+
+AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
+
+
+class Announcer:
+    """The announcements of one task. *rest* is what Celery would run after it, last step first."""
+
+    def __init__(self, app: Celery, plan: Plan, job: JobRef, pool: str, rest: list[Any] | None) -> None:
+        self._app = app
+        self._plan = plan
+        self._job = job
+        self._own = {LIGHT, pool}
+        self._rest = rest if rest is not None else []
+        self._succeeded: set[str] = set()  # own pools for which a successor is in the queue already
+
+    def going_on(self, reply: Reply, *, heavy: bool) -> None:
+        """Before the claims of *reply* run: share out what is beyond them."""
+        for row in reply.waiting:
+            if row.pool not in self._own:
+                if row.new:
+                    self._drain_or_run(row)
+            # One successor while it waits in the queue is enough. It may have come and gone when there is news.
+            elif row.new or (row.pool not in self._succeeded and (heavy or row.pool == LIGHT)):
+                self._succeeded.add(row.pool)
+                send(drain(self._app, self._plan, self._job, row.pool), self._job)
+
+    def leaving(self, reply: Reply, *, worked: bool) -> None:
+        """At the end of the task: announce what is ready and ours to tell of, or leave it to the rest of the chain."""
+        kept = False
+        for row in reply.waiting:
+            left_over = worked and row.pool in self._own and row.pool not in self._succeeded
+            if not row.new and not left_over:
+                continue
+            if row.due == 1 and not kept and self._trim(row.agent_id):
+                kept = True
+            else:
+                self._drain_or_run(row)
+        if not kept:
+            self._rest.clear()
+
+    def delayed(self, steps: Sequence[Step]) -> None:
+        """Have agents that wait for their next attempt run when it is due."""
+        for step in steps:
+            if step.delay_ms is not None:
+                work = run_chain(self._app, self._plan, self._job, step.agent_id)
+                send(work, self._job, countdown_s=step.delay_ms / 1000)
+
+    def _drain_or_run(self, row: Waiting) -> None:
+        if row.due == 1:
+            send(run_chain(self._app, self._plan, self._job, row.agent_id), self._job)
+        else:
+            send(drain(self._app, self._plan, self._job, row.pool), self._job)
+
+    def _trim(self, agent: str) -> bool:
+        """Take steps that ran already, or have no mail, off the chain, if that makes *agent* the next."""
+        names = [step["args"][AGENT_ARG] for step in self._rest]
+        if agent not in names:
+            return False
+        del self._rest[names.index(agent) + 1 :]
+        return True

@@ -1,0 +1,85 @@
+"""Runs that take a slot and may fail: what executors and modules are given, and what becomes of a failure."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from mirrorneuron.claim import Claim, JobRef, Step
+from mirrorneuron.job import EventType
+from mirrorneuron.manifest import AgentType, Template
+from mirrorneuron.message import Message
+from mirrorneuron.plan import PlannedNode
+from workers.agents import executor, module
+from workers.agents.run import Run
+from workers.runners import RunHandle
+from workers.runtime import Runtime
+from workers.step import Draft, RunFailed, Surroundings
+
+DEFAULT_BACKOFF_MS: Final = 500
+LONGEST_BACKOFF_MS: Final = 3_600_000
+STARTED: Final = "started"
+
+HANDLERS: Final[dict[AgentType, Callable[[Draft, Run], None]]] = {
+    AgentType.EXECUTOR: executor.handle,
+    AgentType.MODULE: module.handle,
+}
+
+
+def attempt(
+    runtime: Runtime,
+    job: JobRef,
+    payloads: str | None,
+    node: PlannedNode,
+    claim: Claim,
+    around: Surroundings,
+    handle: RunHandle,
+) -> Step:
+    """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
+    draft = Draft(node, claim, around)
+    if not draft.messages:
+        return draft.consumed()
+    delay_ms = node.config.get("startup_delay_ms", 0)
+    if delay_ms and not draft.state.get(STARTED):
+        draft.state[STARTED] = True
+        return draft.again(delay_ms, attempts=0)
+    lease = {
+        "lease_id": around.token,
+        "pool": node.pool,
+        "slots": node.config.get("pool_slots", 1),
+        "queue_wait_ms": claim.waited_ms,
+    }
+    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
+    try:
+        folder = runtime.payloads(payloads) if payloads else None
+        run = Run(runtime, job, _one(draft.messages, node), folder, lease, claim.attempts + 1, handle)
+        HANDLERS[node.agent_type](draft, run)
+        draft.record(*released)
+        return draft.consumed()
+    except RunFailed as failure:
+        return _again_or_failed(draft, failure, released)
+    except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
+        details = {"traceback": traceback.format_exc()}
+        return _again_or_failed(draft, RunFailed(f"{type(error).__name__}: {error}", details), released)
+
+
+def _one(messages: list[Message], node: PlannedNode) -> Message:
+    """The message of a run; that of a batch has the list of the bodies as its body."""
+    if node.template is not Template.BATCH:
+        return messages[0]
+    return replace(messages[-1], body=[message.body for message in messages])
+
+
+def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
+    config, attempts = draft.node.config, draft.claim.attempts + 1
+    error = str(failure)
+    event = (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts})
+    wanted = failure.transient or config.get("retry_on", "any") == "any"
+    if attempts < config.get("max_attempts", 1) and wanted:
+        delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), LONGEST_BACKOFF_MS)
+        retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
+        draft.forget_changes()
+        return draft.again(delay_ms, attempts=attempts, error=error, events=[event, released, retry])
+    return draft.failed(error, {**failure.details, "attempts": attempts}, [event, released])

@@ -1,0 +1,337 @@
+"""The main program of a module child: take one question, run the bundle's class, answer, wait for the next.
+
+Wire format, both ways on one socket: a header (body length, question number), then JSON. The child first sends an empty
+JSON object as number 0: "ready". Nothing goes over stdout or stderr, which belong to the code of the bundle.
+
+The imports of this file are the start-up time of every child: the standard library and `mirrorneuron.agent`, not Celery
+(so the child runs this file by itself, without the package `workers`), not Redis, no model classes, and not `json`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import math
+import os
+import select
+import signal
+import struct
+import sys
+import traceback
+from contextlib import suppress
+from operator import attrgetter
+from os import read, write  # by name: a module that patches `os` does not change how its child answers
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Final, NoReturn
+
+from mirrorneuron.agent import Action, Agent, Complete, Context, Emit, Record
+from mirrorneuron.message import Message, decode, encode
+
+HEADER: Final = struct.Struct("!QQ")  #: length of the JSON that follows, number of the question
+CHANNEL_LOST: Final = 74  #: exit code of a child whose socket is gone (EX_IOERR)
+NAME: Final = "module_child"  #: how the child imports this file
+
+_CHUNK: Final = 256 * 1024
+_HIGH_FD: Final = 500  #: far from the numbers that code closes or overwrites by mistake
+_MAX_DEPTH: Final = 190  #: the JSON parser reads 200 levels; the message around a body takes some of them
+_PR_SET_PDEATHSIG: Final = 1
+_FRAMES: Final = 60
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+
+
+class Refusal(Exception):
+    """What the bundle's code did cannot be accepted; the text says all, no traceback is needed."""
+
+
+def main() -> NoReturn:
+    """Serve until the parent is gone. argv: pid of the parent, fd of the socket, seconds without a question to live."""
+    parent, inherited, idle_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    _die_with(parent)
+    channel = _out_of_the_way(inherited)
+    os.register_at_fork(after_in_child=lambda: os.close(channel))  # what the bundle's code forks cannot answer
+    _clean_process()
+    sources = Sources()
+    try:
+        # Through the encoder, which at its first use imports `uuid` and others: not from the bundle's folder, please.
+        _send(channel, 0, encode({}))
+        while True:
+            number, question = _receive(channel, idle_s)
+            answer = sources.answer(question)
+            _flush()
+            _send(channel, number, answer)
+    except EOFError:
+        os._exit(0)  # no atexit, no join: threads that the bundle's code left running must not keep us
+    except OSError:
+        os._exit(CHANNEL_LOST)
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above could see it
+        os._exit(0)
+
+
+def _out_of_the_way(fd: int) -> int:
+    """Move the socket to a high number and keep it from commands that the bundle's code starts."""
+    limit = os.sysconf("SC_OPEN_MAX")
+    floor = _HIGH_FD if limit < 0 or limit > _HIGH_FD else limit // 2
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
+    os.close(fd)
+    return high
+
+
+def _clean_process() -> None:
+    """Undo what a process inherits: ignored and blocked signals, arguments, the way to this file."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own choice: errors instead
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    sys.argv[:] = [""]
+    with suppress(ValueError):
+        sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
+    sys.dont_write_bytecode = True  # the bundle's folder is a cache that is named by its digest: leave it as it is
+
+
+def _receive(channel: int, idle_s: float) -> tuple[int, bytes]:
+    """The next question. Raises EOFError when the parent is gone, or has not asked for *idle_s* seconds."""
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    if not waiting.poll(idle_s * 1000):
+        raise EOFError
+    length, number = HEADER.unpack(_exactly(channel, HEADER.size))
+    return number, _exactly(channel, length)
+
+
+def _exactly(channel: int, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        chunk = read(channel, min(size - len(parts), _CHUNK))
+        if not chunk:
+            raise EOFError
+        parts += chunk
+    return bytes(parts)
+
+
+def _send(channel: int, number: int, body: bytes) -> None:
+    rest = memoryview(HEADER.pack(len(body), number) + body)
+    while rest:
+        rest = rest[write(channel, rest) :]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the bundle's code may have closed or replaced them
+            stream.flush()
+
+
+class Sources:
+    """The source folders of one bundle, and the agent classes found in them.
+
+    Two agents of a bundle may have their modules in two folders, with the same names in both. Only the folder of
+    the agent that runs is on the import path, and only its modules are in `sys.modules`; those of the others lie on
+    a shelf.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[tuple[str, str | None, str | None], tuple[Path | None, type[Agent]]] = {}
+        self._current: Path | None = None
+        self._shelf: dict[Path, dict[str, ModuleType]] = {}
+
+    def answer(self, question: bytes) -> bytes:
+        """Run one question and give the JSON of what came of it. Never raises: whatever happens is an answer."""
+        try:
+            return self._run(decode(question))
+        except Refusal as refusal:
+            return _failure(str(refusal), "")
+        except BaseException as error:
+            return _failure(_one_line(error), _traceback(error))
+
+    def _run(self, question: dict[str, Any]) -> bytes:
+        agent_class = self._find(question["config"], question["payloads_path"])
+        parts = question["message"]
+        message = Message(*(parts[name] for name in ("envelope", "body", "headers", "artifacts", "stream")))
+        payloads = question["payloads_path"]
+        context = Context(
+            job_id=question["job_id"],
+            agent_id=question["agent_id"],
+            config=question["config"],
+            payloads_path=Path(payloads) if payloads is not None else None,
+        )
+        agent = agent_class()
+        agent.state = question["state"]
+        returned: object = agent.handle(message, context)  # type: ignore[func-returns-value]
+        if hasattr(returned, "__await__"):
+            with suppress(Exception):
+                returned.close()  # type: ignore[attr-defined]  # or Python warns that nobody awaited it
+            raise Refusal(f"{agent_class.__qualname__}.handle is async; it must be a plain method")
+        return _success(agent.state, list(context.actions))
+
+    def _find(self, config: dict[str, Any], payloads: str | None) -> type[Agent]:
+        name, source = config.get("module"), config.get("module_source")
+        if not isinstance(name, str) or not isinstance(source, str | None):
+            raise Refusal("config.module and config.module_source must be strings")
+        known = self._classes.get((name, source, payloads))
+        if known is None:
+            folder = _source_folder(payloads, source)
+            self._switch(folder)
+            found = _import(name, folder)
+            self._classes[name, source, payloads] = folder, found
+            return found
+        self._switch(known[0])
+        return known[1]
+
+    def _switch(self, folder: Path | None) -> None:
+        if folder == self._current:
+            return
+        if self._current is not None:
+            with suppress(ValueError):
+                sys.path.remove(str(self._current))
+            ours = [name for name, module in list(sys.modules.items()) if _beneath(module, self._current)]
+            self._shelf[self._current] = {name: sys.modules.pop(name) for name in ours}
+        self._current = folder
+        if folder is not None:
+            sys.path.insert(0, str(folder))  # first, as a script's own folder is
+            sys.modules.update(self._shelf.pop(folder, {}))
+
+
+def _source_folder(payloads: str | None, source: str | None) -> Path | None:
+    """The folder that goes on the import path. Raises Refusal for a source that is not in the payloads."""
+    if source is None:
+        return Path(payloads).resolve() if payloads is not None and os.path.isdir(payloads) else None
+    if payloads is None:
+        raise Refusal(f"module_source {source!r} is not there: the bundle has no payloads")
+    root = Path(payloads).resolve()
+    place = (root / source).resolve()
+    if not place.is_relative_to(root) or not place.exists():
+        raise Refusal(f"module_source {source!r} is not in the bundle's payloads")
+    return place if place.is_dir() else place.parent
+
+
+def _import(name: str, folder: Path | None) -> type[Agent]:
+    """The agent class that `package.mod:Class` names. Raises Refusal; what the import raises gets a word in front."""
+    module_name, _, class_name = name.partition(":")
+    if not module_name or not class_name or module_name.startswith("."):
+        raise Refusal(f"config.module is {name!r}; it must be of the form package.mod:Class")
+    top = module_name.partition(".")[0]
+    if folder and top in sys.modules and not _beneath(sys.modules[top], folder) and _holds(folder, top):
+        raise Refusal(f"cannot import {module_name}: a module of the runtime is named {top!r} too; rename the bundle's")
+    try:
+        __import__(module_name)  # not import_module, whose own frames would stand in every traceback
+    except BaseException as error:
+        raise _ImportFailed(f"cannot import {module_name}: {_one_line(error)}") from error
+    try:
+        found = attrgetter(class_name)(sys.modules[module_name])
+    except AttributeError:
+        raise Refusal(f"cannot import {class_name}: module {module_name!r} has no such class") from None
+    if not isinstance(found, type) or not issubclass(found, Agent):
+        raise Refusal(f"{name} is not a subclass of mirrorneuron.Agent")
+    return found
+
+
+class _ImportFailed(Exception):
+    """The bundle's module cannot be imported; its cause is what the import raised."""
+
+
+def _holds(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").exists() or (folder / name).is_dir()
+
+
+def _beneath(module: object, folder: Path) -> bool:
+    """Was *module* loaded from *folder*? A package without `__init__.py` has a path, and no file."""
+    try:
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        return str(place).startswith(f"{folder}{os.sep}")
+    except Exception:  # anything may lie in sys.modules
+        return False
+
+
+def _success(state: object, actions: list[Action]) -> bytes:
+    if not isinstance(state, dict):
+        raise Refusal(f"state must be a dict of JSON values, not {type(state).__name__}")
+    _check(state, "state")
+    packed = [_pack(action) for action in actions]
+    try:
+        return encode({"state": state, "actions": packed})
+    except ValueError as error:
+        raise Refusal(f"state or actions are no JSON: {error}") from None
+
+
+def _pack(action: object) -> list[Any]:
+    match action:
+        case Emit(type, body, to, fields):
+            if to is not None and not isinstance(to, str):
+                raise Refusal(f"emit of {type!r}: `to` must be the id of an agent, not {to!r:.80}")
+            _check(body, f"body of {type!r}")
+            _check(dict(fields), f"message fields of {type!r}")
+            return ["emit", type, body, to, dict(fields)]
+        case Record(type, payload):
+            _check(payload, f"payload of event {type!r}")
+            return ["event", type, payload]
+        case Complete(output):
+            _check(output, "output of the job")
+            return ["complete", output]
+    raise Refusal(f"{action!r:.80} is no action: use emit, event and complete_job of the context")
+
+
+def _check(value: object, where: object, depth: int = 0) -> None:
+    """Raise Refusal for what would not come back as it was: sets, dates, bytes, NaN, keys that are no strings.
+
+    The encoder would write most of these as something else, and the agent would find that in its next state.
+    *where* is a name, or a pair of the outer *where* and a key: it becomes text only when it is needed.
+    """
+    if isinstance(value, dict | list | tuple):
+        if depth > _MAX_DEPTH:
+            raise Refusal(f"{_path(where)[:60]}... is nested too deep, or holds itself")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise Refusal(f"{_path(where)} has the key {key!r:.80}; keys of JSON objects are strings")
+        for place, item in value.items() if isinstance(value, dict) else enumerate(value):
+            kind = type(item)  # a call an item would make a million numbers take a second
+            if kind not in _SCALARS and not (kind is float and math.isfinite(item)):
+                _check(item, (where, place), depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Refusal(f"{_path(where)} is {value}, which JSON cannot say")
+    elif value is not None and not isinstance(value, str | int):
+        raise Refusal(f"{_path(where)} is of type {type(value).__name__}, which is not a JSON value")
+
+
+def _path(where: object) -> str:
+    keys: list[str] = []
+    while isinstance(where, tuple):
+        where, key = where
+        keys.append(f"[{key!r:.80}]")
+    return f"{where}{''.join(reversed(keys))}"[:200]
+
+
+def _failure(error: str, trace: str) -> bytes:
+    def clean(text: str) -> str:  # half a surrogate pair in a text of the bundle's code
+        return text.encode("utf-8", "replace").decode()
+
+    return encode({"error": clean(error), "traceback": clean(trace)})
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, _ImportFailed):
+        return str(error)
+    try:
+        text = next(iter(str(error).splitlines()), "")
+    except BaseException:
+        text = "(its text cannot be read)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback of *error* from the first frame that is not of this file on."""
+    if isinstance(error, _ImportFailed) and error.__cause__ is not None:
+        error = error.__cause__
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, frame, limit=-_FRAMES))
+    except BaseException:  # source in an odd encoding, a text that raises, a patched module
+        return ""

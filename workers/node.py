@@ -1,0 +1,99 @@
+"""A worker's registration: who it is, which pools it serves and what is in use, renewed by a heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+from importlib.metadata import version
+from typing import Any, Final
+
+from celery import bootsteps
+from celery.signals import celeryd_init
+
+from mirrorneuron.connection import AWAY
+from mirrorneuron.job import iso
+from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from workers import runtime
+
+HEARTBEAT_S: Final = 2.0
+KEPT_S: Final = 10  # a registration outlives its last heartbeat by this
+
+log = logging.getLogger(__name__)
+
+
+def name_worker() -> None:
+    """Give this process, and those that it forks, the worker's name once Celery has made it."""
+    celeryd_init.connect(_named, weak=False)
+
+
+def _named(sender: str, **_: Any) -> None:
+    runtime.set_name(sender)
+
+
+class NodeStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Registers the worker when it starts, renews the registration while it lives, and removes it when it stops.
+
+    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, _worker: Any, **_: Any) -> None:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, worker: Any) -> None:
+        settings: Settings = worker.app.conf.mirrorneuron_settings
+        store = Store(settings, node=worker.hostname)
+        node = _describe(worker, settings)
+        self._thread = threading.Thread(target=self._beat, args=(store, node), name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self, _worker: Any) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2 * HEARTBEAT_S)
+
+    terminate = stop
+
+    def _beat(self, store: Store, node: dict[str, Any]) -> None:
+        while True:
+            try:
+                store.register(node, KEPT_S)
+            except AWAY as error:
+                log.warning("the heartbeat did not reach the job store: %s", error)
+            except Exception:
+                log.exception("the heartbeat failed")
+            if self._stop.wait(HEARTBEAT_S):
+                break
+        try:
+            store.unregister(node["name"])
+        except Exception:  # it expires by itself
+            log.debug("the registration was not removed", exc_info=True)
+
+
+def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
+    names = [str(name) for name in worker.app.amqp.queues.consume_from]
+    pools = {pool: queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)}
+    served = [pool for pool, name in pools.items() if name in names]
+    return {
+        "name": worker.hostname,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started_at": iso(time.time_ns() // 1_000_000),
+        "queues": names,
+        "pools": {pool: {"slots": worker.concurrency, "in_use": 0, "queued": 0} for pool in served},
+        "hardware": {
+            "cpus": os.cpu_count(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("mirrorneuron", "celery")}},
+    }

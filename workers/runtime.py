@@ -1,0 +1,71 @@
+"""What one worker process holds: its store, plans, payloads, children and claims. Made once a process, on first use."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Final
+
+from mirrorneuron.plan import Plan
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from workers.bundle_cache import BundleCache
+from workers.keeper import Keeper
+from workers.modules import ModulePool
+
+PLANS: Final = 64  # kept in memory
+CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
+PATIENCE: Final = 120  # tries, a second apart, with which a worker rides out a store that is away
+
+
+class Runtime:
+    """The node's side of a worker process. *name* is the worker's name, as in `inspect_nodes`."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.settings = settings
+        self.name = name
+        self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises LookupError
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.settings, node=self.name, retries=PATIENCE)
+
+    @cached_property
+    def keeper(self) -> Keeper:
+        return Keeper(self.store.scripts, self.settings.claim_lease_ms / 3_000)
+
+    @cached_property
+    def modules(self) -> ModulePool:
+        return ModulePool(work_root=self.settings.temp_dir / "modules")
+
+    @cached_property
+    def _bundles(self) -> BundleCache:
+        return BundleCache(self.settings.temp_dir / "bundles", CACHED_BUNDLES * self.settings.max_bundle_bytes)
+
+    def payloads(self, digest: str) -> Path:
+        """The unpacked payloads of that digest. Raises LookupError when the store has lost them."""
+        return self._bundles.path(digest, lambda: self.store.bundles.payloads(digest))
+
+    def _plan(self, digest: str) -> tuple[Plan, str | None]:
+        return self.store.plan(digest)
+
+
+_runtimes: dict[int, Runtime] = {}  # by process id: a forked pool process makes its own
+_name = socket.gethostname()
+
+
+def set_name(name: str) -> None:
+    """Name the worker that this process, and those forked from it, belong to."""
+    global _name
+    _name = name
+
+
+def runtime(settings: Settings) -> Runtime:
+    """The runtime of this process."""
+    pid = os.getpid()
+    if pid not in _runtimes:
+        _runtimes.clear()
+        _runtimes[pid] = Runtime(settings, _name)
+    return _runtimes[pid]

@@ -1,0 +1,228 @@
+"""One run of one agent, written down: what it consumed, what it sends, what it is now. Nothing here touches Redis.
+
+The state of an agent is a JSON object. `user` is the agent's own part (a module's state, an executor's `next_state`);
+the other keys are the runtime's counters, and show in the snapshot's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mirrorneuron.agent import Action, Complete, Emit, Record
+from mirrorneuron.claim import Claim, End, Step
+from mirrorneuron.conditions import holds
+from mirrorneuron.job import EventType, JobStatus, iso
+from mirrorneuron.manifest import RoutingMode, Template
+from mirrorneuron.message import Message, decode, encode, respond
+from mirrorneuron.plan import PlannedEdge, PlannedNode
+
+MOST_OUTGOING: Final = 100_000  # messages of one run
+USER: Final = "user"
+
+
+class RunFailed(Exception):
+    """The run cannot take effect; the job fails with this one line and its details."""
+
+    def __init__(self, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False) -> None:
+        super().__init__(error)
+        self.details = dict(details or {})
+        self.transient = transient  #: may go well when tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a step needs to know besides its claim."""
+
+    token: str  #: of the claim; makes the ids of emitted messages unique, and the same when a run is written twice
+    now_ms: int
+    agents: Collection[str]  #: every agent of the job
+    max_message_bytes: int
+
+
+class Draft:
+    """A step while it is being written. `messages` are the claimed ones that have not expired."""
+
+    def __init__(self, node: PlannedNode, claim: Claim, around: Surroundings) -> None:
+        self.node = node
+        self.claim = claim
+        self.around = around
+        self.stamp = iso(around.now_ms)
+        self.state: dict[str, Any] = decode(claim.state) if claim.state else {}
+        self._step = Step(claim.agent_id)
+        self._sent = 0
+        self.messages: list[Message] = []
+        for raw in claim.mail:
+            message = Message.parse(raw)
+            if message.expired(around.now_ms):
+                self.record(EventType.MESSAGE_EXPIRED, _brief(message))
+            else:
+                self.messages.append(message)
+
+    def answer(self, cause: Message, actions: Sequence[Action]) -> None:
+        """Carry out *actions*, which *cause* led to. Raises RunFailed."""
+        for action in actions:
+            try:
+                match action:
+                    case Emit():
+                        self._emit(cause, action)
+                    case Record():
+                        self.record(action.type, action.payload)
+                    case Complete():
+                        self.complete(action.output)
+            except ValueError as error:  # JSON cannot say it
+                raise RunFailed(f"{type(action).__name__.lower()} {getattr(action, 'type', '')!r}: {error}") from None
+
+    def record(self, kind: str, payload: Any = None) -> None:
+        text = b"" if payload is None else self._sized(encode(payload), f"payload of event {kind!r}")
+        self._step.events.append((kind, text))
+
+    def complete(self, output: Any) -> None:
+        """End the job as completed, unless this run has done so already."""
+        if self._step.end is None:
+            result = encode({"agent_id": self.node.node_id, "output": output})
+            summary = encode({"agent_id": self.node.node_id})
+            self._step.end = End(JobStatus.COMPLETED, self._sized(result, "the job's output"), summary)
+
+    def _emit(self, cause: Message, action: Emit) -> None:
+        sender = self.node.node_id
+        message = respond(cause, action.fields, sender=sender, type=action.type, body=action.body, timestamp=self.stamp)
+        if action.to is None:
+            targets = self._route(message)
+        elif action.to in self.around.agents:
+            targets = [action.to]
+        else:
+            payload = {"reason": f"no agent {action.to!r}", "to": action.to, "type": action.type, "message": message}
+            self.record(EventType.DEAD_LETTER, payload)
+            return
+        if not self.node.degree:
+            self._step.output = encode(action.body)
+        if not targets:
+            self._unrouted(action)
+        self._sent += len(targets)
+        if self._sent > MOST_OUTGOING:
+            raise RunFailed(f"the run emits more than {MOST_OUTGOING} messages")
+        envelope = message["envelope"]
+        for target in targets:
+            envelope["message_id"] = f"{self.around.token}:{sender}:{len(self._step.outgoing)}"
+            envelope["to"] = target
+            self._step.outgoing.append((target, self._sized(encode(message), f"message to {target!r}")))
+
+    def _sized(self, text: bytes, what: str) -> bytes:
+        if len(text) > self.around.max_message_bytes:
+            cap = f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({self.around.max_message_bytes} bytes)"
+            raise RunFailed(f"{what} has {len(text)} bytes, which is over {cap}")
+        return text
+
+    def _unrouted(self, action: Emit) -> None:
+        """Count what nobody gets. Types that only the runtime's defaults name (`Quiet`) make no event."""
+        self.state["unrouted"] = self.state.get("unrouted", 0) + 1
+        if not isinstance(action, Quiet):
+            self.record(EventType.MESSAGE_UNROUTED, {"type": action.type})
+
+    def _route(self, message: Mapping[str, Any]) -> list[str]:
+        """Who gets *message*: every broadcast edge that holds, the first of first_match, one of round_robin in turn."""
+        edges = self.node.edges_for(message["envelope"]["type"])
+        targets: list[str] = []
+        in_turn: list[str] = []
+        matched = False
+        for edge in edges:
+            if edge.mode == RoutingMode.FIRST_MATCH and matched:
+                continue
+            if edge.condition is not None and not self._holds(edge, message):
+                continue
+            if edge.mode == RoutingMode.ROUND_ROBIN:
+                in_turn.append(edge.to)
+            else:
+                matched = matched or edge.mode == RoutingMode.FIRST_MATCH
+                targets.append(edge.to)
+        if in_turn:
+            turn = self.state.get("round_robin", 0)
+            self.state["round_robin"] = turn + 1
+            targets.append(in_turn[turn % len(in_turn)])
+        return targets
+
+    def _holds(self, edge: PlannedEdge, message: Mapping[str, Any]) -> bool:
+        assert edge.condition is not None
+        try:
+            return holds(edge.condition, message)
+        except ValueError as error:
+            raise RunFailed(f"the condition of the edge to {edge.to!r} failed: {error}") from None
+
+    def consumed(self, count: int | None = None) -> Step:
+        """The step that consumed *count* messages (default: all that were claimed)."""
+        step, claim = self._step, self.claim
+        step.consumed = len(claim.mail) if count is None else count
+        step.processed = claim.processed + step.consumed
+        if step.consumed:
+            step.last = claim.mail[step.consumed - 1]
+        self._count_template(step.consumed)
+        state = encode(self.state) if self.state else b""
+        step.state = self._sized(state, "the agent's state") if state != claim.state else b""
+        if self.node.need is not None and step.need is None:
+            step.need = self.node.need
+        return step
+
+    def forget_changes(self) -> None:
+        """Go back to the state that was claimed: a failed run changes nothing."""
+        self.state = decode(self.claim.state) if self.claim.state else {}
+
+    def wait_for(self, need: int) -> None:
+        """Let the agent be ready again only when *need* messages are in."""
+        self._step.need = need
+
+    def again(self, delay_ms: int, *, attempts: int, error: str = "", events: Sequence[tuple[str, Any]] = ()) -> Step:
+        """A step that consumes nothing and has the same mail run once more after *delay_ms*."""
+        return Step(
+            self.claim.agent_id,
+            processed=self.claim.processed,
+            state=encode(self.state) if self.state else b"",
+            attempts=attempts,
+            delay_ms=delay_ms,
+            error=error,
+            events=[(kind, encode(payload)) for kind, payload in events],
+        )
+
+    def failed(self, error: str, details: Mapping[str, Any], events: Sequence[tuple[str, Any]] = ()) -> Step:
+        """A step that fails the job: the mail stays for a retry, and nothing that the run emitted is sent."""
+        summary = {"agent_id": self.node.node_id, "error": error}
+        return Step(
+            self.claim.agent_id,
+            processed=self.claim.processed,
+            attempts=self.claim.attempts + 1,
+            error=error,
+            events=[(kind, encode(payload)) for kind, payload in events],
+            end=End(JobStatus.FAILED, encode({**summary, "details": dict(details)}), encode(summary)),
+        )
+
+    def _count_template(self, consumed: int) -> None:
+        state = self.state
+        match self.node.template:
+            case Template.MAP | Template.REDUCE:
+                state["processed"] = state.get("processed", 0) + consumed
+            case Template.STREAM:
+                items = sum(len(m.body) if isinstance(m.body, list) else 1 for m in self.messages)
+                state["chunks_received"] = state.get("chunks_received", 0) + consumed
+                state["items_seen"] = state.get("items_seen", 0) + items
+            case Template.BATCH:
+                state["batch_size"] = self.node.take
+                state["flushed_batches"] = state.get("flushed_batches", 0) + (1 if consumed else 0)
+            case _:
+                pass
+
+
+class Quiet(Emit):
+    """An emission of a type that the node never declared: a default of the runtime, not a wish of the author."""
+
+    __slots__ = ()
+
+
+def received(draft: Draft) -> None:
+    """Record what the agent took in: one event a commit, however many messages."""
+    if draft.messages:
+        draft.record(EventType.AGENT_MESSAGE_RECEIVED, {**_brief(draft.messages[0]), "count": len(draft.messages)})
+
+
+def _brief(message: Message) -> dict[str, Any]:
+    return {"message_id": message.id, "type": message.type, "from": message.sender}

@@ -1,0 +1,42 @@
+"""The Celery app of the nodes and its three tasks. Each is a wake-up call: whether there is anything to do, the store
+knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
+from mirrorneuron.claim import JobRef
+from mirrorneuron.settings import Settings
+from workers.node import NodeStep, name_worker
+from workers.runtime import runtime
+from workers.visit import Start, visit
+
+app = make_app(Settings.load())
+app.steps["worker"].add(NodeStep)
+name_worker()
+
+
+def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:
+    visit(runtime(app.conf.mirrorneuron_settings), app, job, task.request.chain, start)
+
+
+@app.task(bind=True, name=OPEN_JOB)
+def open_job(self: Task[Any, Any], job_id: str, run: int, digest: str) -> None:
+    """Open a pending job, and run what is light and ready."""
+    _visit(self, JobRef(job_id, run, digest), Start(opening=True))
+
+
+@app.task(bind=True, name=VISIT)
+def visit_agent(self: Task[Any, Any], job_id: str, run: int, digest: str, agent: str) -> None:
+    """Run one agent, if it is ready, and what follows from it."""
+    _visit(self, JobRef(job_id, run, digest), Start(agent=agent))
+
+
+@app.task(bind=True, name=DRAIN)
+def drain(self: Task[Any, Any], job_id: str, run: int, digest: str, pool: str) -> None:
+    """Run whatever is ready in one pool of the job, for a slice of time."""
+    _visit(self, JobRef(job_id, run, digest), Start(pool=pool))
