@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from mirrorneuron.manifest import Manifest
     from mirrorneuron.settings import Settings
 
-    _default: Client
+    _default = Client()  # never made: it gives the functions below the types of the methods
     run_manifest = _default.run_manifest
     wait_for_job = _default.wait_for_job
     inspect_job = _default.inspect_job

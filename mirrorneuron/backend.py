@@ -38,7 +38,7 @@ def task_meta(job: JobMap) -> dict[str, Any]:
     }
 
 
-class JobResultConsumer(RedisResultConsumer):  # type: ignore[misc]
+class JobResultConsumer(RedisResultConsumer):
     """Wakes waiters at the end of a job.
 
     What is published for a job is a notice without the result, so that a large record is not pushed to everybody; the
@@ -60,7 +60,7 @@ class JobResultConsumer(RedisResultConsumer):  # type: ignore[misc]
                 self.on_state_change(meta, None)
 
 
-class JobMapBackend(RedisBackend):  # type: ignore[misc]
+class JobMapBackend(RedisBackend):
     """Celery's Redis backend, with job maps as the results of job ids. It owns the job store: `app.backend.store`."""
 
     ResultConsumer = JobResultConsumer

@@ -1,12 +1,16 @@
-"""A plan as Celery signatures: `open_job | node | node ...`, one signature a node of a linear run.
+"""A plan as Celery chains: `open_job | node | node ...`, one signature a node of a linear run.
 
-Steps that need no worker of their own ride along: the worker takes them off the chain once their work is done.
+The signatures are written as the plain dicts that they are on the wire (Celery docs, "Message protocol", version 2,
+`chain`); building them through the canvas costs as much as all the rest of a submission. Steps that need no worker of
+their own ride along: the worker takes them off the chain once their work is done.
 """
 
 from __future__ import annotations
 
-from celery import Celery, chain
-from celery.canvas import Signature
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from celery import Celery
 
 from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT
 from mirrorneuron.claim import JobRef
@@ -14,53 +18,78 @@ from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.plan import Plan
 
 
-def job_chain(app: Celery, plan: Plan, job: JobRef, *, first: bool = True) -> Signature:
-    """The chain that starts a job: `open_job` and the linear run of its entrypoint (with several: `open_job` alone).
-
-    The head's task id is the job id, so that `AsyncResult(job_id)` is the job; enqueued again (*first* false) it gets a
-    fresh one, because workers drop an id that was revoked.
-    """
-    head = _signature(app, OPEN_JOB, plan, job, LIGHT, (), "open_job")
-    if first:
-        head.set(task_id=job.job_id)
-    if len(plan.entrypoints) > 1:
-        return head
-    return _chained([head, *_run(app, plan, job, plan.entrypoints[0])])
+class StepOptions(TypedDict):
+    queue: str
+    shadow: str  #: `<graph>.<node>`: the name in Flower and in logs
+    ignore_result: bool
 
 
-def run_chain(app: Celery, plan: Plan, job: JobRef, start: str) -> Signature:
-    """The chain of the linear run that begins at node *start*."""
-    return _chained(_run(app, plan, job, start))
+class ChainStep(TypedDict):
+    """One signature of a chain."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: StepOptions
+    subtask_type: None
+    immutable: bool
 
 
-def drain(app: Celery, plan: Plan, job: JobRef, pool: str) -> Signature:
-    """One task that runs whatever is ready in *pool*, for a slice of time."""
-    return _signature(app, DRAIN, plan, job, pool, (pool,), f"drain-{pool}")
+class Chains:
+    """Builds the chains of one plan and sends them. *namespace* is that of the queues."""
 
+    def __init__(self, app: Celery, namespace: str, plan: Plan) -> None:
+        self._app = app
+        self._namespace = namespace
+        self._plan = plan
 
-def send(work: Signature, job: JobRef, *, countdown_s: float | None = None) -> None:
-    """Publish *work* so that nothing of a surrounding task of another app sticks to it."""
-    work.apply_async(root_id=job.job_id, add_to_parent=False, countdown=countdown_s)
+    def opening(self, job: JobRef) -> list[ChainStep]:
+        """The chain that starts a job: `open_job` and its entrypoint's linear run; with several, `open_job` alone."""
+        head = self._step(OPEN_JOB, job, LIGHT, "open_job")
+        entrypoints = self._plan.entrypoints
+        return [head] if len(entrypoints) > 1 else [head, *self.linear_run(job, entrypoints[0])]
 
+    def linear_run(self, job: JobRef, start: str) -> list[ChainStep]:
+        """The chain of the linear run that begins at node *start*."""
+        nodes = self._plan.nodes
+        return [self._step(VISIT, job, nodes[name].pool, name, name) for name in self._plan.linear_run(start)]
 
-def _run(app: Celery, plan: Plan, job: JobRef, start: str) -> list[Signature]:
-    return [
-        _signature(app, VISIT, plan, job, plan.nodes[node].pool, (node,), node) for node in plan.linear_run(start)
-    ]
+    def drain(self, job: JobRef, pool: str) -> list[ChainStep]:
+        """One task that runs whatever is ready in *pool*, for a slice of time."""
+        return [self._step(DRAIN, job, pool, f"drain-{pool}", pool)]
 
+    def send(
+        self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None
+    ) -> None:
+        """Publish a chain so that nothing of a surrounding task of another app sticks to it.
 
-def _chained(steps: list[Signature]) -> Signature:
-    return chain(*steps, app=steps[0].app) if len(steps) > 1 else steps[0]
+        The head of a job's first chain has the job id as its *task_id*, so that `AsyncResult(job_id)` is the job. One
+        that is sent again must not: workers drop an id that was revoked.
+        """
+        head, *rest = steps
+        self._app.send_task(
+            head["task"],
+            head["args"],
+            task_id=task_id,
+            countdown=countdown_s,
+            chain=rest[::-1] or None,
+            root_id=job.job_id,
+            add_to_parent=False,
+            argsrepr=repr(tuple(head["args"][3:])),  # what Flower shows; the rest stands in the name and the id
+            kwargsrepr="{}",
+            **head["options"],
+        )
 
-
-def _signature(
-    app: Celery, task: str, plan: Plan, job: JobRef, pool: str, args: tuple[str, ...], name: str
-) -> Signature:
-    return app.signature(
-        task,
-        args=(*job, *args),
-        immutable=True,
-        queue=queue(app.conf.mirrorneuron_settings.redis_namespace, pool),
-        shadow=f"{plan.graph_id}.{name}",
-        ignore_result=True,
-    )
+    def _step(self, task: str, job: JobRef, pool: str, name: str, *args: str) -> ChainStep:
+        return {
+            "task": task,
+            "args": [*job, *args],
+            "kwargs": {},
+            "options": {
+                "queue": queue(self._namespace, pool),
+                "shadow": f"{self._plan.graph_id}.{name}",
+                "ignore_result": True,
+            },
+            "subtask_type": None,
+            "immutable": True,
+        }

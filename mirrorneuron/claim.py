@@ -45,7 +45,7 @@ class Claim:
     processed: int  #: messages consumed so far
     attempts: int  #: failed runs of the message at the head of its mailbox
     waited_ms: int  #: from ready to claimed
-    mail: tuple[bytes, ...]  #: message JSON, oldest first, at least one
+    mail: tuple[bytes, ...]  #: message JSON, oldest first; none if it is held for what others of the claim send
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,10 @@ class Step:
     delay_ms: int | None = None  #: not to be claimed before this has passed; None: at once
     error: str = ""  #: the last run's error, one line
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)  #: (agent, message JSON), in order
+    handed: list[tuple[str, bytes]] = field(default_factory=list)  #: sent to agents of the same claim, and not in Redis
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
     end: End | None = None
+    alone: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
 
 
 def new_token() -> str:

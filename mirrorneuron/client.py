@@ -14,7 +14,7 @@ from celery import Celery
 from mirrorneuron import records
 from mirrorneuron.app import make_app
 from mirrorneuron.bundle import BundleInput, JobBundle, PackedBundle, pack, validate_manifest
-from mirrorneuron.chain import job_chain, send
+from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import reaching
 from mirrorneuron.errors import Issue, JobExists, JobNotFound, ManifestError
@@ -242,7 +242,8 @@ class _Parts:
 
     def announce(self, plan: Plan, job: JobRef) -> None:
         try:
-            send(job_chain(self.app, plan, job), job)
+            chains = Chains(self.app, self._settings.redis_namespace, plan)
+            chains.send(chains.opening(job), job, task_id=job.job_id)
         except Exception:
             # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
             # announces pending jobs whose chain never arrived.

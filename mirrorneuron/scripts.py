@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -32,15 +32,26 @@ SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdiges
 
 
 class Scripts:
-    """The scripts, bound to one server. *clock* (ms) replaces the server's time in tests."""
+    """The scripts, bound to one server. *keep_s* is the retention of ended jobs, in seconds.
+
+    *clock* (ms) replaces the server's time in tests.
+    """
 
     def __init__(
-        self, client: Server, keys: Keys, *, node: str, lease_ms: int, clock: Callable[[], int] | None = None
+        self,
+        client: Server,
+        keys: Keys,
+        *,
+        node: str,
+        lease_ms: int,
+        keep_s: int,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
         self._node = node
         self._lease_ms = lease_ms
+        self._keep_s = keep_s
         self._clock = clock
 
     def create(
@@ -80,41 +91,40 @@ class Scripts:
         return Word(answer[0].decode()), answer[1].decode(), others
 
     def claim(
+        self, job: JobRef, token: str, wanted: Wanted, *, agents: Sequence[str] = (), opening: bool = False
+    ) -> Reply:
+        """Take agents that are due: of the first pool in *wanted* that has any; or the first of *agents*, of that pool.
+
+        The further *agents* are claimed with it, without mail, as long as they are free.
+        """
+        args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", len(wanted)]
+        args += [part for row in wanted for part in row]
+        args += agents
+        return _reply(self._call("claim", job.job_id, args), token)
+
+    def commit(
         self,
         job: JobRef,
         token: str,
-        wanted: Wanted,
+        steps: Sequence[Step],
+        next_token: str,
+        wanted: Wanted = (),
         *,
-        agent: str = "",
-        opening: bool = False,
+        agents: Collection[str] = (),
     ) -> Reply:
-        """Take agents that are due: of the first pool in *wanted* that has any, or just *agent*."""
-        pool = wanted[0][0]
-        args: list[Arg] = [self._now(), job.run, token, self._node, self._lease_ms, self._lease(token, pool)]
-        args += [MOST_MESSAGES, MOST_BYTES, "open" if opening else "", agent]
-        args += [part for row in wanted for part in row]
-        return _reply(self._call("claim", job.job_id, args), token)
+        """Write *steps*, the runs of the agents held under *token*; then claim from *wanted* under *next_token*.
 
-    def commit(self, job: JobRef, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted = ()) -> Reply:
-        """Write *steps*, the runs of the agents held under *token*; then claim from *wanted* under *next_token*."""
+        *agents* are all agents of the job: needed when a step ends it, so that all its keys get their time to live.
+        """
         end = next((step.end for step in steps if step.end), None)
-        pool = wanted[-1][0] if wanted else ""
-        args: list[Arg] = [
-            self._now(),
-            job.run,
-            token,
-            self._node,
-            self._lease_ms,
-            self._lease(next_token, pool),
-        ]
-        args += [MOST_MESSAGES, MOST_BYTES, next_token, len(wanted)]
-        args += _end(job.job_id, end)
+        args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
         args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
         args += [part for row in wanted for part in row]
         for step in steps:
             args += _agent(step)
         args += [part for step in steps for row in step.outgoing for part in row]
         args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
+        args += self._end(job, end, agents) if end else [""]
         return _reply(self._call("commit", job.job_id, args), next_token)
 
     def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> Word:
@@ -126,25 +136,27 @@ class Scripts:
         """Let *agents*, which wait for a full batch, act on what they hold."""
         return _reply(self._call("flush", job.job_id, [self._now(), job.run, *agents]), "")
 
-    def settle(self, job: JobRef, moves: int, end: End | None) -> Word:
+    def settle(self, job: JobRef, moves: int, end: End | None, agents: Collection[str] = ()) -> Word:
         """End a job that was idle after *moves* commits, or with None note that it waits; unless it has moved."""
-        args: list[Arg] = [
-            self._now(),
-            job.run,
-            moves,
-            *(_end(job.job_id, end) if end else ["wait", "", "", "", ""]),
-        ]
+        args: list[Arg] = [self._now(), job.run, moves, *(self._end(job, end, agents) if end else ["wait"])]
         return Word(self._call("settle", job.job_id, args).decode())
 
-    def finish(self, job: JobRef, end: End) -> Word:
-        """End a live job from outside of its runs."""
-        return Word(self._call("finish", job.job_id, [self._now(), job.run, *_end(job.job_id, end)]).decode())
+    def finish(self, job: JobRef, end: End, agents: Collection[str]) -> Word:
+        """End a live job, which has *agents*, from outside of its runs."""
+        return Word(self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode())
 
     def _now(self) -> Arg:
         return self._clock() if self._clock else ""
 
-    def _lease(self, token: str, pool: str) -> bytes:
-        return encode({"lease_id": token, "pool": pool, "node_name": self._node})
+    def _claimer(self, job: JobRef, token: str, next_token: str, pool: str) -> list[Arg]:
+        lease = encode({"lease_id": next_token, "pool": pool, "node_name": self._node})
+        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MOST_MESSAGES, MOST_BYTES]
+
+    def _end(self, job: JobRef, end: End, agents: Collection[str]) -> list[Arg]:
+        # Small on purpose: whoever is woken reads the record, which alone is the truth.
+        notice = encode({"task_id": job.job_id, "status": CELERY_STATE[end.status]})
+        channel = result_channel(job.job_id)
+        return [end.status, end.result, end.summary, channel, notice, self._keep_s, len(agents), *agents]
 
     def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
         key = self._keys.job(job_id)
@@ -152,14 +164,6 @@ class Scripts:
             return self._client.evalsha(SHAS[name], 1, key, *args)
         except NoScriptError:  # a server that was restarted or is new
             return self._client.eval(SOURCES[name], 1, key, *args)
-
-
-def _end(job_id: str, end: End | None) -> list[Arg]:
-    if end is None:
-        return ["", "", "", "", ""]
-    # Small on purpose: whoever is woken reads the record, which alone is the truth.
-    notice = encode({"task_id": job_id, "status": CELERY_STATE[end.status]})
-    return [end.status, end.result, end.summary, result_channel(job_id), notice]
 
 
 def _agent(step: Step) -> list[Arg]:
@@ -176,6 +180,7 @@ def _agent(step: Step) -> list[Arg]:
         step.attempts,
         delay,
         step.error,
+        int(step.alone),
     ]
 
 

@@ -45,7 +45,14 @@ class Store:
         self.settings = settings
         self.client = client or connect(settings.redis_url, retries=retries)
         self.keys = Keys(settings.redis_namespace)
-        self.scripts = Scripts(self.client, self.keys, node=node, lease_ms=settings.claim_lease_ms, clock=clock)
+        self.scripts = Scripts(
+            self.client,
+            self.keys,
+            node=node,
+            lease_ms=settings.claim_lease_ms,
+            keep_s=settings.retention_seconds,
+            clock=clock,
+        )
         self._clock = clock
 
     @cached_property
@@ -92,23 +99,13 @@ class Store:
             self.client.srem(self.keys.live, job_id)
         return word, JobStatus(status)
 
-    def bury(self, job_id: str, agents: Sequence[str]) -> None:
-        """Give the keys of an ended job their time to live and take it off the live ones. Idempotent.
-
-        Raises nothing when the job is gone. A crash in the middle leaves the job live, and the sweeper calls again.
-        """
-        seconds = self.settings.retention_seconds
-        stem = self.keys.job(job_id)
-        names = [stem, self.keys.events(job_id)]
-        names += [f"{stem}:{part}:{agent}" for agent in agents for part in ("agent", "mail")]
+    def bury(self, job_ids: Sequence[str]) -> None:
+        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls."""
         pipe = self.client.pipeline(transaction=False)
-        if seconds:
-            for at, name in enumerate(names):
-                pipe.expire(name, seconds)
-                if at % PAGE == PAGE - 1:
-                    pipe.execute()
-            pipe.zadd(self.keys.ended, {job_id: time.time() * 1000 + seconds * 1000})
-        pipe.srem(self.keys.live, job_id)
+        if seconds := self.settings.retention_seconds:
+            over = time.time_ns() // 1_000_000 + 1000 * seconds
+            pipe.zadd(self.keys.ended, dict.fromkeys(job_ids, over))
+        pipe.srem(self.keys.live, *job_ids)
         pipe.execute()
 
     def job(self, job_id: str) -> JobMap | None:
@@ -123,7 +120,7 @@ class Store:
     def plan(self, digest: str) -> tuple[Plan, str | None]:
         """The plan of a bundle and the digest of its payloads. Raises LookupError when the bundle is gone."""
         raw, payloads_digest = self.bundles.manifest(digest)
-        return make_plan(Manifest.model_validate(raw)), payloads_digest
+        return make_plan(Manifest.from_dict(raw)), payloads_digest
 
     def agents(self, job: JobMap) -> list[AgentSnapshot]:
         """A snapshot of every agent of *job*, in manifest order."""

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from celery import Celery
-
-from mirrorneuron.chain import drain, run_chain, send
+from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Reply, Step, Waiting
 from mirrorneuron.keys import LIGHT
-from mirrorneuron.plan import Plan
 
 AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
 
@@ -23,9 +20,8 @@ AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
 class Announcer:
     """The announcements of one task. *rest* is what Celery would run after it, last step first."""
 
-    def __init__(self, app: Celery, plan: Plan, job: JobRef, pool: str, rest: list[Any] | None) -> None:
-        self._app = app
-        self._plan = plan
+    def __init__(self, chains: Chains, job: JobRef, pool: str, rest: list[Any] | None) -> None:
+        self._chains = chains
         self._job = job
         self._own = {LIGHT, pool}
         self._rest = rest if rest is not None else []
@@ -40,7 +36,7 @@ class Announcer:
             # One successor while it waits in the queue is enough. It may have come and gone when there is news.
             elif row.new or (row.pool not in self._succeeded and (heavy or row.pool == LIGHT)):
                 self._succeeded.add(row.pool)
-                send(drain(self._app, self._plan, self._job, row.pool), self._job)
+                self._drain(row.pool)
 
     def leaving(self, reply: Reply, *, worked: bool) -> None:
         """At the end of the task: announce what is ready and ours to tell of, or leave it to the rest of the chain."""
@@ -60,14 +56,17 @@ class Announcer:
         """Have agents that wait for their next attempt run when it is due."""
         for step in steps:
             if step.delay_ms is not None:
-                work = run_chain(self._app, self._plan, self._job, step.agent_id)
-                send(work, self._job, countdown_s=step.delay_ms / 1000)
+                work = self._chains.linear_run(self._job, step.agent_id)
+                self._chains.send(work, self._job, countdown_s=step.delay_ms / 1000)
 
     def _drain_or_run(self, row: Waiting) -> None:
         if row.due == 1:
-            send(run_chain(self._app, self._plan, self._job, row.agent_id), self._job)
+            self._chains.send(self._chains.linear_run(self._job, row.agent_id), self._job)
         else:
-            send(drain(self._app, self._plan, self._job, row.pool), self._job)
+            self._drain(row.pool)
+
+    def _drain(self, pool: str) -> None:
+        self._chains.send(self._chains.drain(self._job, pool), self._job)
 
     def _trim(self, agent: str) -> bool:
         """Take steps that ran already, or have no mail, off the chain, if that makes *agent* the next."""

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,6 @@ class BundleCache:
         target = self._root / digest
         if self._touch(target):
             return target
-        self._root.mkdir(parents=True, exist_ok=True)
         with self._locked(f"fetch-{digest[0]}"):
             if self._touch(target):
                 return target
@@ -78,7 +77,10 @@ class BundleCache:
     def _surplus(self, oldest_in_use: float) -> Iterator[Path]:
         folders, kept_bytes = [], 0
         for path in self._root.iterdir():
-            used_at = path.stat().st_mtime
+            try:
+                used_at = path.stat().st_mtime
+            except FileNotFoundError:
+                continue  # another process has just finished with it
             if _DIGEST.fullmatch(path.name):
                 folders.append((used_at, path))
             elif path.is_dir() and used_at < oldest_in_use:
@@ -96,6 +98,7 @@ class BundleCache:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -103,4 +106,9 @@ class BundleCache:
 
 def _size(folder: Path) -> int:
     """Bytes of all files beneath *folder*."""
-    return sum(os.lstat(os.path.join(where, name)).st_size for where, _, names in os.walk(folder) for name in names)
+    size = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # an agent that uses the folder may write there
+                size += os.lstat(os.path.join(where, name)).st_size
+    return size

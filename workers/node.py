@@ -36,7 +36,7 @@ def _named(sender: str, **_: Any) -> None:
     runtime.set_name(sender)
 
 
-class NodeStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class NodeStep(bootsteps.StartStopStep):
     """Registers the worker when it starts, renews the registration while it lives, and removes it when it stops.
 
     It beats in the worker's main process, in a thread: a busy solo worker still shows as alive.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from collections import deque
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ from workers.modules import ModulePool
 
 PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
+BURIED_AFTER_S: Final = 0.2
 PATIENCE: Final = 120  # tries, a second apart, with which a worker rides out a store that is away
 
 
@@ -26,6 +29,7 @@ class Runtime:
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
         self.name = name
+        self._ended: deque[str] = deque()
         self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises LookupError
 
     @cached_property
@@ -47,6 +51,18 @@ class Runtime:
     def payloads(self, digest: str) -> Path:
         """The unpacked payloads of that digest. Raises LookupError when the store has lost them."""
         return self._bundles.path(digest, lambda: self.store.bundles.payloads(digest))
+
+    def bury(self, job_id: str) -> None:
+        """Take an ended job off the index of live ones: with others, a little later, because nobody waits for it."""
+        self._ended.append(job_id)
+        if len(self._ended) == 1:
+            timer = threading.Timer(BURIED_AFTER_S, self._bury_all)
+            timer.daemon = True
+            timer.start()
+
+    def _bury_all(self) -> None:
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        self.store.bury(ended)
 
     def _plan(self, digest: str) -> tuple[Plan, str | None]:
         return self.store.plan(digest)

@@ -5,52 +5,58 @@ A task is a wake-up call. What happened is in the store alone, and each run of a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from celery import Celery
 
-from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.chain import Chains
+from mirrorneuron.claim import End, JobRef, Reply, Step, Word, new_token
 from mirrorneuron.job import JobStatus
 from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import AgentType, OnIdle
+from mirrorneuron.manifest import OnIdle
 from mirrorneuron.message import encode
-from mirrorneuron.plan import Plan, PlannedNode
-from workers.agents import aggregator, router, sensor
+from mirrorneuron.plan import Plan
 from workers.announce import Announcer
 from workers.attempts import attempt
+from workers.light import first_alone, run_light
 from workers.runners import RunHandle
 from workers.runtime import Runtime
-from workers.step import Draft, RunFailed, Surroundings
+from workers.step import Surroundings
 
 SLICE_S: Final = 0.1  # of work that one task carries, so that Celery's own millisecond stays a few per cent of it
 LIGHT_BATCH: Final = 128  # light agents in one claim
-
-LIGHT_AGENTS: Final[dict[AgentType, Callable[[Draft], None]]] = {
-    AgentType.ROUTER: router.handle,
-    AgentType.AGGREGATOR: aggregator.handle,
-    AgentType.SENSOR: sensor.handle,
-}
 
 log = logging.getLogger(__name__)
 
 
 def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, start: Start) -> None:
     """Let a task act on a job; *rest* is what Celery would run after it. A job whose bundle is lost fails."""
+    scripts = runtime.store.scripts
     try:
         plan, payloads = runtime.plan(job.digest)
     except LookupError as error:
-        runtime.store.scripts.finish(job, _failed(None, f"{error}: it was deleted, or the server lost it"))
-        runtime.store.bury(job.job_id, ())
+        scripts.finish(job, _failed(None, f"{error}: it was deleted, or the server lost it"), ())
+        runtime.bury(job.job_id)
         return
+    agent = start.agent or (plan.entrypoints[0] if start.opening and len(plan.entrypoints) == 1 else "")
     pool = plan.nodes[start.agent].pool if start.agent else start.pool
+    agents = _run_of(plan, agent) if agent and plan.nodes[agent].pool == pool else []
+    announcer = Announcer(Chains(app, runtime.settings.redis_namespace, plan), job, pool, rest)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
-    announcer = Announcer(app, plan, job, pool, rest)
-    reply = runtime.store.scripts.claim(job, new_token(), wanted, agent=start.agent, opening=start.opening)
+    reply = scripts.claim(job, new_token(), wanted, agents=agents, opening=start.opening)
     Visit(runtime, job, plan, payloads, pool, announcer).work(reply)
+
+
+def _run_of(plan: Plan, agent: str) -> list[str]:
+    """*agent*, and if it is light those light ones after it that act on a single message: one commit does for all."""
+    if not plan.nodes[agent].light:
+        return [agent]
+    following = plan.linear_run(agent)[1:]
+    return [agent, *itertools.takewhile(lambda name: plan.nodes[name].light and not plan.nodes[name].need, following)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +92,7 @@ class Visit:
             steps = self._run(reply)
             if heavy:  # what a command of ten minutes made ready still rides along
                 self._light_until = time.monotonic() + SLICE_S
-            reply = self._scripts.commit(self._job, reply.token, steps, new_token(), self._wanted())
-            if reply.word is not Word.COMMITTED:
-                log.info("job %s: a commit was refused: %s", self._job.job_id, reply.word)
-            elif any(step.end for step in steps):
-                self._runtime.store.bury(self._job.job_id, list(self._plan.nodes))
-            else:
-                self._announcer.delayed(steps)
+            reply = self._commit(reply, steps)
         if reply.idle:
             reply = self._settle(reply)
         self._announcer.leaving(reply, worked=worked)
@@ -103,9 +103,24 @@ class Visit:
         light = ((LIGHT, LIGHT_BATCH),) if now < self._light_until else ()
         return (*light, *self._heavy) if now < self._heavy_until else light
 
+    def _commit(self, held: Reply, steps: list[Step]) -> Reply:
+        agents = self._plan.nodes.keys() if any(step.end for step in steps) else ()
+        next_token = new_token()
+        reply = self._scripts.commit(self._job, held.token, steps, next_token, self._wanted(), agents=agents)
+        if reply.word is Word.MOVED:  # mail came in that ours must not overtake: one at a time, then
+            steps, agents = first_alone(held.claims, steps), ()
+            reply = self._scripts.commit(self._job, held.token, steps, next_token, self._wanted())
+        if reply.word is not Word.COMMITTED:
+            log.info("job %s: a commit was refused: %s", self._job.job_id, reply.word)
+        elif agents:
+            self._runtime.bury(self._job.job_id)
+        else:
+            self._announcer.delayed(steps)
+        return reply
+
     def _run(self, reply: Reply) -> list[Step]:
         """Run the claimed agents, up to the one that ends the job."""
-        agents = [claim.agent_id for claim in reply.claims]
+        held = [claim.agent_id for claim in reply.claims]
         handle = RunHandle()
         around = Surroundings(
             token=reply.token,
@@ -113,17 +128,11 @@ class Visit:
             agents=self._plan.nodes.keys(),
             max_message_bytes=self._runtime.settings.max_message_bytes,
         )
-        steps: list[Step] = []
-        with self._runtime.keeper.holding(self._job, reply.token, agents, handle):
-            for claim in reply.claims:
-                node = self._plan.nodes[claim.agent_id]
-                if node.light:
-                    steps.append(run_light(node, claim, around))
-                else:
-                    steps.append(attempt(self._runtime, self._job, self._payloads, node, claim, around, handle))
-                if steps[-1].end:
-                    break
-        return steps
+        with self._runtime.keeper.holding(self._job, reply.token, held, handle):
+            if not self._plan.nodes[held[0]].light:
+                node = self._plan.nodes[held[0]]
+                return [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
+            return run_light(self._plan, reply.claims, around)
 
     def _settle(self, reply: Reply) -> Reply:
         """The job is idle: let part-filled batches go, or do as its policy says."""
@@ -132,9 +141,9 @@ class Visit:
             if flushed.waiting:
                 return flushed
         end = self._idle_end()
-        word = self._scripts.settle(self._job, reply.moves, end)
+        word = self._scripts.settle(self._job, reply.moves, end, self._plan.nodes.keys())
         if word is Word.SETTLED and end is not None:
-            self._runtime.store.bury(self._job.job_id, list(self._plan.nodes))
+            self._runtime.bury(self._job.job_id)
         return reply
 
     def _idle_end(self) -> End | None:
@@ -151,16 +160,6 @@ class Visit:
                     name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"
                     return _failed(None, f"the job's output has {len(result)} bytes, which is over {name} ({cap})")
                 return End(JobStatus.COMPLETED, result, encode({"agent_id": None}))
-
-
-def run_light(node: PlannedNode, claim: Claim, around: Surroundings) -> Step:
-    """One run of a router, an aggregator or a sensor: pure, whatever it is given."""
-    draft = Draft(node, claim, around)
-    try:
-        LIGHT_AGENTS[node.agent_type](draft)
-        return draft.consumed()
-    except RunFailed as failure:
-        return draft.failed(str(failure), failure.details)
 
 
 def _failed(agent: str | None, error: str) -> End:

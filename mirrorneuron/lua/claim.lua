@@ -2,41 +2,44 @@
 -- Idempotent by token: asked again, it returns what this token holds.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
---       7 most messages   8 most bytes of mail   9 'open' or ''   10 one agent, or '' for any
---       11.. pool, most agents: the first pool that has any is taken from (with 10: the agent's pool, 1)
+--       7 most messages   8 most bytes of mail   9 'open' or ''   10 count of wanted pools
+--       then pool, most agents for each: the first that has any is taken from;
+--       then agents: this one alone if it is due, and those after it as long as they are free and have no mail, so that
+--            what it sends them can be answered in the same commit (of the one wanted pool)
 -- Reply {CLAIMED | PAUSED | STALE | ENDED | MISSING, moves, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: job_scheduled, job_running, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
 local now = clock(ARGV[1])
+local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
+  messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
+local agents = 11 + 2 * tonumber(ARGV[10])
 if ARGV[9] == 'open' and status == 'pending' then
   redis.call('HSET', JOB, 'status', 'running', 'started_at', now, 'updated_at', now)
   status = 'running'
   record('job_scheduled', '', ARGV[6])
   record('job_running', '', '')
-  for pool in string.gmatch(pools, '%S+') do
-    newly[pool] = redis.call('ZCARD', JOB .. ':ready:' .. pool)
-  end
+  for pool in string.gmatch(pools, '%S+') do newly[pool] = redis.call('ZCARD', JOB .. ':ready:' .. pool) end
 end
-local wanted = {}
-for i = 11, #ARGV do wanted[#wanted + 1] = ARGV[i] end
-local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
-  messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
+if status == 'paused' then return { 'PAUSED', 0, 0, {}, {} } end
+if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', 2 * c.lease) then return replay('CLAIMED', c) end
+
 local claims = {}
-if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', 2 * c.lease) then
-  for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do -- this token was here: its reply was lost
-    local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'pool')
-    if h[1] == c.token then claims[#claims + 1] = take(agent, h[2] or 'light', now, c) end
-  end
-elseif ARGV[10] ~= '' then
-  local score = redis.call('ZSCORE', JOB .. ':ready:' .. wanted[1], ARGV[10])
-  if status == 'running' and score and tonumber(score) <= now then
-    claims[1] = take(ARGV[10], wanted[1], tonumber(score), c)
-  end
-else
+if agents > #ARGV then
+  local wanted = {}
+  for i = 11, agents - 1 do wanted[#wanted + 1] = ARGV[i] end
   claims = take_ready(wanted, c)
+elseif status == 'running' then
+  local score = redis.call('ZSCORE', JOB .. ':ready:' .. ARGV[11], ARGV[agents])
+  if score and tonumber(score) <= now then
+    claims[1] = take(ARGV[agents], ARGV[11], tonumber(score), c)
+    for i = agents + 1, #ARGV do
+      local held = redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') or ''
+      if held ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
+      claims[#claims + 1] = take(ARGV[i], ARGV[11], now, c)
+    end
+  end
 end
 local nothing = #claims == 0 and status == 'running' and idle()
-return { status == 'paused' and 'PAUSED' or 'CLAIMED', redis.call('HGET', JOB, 'moves'), nothing and 1 or 0,
-  waiting(now), claims }
+return { 'CLAIMED', redis.call('HGET', JOB, 'moves'), nothing and 1 or 0, waiting(now), claims }

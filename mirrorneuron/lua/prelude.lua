@@ -93,15 +93,39 @@ local function idle() -- nothing claimed, and no agent holds mail that it can ac
   return true
 end
 
--- Ends the job: e: status, result, summary (event payload), channel, notice. Mail and states stay, for a retry.
-local function finish(e, now)
-  redis.call('HSET', JOB, 'status', e.status, 'result', e.result, 'finished_at', now, 'updated_at', now, 'idle_since', '')
+-- The answer to a claim or commit that was made already, its reply having been lost: what its token holds, and all that
+-- waits, because nobody may have been told of it.
+local function replay(word, c)
+  local claims = {}
+  for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
+    local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'pool')
+    if h[1] == c.token then claims[#claims + 1] = take(agent, h[2] or 'light', c.now, c) end
+  end
+  local left = waiting(c.now)
+  for _, row in ipairs(left) do row[3] = row[2] end
+  return { word, redis.call('HGET', JOB, 'moves'), #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
+end
+
+-- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, seconds to keep
+-- its keys (0: for ever), count of agents, agents. Mail and states stay as long as the record, for a retry.
+local function finish(at, now)
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
     redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '')
   end
   redis.call('DEL', JOB .. ':claims')
   for pool in string.gmatch(pools, '%S+') do redis.call('DEL', JOB .. ':ready:' .. pool) end
-  record('job_' .. e.status, '', e.summary)
-  status = e.status
-  redis.call('PUBLISH', e.channel, e.notice)
+  status = ARGV[at]
+  redis.call('HSET', JOB, 'status', status, 'result', ARGV[at + 1], 'finished_at', now, 'updated_at', now,
+    'idle_since', '')
+  record('job_' .. status, '', ARGV[at + 2])
+  local keep = tonumber(ARGV[at + 5])
+  if keep > 0 then
+    redis.call('EXPIRE', JOB, keep)
+    redis.call('EXPIRE', JOB .. ':events', keep)
+    for i = at + 7, at + 6 + tonumber(ARGV[at + 6]) do
+      redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
+      redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)
+    end
+  end
+  redis.call('PUBLISH', ARGV[at + 3], ARGV[at + 4])
 end

@@ -1,7 +1,7 @@
 -- settle: what becomes of a job that was seen idle, provided that nothing has moved since.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 run number   3 moves when it was seen idle   4 'wait', or the end status
---       5 result JSON   6 summary JSON   7 channel   8 notice
+-- ARGV  1 now (ms or '')   2 run number   3 moves when it was seen idle   4 'wait', or the end as `finish` in the prelude
+--       reads it
 -- Reply SETTLED | MOVED | STALE | ENDED | MISSING    Events: job_idle, or job_completed | job_failed
 if not status then return 'MISSING' end
 if not LIVE[status] then return 'ENDED' end
@@ -14,6 +14,6 @@ if ARGV[4] == 'wait' then
     record('job_idle', '', '')
   end
 else
-  finish({ status = ARGV[4], result = ARGV[5], summary = ARGV[6], channel = ARGV[7], notice = ARGV[8] }, now)
+  finish(4, now)
 end
 return 'SETTLED'

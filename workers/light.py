@@ -1,0 +1,88 @@
+"""Runs of routers, aggregators and sensors: pure, and many in one commit.
+
+What an agent sends to one that is held in the same claim and has not run yet is handed over at once and never touches
+Redis. The commit proves that nothing else had come into that mailbox meanwhile; else `first_alone` is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from mirrorneuron.claim import Claim, Step
+from mirrorneuron.manifest import AgentType
+from mirrorneuron.plan import Plan, PlannedNode
+from workers.agents import aggregator, router, sensor
+from workers.step import Draft, RunFailed, Surroundings
+
+HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
+    AgentType.ROUTER: router.handle,
+    AgentType.AGGREGATOR: aggregator.handle,
+    AgentType.SENSOR: sensor.handle,
+}
+
+
+def run_light(plan: Plan, claims: Sequence[Claim], around: Surroundings) -> list[Step]:
+    """The steps of *claims*, in order, up to the one that ends the job."""
+    # Only agents that were claimed without mail can be handed any: for the others it would not be the next in line.
+    handed: dict[str, list[bytes]] = {claim.agent_id: [] for claim in claims if not claim.mail}
+    steps: list[Step] = []
+    for claim in claims:
+        given = handed.pop(claim.agent_id, None)
+        if given is None:
+            step = run(plan.nodes[claim.agent_id], claim, around)
+        elif given:
+            step = run(plan.nodes[claim.agent_id], replace(claim, mail=tuple(given)), around)
+            step.alone = True
+            if step.consumed:
+                step.consumed = 0  # none of it was ever in the mailbox
+            else:
+                _send_handed(steps, claim.agent_id)  # it failed: its mail is kept for a retry
+        else:
+            step = untouched(claim)
+        if handed:
+            _hand_over(step, handed)
+        steps.append(step)
+        if step.end:
+            break
+    return steps
+
+
+def run(node: PlannedNode, claim: Claim, around: Surroundings) -> Step:
+    """One run of one light agent, whatever it is given."""
+    draft = Draft(node, claim, around)
+    try:
+        HANDLERS[node.agent_type](draft)
+        return draft.consumed()
+    except RunFailed as failure:
+        return draft.failed(str(failure), failure.details)
+
+
+def first_alone(claims: Sequence[Claim], steps: Sequence[Step]) -> list[Step]:
+    """The steps that were handed nothing; the other agents are given back as they were, and what was handed is sent."""
+    for claim in claims:
+        _send_handed(steps, claim.agent_id)
+    return [untouched(claim) if step.alone else step for claim, step in zip(claims, steps, strict=False)]
+
+
+def untouched(claim: Claim) -> Step:
+    """The step that gives a claim back."""
+    return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts)
+
+
+def _hand_over(step: Step, handed: dict[str, list[bytes]]) -> None:
+    """Move what *step* sends to agents that still wait in this claim from its mail to theirs."""
+    for target, raw in step.outgoing:
+        if target in handed:
+            handed[target].append(raw)
+            step.handed.append((target, raw))
+    if step.handed:
+        step.outgoing = [row for row in step.outgoing if row[0] not in handed]
+
+
+def _send_handed(steps: Sequence[Step], agent: str) -> None:
+    """Send what had been handed to *agent* within the claim as mail after all."""
+    for step in steps:
+        step.outgoing += [row for row in step.handed if row[0] == agent]
+        step.handed = [row for row in step.handed if row[0] != agent]
