@@ -1,0 +1,44 @@
+"""\"Did you mean\": the known word that is nearest to one that is unknown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
+
+
+@lru_cache(maxsize=1024)
+def did_you_mean(word: str, known: tuple[str, ...]) -> str:
+    """`did you mean "aggregate"?`, or "" when no word of *known* (a small, fixed choice) is near."""
+    return _nearest(word, known)
+
+
+def one_of(word: str, known: tuple[str, ...]) -> str:
+    """The nearest word of *known*, or the whole choice where none is near."""
+    return did_you_mean(word, known) or f"one of: {', '.join(known)}"
+
+
+class Suggestions:
+    """Suggests names out of large choices, and looks at a bounded number of names in all.
+
+    Otherwise a graph in which every edge is wrong would compare every edge with every node.
+    """
+
+    BUDGET = 20_000  #: comparisons, about a tenth of a second
+
+    def __init__(self) -> None:
+        self._left = self.BUDGET
+
+    def near(self, word: str, known: Iterable[str]) -> str:
+        """`did you mean "aggregate"?`, or ""."""
+        if self._left <= 0:
+            return ""
+        sample = list(islice(known, self._left))
+        self._left -= max(1, len(sample))
+        return _nearest(word, sample)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word[:200], known, n=1, cutoff=0.75)
+    return f'did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,1 @@
+"""What tests share: a private server, waiting for facts."""

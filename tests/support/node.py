@@ -1,0 +1,105 @@
+"""A real runtime node for tests: a worker for the light agents and one for the pool `default`, ended by their pids."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from celery.platforms import set_pdeathsig
+
+from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.settings import PREFIX, Settings
+from mirrorneuron.store import Store
+from tests.support.waiting import wait_until
+
+SLOTS = 2  # of the pool `default`
+ROOT = Path(__file__).parents[2]
+
+
+class RealNode:
+    """Celery workers as separate processes, on one namespace of one server.
+
+    `settings` and `env` lead clients and subprocesses to the same place.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.env = environment(settings)
+        self.log = folder / "node.log"
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Pool -> pid of its worker."""
+        return {pool: worker.pid for pool, worker in self._workers.items()}
+
+    def start(self) -> RealNode:
+        """Start the workers and wait until both are registered."""
+        self._spawn(LIGHT, "-P", "solo")
+        self._spawn("default", "-P", "prefork", "-c", str(SLOTS))
+        store = Store(self.settings)
+        wait_until(lambda: self._registered(store), timeout=60)
+        store.client.close()
+        return self
+
+    def stop(self) -> None:
+        """End the workers warmly, and kill what does not end."""
+        for worker in self._workers.values():
+            worker.terminate()
+        for worker in self._workers.values():
+            try:
+                worker.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+        self._workers.clear()
+
+    def __enter__(self) -> RealNode:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _spawn(self, pool: str, *kind: str) -> None:
+        name = f"{pool}@{self.settings.redis_namespace}"
+        quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
+        celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")
+        with self.log.open("ab") as log:
+            self._workers[pool] = subprocess.Popen(
+                [*celery, "-Q", queue(self.settings.redis_namespace, pool), "-n", name, *kind, *quiet],
+                cwd=ROOT,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Out of reach of Ctrl-C, but not of the end of a test run that was killed.
+                start_new_session=True,
+                preexec_fn=lambda: set_pdeathsig("SIGTERM"),
+            )
+
+    def _registered(self, store: Store) -> bool:
+        for pool, worker in self._workers.items():
+            assert worker.poll() is None, f"the worker of {pool} ended:\n{self.log.read_text(errors='replace')}"
+        return {node["name"].partition("@")[0] for node in store.nodes()} >= set(self._workers)
+
+
+def environment(settings: Settings, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a subprocess that shall work with *settings*, and nothing of the developer's own."""
+    clean = {name: value for name, value in base.items() if not name.startswith(PREFIX)}
+    return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in _scalars(settings).items()}
+
+
+def _scalars(settings: Settings) -> dict[str, object]:
+    chosen = settings.model_dump(exclude_unset=True)
+    if pools := chosen.pop("executor_pool_capacities", None):
+        chosen["executor_pool_capacities"] = ",".join(f"{name}={slots}" for name, slots in pools.items())
+    return chosen

