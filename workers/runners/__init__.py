@@ -1,0 +1,22 @@
+"""Runners carry out executors' commands: `run` (the protocol), then `host_local` and what it is made of.
+
+`host_local` reads in this order: run_folder, sandbox_paths, uploads, body_file, command, process, capture, deathwatch,
+strays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mirrorneuron.settings import Settings
+from workers.runners.host_local import HostLocal
+from workers.runners.run import RunHandle, Runner, RunRequest, RunResult, SandboxResult
+
+#: What `config.runner_module` may say.
+RUNNERS: Final[dict[str, Callable[[Settings], Runner]]] = {
+    "host_local": HostLocal,
+    "MirrorNeuron.Runner.HostLocal": HostLocal,
+}
+
+__all__ = ["RUNNERS", "HostLocal", "RunHandle", "RunRequest", "RunResult", "Runner", "SandboxResult"]

@@ -1,0 +1,117 @@
+"""The command of a run: its files, its words, and the environment that it sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mirrorneuron.job import iso
+from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
+from workers.runners.body_file import body_bytes
+from workers.runners.run import RunRefused, RunRequest
+from workers.runners.sandbox_paths import SandboxPaths
+
+INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")  # all that a command sees of the node unless `pass_env` names it
+MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # finds what a dead node left running: `<node>:<job>:<agent>`
+INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
+_PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id)\}")
+
+
+def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
+    """Write input, message, body and context into *folder*; answer the variables that name and describe them.
+
+    `content_type` and `content_encoding` of the config go before the message's own. Raises RunRefused.
+    """
+    message, config = request.message, request.config
+    content_type = str(config.get("content_type") or message.envelope.get("content_type") or JSON_TYPE)
+    content_encoding = str(config.get("content_encoding") or message.envelope.get("content_encoding") or IDENTITY)
+    context = {
+        "job_id": request.job_id,
+        "agent_id": request.agent_id,
+        "agent_type": request.agent_type,
+        "template_type": request.template,
+        "agent_state": request.agent_state,
+        "timestamp": iso(time.time_ns() // 1_000_000),
+    }
+    files = {
+        INPUT_FILE: ("mirror_neuron_input.json", encode(message.body)),
+        "MIRROR_NEURON_MESSAGE_FILE": ("mirror_neuron_message.json", encode(message.as_dict())),
+        "MIRROR_NEURON_BODY_FILE": ("mirror_neuron_body.bin", body_bytes(message.body, content_type, content_encoding)),
+        "MIRROR_NEURON_CONTEXT_FILE": ("mirror_neuron_context.json", encode(context)),
+    }
+    variables = {}
+    for variable, (name, data) in files.items():
+        try:
+            with open(folder / name, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            raise RunRefused(f"an upload takes the name {name!r}, which is the runner's own") from None
+        variables[variable] = str(folder / name)
+    return variables | {
+        "MIRROR_NEURON_BODY_CONTENT_TYPE": content_type,
+        "MIRROR_NEURON_BODY_CONTENT_ENCODING": content_encoding,
+    }
+
+
+def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path) -> dict[str, str]:
+    """The variables that the runner itself sets; no key of the config overrides them."""
+    return {
+        **files,
+        "MIRROR_NEURON_AGENT_TYPE": request.agent_type,
+        "MIRROR_NEURON_AGENT_TEMPLATE": request.template,
+        "MIRROR_NEURON_JOB_ID": request.job_id,
+        "MIRROR_NEURON_AGENT_ID": request.agent_id,
+        "MIRROR_NEURON_WORKDIR": str(workdir),
+        MARKER: f"{request.node_name}:{request.job_id}:{request.agent_id}",
+    }
+
+
+def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+    """All that the command sees: of the node as little as possible, then `environment`, `pass_env` and *variables*.
+
+    A variable of the node that `pass_env` names goes before one in `environment`, which so serves as its default.
+    """
+    given = config.get("environment") or {}
+    names = config.get("pass_env") or []
+    if not isinstance(given, Mapping):
+        raise RunRefused("config.environment: must be an object")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunRefused("config.pass_env: must be a list of names")
+    for name, value in given.items():
+        if not name or "=" in name or "\0" in name or (isinstance(value, str) and "\0" in value):
+            raise RunRefused(f"config.environment: {name!r} cannot be set")
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    environment |= {name: _text(value) for name, value in given.items()}
+    environment |= {name: os.environ[name] for name in names if name in os.environ}
+    return environment | dict(variables)
+
+
+def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: SandboxPaths) -> list[str]:
+    """The words to run: of a list with placeholders filled in, of a string `bash -c`; sandbox paths mapped in both.
+
+    Only whole words of a list are mapped. Braces that hold none of the seven names are left as they are.
+    """
+    command = config.get("command")
+    if isinstance(command, str) and command.strip():
+        return ["bash", "-c", paths.text(command)]
+    if not isinstance(command, list) or not command:
+        raise RunRefused("config.command: must be a list of words or a string")
+    words = []
+    for number, word in enumerate(command):
+        if isinstance(word, bool) or not isinstance(word, str | int | float):
+            raise RunRefused(f"config.command[{number}]: must be a string")
+        mapped = paths.word(str(word))
+        words.append(_PLACEHOLDER.sub(lambda found: variables[f"MIRROR_NEURON_{found[1].upper()}"], mapped))
+    if not words[0]:
+        raise RunRefused("config.command[0]: is empty")
+    return words
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else encode(value).decode()

@@ -1,0 +1,170 @@
+"""Run an executor's command on this node, in a folder of its own: the runner `host_local`.
+
+It keeps runs apart and cleans up after them. It is no wall: a command has the rights of the node's user.
+Source: MirrorNeuron (Elixir) lib/mirror_neuron/runner/host_local.ex, whose file names and variables it keeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mirrorneuron.settings import Settings
+from workers.runners.capture import Capture
+from workers.runners.command import INPUT_FILE, environment_of, variables_of, words_of, write_files
+from workers.runners.process import Outcome, run_command
+from workers.runners.run import RunHandle, RunRefused, RunRequest, RunResult, SandboxResult
+from workers.runners.run_folder import remove_abandoned, run_folder
+from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
+from workers.runners.uploads import copy_upload, uploads_of
+
+RUNNER: Final = "host_local"
+DEFAULT_PREFIX: Final = "host-local"
+NOT_RUN: Final = 125  # exit codes as docker and shells have them
+NOT_RUNNABLE: Final = 126
+NOT_FOUND: Final = 127
+_SHORT_OF: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+_ERROR_CHARACTERS: Final = 500
+
+
+class HostLocal:
+    """The runner. Thread-safe: runs share nothing but the folder beneath which each makes its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._runs = (settings.temp_dir / "runs").absolute()
+        self._cap_bytes = settings.max_output_bytes
+        remove_abandoned(self._runs)
+
+    def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
+        """Run the command of *request* to its end; everything that goes wrong is in the result."""
+        name = sandbox_name(request)
+        try:
+            with run_folder(self._runs, name) as folder:
+                return self._run_in(folder, name, request, handle)
+        except ValueError as error:  # RunRefused, a body that JSON cannot say, a NUL in a word
+            return _not_run(request, name, NOT_RUN, str(error))
+        except OSError as error:
+            return _not_run(request, name, NOT_RUN, f"the run folder: {_said(error)}", error)
+
+    def _run_in(self, folder: Path, name: str, request: RunRequest, handle: RunHandle) -> RunResult:
+        config = request.config
+        timeout_s = _timeout_s(config)
+        uploads = uploads_of(config)
+        root = _path(config, "sandbox_upload_path", SANDBOX_ROOT)
+        paths = SandboxPaths(folder, root, [upload.target for upload in uploads])
+        for upload in uploads:
+            copy_upload(upload, request.payloads_path, paths)
+        workdir = paths.workdir(_path(config, "workdir", root))
+        variables = variables_of(request, write_files(request, folder), workdir)
+        words = words_of(config, variables, paths)
+        environment = environment_of(config, variables)
+        if handle.reason is not None:
+            return _not_run(request, name, NOT_RUN, handle.reason)
+        try:
+            outcome = run_command(
+                words,
+                folder=workdir,
+                environment=environment,
+                stray_mark=f"{INPUT_FILE}={variables[INPUT_FILE]}",
+                timeout_s=timeout_s,
+                cap_bytes=self._cap_bytes,
+                handle=handle,
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
+        except OSError as error:
+            return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_said(error)}", error)
+        return _result(request, name, workdir, outcome)
+
+
+def sandbox_name(request: RunRequest) -> str:
+    """`<prefix>-<job>-<agent>` in [a-z0-9-]."""
+    prefix = request.config.get("name_prefix") or DEFAULT_PREFIX
+    text = f"{prefix}-{request.job_id}-{request.agent_id}".lower()
+    return re.sub(r"[^a-z0-9-]", "-", text).strip("-")
+
+
+def _path(config: Mapping[str, Any], key: str, default: str) -> str:
+    value = config.get(key) or default
+    if not isinstance(value, str) or "\0" in value:
+        raise RunRefused(f"config.{key}: must be a path")
+    return value
+
+
+def _timeout_s(config: Mapping[str, Any]) -> float | None:
+    value = config.get("timeout_seconds")
+    if value is None or value == 0:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise RunRefused("config.timeout_seconds: must be a number of seconds")
+    return float(value)
+
+
+def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> RunResult:
+    code = outcome.returncode if outcome.returncode >= 0 else 128 - outcome.returncode
+    error, transient = _verdict(outcome)
+    streams = {"stdout": outcome.stdout, "stderr": outcome.stderr}
+    return RunResult(
+        _sandbox(request, name, code, str(workdir), streams),
+        error and _one_line(error),
+        tuple(stream for stream, capture in streams.items() if capture.cut),
+        transient,
+    )
+
+
+def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
+    """What went wrong, and whether it may go well another time."""
+    if outcome.stopped is not None:
+        return outcome.stopped, outcome.timed_out
+    if outcome.returncode < 0:
+        return f"killed by signal {_signal_name(-outcome.returncode)}", True
+    if outcome.returncode > 0:
+        return f"command exited with code {outcome.returncode}", outcome.returncode == os.EX_TEMPFAIL
+    return None, False
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return str(number)
+
+
+def _not_run(request: RunRequest, name: str, code: int, error: str, cause: OSError | None = None) -> RunResult:
+    transient = cause is not None and cause.errno in _SHORT_OF
+    return RunResult(_sandbox(request, name, code, "", {}), _one_line(error), transient=transient)
+
+
+def _sandbox(
+    request: RunRequest, name: str, code: int, remote_dir: str, streams: Mapping[str, Capture]
+) -> SandboxResult:
+    texts = {stream: capture.text() for stream, capture in streams.items()}
+    stdout, stderr = texts.get("stdout", ""), texts.get("stderr", "")
+    between = "\n" if stdout and stderr and not stdout.endswith("\n") else ""
+    return SandboxResult(
+        sandbox_name=name,
+        remote_dir=remote_dir,
+        exit_code=code,
+        runner_exit_code=code,
+        stdout=stdout,
+        stderr=stderr,
+        logs=stdout + between + stderr,
+        raw_output="",
+        runner=RUNNER,
+        node_name=request.node_name,
+    )
+
+
+def _said(error: OSError) -> str:
+    hint = " (does it begin with a #! line?)" if error.errno == errno.ENOEXEC else ""
+    return f"{error.strerror or error}{hint}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_ERROR_CHARACTERS]
