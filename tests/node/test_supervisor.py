@@ -1,0 +1,270 @@
+"""The supervisor: workers that end are started again, and none outlives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron import process
+from mirrorneuron.errors import SettingsError
+from tests.support.waiting import wait_until
+from workers import supervisor
+from workers.supervisor import WorkerSpec, plan_workers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Runs the specs given as JSON, with the module's constants changed as given.
+HARNESS = """
+import json, logging, sys
+from workers import supervisor
+logging.basicConfig(level="INFO", format="%(message)s")
+specs, constants, grace = json.loads(sys.argv[1])
+vars(supervisor).update(constants)
+sys.exit(supervisor.run([supervisor.WorkerSpec(n, tuple(a)) for n, a in specs], stop_grace_s=grace))
+"""
+
+#: A worker that says when it is ready (its signals are set up), then does what its first argument says.
+WORKER = """
+import os, signal, subprocess, sys
+from pathlib import Path
+act, folder = sys.argv[1], Path(sys.argv[2])
+if act == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if act == "polite":
+    signal.signal(signal.SIGTERM, lambda *_: (Path(folder, f"bye-{os.getpid()}").touch(), os._exit(0)))
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) if act == "parent" else None
+Path(folder, f"new-{os.getpid()}").write_text(str(child.pid if child else ""))
+os.rename(Path(folder, f"new-{os.getpid()}"), Path(folder, f"up-{os.getpid()}"))
+while True:
+    signal.pause()
+"""
+
+
+class Supervised:
+    """A supervisor in a process of its own, and the fake workers that told of themselves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log_path = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, specs: Sequence[tuple[str, list[str]]], *, grace_s: float = 30, **constants: float) -> None:
+        payload = json.dumps([specs, {"BACKOFF_S": 0.01, **constants}, grace_s])
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", HARNESS, payload], cwd=ROOT, stderr=log)
+
+    def fakes(self, *acts: str, **options: float) -> list[int]:
+        """Start one fake worker for each act; return their pids once all are up."""
+        self.start([(act, [sys.executable, "-c", WORKER, act, str(self.folder)]) for act in acts], **options)
+        return wait_until(lambda: found if len(found := self.up()) == len(acts) else [])
+
+    def up(self) -> list[int]:
+        return sorted(int(path.name.removeprefix("up-")) for path in self.folder.glob("up-*"))
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout=60)
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Supervised]:
+    one = Supervised(tmp_path)
+    yield one
+    if one.process is not None:
+        one.process.kill()
+        one.process.wait()
+    for pid in one.up():
+        wait_until(gone(pid))
+
+
+def gone(pid: int) -> Callable[[], bool]:
+    return lambda: process.find(pid) is None
+
+
+def crashing(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_node_is_a_light_worker_and_one_for_each_pool():
+    """Routing never waits behind commands: light agents have a queue and a process of their own."""
+    light, default, gpu = plan_workers("box", {"default": 4, "gpu": 1}, queue_of="ns.{}".format, level="WARNING")
+    assert [one.name for one in (light, default, gpu)] == ["light", "default", "gpu"]
+    assert light.argv[:6] == (sys.executable, "-m", "celery", "-A", "workers", "worker")
+    assert " ".join(light.argv[6:]).startswith("-Q ns.light -n light@box -P solo ")
+    assert " ".join(gpu.argv[6:]).startswith("-Q ns.gpu -n gpu@box -P prefork -c 1 --prefetch-multiplier 1 ")
+    for one in (light, default, gpu):
+        assert one.argv[-5:] == ("--without-gossip", "--without-mingle", "-E", "-l", "WARNING")
+
+
+def test_a_node_may_serve_one_pool_alone():
+    (only,) = plan_workers("box", {"gpu": 2}, queue_of=str, light=False)
+    assert only.name == "gpu"
+
+
+def test_a_node_name_is_taken_literally():
+    """Celery would expand %h."""
+    (only,) = plan_workers("100%h", {}, queue_of=str)
+    assert "light@100%%h" in only.argv
+
+
+def test_a_pool_cannot_take_the_queue_of_the_light_agents():
+    with pytest.raises(SettingsError, match=r"EXECUTOR_POOL_CAPACITIES.*'light' is reserved"):
+        plan_workers("box", {"light": 1}, queue_of=str)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_worker_that_is_ended_is_started_again(supervised, number):
+    """Whatever ended it. The log has one line for it."""
+    victim, survivor = supervised.fakes("plain", "plain")
+    os.kill(victim, number)
+    wait_until(lambda: len(supervised.up()) == 3)
+    wait_until(gone(victim))
+    assert process.find(survivor), "the others are left alone"
+    assert supervised.log().count("starting it again") == 1
+
+
+def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
+    """Processes of a pool whose parent is gone would hold slots and claims."""
+    (parent,) = supervised.fakes("parent")
+    child = int((supervised.folder / f"up-{parent}").read_text())
+    os.kill(parent, signal.SIGKILL)
+    wait_until(gone(child))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_the_workers_warmly(supervised, number):
+    """Each gets the chance to finish, and the supervisor ends with 0."""
+    pids = supervised.fakes("polite", "polite")
+    supervised.signal(number)
+    assert supervised.wait() == 0
+    assert all((supervised.folder / f"bye-{pid}").exists() for pid in pids)
+    assert "killed" not in supervised.log()
+
+
+def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
+    (deaf,) = supervised.fakes("deaf", grace_s=0.1)
+    supervised.signal(signal.SIGTERM)
+    assert supervised.wait() == 0
+    assert process.find(deaf) is None
+    assert "worker deaf did not end in time: killed" in supervised.log()
+
+
+def test_a_second_signal_ends_the_grace(supervised):
+    """An operator who presses Ctrl-C again does not want to wait."""
+    deaf, polite = supervised.fakes("deaf", "polite", grace_s=10_000)
+    pair = {deaf, polite}
+    supervised.signal(signal.SIGINT)
+    wait_until(lambda: any((supervised.folder / f"bye-{pid}").exists() for pid in pair))
+    supervised.signal(signal.SIGINT)
+    assert supervised.wait() == 0
+    assert all(process.find(pid) is None for pid in pair)
+
+
+def test_ctrl_c_in_the_terminal_reaches_the_supervisor_alone(supervised):
+    """Workers have groups of their own, so a warm stop stays warm."""
+    (worker,) = supervised.fakes("plain")
+    assert os.getpgid(worker) == worker
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_killed_supervisor_leaves_no_worker(supervised):
+    pids = supervised.fakes("deaf", "plain")
+    supervised.signal(signal.SIGKILL)
+    supervised.wait()
+    for pid in pids:
+        wait_until(gone(pid))
+
+
+@pytest.mark.parametrize(
+    ("code", "ends_with", "words"),
+    [
+        ("import sys; print('no such option: --frob', file=sys.stderr); sys.exit(2)", 2, "--frob"),
+        ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from mirrorneuron.errors import SettingsError; raise SettingsError('MIRROR_NEURON_X')", 1, "MIRROR_NEURON_X"),
+    ],
+)
+def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, ends_with, words):
+    """With its code and its last words, and after a warm stop of the other workers."""
+    polite = [sys.executable, "-c", WORKER, "polite", str(supervised.folder)]
+    supervised.start([("bad", crashing(code)), ("good", polite)], BACKOFF_S=0.3)
+    assert supervised.wait() == ends_with
+    log = supervised.log()
+    assert log.count("bad ended with code") == supervisor.HOPELESS_TRIES
+    assert words in log.partition("5 times in a row")[2]
+    assert all(process.find(pid) is None for pid in supervised.up())
+
+
+def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
+    """Only what no restart mends ends the supervisor."""
+    supervised.start([("bad", crashing("raise ConnectionError('the store is away')"))], BACKOFF_MAX_S=0.01)
+    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    supervised.signal(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
+def test_restarts_wait_twice_as_long_each_time_up_to_a_limit(supervised):
+    supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, BACKOFF_MAX_S=0.4)
+    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 4 else [])
+    assert [line.split()[0] for line in lines[:4]] == ["0.1", "0.2", "0.4", "0.4"]
+
+
+def test_a_worker_that_had_settled_starts_again_at_once(supervised):
+    supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, SETTLED_S=0)
+    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 3 else [])
+    assert {line.split()[0] for line in lines} == {"0.1"}
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(supervised):
+    """The machine may be out of processes for a moment."""
+    supervised.start([("bad", ["/no/such/program"])])
+    wait_until(lambda: supervised.log().count("could not be started") >= 2)
+    supervised.signal(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
+def test_a_torrent_on_stderr_is_passed_on_and_blocks_nobody(supervised):
+    """More than a pipe holds, from a worker without a single line end."""
+    supervised.start([("loud", crashing("import os; [os.write(2, b'x' * 65536) for _ in range(64)]"))])
+    wait_until(lambda: "starting it again" in supervised.log())
+    assert supervised.log().partition("worker loud ended")[0].count("x") == 64 * 65536
+
+
+def test_the_supervisor_sleeps_while_nothing_happens(supervised):
+    """It never spins: a moment of its life costs no measurable processor time."""
+    (worker,) = supervised.fakes("plain")
+    pid = supervised.process.pid
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"S")
+    before = cpu_ticks(pid)
+    # Time passes measured by what another process does, not by a clock.
+    subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
+    assert cpu_ticks(pid) - before <= 1
+    assert process.find(worker)
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_real_worker_that_cannot_load_its_app_ends_with_usage_words(supervised):
+    """What Celery itself says is recognized."""
+    (spec,) = plan_workers("box", {}, queue_of=str)
+    argv = [word if word != "workers" else "no_such_app" for word in spec.argv]
+    assert isinstance(spec, WorkerSpec)
+    supervised.start([("light", argv)])
+    assert supervised.wait() == 2
+    assert "no_such_app" in supervised.log().partition("5 times in a row")[2]
