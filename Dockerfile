@@ -1,0 +1,19 @@
+# One image for nodes (`mirrorneuron worker`), the dashboard and every other command.
+FROM python:3.12-slim AS build
+WORKDIR /source
+COPY . .
+RUN python -m venv /opt/mirrorneuron \
+ && /opt/mirrorneuron/bin/pip install --no-cache-dir --disable-pip-version-check -q .
+
+FROM python:3.12-slim
+# Agents run other people's commands: they do so as a user that owns nothing but its scratch space.
+RUN useradd --system --uid 10001 --create-home mirrorneuron \
+ && install -d -o mirrorneuron -g mirrorneuron /var/lib/mirrorneuron
+COPY --from=build /opt/mirrorneuron /opt/mirrorneuron
+ENV PATH=/opt/mirrorneuron/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MIRROR_NEURON_TEMP_DIR=/var/lib/mirrorneuron
+USER mirrorneuron
+WORKDIR /home/mirrorneuron
+STOPSIGNAL SIGTERM
+CMD ["mirrorneuron", "worker"]

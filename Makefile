@@ -1,0 +1,78 @@
+# All that a fresh machine needs is this file's make and Python 3.11 or later.
+#
+#   make demo      run an example from submission to result, with a server that comes with it
+#   make test      the tests
+#   make check     what every change must pass: format, lint, types, tests
+#   make format    mend format and lint
+#   make bench     benchmarks beside peers
+#   make clean     end the demo's processes and remove everything that make made
+
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+EXAMPLE ?= examples/prime_sweep_scale
+DEMO_HOME := $(CURDIR)/.demo
+MN := MIRROR_NEURON_HOME="$(DEMO_HOME)" $(VENV)/bin/mirrorneuron
+
+.PHONY: demo test check format bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	@echo "==> mirrorneuron run $(EXAMPLE)"
+	@$(MN) run $(EXAMPLE)
+	@echo
+	@echo "==> The server and the node go on for 10 idle minutes; the job is kept. Look at it:"
+	@echo "      export MIRROR_NEURON_HOME=\"$(DEMO_HOME)\""
+	@echo "      $(VENV)/bin/mn job list"
+	@echo "      $(VENV)/bin/mn dashboard"
+	@echo "      $(VENV)/bin/mn down          ends them now"
+
+test: $(READY)
+	@$(PY) -m pytest
+
+check: $(READY)
+	@echo "==> format"
+	@$(PY) -m ruff format --check -q .
+	@echo "==> lint"
+	@$(PY) -m ruff check -q .
+	@echo "==> types"
+	@$(PY) -m mypy
+	@echo "==> tests"
+	@$(PY) -m pytest
+
+format: $(READY)
+	@$(PY) -m ruff check -q --fix-only .
+	@$(PY) -m ruff format .
+
+bench: $(READY)
+	@$(PY) -m benchmarks
+
+clean:
+	-@if [ -d "$(DEMO_HOME)" ] && [ -x $(VENV)/bin/mirrorneuron ]; then $(MN) down; fi
+	rm -rf $(VENV) "$(DEMO_HOME)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Python is looked for only here, so that a machine that has the environment needs nothing else.
+$(READY): pyproject.toml
+	@python=$(PY); \
+	if ! $$python -m pip --version >/dev/null 2>&1; then \
+		python=; \
+		for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+			if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "MirrorNeuron needs Python 3.11 or later; 'python3' here is: $$(python3 --version 2>&1 || true)" >&2; \
+			echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+			exit 1; \
+		fi; \
+		echo "==> creating $(VENV) with $$($$python --version)"; \
+		if ! $$python -m venv $(VENV); then \
+			rm -rf $(VENV); \
+			echo "Could not create $(VENV); on Debian and Ubuntu this takes the package python3-venv." >&2; \
+			exit 1; \
+		fi; \
+	fi
+	@echo "==> installing MirrorNeuron and its development tools (about a minute the first time)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@
