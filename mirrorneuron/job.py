@@ -147,7 +147,7 @@ class JobSummary(TypedDict):
 class PoolInfo(TypedDict):
     slots: int
     in_use: int
-    queued: int
+    queued: int | None  #: tasks in the pool's queue; None where the broker is another server
 
 
 class NodeInfo(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,9 @@ class Settings(BaseSettings):
     redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "mirror_neuron"
     executor_max_concurrency: PositiveInt = 4  #: slots of the pool "default" on one node
     executor_pool_capacities: Annotated[dict[str, PositiveInt], NoDecode] = {}  #: "default=4,gpu=1"
-    temp_dir: Path = Path(tempfile.gettempdir()) / "mirrorneuron"  #: run folders and the bundle cache of a node
+    temp_dir: Path = (
+        Path(tempfile.gettempdir()) / f"mirrorneuron-{os.getuid()}"
+    )  #: run folders and the bundle cache of a node
     max_bundle_bytes: PositiveInt = 64 * MIB
     max_message_bytes: PositiveInt = 8 * MIB
     max_output_bytes: PositiveInt = MIB  #: kept of a command's stdout and of its stderr, each

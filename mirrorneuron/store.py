@@ -16,7 +16,7 @@ from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import Server, connect
 from mirrorneuron.job import AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
-from mirrorneuron.keys import Keys
+from mirrorneuron.keys import Keys, queue
 from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.plan import Plan, make_plan
@@ -186,10 +186,23 @@ class Store:
                     yield records.summary(job)
 
     def nodes(self) -> list[NodeInfo]:
-        """The workers that have sent a heartbeat lately, by name."""
+        """The workers that have sent a heartbeat lately, by name, with the tasks that wait in each pool's queue.
+
+        What waits is known only where the queues are on the store's own server; elsewhere it is None.
+        """
         names = sorted(name.decode() for name in self.client.zrange(self.keys.nodes, 0, -1))
         rows = self.client.mget([self.keys.node(name) for name in names]) if names else []
-        return [decode(row) for row in rows if row]
+        found: list[NodeInfo] = [decode(row) for row in rows if row]
+        pools = sorted({pool for node in found for pool in node["pools"]})
+        pipe = self.client.pipeline(transaction=False)
+        for pool in pools:
+            pipe.llen(queue(self.keys.ns, pool))
+        own = not self.settings.broker_url
+        waiting = dict(zip(pools, pipe.execute() if own else [None] * len(pools), strict=True))
+        for node in found:
+            for pool, info in node["pools"].items():
+                info["queued"] = waiting[pool]
+        return found
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
         """Write a worker's registration, which lasts for *seconds* unless it is renewed."""

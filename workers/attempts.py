@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from workers.agents import executor, module
 from workers.agents.run import Run
 from workers.runners import RunHandle
 from workers.runtime import Runtime
+from workers.slots import NotEnoughSlots
 from workers.step import Draft, RunFailed, Surroundings
 
 DEFAULT_BACKOFF_MS: Final = 500
@@ -45,19 +47,25 @@ def attempt(
     if delay_ms and not draft.state.get(STARTED):
         draft.state[STARTED] = True
         return draft.again(delay_ms, attempts=0)
+    slots = node.config.get("pool_slots", 1)
+    asked_at = time.monotonic()
     lease = {
         "lease_id": around.token,
         "pool": node.pool,
-        "slots": node.config.get("pool_slots", 1),
+        "slots": slots,
         "queue_wait_ms": claim.waited_ms,
     }
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
     try:
         folder = runtime.payloads(payloads) if payloads else None
         run = Run(runtime, job, _one(draft.messages, node), folder, lease, claim.attempts + 1, handle)
-        HANDLERS[node.agent_type](draft, run)
+        with runtime.slots(node.pool).taken(slots, lambda: handle.reason):
+            lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
+            HANDLERS[node.agent_type](draft, run)
         draft.record(*released)
         return draft.consumed()
+    except NotEnoughSlots as error:
+        return draft.failed(str(error), {"lease": lease}, [released])
     except RunFailed as failure:
         return _again_or_failed(draft, failure, released)
     except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from celery import bootsteps
-from celery.signals import celeryd_init
 
 from mirrorneuron.connection import AWAY
 from mirrorneuron.job import iso
@@ -20,20 +19,12 @@ from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers import runtime
+from workers.slots import Slots
 
 HEARTBEAT_S: Final = 2.0
 KEPT_S: Final = 10  # a registration outlives its last heartbeat by this
 
 log = logging.getLogger(__name__)
-
-
-def name_worker() -> None:
-    """Give this process, and those that it forks, the worker's name once Celery has made it."""
-    celeryd_init.connect(_named, weak=False)
-
-
-def _named(sender: str, **_: Any) -> None:
-    runtime.set_name(sender)
 
 
 class NodeStep(bootsteps.StartStopStep):
@@ -44,7 +35,8 @@ class NodeStep(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, _worker: Any, **_: Any) -> None:
+    def __init__(self, worker: Any, **_: Any) -> None:
+        runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -52,7 +44,8 @@ class NodeStep(bootsteps.StartStopStep):
         settings: Settings = worker.app.conf.mirrorneuron_settings
         store = Store(settings, node=worker.hostname)
         node = _describe(worker, settings)
-        self._thread = threading.Thread(target=self._beat, args=(store, node), name="heartbeat", daemon=True)
+        slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
+        self._thread = threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self, _worker: Any) -> None:
@@ -62,9 +55,11 @@ class NodeStep(bootsteps.StartStopStep):
 
     terminate = stop
 
-    def _beat(self, store: Store, node: dict[str, Any]) -> None:
+    def _beat(self, store: Store, node: dict[str, Any], slots: dict[str, Slots]) -> None:
         while True:
             try:
+                for pool, own in slots.items():
+                    node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
                 store.register(node, KEPT_S)
             except AWAY as error:
                 log.warning("the heartbeat did not reach the job store: %s", error)
@@ -88,7 +83,7 @@ def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
         "pid": os.getpid(),
         "started_at": iso(time.time_ns() // 1_000_000),
         "queues": names,
-        "pools": {pool: {"slots": worker.concurrency, "in_use": 0, "queued": 0} for pool in served},
+        "pools": {pool: {"slots": worker.concurrency, "in_use": 0} for pool in served},
         "hardware": {
             "cpus": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

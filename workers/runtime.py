@@ -9,13 +9,17 @@ from collections import deque
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
+from mirrorneuron.errors import SettingsError
 from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers.bundle_cache import BundleCache
 from workers.keeper import Keeper
 from workers.modules import ModulePool
+from workers.runners import RUNNERS
+from workers.slots import Slots
 
 PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
@@ -29,7 +33,9 @@ class Runtime:
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
         self.name = name
+        _private(settings.temp_dir)
         self._ended: deque[str] = deque()
+        self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: the runner that `runner_module` names
         self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises LookupError
 
     @cached_property
@@ -47,6 +53,10 @@ class Runtime:
     @cached_property
     def _bundles(self) -> BundleCache:
         return BundleCache(self.settings.temp_dir / "bundles", CACHED_BUNDLES * self.settings.max_bundle_bytes)
+
+    def slots(self, pool: str) -> Slots:
+        """The slots of one pool on this worker."""
+        return worker_slots(self.settings, self.name, pool)
 
     def payloads(self, digest: str) -> Path:
         """The unpacked payloads of that digest. Raises LookupError when the store has lost them."""
@@ -68,14 +78,28 @@ class Runtime:
         return self.store.plan(digest)
 
 
+def _private(folder: Path) -> None:
+    """Make the node's own folder. Raises SettingsError if it is somebody else's: agents' code is run from there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} belongs to another user")
+
+
+def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:
+    """The slots of *pool* on the worker of that name; a pool that the settings do not name has one a process."""
+    capacity = settings.pools.get(pool, _concurrency)
+    return Slots(settings.temp_dir / "slots" / quote(worker, safe="@") / quote(pool, safe=""), capacity)
+
+
 _runtimes: dict[int, Runtime] = {}  # by process id: a forked pool process makes its own
 _name = socket.gethostname()
+_concurrency = 1
 
 
-def set_name(name: str) -> None:
-    """Name the worker that this process, and those forked from it, belong to."""
-    global _name
-    _name = name
+def set_worker(name: str, concurrency: int) -> None:
+    """Tell this process, and those forked from it, which worker they belong to, and of how many processes it is."""
+    global _name, _concurrency
+    _name, _concurrency = name, concurrency
 
 
 def runtime(settings: Settings) -> Runtime:

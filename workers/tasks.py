@@ -11,13 +11,12 @@ from celery import Task
 from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.claim import JobRef
 from mirrorneuron.settings import Settings
-from workers.node import NodeStep, name_worker
+from workers.node import NodeStep
 from workers.runtime import runtime
 from workers.visit import Start, visit
 
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
-name_worker()
 
 
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:

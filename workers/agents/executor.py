@@ -9,7 +9,7 @@ from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
 from workers.agents.executor_output import UNSET, parse_output
 from workers.agents.run import Run
-from workers.runners import RUNNERS, RunRequest
+from workers.runners import RunRequest
 from workers.step import USER, Draft, Quiet, RunFailed
 
 RESULT: Final = "executor_result"
@@ -19,7 +19,7 @@ DEFAULT_RUNNER: Final = "host_local"
 def handle(draft: Draft, run: Run) -> None:
     """Run the command on the draft's message. Raises RunFailed."""
     config, message = draft.node.config, run.message
-    runner = RUNNERS[config.get("runner_module", DEFAULT_RUNNER)](run.runtime.settings)
+    runner = run.runtime.runner(config.get("runner_module", DEFAULT_RUNNER))
     result = runner.run(
         RunRequest(
             job_id=run.job.job_id,

@@ -1,0 +1,73 @@
+"""Pool slots are locked files: taken together, waited for in turn, and never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_until
+from workers.slots import NotEnoughSlots, Slots
+
+
+def never() -> None:
+    return None
+
+
+def test_a_run_holds_as_many_slots_as_it_asks_for(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, 4)
+    with slots.taken(3, never):
+        assert slots.in_use() == 3
+        with slots.taken(1, never):
+            assert slots.in_use() == 4
+    assert slots.in_use() == 0
+
+
+def test_more_slots_than_the_pool_has_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(NotEnoughSlots, match="takes 3 slots, and its pool has 2"), Slots(tmp_path, 2).taken(3, never):
+        pass
+
+
+def test_a_large_run_waits_for_small_ones_and_is_not_overtaken(tmp_path: Path) -> None:
+    """Once it waits at the gate, a run that comes later has to wait behind it."""
+    slots, order = Slots(tmp_path, 2), []
+    waits = threading.Event()
+
+    def run(name: str, count: int) -> None:
+        with slots.taken(count, waits.set if name == "large" else never):
+            order.append(name)
+
+    with slots.taken(1, never):
+        large = threading.Thread(target=run, args=("large", 2))
+        large.start()
+        waits.wait(30)
+        small = threading.Thread(target=run, args=("small", 1))
+        small.start()
+        assert order == []
+    large.join(30)
+    small.join(30)
+    assert order == ["large", "small"]
+
+
+def test_a_wait_for_slots_ends_when_the_run_is_cancelled(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, 1)
+    with slots.taken(1, never), pytest.raises(TimeoutError), slots.taken(1, lambda: "cancelled"):
+        pass
+    assert slots.in_use() == 0
+
+
+def test_a_killed_process_gives_its_slots_back(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, 2)
+    child = os.fork()
+    if not child:
+        with slots.taken(2, never):
+            signal.pause()
+    try:
+        wait_until(lambda: slots.in_use() == 2)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert slots.in_use() == 0
