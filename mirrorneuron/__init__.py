@@ -59,6 +59,12 @@ if TYPE_CHECKING:
     list_jobs = _default.list_jobs
     job_details = _default.job_details
     cluster_overview = _default.cluster_overview
+    pause = _default.pause
+    resume = _default.resume
+    cancel = _default.cancel
+    send_message = _default.send_message
+    retry = _default.retry
+    cleanup_jobs = _default.cleanup_jobs
 
 __all__ = [
     "Agent",
@@ -92,6 +98,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "WaitTimeout",
+    "cancel",
+    "cleanup_jobs",
     "cluster_overview",
     "events",
     "inspect_agents",
@@ -99,7 +107,11 @@ __all__ = [
     "inspect_nodes",
     "job_details",
     "list_jobs",
+    "pause",
+    "resume",
+    "retry",
     "run_manifest",
+    "send_message",
     "stream_events",
     "validate_manifest",
     "wait_for_job",

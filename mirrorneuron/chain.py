@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from celery import Celery
 
 from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT
-from mirrorneuron.claim import JobRef
+from mirrorneuron.claim import JobRef, Waiting
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.plan import Plan
 
@@ -57,6 +57,10 @@ class Chains:
     def drain(self, job: JobRef, pool: str) -> list[ChainStep]:
         """One task that runs whatever is ready in *pool*, for a slice of time."""
         return [self._step(DRAIN, job, pool, f"drain-{pool}", pool)]
+
+    def announce(self, job: JobRef, row: Waiting) -> None:
+        """Tell the nodes of agents that are ready: one by the chain of its linear run, several by one drain."""
+        self.send(self.linear_run(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
 
     def send(
         self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None

@@ -31,6 +31,15 @@ class Word(StrEnum):
     RENEWED = "RENEWED"
     PAUSED = "PAUSED"
     MOVED = "MOVED"
+    REFUSED = "REFUSED"
+    DELIVERED = "DELIVERED"
+    DUPLICATE = "DUPLICATE"
+    RUNNING = "RUNNING"
+    OPEN = "OPEN"
+    IDLE = "IDLE"
+    LATE = "LATE"
+    OVERDUE = "OVERDUE"
+    POISONED = "POISONED"
     STALE = "STALE"
     ENDED = "ENDED"
     MISSING = "MISSING"
@@ -68,6 +77,27 @@ class Reply:
     waiting: tuple[Waiting, ...] = ()
     claims: tuple[Claim, ...] = ()
     token: str = ""  #: proves ownership of `claims` when they commit
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The store's answer to a control of a job: what came of it, the status it is in, and what may run now."""
+
+    word: Word
+    status: str
+    waiting: tuple[Waiting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found out about one job."""
+
+    word: Word
+    job: JobRef | None  #: None for a job that is gone
+    moves: int
+    waiting: tuple[Waiting, ...]  #: to be announced
+    agent_id: str  #: of POISONED
+    losses: int  #: how many workers its run has lost
 
 
 @dataclass(frozen=True, slots=True)

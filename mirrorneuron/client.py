@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, Literal, overload
 
@@ -17,7 +19,8 @@ from mirrorneuron.bundle import BundleInput, JobBundle, PackedBundle, pack, vali
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import reaching
-from mirrorneuron.errors import Issue, JobExists, JobNotFound, ManifestError
+from mirrorneuron.control import Control
+from mirrorneuron.errors import Issue, JobExists, JobNotFound, JobStateError, ManifestError
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
@@ -207,6 +210,58 @@ class Client:
             "counts": counts,
         }
 
+    def pause(self, job_id: str) -> JobMap:
+        """Let no agent of the job take a new message; what runs finishes. Raises JobNotFound, JobStateError."""
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.pause(job_id)
+
+    def resume(self, job_id: str) -> JobMap:
+        """Go on with a paused job. Raises JobNotFound, JobStateError."""
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.resume(job_id)
+
+    def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
+        """End a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.cancel(job_id, reason)
+
+    def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
+        """Append a message (a payload as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
+
+        Sent again with the same `message_id` it is delivered once. Raises JobNotFound, AgentNotFound, JobStateError,
+        PayloadTooLarge, and ValueError for what is no message.
+        """
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.send(job_id, agent_id, message)
+
+    def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
+        """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
+
+        *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first.
+        Raises JobNotFound, AgentNotFound, JobStateError.
+        """
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.retry(job_id, from_agent)
+
+    def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
+        """Delete ended jobs, those that ended longer ago than *older_than*; with *all* live ones too, cancelled first.
+
+        Returns the ids of the deleted jobs.
+        """
+        with reaching(self.settings.redis_url):
+            parts = self._live_parts()
+            chosen: list[str] = []
+            for job in list(parts.store.jobs()):
+                ended = JobStatus(job["status"]) in TERMINAL
+                age = datetime.now(UTC) - datetime.fromisoformat(job["updated_at"])
+                if (not ended and not all) or (older_than is not None and age < older_than):
+                    continue
+                if not ended:
+                    with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
+                        parts.control.cancel(job["job_id"], "cleaned up")
+                chosen.append(job["job_id"])
+            return parts.control.delete(chosen)
+
     def _live_parts(self) -> _Parts:
         if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
             self._lock = threading.Lock()
@@ -229,6 +284,10 @@ class _Parts:
     @cached_property
     def store(self) -> Store:
         return Store(self._settings)
+
+    @cached_property
+    def control(self) -> Control:
+        return Control(self.store, lambda plan: Chains(self.app, self._settings.redis_namespace, plan))
 
     def ensure_bundle(self, packed: PackedBundle) -> None:
         """Store the bundle unless it is there. Known digests cost nothing: `create` renews and checks them."""

@@ -12,6 +12,7 @@ home). Indexes, bundles and nodes live in other slots and are written beside a s
     :claims          ZSET    agent by end of lease (ms)                                 open, claim, commit, renew
     :ready:<pool>    ZSET    agent by the time (ms) from which it may be claimed        create, claim, commit, flush
     :events          STREAM  t(ype) a(gent) p(ayload JSON)                              all
+    :delivered       ZSET    ids of messages from outside, by time (ms)                 deliver
     :op:<token>      STRING  mark of a claim that was made; lives two leases            open, claim
 
 They live as long as the job, and after its end for the time of retention.
@@ -55,6 +56,21 @@ class Keys:
     def ended(self) -> str:
         """ZSET of ended jobs by the time (ms) at which their retention is over."""
         return f"{self.ns}:jobs:ended"
+
+    @property
+    def ends(self) -> str:
+        """CHANNEL: the key of a job that ended while something of it was running."""
+        return f"{self.ns}:ends"
+
+    @property
+    def sweeper(self) -> str:
+        """STRING: the worker that sweeps; expires some sweeps after its last."""
+        return f"{self.ns}:lease:sweeper"
+
+    @property
+    def swept(self) -> str:
+        """STRING: when the last sweep was (ms)."""
+        return f"{self.ns}:swept_at"
 
     @property
     def nodes(self) -> str:

@@ -96,6 +96,17 @@ class Plan:
     def sinks(self) -> tuple[str, ...]:
         return tuple(n.node_id for n in self.nodes.values() if not n.degree)
 
+    def behind(self, start: str) -> list[str]:
+        """*start* and every node that its messages can reach along edges."""
+        found, at = {start: None}, [start]
+        while at:
+            node = self.nodes[at.pop()]
+            for edge in (edge for group in node.edges.values() for edge in group):
+                if edge.to not in found:
+                    found[edge.to] = None
+                    at.append(edge.to)
+        return list(found)
+
     def linear_run(self, start: str) -> list[str]:
         """The nodes from *start* to where the graph forks or joins; LONGEST_RUN at most."""
         run = [start]

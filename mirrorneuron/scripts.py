@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError
 
-from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Waiting, Word
+from mirrorneuron.claim import Claim, End, JobRef, Moved, Reply, Step, Swept, Waiting, Word
 from mirrorneuron.connection import Server
-from mirrorneuron.job import CELERY_STATE
+from mirrorneuron.job import CELERY_STATE, JobStatus
 from mirrorneuron.keys import Keys, result_channel
+from mirrorneuron.manifest import Policies
 from mirrorneuron.message import encode
 
 MOST_MESSAGES: Final = 1_000  #: of one claim; an aggregator that needs more gets what it needs
+DELIVERED_KEPT: Final = 10_000  #: newest ids of messages from outside by which a repeated one is known
 MOST_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
 Arg = str | bytes | int
@@ -27,8 +29,24 @@ def _load(name: str) -> str:
     return (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
 
 
-SOURCES: Final = {name: _load(name) for name in ("create", "claim", "commit", "renew", "flush", "settle", "finish")}
+NAMES: Final = (
+    "create",
+    "claim",
+    "commit",
+    "renew",
+    "flush",
+    "settle",
+    "finish",
+    "move",
+    "deliver",
+    "retry",
+    "sweep",
+)
+SOURCES: Final = {name: _load(name) for name in NAMES}
 SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
+
+
+NO_LIMITS: Final = Policies()
 
 
 class Scripts:
@@ -62,6 +80,7 @@ class Scripts:
         static: bytes,
         pools: Sequence[str],
         events_max: int,
+        policies: Policies = NO_LIMITS,
         agents: Sequence[tuple[str, str, Arg, Arg]],
         mail: Sequence[tuple[str, bytes]],
         beside: Iterable[tuple[Arg, ...]] = (),
@@ -71,7 +90,10 @@ class Scripts:
         *agents*: (agent, pool, need, take) for all but plain light ones. Returns CREATED, EXISTS or CONFLICT, the
         job's status, and the replies of *beside*.
         """
-        args = [self._now(), digest, static, " ".join(pools), events_max, len(agents), len(mail)]
+        limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
+        args = [self._now(), digest, static, " ".join(pools), events_max]
+        args += ["" if limit is None else limit for limit in limits]
+        args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]
         beside = tuple(beside)
         for _ in range(2):
@@ -145,6 +167,39 @@ class Scripts:
         """End a live job, which has *agents*, from outside of its runs."""
         return Word(self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode())
 
+    def move(self, job_id: str, to: JobStatus, payload: bytes) -> Moved:
+        """Pause or resume a job. Safe to repeat."""
+        return _moved(self._call("move", job_id, [self._now(), to, payload]))
+
+    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes) -> Moved:
+        """Append a message from outside to an agent's mailbox. Idempotent by message id."""
+        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT]))
+
+    def retry(
+        self, job_id: str, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
+    ) -> tuple[Moved, int]:
+        """Let a failed or cancelled job, which has *agents*, go on as another run; returns that run's number too.
+
+        With *start*, the agents in *clear* ((agent, need): it and all behind it) begin anew; it gets its last input.
+        """
+        args: list[Arg] = [self._now(), start, payload, len(clear), *(part for row in clear for part in row), *agents]
+        raw = self._call("retry", job_id, args)
+        return _moved(raw[:3]), int(raw[3])
+
+    def sweep(self, job_id: str, *, after_gap: bool, first_wait_ms: int, longest_wait_ms: int) -> Swept:
+        """Free claims whose lease is over, and learn what else needs doing for the job."""
+        payload = encode({"node_name": self._node})
+        args = [self._now(), self._lease_ms, int(after_gap), first_wait_ms, longest_wait_ms, payload]
+        word, run, digest, moves, waiting, agent, losses = self._call("sweep", job_id, args)
+        return Swept(
+            Word(word.decode()),
+            JobRef(job_id, int(run), digest.decode()) if digest else None,
+            int(moves),
+            _waiting(waiting),
+            agent.decode(),
+            int(losses),
+        )
+
     def _now(self) -> Arg:
         return self._clock() if self._clock else ""
 
@@ -156,7 +211,17 @@ class Scripts:
         # Small on purpose: whoever is woken reads the record, which alone is the truth.
         notice = encode({"task_id": job.job_id, "status": CELERY_STATE[end.status]})
         channel = result_channel(job.job_id)
-        return [end.status, end.result, end.summary, channel, notice, self._keep_s, len(agents), *agents]
+        return [
+            end.status,
+            end.result,
+            end.summary,
+            channel,
+            notice,
+            self._keys.ends,
+            self._keep_s,
+            len(agents),
+            *agents,
+        ]
 
     def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
         key = self._keys.job(job_id)
@@ -190,10 +255,19 @@ def _reply(raw: Any, token: str) -> Reply:
         word=Word(word.decode()),
         moves=int(moves),
         idle=bool(idle),
-        waiting=tuple(Waiting(pool.decode(), due, new, one.decode()) for pool, due, new, one in waiting),
+        waiting=_waiting(waiting),
         claims=tuple(
             Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
             for agent, state, processed, attempts, waited, mail in claims
         ),
         token=token,
     )
+
+
+def _waiting(rows: Any) -> tuple[Waiting, ...]:
+    return tuple(Waiting(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
+
+
+def _moved(raw: Any) -> Moved:
+    word, status, waiting = raw
+    return Moved(Word(word.decode()), status.decode(), _waiting(waiting))

@@ -15,7 +15,7 @@ from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import Server, connect
-from mirrorneuron.job import AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
+from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
 from mirrorneuron.keys import Keys, queue
 from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode, seed
@@ -89,6 +89,7 @@ class Store:
             static=encode(static),
             pools=plan.pools,
             events_max=self.settings.events_max,
+            policies=plan.policies,
             agents=agents,
             mail=mail,
             beside=beside,
@@ -107,6 +108,30 @@ class Store:
             pipe.zadd(self.keys.ended, dict.fromkeys(job_ids, over))
         pipe.srem(self.keys.live, *job_ids)
         pipe.execute()
+
+    def unbury(self, job_id: str) -> None:
+        """Put an ended job that is to run again back among the live ones."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.sadd(self.keys.live, job_id)
+        pipe.zrem(self.keys.ended, job_id)
+        pipe.execute()
+
+    def delete(self, job_id: str, agents: Sequence[str]) -> bool:
+        """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
+        stem = self.keys.job(job_id)
+        status = self.client.hget(stem, "status")
+        if status is None or JobStatus(status.decode()) not in TERMINAL:
+            return False
+        names = [f"{stem}:{part}:{agent}" for agent in agents for part in ("agent", "mail")]
+        for at in range(0, len(names), PAGE):
+            self.client.unlink(*names[at : at + PAGE])
+        self.client.unlink(stem, self.keys.events(job_id), f"{stem}:delivered")
+        pipe = self.client.pipeline(transaction=False)
+        pipe.zrem(self.keys.jobs, job_id)
+        pipe.zrem(self.keys.ended, job_id)
+        pipe.srem(self.keys.live, job_id)
+        pipe.execute()
+        return True
 
     def job(self, job_id: str) -> JobMap | None:
         """The job map, or None: one read."""
@@ -203,6 +228,39 @@ class Store:
             for pool, info in node["pools"].items():
                 info["queued"] = waiting[pool]
         return found
+
+    def lead(self, token: str, lease_ms: int) -> bool:
+        """Take or renew the sweeper's lease; False while another worker has it."""
+        key = self.keys.sweeper
+        if self.client.set(key, token, nx=True, px=lease_ms):
+            return True
+        if self.client.get(key) != token.encode():
+            return False
+        return bool(self.client.pexpire(key, lease_ms))
+
+    def mark_sweep(self) -> int:
+        """Note that a sweep begins; returns the milliseconds since the one before (server time; 0 for the first)."""
+        seconds, micros = self.client.time()
+        now = int(seconds) * 1000 + int(micros) // 1000
+        before = self.client.set(self.keys.swept, now, get=True)
+        return now - int(before) if before else 0
+
+    def live_ids(self) -> list[str]:
+        return [name.decode() for name in self.client.smembers(self.keys.live)]
+
+    def forget_orphan(self, job_id: str, age_ms: int) -> None:
+        """Drop the index entries of a job that has no record, if they are older than *age_ms*."""
+        submitted = self.client.zscore(self.keys.jobs, job_id)
+        if submitted is None or time.time() * 1000 - submitted > age_ms:
+            self.client.zrem(self.keys.jobs, job_id)
+            self.client.srem(self.keys.live, job_id)
+
+    def forget_expired(self) -> None:
+        """Drop the index entries of jobs whose retention is over; their keys have expired."""
+        gone = self.client.zrangebyscore(self.keys.ended, "-inf", time.time_ns() // 1_000_000, start=0, num=PAGE)
+        if gone:
+            self.client.zrem(self.keys.jobs, *gone)
+            self.client.zrem(self.keys.ended, *gone)
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
         """Write a worker's registration, which lasts for *seconds* unless it is renewed."""

@@ -31,7 +31,9 @@ def redis_url(server: ValkeyServer) -> str:
 def node(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
     """The session's own node: `.settings` for clients, `.env` for subprocesses. It is shared, like the server."""
     folder = tmp_path_factory.mktemp("node")
-    settings = Settings(redis_url=redis_url, redis_namespace="node_tests", temp_dir=folder / "temp")
+    settings = Settings(
+        redis_url=redis_url, redis_namespace="node_tests", temp_dir=folder / "temp", executor_max_concurrency=2
+    )
     with RealNode(folder, settings) as running:
         yield running
 

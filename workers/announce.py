@@ -32,23 +32,23 @@ class Announcer:
         for row in reply.waiting:
             if row.pool not in self._own:
                 if row.new:
-                    self._drain_or_run(row)
+                    self._chains.announce(self._job, row)
             # One successor while it waits in the queue is enough. It may have come and gone when there is news.
             elif row.new or (row.pool not in self._succeeded and (heavy or row.pool == LIGHT)):
                 self._succeeded.add(row.pool)
                 self._drain(row.pool)
 
-    def leaving(self, reply: Reply, *, worked: bool) -> None:
+    def leaving(self, waiting: Sequence[Waiting], *, worked: bool) -> None:
         """At the end of the task: announce what is ready and ours to tell of, or leave it to the rest of the chain."""
         kept = False
-        for row in reply.waiting:
+        for row in waiting:
             left_over = worked and row.pool in self._own and row.pool not in self._succeeded
             if not row.new and not left_over:
                 continue
             if row.due == 1 and not kept and self._trim(row.agent_id):
                 kept = True
             else:
-                self._drain_or_run(row)
+                self._chains.announce(self._job, row)
         if not kept:
             self._rest.clear()
 
@@ -58,12 +58,6 @@ class Announcer:
             if step.delay_ms is not None:
                 work = self._chains.linear_run(self._job, step.agent_id)
                 self._chains.send(work, self._job, countdown_s=step.delay_ms / 1000)
-
-    def _drain_or_run(self, row: Waiting) -> None:
-        if row.due == 1:
-            self._chains.send(self._chains.linear_run(self._job, row.agent_id), self._job)
-        else:
-            self._drain(row.pool)
 
     def _drain(self, pool: str) -> None:
         self._chains.send(self._chains.drain(self._job, pool), self._job)

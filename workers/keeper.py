@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import AWAY
-from mirrorneuron.scripts import Scripts
+from mirrorneuron.store import Store
 from workers.runners import RunHandle
+
+AWAY_S = 0.5  # between two tries to reach a store that is away
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +38,19 @@ class Holding:
 class Keeper:
     """One thread for all claims of a process; it starts with the first claim and renews every *interval_s*.
 
-    User code never runs in this process, so nothing can keep the thread from its work.
+    User code never runs in this process, so nothing can keep the thread from its work. While it holds runs that can be
+    ended, it listens for the ends of jobs too, so that a cancelled job's commands die at once.
     """
 
-    def __init__(self, scripts: Scripts, interval_s: float) -> None:
-        self._scripts = scripts
+    def __init__(self, store: Store, interval_s: float) -> None:
+        self._store = store
+        self._scripts = store.scripts
         self._interval_s = interval_s
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._killable = False  #: it has held a run that can be ended
+        self._woken = threading.Event()
 
     @contextmanager
     def holding(
@@ -52,6 +59,9 @@ class Keeper:
         """Keep these claims alive within the block."""
         with self._lock:
             self._holdings[token] = Holding(job, token, tuple(agents), handle)
+            if handle is not None and not self._killable:
+                self._killable = True
+                self._woken.set()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
                 self._thread.start()
@@ -62,9 +72,22 @@ class Keeper:
                 self._holdings.pop(token, None)
 
     def _run(self) -> None:
-        wait = threading.Event().wait
-        while not wait(self._interval_s):
-            self.tick()
+        with self._store.client.pubsub(ignore_subscribe_messages=True) as ends:
+            due = time.monotonic() + self._interval_s
+            while True:
+                try:
+                    if self._killable and not ends.subscribed:
+                        ends.subscribe(self._store.keys.ends)
+                    left = max(0.0, due - time.monotonic())
+                    news = ends.get_message(timeout=left) if ends.subscribed else self._woken.wait(left)
+                except AWAY as error:
+                    log.warning("the job store does not answer: %s", error)
+                    news = None
+                    time.sleep(min(self._interval_s, AWAY_S))
+                self._woken.clear()
+                if news or time.monotonic() >= due:
+                    self.tick()
+                    due = time.monotonic() + self._interval_s
 
     def tick(self) -> None:
         """Renew everything once."""

@@ -8,6 +8,7 @@ import platform
 import socket
 import threading
 import time
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -20,9 +21,12 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers import runtime
 from workers.slots import Slots
+from workers.sweeper import Sweeper
 
 HEARTBEAT_S: Final = 2.0
 KEPT_S: Final = 10  # a registration outlives its last heartbeat by this
+
+PLANS: Final = 16  # that the sweeper keeps in memory
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,8 @@ log = logging.getLogger(__name__)
 class NodeStep(bootsteps.StartStopStep):
     """Registers the worker when it starts, renews the registration while it lives, and removes it when it stops.
 
-    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive.
+    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive. So does the sweeper,
+    which does its work on one worker of all.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -38,20 +43,28 @@ class NodeStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **_: Any) -> None:
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._sweeper: Sweeper | None = None
 
     def start(self, worker: Any) -> None:
         settings: Settings = worker.app.conf.mirrorneuron_settings
         store = Store(settings, node=worker.hostname)
         node = _describe(worker, settings)
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
-        self._thread = threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True)
-        self._thread.start()
+        self._sweeper = Sweeper(store, worker.app, lru_cache(maxsize=PLANS)(lambda digest: store.plan(digest)[0]))
+        self._threads = [
+            threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),
+            threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, _worker: Any) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=2 * HEARTBEAT_S)
+        if self._sweeper is not None:
+            self._sweeper.stop()
+        for thread in self._threads:
+            thread.join(timeout=2 * HEARTBEAT_S)
 
     terminate = stop
 
@@ -77,13 +90,14 @@ def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
     names = [str(name) for name in worker.app.amqp.queues.consume_from]
     pools = {pool: queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)}
     served = [pool for pool, name in pools.items() if name in names]
+    slots = worker.pool.info["max-concurrency"]  # `worker.concurrency` counts the processors for a solo worker too
     return {
         "name": worker.hostname,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started_at": iso(time.time_ns() // 1_000_000),
         "queues": names,
-        "pools": {pool: {"slots": worker.concurrency, "in_use": 0} for pool in served},
+        "pools": {pool: {"slots": slots, "in_use": 0} for pool in served},
         "hardware": {
             "cpus": os.cpu_count(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -44,7 +44,7 @@ class Runtime:
 
     @cached_property
     def keeper(self) -> Keeper:
-        return Keeper(self.store.scripts, self.settings.claim_lease_ms / 3_000)
+        return Keeper(self.store, self.settings.claim_lease_ms / 3_000)
 
     @cached_property
     def modules(self) -> ModulePool:

@@ -14,14 +14,12 @@ from typing import Any, Final
 from celery import Celery
 
 from mirrorneuron.chain import Chains
-from mirrorneuron.claim import End, JobRef, Reply, Step, Word, new_token
-from mirrorneuron.job import JobStatus
+from mirrorneuron.claim import JobRef, Reply, Step, Word, new_token
 from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import OnIdle
-from mirrorneuron.message import encode
 from mirrorneuron.plan import Plan
 from workers.announce import Announcer
 from workers.attempts import attempt
+from workers.idle import failed, settle
 from workers.light import first_alone, run_light
 from workers.runners import RunHandle
 from workers.runtime import Runtime
@@ -40,7 +38,7 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
         plan, payloads = runtime.plan(job.digest)
     except LookupError as error:
         if runtime.store.ref(job.job_id) == job:  # the job's own bundle, not what a garbled task names
-            scripts.finish(job, _failed(None, f"{error}: it was deleted, or the server lost it"), ())
+            scripts.finish(job, failed(None, f"{error}: it was deleted, or the server lost it"), ())
             runtime.bury(job.job_id)
         return
     agent = start.agent or (plan.entrypoints[0] if start.opening and len(plan.entrypoints) == 1 else "")
@@ -94,9 +92,8 @@ class Visit:
             if heavy:  # what a command of ten minutes made ready still rides along
                 self._light_until = time.monotonic() + SLICE_S
             reply = self._commit(reply, steps)
-        if reply.idle:
-            reply = self._settle(reply)
-        self._announcer.leaving(reply, worked=worked)
+        waiting = settle(self._runtime.store, self._job, self._plan, reply.moves) if reply.idle else reply.waiting
+        self._announcer.leaving(waiting, worked=worked)
 
     def _wanted(self) -> tuple[tuple[str, int], ...]:
         """What to claim next. Light agents first: they cost microseconds, and may end the job."""
@@ -129,40 +126,8 @@ class Visit:
             agents=self._plan.nodes.keys(),
             max_message_bytes=self._runtime.settings.max_message_bytes,
         )
-        with self._runtime.keeper.holding(self._job, reply.token, held, handle):
-            if not self._plan.nodes[held[0]].light:
-                node = self._plan.nodes[held[0]]
+        node = self._plan.nodes[held[0]]
+        with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
+            if not node.light:
                 return [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
             return run_light(self._plan, reply.claims, around)
-
-    def _settle(self, reply: Reply) -> Reply:
-        """The job is idle: let part-filled batches go, or do as its policy says."""
-        if self._plan.batches:
-            flushed: Reply = self._scripts.flush(self._job, self._plan.batches)
-            if flushed.waiting:
-                return flushed
-        end = self._idle_end()
-        word = self._scripts.settle(self._job, reply.moves, end, self._plan.nodes.keys())
-        if word is Word.SETTLED and end is not None:
-            self._runtime.bury(self._job.job_id)
-        return reply
-
-    def _idle_end(self) -> End | None:
-        match self._plan.on_idle:
-            case OnIdle.WAIT:
-                return None
-            case OnIdle.FAIL:
-                return _failed(None, "the job became idle, and its on_idle policy is to fail")
-            case OnIdle.COMPLETE:
-                output = self._runtime.store.last_bodies(self._job.job_id, self._plan.sinks)
-                result = encode({"agent_id": None, "output": output})
-                cap = self._runtime.settings.max_message_bytes
-                if len(result) > cap:
-                    name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"
-                    return _failed(None, f"the job's output has {len(result)} bytes, which is over {name} ({cap})")
-                return End(JobStatus.COMPLETED, result, encode({"agent_id": None}))
-
-
-def _failed(agent: str | None, error: str) -> End:
-    summary = {"agent_id": agent, "error": error}
-    return End(JobStatus.FAILED, encode({**summary, "details": {}}), encode(summary))

@@ -40,7 +40,7 @@ for i = first, outgoing - 1, FIELDS do
   local consumed = tonumber(ARGV[i + 1])
   if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
   local set = { 'token', '', 'done', token, 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
-    'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9] }
+    'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9], 'losses', '' }
   for name, offset in pairs({ state = 2, last = 3, output = 4, need = 6 }) do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
   end

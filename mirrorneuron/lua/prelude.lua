@@ -106,9 +106,11 @@ local function replay(word, c)
   return { word, redis.call('HGET', JOB, 'moves'), #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
 end
 
--- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, seconds to keep
--- its keys (0: for ever), count of agents, agents. Mail and states stay as long as the record, for a retry.
+-- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of
+-- the keepers, seconds to keep its keys (0: for ever), count of agents, agents. Mail and states stay as long as the record, for a retry.
 local function finish(at, now)
+  -- Whoever still runs something of this job is told at once; the renewal of the claim would tell it later.
+  if redis.call('ZCARD', JOB .. ':claims') > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
     redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '')
   end
@@ -118,11 +120,12 @@ local function finish(at, now)
   redis.call('HSET', JOB, 'status', status, 'result', ARGV[at + 1], 'finished_at', now, 'updated_at', now,
     'idle_since', '')
   record('job_' .. status, '', ARGV[at + 2])
-  local keep = tonumber(ARGV[at + 5])
+  local keep = tonumber(ARGV[at + 6])
   if keep > 0 then
     redis.call('EXPIRE', JOB, keep)
     redis.call('EXPIRE', JOB .. ':events', keep)
-    for i = at + 7, at + 6 + tonumber(ARGV[at + 6]) do
+    redis.call('EXPIRE', JOB .. ':delivered', keep)
+    for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do
       redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
       redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)
     end

@@ -16,7 +16,6 @@ from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store import Store
 from tests.support.waiting import wait_until
 
-SLOTS = 2  # of the pool `default`
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,12 +39,24 @@ class RealNode:
 
     def start(self) -> RealNode:
         """Start the workers and wait until both are registered."""
-        self._spawn(LIGHT, "-P", "solo")
-        self._spawn("default", "-P", "prefork", "-c", str(SLOTS))
+        for pool in (LIGHT, "default"):
+            self._spawn(pool)
         store = Store(self.settings)
         wait_until(lambda: self._registered(store), timeout=60)
         store.client.close()
         return self
+
+    def end(self, pool: str) -> None:
+        """End one worker with all its children, as a power cut would."""
+        worker = self._workers.pop(pool)
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    def restart(self, pool: str) -> None:
+        """Start the worker of *pool*, after ending the one that runs."""
+        if pool in self._workers:
+            self.end(pool)
+        self._spawn(pool)
 
     def stop(self) -> None:
         """End the workers warmly, and kill what does not end."""
@@ -69,7 +80,8 @@ class RealNode:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _spawn(self, pool: str, *kind: str) -> None:
+    def _spawn(self, pool: str) -> None:
+        kind = ("-P", "solo") if pool == LIGHT else ("-P", "prefork", "-c", str(self.settings.pools[pool]))
         name = f"{pool}@{self.settings.redis_namespace}"
         quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
         celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")

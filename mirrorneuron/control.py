@@ -1,0 +1,156 @@
+"""The operator's controls: pause, resume, cancel, send, retry, delete. Each is one atomic move, and safe to repeat."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from mirrorneuron.chain import Chains
+from mirrorneuron.claim import End, JobRef, Moved, Waiting, Word
+from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, PayloadTooLarge
+from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
+from mirrorneuron.keys import LIGHT
+from mirrorneuron.message import encode, seed
+from mirrorneuron.plan import Plan
+from mirrorneuron.store import Store
+
+ChainsOf = Callable[[Plan], Chains]
+ROUNDS: Final = 5  # against a retry that moves the job between two calls
+
+
+class Control:
+    """Controls the jobs of *store*; *chains_of* makes the sender of a plan's chains."""
+
+    def __init__(self, store: Store, chains_of: ChainsOf) -> None:
+        self._store = store
+        self._chains_of = chains_of
+
+    def pause(self, job_id: str) -> JobMap:
+        """Let no agent take a new message. What runs finishes and commits; mail queues up."""
+        moved = self._store.scripts.move(job_id, JobStatus.PAUSED, _who())
+        return self._after(job_id, moved, "paused")
+
+    def resume(self, job_id: str) -> JobMap:
+        """Go on with a paused job."""
+        moved = self._store.scripts.move(job_id, JobStatus.RUNNING, _who())
+        self._announce(job_id, moved.waiting)
+        return self._after(job_id, moved, "resumed")
+
+    def cancel(self, job_id: str, reason: str | None) -> JobMap:
+        """End a job: its running commands are killed on every node, and its mail is kept for a retry."""
+        for _ in range(ROUNDS):
+            job = self._job(job_id)
+            if JobStatus(job["status"]) in TERMINAL:
+                break
+            ref = self._ref(job_id)
+            result = {"reason": reason or "cancelled", "by": _user()}
+            end = End(JobStatus.CANCELLED, encode(result), encode(result))
+            if self._store.scripts.finish(ref, end, self._plan(ref).nodes.keys()) is Word.SETTLED:
+                self._store.bury([job_id])
+        job = self._job(job_id)
+        if job["status"] != JobStatus.CANCELLED:
+            raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
+        return job
+
+    def send(self, job_id: str, agent: str, payload: Any) -> str:
+        """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`."""
+        ref = self._ref(job_id)
+        self._known(job_id, self._plan(ref), agent)
+        new = secrets.token_hex(16)
+        message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=iso(time.time_ns() // 1_000_000))
+        text, cap = encode(message), self._store.settings.max_message_bytes
+        if len(text) > cap:
+            raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
+        message_id = str(message["envelope"]["message_id"])
+        moved = self._store.scripts.deliver(job_id, agent, message_id, text)
+        if moved.word is Word.MISSING:
+            raise JobNotFound(job_id)
+        if moved.word is Word.ENDED:
+            raise JobStateError(f"job {job_id!r} takes no messages: it is {moved.status}")
+        self._announce(job_id, [row for row in moved.waiting if row.new])
+        return message_id
+
+    def retry(self, job_id: str, start: str | None) -> JobMap:
+        """Go on with a failed or cancelled job where it stopped, or from agent *start* and all behind it."""
+        plan = self._plan(self._ref(job_id))
+        if start is not None:
+            self._known(job_id, plan, start)
+        clear = [(name, plan.nodes[name].need or "") for name in (plan.behind(start) if start else ())]
+        self._store.unbury(job_id)
+        moved, _ = self._store.scripts.retry(job_id, _who(), plan.nodes.keys(), start or "", clear)
+        if moved.word is Word.REFUSED and JobStatus(moved.status) in TERMINAL:
+            self._store.bury([job_id])
+        job = self._after(job_id, moved, "retried")
+        # With nothing ready, a drain still finds out that the job is idle, and settles it.
+        self._announce(job_id, moved.waiting or [Waiting(LIGHT, 2, 0, "")])
+        return job
+
+    def delete(self, job_ids: Iterable[str]) -> list[str]:
+        """Delete the records of ended jobs with everything that belongs to them; returns the ids of those deleted."""
+        deleted = []
+        for job_id in job_ids:
+            ref = self._store.ref(job_id)
+            if ref is not None and self._store.delete(job_id, self._agents(ref)):
+                deleted.append(job_id)
+        return deleted
+
+    def _announce(self, job_id: str, waiting: Iterable[Waiting]) -> None:
+        rows = list(waiting)
+        if not rows:
+            return
+        ref = self._ref(job_id)
+        chains = self._chains_of(self._plan(ref))
+        for row in rows:
+            chains.announce(ref, row)
+
+    def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
+        if moved.word is Word.MISSING:
+            raise JobNotFound(job_id)
+        if moved.word is not Word.SETTLED:
+            raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
+        return self._job(job_id)
+
+    def _job(self, job_id: str) -> JobMap:
+        job = self._store.job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def _ref(self, job_id: str) -> JobRef:
+        ref = self._store.ref(job_id)
+        if ref is None:
+            raise JobNotFound(job_id)
+        return ref
+
+    def _plan(self, ref: JobRef) -> Plan:
+        return self._store.plan(ref.digest)[0]
+
+    def _agents(self, ref: JobRef) -> list[str]:
+        try:
+            return list(self._plan(ref).nodes)
+        except LookupError:  # the bundle is gone already; what is left of the agents expires
+            return []
+
+    def _known(self, job_id: str, plan: Plan, agent: str) -> None:
+        if agent not in plan.nodes:
+            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}")
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    shown = ", ".join(list(names)[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _user() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return socket.gethostname()
+
+
+def _who() -> bytes:
+    return encode({"by": _user()})

@@ -1,0 +1,14 @@
+-- deliver: append one message from outside to an agent's mailbox. Idempotent by message id, for the newest *kept* ids.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 agent   3 message id   4 message JSON   5 ids kept
+-- Reply {DELIVERED | DUPLICATE | ENDED | MISSING, status, waiting}
+if not status then return { 'MISSING', '', {} } end
+if not LIVE[status] then return { 'ENDED', status, {} } end
+local now, ids = clock(ARGV[1]), JOB .. ':delivered'
+if redis.call('ZADD', ids, 'NX', now, ARGV[3]) == 0 then return { 'DUPLICATE', status, {} } end
+redis.call('ZREMRANGEBYRANK', ids, 0, -1 - tonumber(ARGV[5]))
+redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], ARGV[4])
+redis.call('HINCRBY', JOB, 'moves', 1)
+redis.call('HSET', JOB, 'updated_at', now, 'idle_since', '')
+evaluate(ARGV[2], now)
+return { 'DELIVERED', status, waiting(now) }

@@ -1,0 +1,17 @@
+-- move: pause or resume a job. Safe to repeat: asking for what already holds changes nothing.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 'paused' or 'running'   3 event payload JSON or ''
+-- Reply {SETTLED | REFUSED (it is in another state) | ENDED | MISSING, status, waiting}    Events: job_paused, job_resumed
+if not status then return { 'MISSING', '', {} } end
+if not LIVE[status] then return { 'ENDED', status, {} } end
+local from = { paused = 'running', running = 'paused' }
+if status == ARGV[2] then return { 'SETTLED', status, {} } end
+if status ~= from[ARGV[2]] then return { 'REFUSED', status, {} } end
+local now = clock(ARGV[1])
+status = ARGV[2]
+redis.call('HSET', JOB, 'status', status, 'updated_at', now)
+redis.call('HINCRBY', JOB, 'moves', 1)
+record(status == 'paused' and 'job_paused' or 'job_resumed', '', ARGV[3])
+local left = waiting(now)
+for _, row in ipairs(left) do row[3] = row[2] end -- nobody was told while it was paused
+return { 'SETTLED', status, left }

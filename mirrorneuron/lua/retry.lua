@@ -1,0 +1,42 @@
+-- retry: a failed or cancelled job goes on, as another run, so that nothing of an earlier one can land.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 agent to begin with, or ''   3 event payload JSON   4 count of agents to clear
+--       then agent, need for each of these (the one to begin with, and all behind it); then all agents of the job
+-- Reply {SETTLED | REFUSED | MISSING, status, waiting, run}    Events: job_recovery_started, job_running
+if not status then return { 'MISSING', '', {}, 0 } end
+if status == 'running' then return { 'SETTLED', status, {}, tonumber(run) } end
+if status ~= 'failed' and status ~= 'cancelled' then return { 'REFUSED', status, {}, 0 } end
+local now, all = clock(ARGV[1]), 5 + 2 * tonumber(ARGV[4])
+redis.call('PERSIST', JOB)
+redis.call('PERSIST', JOB .. ':events')
+redis.call('PERSIST', JOB .. ':delivered')
+run = redis.call('HINCRBY', JOB, 'run', 1)
+status = 'running'
+redis.call('HSET', JOB, 'status', status, 'result', '', 'finished_at', '', 'idle_since', '', 'updated_at', now,
+  'counted_from', now)
+redis.call('HINCRBY', JOB, 'moves', 1)
+record('job_recovery_started', ARGV[2], ARGV[3])
+record('job_running', '', '')
+local again
+if ARGV[2] ~= '' then -- its last input: the one that it failed on, else the last that it consumed
+  local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[2], 'error', 'last')
+  again = (h[1] or '') ~= '' and redis.call('LINDEX', JOB .. ':mail:' .. ARGV[2], 0) or h[2]
+end
+for i = 5, all - 1, 2 do
+  redis.call('DEL', JOB .. ':mail:' .. ARGV[i])
+  redis.call('HDEL', JOB .. ':agent:' .. ARGV[i], 'state', 'output', 'processed')
+  redis.call('HSET', JOB .. ':agent:' .. ARGV[i], 'need', ARGV[i + 1])
+end
+if again then redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], again) end
+for i = all, #ARGV do
+  local key, box = JOB .. ':agent:' .. ARGV[i], JOB .. ':mail:' .. ARGV[i]
+  redis.call('PERSIST', key)
+  redis.call('PERSIST', box)
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('HDEL', key, 'token', 'attempts', 'due', 'error', 'losses')
+  end
+  evaluate(ARGV[i], now)
+end
+local left = waiting(now)
+for _, row in ipairs(left) do row[3] = row[2] end
+return { 'SETTLED', status, left, run }

@@ -1,0 +1,58 @@
+-- sweep: free the claims of one job whose lease is over, and tell what else needs doing for it.
+-- KEYS  1 job HASH
+-- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: every claim gets one fresh lease instead
+--       4 first wait before a lost announcement is made again (ms); doubles up to   5 longest wait (ms)
+--       6 event payload JSON
+-- Reply {word, run, digest, moves, waiting (rows to announce again), agent, losses}
+--       word  OPEN (pending, and its chain never arrived) | IDLE (nobody settled it) | POISONED (agent: its claim stays)
+--             LATE (older than its time-out) | OVERDUE | ENDED | MISSING | RUNNING (nothing but what waiting says)
+-- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
+if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
+local h = redis.call('HMGET', JOB, 'digest', 'moves', 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
+  'max_losses', 'recovery', 'announced_at', 'announced_wait', 'announced_moves', 'counted_from')
+local function answer(word, rows, agent, losses) return { word, run, h[1], h[2], rows or {}, agent or '', losses or 0 } end
+if not LIVE[status] then return answer('ENDED') end
+local now, lease = clock(ARGV[1]), tonumber(ARGV[2])
+local function past(since, limit)
+  return (since or '') ~= '' and (limit or '') ~= '' and now - tonumber(since) >= tonumber(limit)
+end
+if past(h[12] or h[3], h[4]) then return answer('LATE') end
+if past(h[5], h[6]) then return answer('OVERDUE') end
+
+local claims = JOB .. ':claims'
+if ARGV[3] == '1' then
+  for _, agent in ipairs(redis.call('ZRANGE', claims, 0, -1)) do redis.call('ZADD', claims, now + lease, agent) end
+end
+for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
+  local key = JOB .. ':agent:' .. agent
+  local losses = tonumber(redis.call('HGET', key, 'losses') or '') or 0
+  if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses = losses + 1 end
+  if losses > tonumber(h[7] or '3') then return answer('POISONED', {}, agent, losses) end
+  redis.call('HSET', key, 'token', '', 'losses', losses)
+  redis.call('ZREM', claims, agent)
+  record('agent_recovery_started', agent, ARGV[6])
+  if h[8] == 'manual_recover' and status == 'running' then
+    status = 'paused'
+    redis.call('HSET', JOB, 'status', status, 'updated_at', now)
+    record('job_paused', agent, ARGV[6])
+  end
+  evaluate(agent, now)
+  record('agent_recovered', agent, '')
+end
+
+-- A long queue is not a loss: wait, and wait longer each time, as long as nothing moves.
+local still = h[2] == h[11]
+local wait = still and tonumber(h[10] or '') or tonumber(ARGV[4])
+if not still then
+  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_moves', h[2])
+elseif now - tonumber(h[9]) >= wait then
+  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', math.min(2 * wait, tonumber(ARGV[5])))
+  if status == 'pending' then return answer('OPEN') end
+  local rows = waiting(now)
+  for _, row in ipairs(rows) do row[3] = row[2] end
+  return answer('RUNNING', rows)
+end
+if status == 'running' and (h[5] or '') == '' and idle() then return answer('IDLE') end
+local fresh = {}
+for _, row in ipairs(waiting(now)) do if row[3] > 0 then fresh[#fresh + 1] = row end end
+return answer('RUNNING', fresh)

@@ -1,0 +1,53 @@
+"""Bundles whose effects can be counted, and whose commands wait for the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def gated(folder: Path, **policies: Any) -> dict[str, Any]:
+    """One executor that notes each start in `starts`, waits for the file `gate`, and hands its word to the end."""
+    script = f"echo $$ >> {folder}/starts; while [ ! -e {folder}/gate ]; do sleep 0.02; done; echo passed"
+    return {
+        "manifest_version": "1.0",
+        "graph_id": "gated",
+        "entrypoints": ["worker"],
+        "nodes": [
+            {
+                "node_id": "worker",
+                "agent_type": "executor",
+                "config": {"command": ["sh", "-c", script], "output_message_type": "done"},
+            },
+            {"node_id": "sink", "agent_type": "aggregator", "config": {"complete_after": 1}},
+        ],
+        "edges": [{"from_node": "worker", "to_node": "sink", "message_type": "done"}],
+        "policies": policies,
+    }
+
+
+def starts(folder: Path) -> list[int]:
+    """The process ids of the commands that have started."""
+    file = folder / "starts"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def fed() -> dict[str, Any]:
+    """A sensor that completes the job after three observations; nothing feeds it but the test."""
+    return {
+        "manifest_version": "1.0",
+        "graph_id": "fed",
+        "entrypoints": ["start"],
+        "nodes": [
+            {"node_id": "start", "agent_type": "router", "config": {"emit_type": "unused"}},
+            {"node_id": "ear", "agent_type": "sensor", "config": {"complete_job": True, "complete_after": 3}},
+        ],
+        "edges": [],
+    }
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,125 @@
+"""Pause, resume, cancel, send, retry and cleanup, on real workers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron import AgentNotFound, JobNotFound, JobStateError
+from mirrorneuron.client import Client
+from tests.crash.bundles import alive, fed, gated, starts
+from tests.support.waiting import wait_until
+
+
+def test_a_paused_job_takes_no_new_message_until_it_is_resumed(jobs: Client, tmp_path: Path) -> None:
+    """What runs finishes and commits; the mail that it sends waits."""
+    job_id = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    assert jobs.pause(job_id)["status"] == jobs.pause(job_id)["status"] == "paused"
+    (tmp_path / "gate").touch()
+    wait_until(lambda: jobs.inspect_agents(job_id)[1]["mailbox_depth"])
+    worker, sink = jobs.inspect_agents(job_id)
+    assert (worker["processed_messages"], sink["processed_messages"], sink["status"]) == (1, 0, "paused")
+    assert jobs.resume(job_id)["status"] in ("running", "completed")
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+    types = [event["type"] for event in jobs.events(job_id)]
+    assert types.count("job_paused") == types.count("job_resumed") == 1
+
+
+def test_a_cancelled_jobs_command_dies_and_its_record_says_who_and_why(jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    (pid,) = wait_until(lambda: starts(tmp_path))
+    job = jobs.cancel(job_id, reason="not needed")
+    assert job["status"] == "cancelled"
+    assert job["result"] is not None
+    assert job["result"]["reason"] == "not needed"
+    assert job["result"]["by"]
+    wait_until(lambda: not alive(pid))
+    (tmp_path / "gate").touch()
+    assert jobs.cancel(job_id)["result"] == job["result"]
+    assert jobs.inspect_agents(job_id)[0]["mailbox_depth"] == 1, "its mail is kept for a retry"
+
+
+def test_a_cancelled_job_goes_on_where_it_stopped(jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    jobs.cancel(job_id)
+    (tmp_path / "gate").touch()
+    assert jobs.retry(job_id)["run"] == 2
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_job_can_be_retried_from_an_agent_that_has_finished(jobs: Client, tmp_path: Path) -> None:
+    """It gets its last input again; all behind it begins anew."""
+    manifest = gated(tmp_path)
+    manifest["nodes"][1]["config"] = {"complete_after": 2}
+    (tmp_path / "gate").touch()
+    job_id = jobs.run_manifest(manifest)
+    wait_until(lambda: jobs.inspect_job(job_id)["idle_since"])
+    jobs.cancel(job_id)
+    jobs.retry(job_id, from_agent="worker")
+    wait_until(lambda: len(starts(tmp_path)) == 2)
+    wait_until(lambda: jobs.inspect_job(job_id)["idle_since"])
+    assert {a["agent_id"]: a["mailbox_depth"] for a in jobs.inspect_agents(job_id)} == {"worker": 0, "sink": 1}
+
+
+def test_a_message_from_outside_is_delivered_once(jobs: Client) -> None:
+    job_id = jobs.run_manifest(fed())
+    wait_until(lambda: jobs.inspect_job(job_id)["status"] == "running")
+    again = {"envelope": {"message_id": "one"}, "body": 1}
+    assert jobs.send_message(job_id, "ear", again) == jobs.send_message(job_id, "ear", again) == "one"
+    jobs.send_message(job_id, "ear", {"n": 2})
+    with pytest.raises(TimeoutError):
+        jobs.wait_for_job(job_id, timeout=50)
+    jobs.send_message(job_id, "ear", {"n": 3})
+    job = jobs.wait_for_job(job_id, timeout=60_000)
+    assert job["result"] == {"agent_id": "ear", "output": {"count": 3, "last_message": {"n": 3}}}
+
+
+def test_control_of_what_is_not_there_or_in_a_wrong_state_is_one_clear_error(jobs: Client, tmp_path: Path) -> None:
+    for call in (jobs.pause, jobs.resume, jobs.cancel, jobs.retry, lambda job: jobs.send_message(job, "a", {})):
+        with pytest.raises(JobNotFound, match="no job 'nobody'"):
+            call("nobody")
+    (tmp_path / "gate").touch()
+    job_id, _ = jobs.run_manifest(gated(tmp_path), await_=True, timeout=60_000)
+    for call in (jobs.pause, jobs.resume, jobs.cancel, jobs.retry):
+        with pytest.raises(JobStateError, match="is completed"):
+            call(job_id)
+    with pytest.raises(JobStateError, match="takes no messages: it is completed"):
+        jobs.send_message(job_id, "worker", {})
+    with pytest.raises(AgentNotFound, match="no agent 'wroker'; it has worker, sink"):
+        jobs.send_message(job_id, "wroker", {})
+
+
+def test_cleanup_deletes_ended_jobs_and_cancels_live_ones_if_told_to(jobs: Client, tmp_path: Path) -> None:
+    live = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    (pid,) = starts(tmp_path)
+    ended = jobs.run_manifest(fed())
+    jobs.cancel(ended)
+    assert jobs.cleanup_jobs() == [ended]
+    assert [job["job_id"] for job in jobs.list_jobs()] == [live]
+    assert jobs.cleanup_jobs(all=True) == [live]
+    assert jobs.list_jobs() == []
+    wait_until(lambda: not alive(pid))
+    server, ns = jobs._live_parts().store.client, jobs.settings.redis_namespace
+    left = wait_until(lambda: [k for k in server.scan_iter(f"{ns}:job:*") if server.ttl(k) < 0] == [] or None)
+    assert left
+
+
+def test_a_job_past_its_time_out_fails(jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path, job_timeout_ms=300))
+    job = jobs.wait_for_job(job_id, timeout=60_000)
+    assert job["result"] is not None
+    assert (job["status"], job["result"]["error"]) == ("failed", "the job is older than its job_timeout_ms")
+
+
+def test_a_job_that_waits_too_long_for_the_outside_fails(jobs: Client) -> None:
+    job_id = jobs.run_manifest({**fed(), "policies": {"idle_timeout_ms": 100}})
+    started = time.monotonic()
+    job = jobs.wait_for_job(job_id, timeout=60_000)
+    assert job["result"] is not None
+    assert "idle" in job["result"]["error"], time.monotonic() - started

@@ -1,0 +1,64 @@
+"""Workers are killed; the work of the dead is taken up, and each message takes effect once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron.client import Client
+from mirrorneuron.keys import queue
+from tests.crash.bundles import alive, gated, starts
+from tests.support.node import RealNode
+from tests.support.waiting import wait_until
+
+
+def test_a_killed_workers_agent_runs_again_on_another(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    (pid,) = wait_until(lambda: starts(tmp_path))
+    own.restart("default")
+    wait_until(lambda: len(starts(tmp_path)) == 2)
+    wait_until(lambda: not alive(pid))
+    (tmp_path / "gate").touch()
+    job = jobs.wait_for_job(job_id, timeout=60_000)
+    assert job["status"] == "completed"
+    assert job["result"] is not None
+    assert job["result"]["output"]["count"] == 1
+    types = [event["type"] for event in jobs.events(job_id)]
+    assert types.count("agent_recovered") == 1
+
+
+def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    """No poison message loops for ever."""
+    job_id = jobs.run_manifest(gated(tmp_path, max_agent_restart_attempts=1))
+    for deaths in (1, 2):
+        wait_until(lambda deaths=deaths: len(starts(tmp_path)) == deaths)
+        own.restart("default")
+    job = jobs.wait_for_job(job_id, timeout=60_000)
+    assert job["result"] is not None
+    assert job["result"]["agent_id"] == "worker"
+    assert job["result"]["error"] == "its worker died 2 times while it ran this message"
+
+
+def test_manual_recovery_pauses_the_job_until_it_is_resumed(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path, recovery_mode="manual_recover"))
+    wait_until(lambda: starts(tmp_path))
+    own.restart("default")
+    wait_until(lambda: jobs.inspect_job(job_id)["status"] == "paused")
+    (tmp_path / "gate").touch()
+    jobs.resume(job_id)
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+
+
+@pytest.mark.parametrize("pool", ["light", "default"])
+def test_a_queue_that_was_emptied_is_filled_again(own: RealNode, jobs: Client, tmp_path: Path, pool: str) -> None:
+    """The transport is a wake-up call; what it loses is announced again."""
+    (tmp_path / "gate").touch()
+    own.end(pool)
+    job_id = jobs.run_manifest(gated(tmp_path))
+    server, name = jobs._live_parts().store.client, queue(own.settings.redis_namespace, pool)
+    wait_until(lambda: server.llen(name))
+    server.delete(name)
+    own.restart(pool)
+    assert jobs.wait_for_job(job_id, timeout=90_000)["status"] == "completed"
+    assert len(starts(tmp_path)) == 1

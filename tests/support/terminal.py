@@ -1,0 +1,82 @@
+"""A command on a pseudo-terminal, as a person at a keyboard has it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Mapping, Sequence
+
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
+COLOURS = re.compile(r"\x1b\[([0-9;]*;)?(3[0-8]|4[0-8]|9[0-7]|10[0-7])(;[0-9;]*)?m")
+CTRL_C = b"\x03"
+
+
+class Terminal:
+    """Runs one command with all three streams on a terminal of its own."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], *, rows: int = 50, columns: int = 120) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process = subprocess.Popen(
+            argv,
+            env={**env, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.raw = ""  #: everything so far, escape sequences among it
+
+    @property
+    def text(self) -> str:
+        """Everything so far, without what steers the terminal."""
+        return ESCAPES.sub("", self.raw).replace("\r", "")
+
+    def read_until(self, words: str, timeout: float = 60.0) -> None:
+        """Read until *words* have been shown; fail the test when the command ends or *timeout* seconds pass first."""
+        deadline = time.monotonic() + timeout
+        while words not in self.text:
+            assert time.monotonic() < deadline, f"never shown: {words!r}\n{self.text}"
+            assert self._read(1.0) is not False, f"ended without showing {words!r}\n{self.text}"
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def end(self, timeout: float = 60.0) -> int:
+        """Read to the end and return the exit code."""
+        deadline = time.monotonic() + timeout
+        while self._read(1.0) is not False:
+            assert time.monotonic() < deadline, f"goes on:\n{self.text}"
+        return self.process.wait(timeout)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._master)  # hangs up
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def _read(self, wait_s: float) -> bool | None:
+        """Read what there is; None when nothing came in time, False at the end."""
+        if not select.select([self._master], [], [], wait_s)[0]:
+            return None
+        try:
+            chunk = os.read(self._master, 65_536)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False
+        self.raw += chunk.decode(errors="replace")
+        return bool(chunk)

@@ -1,0 +1,125 @@
+"""Mends what crashes leave behind: claims of dead workers, lost announcements, jobs whose time is over.
+
+Every worker can do it and one does, under a lease. A sweep is one script for each live job, so its cost grows with live
+jobs and not with all that are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from celery import Celery
+
+from mirrorneuron.chain import Chains
+from mirrorneuron.claim import JobRef, Swept, Word
+from mirrorneuron.connection import AWAY
+from mirrorneuron.plan import Plan
+from mirrorneuron.store import Store
+from workers.idle import failed, settle
+
+INTERVAL_S: Final = 1.0
+LEASE_MS: Final = 4_000  # of the sweeper; another worker takes over after this
+GAP_MS: Final = 4_000  # between two sweeps, at least, is no mere delay
+FIRST_WAIT_MS: Final = 5_000  # before what was announced and not picked up is announced again
+LONGEST_WAIT_MS: Final = 300_000
+ORPHAN_MS: Final = 60_000  # an index entry without a job is that of a submission that died, once it is this old
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Sweeps the jobs of *store* while it holds the lease. *plan_of* gives the plan of a digest, or LookupError."""
+
+    def __init__(self, store: Store, app: Celery, plan_of: Callable[[str], Plan]) -> None:
+        self._store = store
+        self._app = app
+        self._plan_of = plan_of
+        self._token = secrets.token_hex(8)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Sweep until `stop`, through every failure."""
+        while not self._stop.wait(INTERVAL_S):
+            try:
+                self.tick()
+            except AWAY as error:
+                log.warning("no sweep: the job store does not answer: %s", error)
+            except Exception:
+                log.exception("the sweep failed")
+        if self._store.client.get(self._store.keys.sweeper) == self._token.encode():
+            self._store.client.delete(self._store.keys.sweeper)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def tick(self) -> bool:
+        """Sweep once, if the lease is ours; says whether it was."""
+        if not self._store.lead(self._token, LEASE_MS):
+            return False
+        # Nobody could renew while the store was away either: its absence must not count as their death.
+        after_gap = self._store.mark_sweep() > max(self._store.settings.claim_lease_ms, GAP_MS)
+        for job_id in self._store.live_ids():
+            try:
+                self._job(job_id, after_gap)
+            except AWAY:
+                raise
+            except Exception:  # one job that cannot be mended must not keep the others from it
+                log.exception("job %s could not be swept", job_id)
+        self._store.forget_expired()
+        return True
+
+    def _job(self, job_id: str, after_gap: bool) -> None:
+        swept = self._store.scripts.sweep(
+            job_id, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
+        )
+        match swept.word:
+            case Word.ENDED:
+                self._store.bury([job_id])
+            case Word.MISSING:
+                self._store.forget_orphan(job_id, ORPHAN_MS)
+            case Word.POISONED:
+                error = f"its worker died {swept.losses} times while it ran this message"
+                self._fail(swept, error, swept.agent_id)
+            case Word.LATE:
+                self._fail(swept, "the job is older than its job_timeout_ms")
+            case Word.OVERDUE:
+                self._fail(swept, "the job was idle for longer than its idle_timeout_ms")
+            case _:
+                self._announce(swept)
+
+    def _announce(self, swept: Swept) -> None:
+        if swept.job is None or (swept.word is Word.RUNNING and not swept.waiting):
+            return
+        try:
+            plan = self._plan_of(swept.job.digest)
+        except LookupError as error:
+            self._fail(swept, f"{error}: it was deleted, or the server lost it")
+            return
+        chains = Chains(self._app, self._store.settings.redis_namespace, plan)
+        if swept.word is Word.OPEN:
+            log.info("job %s was never opened: announced again", swept.job.job_id)
+            chains.send(chains.opening(swept.job), swept.job)
+        elif swept.word is Word.IDLE:
+            for row in settle(self._store, swept.job, plan, swept.moves):
+                chains.announce(swept.job, row)
+        for row in swept.waiting:
+            log.info("job %s: %s ready in pool %s: announced again", swept.job.job_id, row.due, row.pool)
+            chains.announce(swept.job, row)
+
+    def _fail(self, swept: Swept, error: str, agent: str | None = None) -> None:
+        if swept.job is None:
+            return
+        end = failed(agent, error, {"losses": swept.losses} if swept.losses else None)
+        if self._store.scripts.finish(swept.job, end, self._agents(swept.job)) is Word.SETTLED:
+            log.warning("job %s failed: %s", swept.job.job_id, error)
+            self._store.bury([swept.job.job_id])
+
+    def _agents(self, job: JobRef) -> list[str]:
+        try:
+            return list(self._plan_of(job.digest).nodes)
+        except LookupError:
+            return []
