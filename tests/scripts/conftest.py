@@ -1,0 +1,29 @@
+"""What the tests of the scripts share. A long run of the state machine, as long as one likes:
+
+pytest tests/scripts --hypothesis-profile=long --timeout=0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.scripts.stage import Kind, Stage
+
+settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)
+
+
+@pytest.fixture
+def stage(redis_url: str) -> Iterator[Callable[..., Stage]]:
+    """Makes stages: `stage(x=EXECUTOR)`. Each has a namespace of its own."""
+    made: list[Stage] = []
+
+    def make(**kinds: Kind) -> Stage:
+        made.append(Stage(redis_url, kinds))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.redis.close()

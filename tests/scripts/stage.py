@@ -1,0 +1,150 @@
+"""A stage for the scripts: one job in a namespace of its own, on a real server, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.connection import Server
+from mirrorneuron.job import JobStatus
+from mirrorneuron.keys import LIGHT, Keys
+from mirrorneuron.scripts import Scripts, Wanted
+
+JOB = JobRef("job-1", 1, "digest")
+LEASE_MS = 6_000
+KEEP_S = 3_600  # the keys of an ended job go away by themselves
+NOON_MS = 1_700_000_000_000
+DEFAULT = "default"
+AGENTS = (*"abcdxyz", "join", "batch")  # names that the tests use
+ANY_LIGHT: Wanted = ((LIGHT, 128),)
+ANY_HEAVY: Wanted = ((DEFAULT, 1),)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the store is told about an agent when its job is created."""
+
+    pool: str = LIGHT
+    need: int = 1
+    take: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        return self == Kind()
+
+
+EXECUTOR = Kind(DEFAULT, take=1)
+BATCH_OF_TWO = Kind(DEFAULT, need=2, take=2)
+JOIN_OF_THREE = Kind(need=3)
+
+
+class Stage:
+    """One job under test. *kinds* names the agents that are not plain light ones."""
+
+    def __init__(self, url: str, kinds: Mapping[str, Kind] | None = None) -> None:
+        self.redis: Server = redis.Redis.from_url(url)
+        self.keys = Keys(f"scripts-{secrets.token_hex(6)}")
+        self.now = NOON_MS
+        self.kinds = dict(kinds or {})
+        self.scripts = Scripts(
+            self.redis, self.keys, node="node-1", lease_ms=LEASE_MS, keep_s=KEEP_S, clock=lambda: self.now
+        )
+
+    def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[Word, str]:
+        agents = [(name, k.pool, k.need, k.take or "") for name, k in self.kinds.items() if not k.plain]
+        pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
+        word, status, _ = self.scripts.create(
+            JOB.job_id, digest=digest, static=b"{}", pools=pools, events_max=1000, agents=agents, mail=mail
+        )
+        return word, status
+
+    def open(self, *mail: tuple[str, bytes]) -> Stage:
+        """Create the job with *mail* and open it, without a claim."""
+        self.create(*mail)
+        self.scripts.claim(JOB, new_token(), ((LIGHT, 0),), opening=True)
+        return self
+
+    def claim(self, *agents: str, token: str = "") -> Reply:
+        """Claim the first of *agents*, and those after it with it."""
+        pool = self.kinds.get(agents[0], Kind()).pool
+        return self.scripts.claim(JOB, token or new_token(), ((pool, 1),), agents=agents)
+
+    def finish(self, end: End) -> Word:
+        return self.scripts.finish(JOB, end, AGENTS)
+
+    def answer(self, claim: Claim, *outgoing: tuple[str, bytes]) -> Step:
+        """The step that consumes all mail of *claim* and sends *outgoing*."""
+        taken = len(claim.mail)
+        return Step(claim.agent_id, taken, claim.processed + taken, outgoing=list(outgoing))
+
+    def run(self, agent: str, *outgoing: tuple[str, bytes]) -> Reply:
+        """Claim *agent*, answer all its mail with *outgoing*, and commit."""
+        reply = self.claim(agent)
+        return self.scripts.commit(JOB, reply.token, [self.answer(reply.claims[0], *outgoing)], new_token())
+
+    def mail(self, agent: str) -> list[bytes]:
+        found: list[bytes] = self.redis.lrange(self.keys.mail(JOB.job_id, agent), 0, -1)
+        return found
+
+    def agent(self, agent: str, field: str) -> str:
+        return str(self.redis.hget(self.keys.agent(JOB.job_id, agent), field) or b"", "utf-8")
+
+    def job(self, field: str) -> str:
+        return str(self.redis.hget(self.keys.job(JOB.job_id), field) or b"", "utf-8")
+
+    def ready(self, pool: str = LIGHT) -> dict[str, int]:
+        """Who is ready in *pool*, and from when (ms)."""
+        rows = self.redis.zrange(self.keys.ready(JOB.job_id, pool), 0, -1, withscores=True)
+        return {name.decode(): int(due) for name, due in rows}
+
+    def claims(self) -> dict[str, int]:
+        """Who is claimed, and until when (ms)."""
+        rows = self.redis.zrange(self.keys.claims(JOB.job_id), 0, -1, withscores=True)
+        return {name.decode(): int(until) for name, until in rows}
+
+    def events(self) -> list[str]:
+        return [fields[b"t"].decode() for _, fields in self.redis.xrange(self.keys.events(JOB.job_id))]
+
+    def everything(self) -> dict[str, Any]:
+        """All that the job's keys hold, by their suffixes; but not the marks of claims that were made."""
+        stem, agents = self.keys.job(JOB.job_id), sorted({*AGENTS, *self.kinds})
+        pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
+        hashes = ["", *(f":agent:{name}" for name in agents)]
+        lists = [f":mail:{name}" for name in agents]
+        sets = [":claims", *(f":ready:{pool}" for pool in pools)]
+        pipe = self.redis.pipeline(transaction=False)
+        for suffix in hashes:
+            pipe.hgetall(stem + suffix)
+        for suffix in lists:
+            pipe.lrange(stem + suffix, 0, -1)
+        for suffix in sets:
+            pipe.zrange(stem + suffix, 0, -1, withscores=True)
+        pipe.xrange(f"{stem}:events")
+        found = zip([*hashes, *lists, *sets, ":events"], pipe.execute(), strict=True)
+        return {suffix: value for suffix, value in found if value}
+
+
+def completed(result: bytes = b'{"agent_id":null,"output":1}') -> End:
+    return End(JobStatus.COMPLETED, result, b"{}")
+
+
+def failed(result: bytes = b'{"agent_id":null,"error":"e","details":{}}') -> End:
+    return End(JobStatus.FAILED, result, b"{}")
+
+
+def cancelled() -> End:
+    return End(JobStatus.CANCELLED, b'{"reason":"r"}', b"{}")
+
+
+def rows(reply: Reply) -> dict[str, tuple[int, int, str]]:
+    """The reply's waiting rows: pool -> (due, new, the agent if it is a single one)."""
+    return {row.pool: (row.due, row.new, row.agent_id if row.due == 1 else "") for row in reply.waiting}
+
+
+def names(claims: Sequence[Claim]) -> list[str]:
+    return [claim.agent_id for claim in claims]

@@ -1,0 +1,83 @@
+"""Errors: one root, a builtin that callers know, ids and data on the object, and fit to travel between processes."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from mirrorneuron import errors
+from mirrorneuron.errors import (
+    AgentNotFound,
+    Issue,
+    JobExists,
+    JobFailed,
+    JobNotFound,
+    JobStateError,
+    ManifestError,
+    MessageNotFound,
+    MirrorNeuronError,
+    NotFound,
+    PayloadTooLarge,
+    RuntimeUnavailable,
+    SettingsError,
+    WaitTimeout,
+)
+
+ISSUES = (Issue("nodes[0].node_id", "is missing"), Issue("", "no nodes", "add one"))
+EXAMPLES = [
+    ManifestError(ISSUES),
+    SettingsError("MIRROR_NEURON_X: bad"),
+    PayloadTooLarge("too large"),
+    JobNotFound("j"),
+    AgentNotFound("no agent 'a'"),
+    MessageNotFound("no message"),
+    JobExists("j"),
+    JobStateError("is running"),
+    JobFailed("failed", {"job_id": "j"}),
+    WaitTimeout("not yet", "j"),
+    RuntimeUnavailable("away", "j"),
+]
+
+
+def test_every_error_is_drawn_in_the_tree_and_has_an_example_here() -> None:
+    classes = {n: v for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, MirrorNeuronError)}
+    assert errors.__doc__
+    assert [name for name in classes if name not in errors.__doc__] == []
+    assert {type(e) for e in EXAMPLES} | {MirrorNeuronError, NotFound} == set(classes.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (ManifestError, ValueError),
+        (SettingsError, ValueError),
+        (PayloadTooLarge, ValueError),
+        (JobNotFound, LookupError),
+        (AgentNotFound, LookupError),
+        (MessageNotFound, LookupError),
+        (WaitTimeout, TimeoutError),
+        (RuntimeUnavailable, ConnectionError),
+    ],
+)
+def test_an_error_can_be_caught_as_the_builtin_that_it_is(error: type, builtin: type) -> None:
+    assert issubclass(error, builtin)
+    assert issubclass(error, MirrorNeuronError)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_the_way_to_another_process(error: MirrorNeuronError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def test_a_manifest_error_says_one_problem_a_line() -> None:
+    assert str(ManifestError(ISSUES)).splitlines() == ["nodes[0].node_id: is missing", "no nodes (add one)"]
+    assert ManifestError(list(ISSUES)).issues == ISSUES
+
+
+def test_a_wait_that_timed_out_is_not_taken_for_an_operating_system_error() -> None:
+    error = WaitTimeout("not yet", "j")
+    assert (str(error), error.errno, error.job_id) == ("not yet", None, "j")
+    assert (str(RuntimeUnavailable("away")), RuntimeUnavailable("away").job_id) == ("away", None)

@@ -1,0 +1,110 @@
+"""Models: what the types of their fields accept, and that nothing is lost on the way there and back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+import pytest
+from pydantic_core import ValidationError
+
+from mirrorneuron.message import decode, encode
+from mirrorneuron.model import Model, words
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Colour | None:
+        return cls.RED if value == "crimson" else None
+
+
+@dataclass(kw_only=True)
+class Wheel(Model):
+    inches: Annotated[int, ("ge", 1), ("le", 30)]
+
+
+@dataclass(kw_only=True)
+class Car(Model):
+    name: Annotated[str, ("min_length", 1)]
+    colour: Colour = Colour.BLUE
+    fast: bool = False
+    wheels: list[Wheel] = field(default_factory=list)
+    spare: Wheel | None = None
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    owner: Any = None
+
+
+WHOLE: dict[str, Any] = {
+    "name": "c",
+    "colour": "red",
+    "fast": True,
+    "wheels": [{"inches": 17, "brand": "x"}],
+    "spare": {"inches": 15},
+    "notes": {"a": ["b"]},
+    "owner": {"any": [1, None]},
+    "model_extra": {"own": 1},
+    "doors": 3,
+}
+
+
+def test_what_was_read_is_written_back_with_the_keys_that_nobody_knows() -> None:
+    car = Car.from_dict(WHOLE)
+    assert car.to_dict() == decode(encode(car)) == WHOLE
+    assert decode(encode({"cars": [car]})) == {"cars": [WHOLE]}
+    assert (car.model_extra, car.wheels[0].model_extra) == ({"model_extra": {"own": 1}, "doors": 3}, {"brand": "x"})
+    assert copy.deepcopy(car) == pickle.loads(pickle.dumps(car)) == car != Car.from_dict({**WHOLE, "doors": 5})  # noqa: S301
+
+
+def test_an_attribute_that_is_set_on_a_model_is_written_like_an_unknown_key() -> None:
+    car = Car(name="c")
+    car.doors = 3  # type: ignore[attr-defined]
+    assert Car.from_dict(car.to_dict()).model_extra == {"doors": 3}
+
+
+def test_fields_with_defaults_may_be_absent_and_share_nothing() -> None:
+    first, second = Car.from_dict({"name": "c"}), Car.from_dict({"name": "c"})
+    assert first == second == Car(name="c")
+    first.wheels.append(Wheel(inches=3))
+    assert second.wheels == []
+    assert words(Car) == ("name", "colour", "fast", "wheels", "spare", "notes", "owner")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where", "error"),
+    [
+        ("name", 1, "name", "string_type"),
+        ("name", "", "name", "string_too_short"),
+        ("colour", "green", "colour", "enum"),
+        ("colour", [], "colour", "enum"),
+        ("fast", 1, "fast", "bool_type"),
+        ("wheels", {}, "wheels", "list_type"),
+        ("wheels", [3], "wheels.0", "model_type"),
+        ("wheels", [{"inches": 1}, {}], "wheels.1.inches", "missing"),
+        ("spare", {"inches": 1.0}, "spare.inches", "int_type"),
+        ("spare", {"inches": True}, "spare.inches", "int_type"),
+        ("spare", {"inches": 0}, "spare.inches", "greater_than_equal"),
+        ("spare", {"inches": 31}, "spare.inches", "less_than_equal"),
+        ("notes", [], "notes", "dict_type"),
+        ("notes", {"a": [None]}, "notes.a.0", "string_type"),
+    ],
+)
+def test_nothing_is_guessed(key: str, value: Any, where: str, error: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Car.from_dict({**WHOLE, key: value})
+    assert [(".".join(map(str, e["loc"])), e["type"]) for e in caught.value.errors()] == [(where, error)]
+
+
+def test_all_that_is_wrong_is_found_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Car.from_dict({"colour": 3, "wheels": [{}, {"inches": "x"}], "spare": []})
+    assert len(caught.value.errors()) == 5
+
+
+def test_an_enum_resolves_the_other_names_of_its_words() -> None:
+    assert Car.from_dict({"name": "c", "colour": "crimson"}).colour is Colour.RED

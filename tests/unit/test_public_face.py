@@ -1,0 +1,117 @@
+"""What `import mirrorneuron` offers: exactly `__all__`, with the signatures of the contract."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import mirrorneuron
+from mirrorneuron import aio, errors, job
+from mirrorneuron.client import Client
+
+# CONTRACT 1, as far as it is built. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
+FUNCTIONS = {
+    "validate_manifest": "(input)",
+    "run_manifest": "(input=None, *, await_=False, timeout=None, job_bundle=None, job_id=None)",
+    "wait_for_job": "(job_id, timeout=None)",
+    "inspect_job": "(job_id)",
+    "inspect_agents": "(job_id)",
+    "events": "(job_id, *, after=None, limit=None)",
+    "stream_events": "(job_id, *, after=None)",
+    "inspect_nodes": "()",
+    "list_jobs": "(*, limit=None, include_terminal=True, status=None)",
+    "job_details": "(job_id, *, event_limit=25)",
+    "cluster_overview": "(*, limit=None)",
+}
+RECORDS = {
+    "AgentSnapshot", "AgentStatus", "ClusterOverview", "Event", "EventType", "JobDetails", "JobMap", "JobStatus",
+    "JobSummary", "NodeInfo",
+}  # fmt: skip
+OTHERS = {"Agent", "Client", "Context", "Issue", "JobBundle", "Manifest", "Message", "Settings"}
+
+
+def shape(function: object) -> str:
+    """A signature without annotations and `self`."""
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    bare = [p.replace(annotation=inspect.Parameter.empty) for name, p in signature.parameters.items() if name != "self"]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def test_the_public_face_is_exactly_all() -> None:
+    assert dir(mirrorneuron) == sorted(mirrorneuron.__all__)
+    assert len(mirrorneuron.__all__) == len(set(mirrorneuron.__all__))
+    found = {name for name in dir(mirrorneuron) if not inspect.ismodule(getattr(mirrorneuron, name))}
+    assert found == set(mirrorneuron.__all__)
+
+
+def test_all_holds_the_functions_the_records_and_every_error() -> None:
+    raised = {n for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, errors.MirrorNeuronError)}
+    assert set(mirrorneuron.__all__) >= {*FUNCTIONS, *RECORDS, *OTHERS, *raised}
+
+
+@pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
+def test_a_function_has_the_signature_of_the_contract(name: str, expected: str) -> None:
+    assert shape(getattr(mirrorneuron, name)) == expected
+    assert getattr(mirrorneuron, name).__doc__
+
+
+@pytest.mark.parametrize(("name", "expected"), [row for row in FUNCTIONS.items() if row[0] != "validate_manifest"])
+def test_a_client_has_the_same_methods(name: str, expected: str) -> None:
+    assert shape(getattr(Client, name)) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
+def test_aio_has_the_same_as_coroutines(name: str, expected: str) -> None:
+    function = getattr(aio, name)
+    assert shape(function) == expected
+    assert inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        mirrorneuron.no_such_name  # noqa: B018
+
+
+def test_the_records_are_those_of_the_job_module() -> None:
+    for name in RECORDS:
+        assert getattr(mirrorneuron, name) is getattr(job, name)
+
+
+def test_a_star_import_works_in_a_fresh_interpreter() -> None:
+    program = "from mirrorneuron import *; print(run_manifest.__module__, JobStatus.RUNNING)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["mirrorneuron", "running"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "either input or job_bundle"),
+        ({"input": {}, "job_bundle": {}}, "either input or job_bundle"),
+        ({"input": {}, "timeout": 5}, "await_=True"),
+        ({"input": {}, "await_": True, "timeout": "5"}, "milliseconds"),
+        ({"input": {}, "await_": True, "timeout": True}, "milliseconds"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_type_errors_before_anything_else(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        mirrorneuron.run_manifest(**given)
+
+
+def test_importing_leaves_the_producers_celery_app_and_logging_alone() -> None:
+    program = """
+import logging, signal, celery
+app = celery.Celery("theirs"); app.set_current()
+before = logging.root.handlers[:], signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+import mirrorneuron
+client = mirrorneuron.Client(mirrorneuron.Settings())
+client._live_parts().app.send_task
+assert celery.current_app._get_current_object() is app
+assert before == (logging.root.handlers[:], signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,100 @@
+"""Settings: the defaults of the contract, and for a bad value one error that names the variable."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from mirrorneuron.errors import SettingsError
+from mirrorneuron.settings import PREFIX, Settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{PREFIX}{field.upper()}", raising=False)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.load()
+    assert settings.model_dump(exclude={"temp_dir"}) == {
+        "redis_url": "redis://127.0.0.1:6379/0",
+        "broker_url": "",
+        "redis_namespace": "mirror_neuron",
+        "executor_max_concurrency": 4,
+        "executor_pool_capacities": {},
+        "max_bundle_bytes": 64 * 1024 * 1024,
+        "max_message_bytes": 8 * 1024 * 1024,
+        "max_output_bytes": 1024 * 1024,
+        "claim_lease_ms": 6_000,
+        "retention_seconds": 7 * 86_400,
+        "events_max": 100_000,
+    }
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_NEURON_REDIS_URL", "rediss://there:7000/1")
+    monkeypatch.setenv("MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES", " gpu = 1 , default=8,")
+    monkeypatch.setenv("MIRROR_NEURON_RETENTION_SECONDS", "0")
+    settings = Settings.load()
+    assert (settings.redis_url, settings.retention_seconds) == ("rediss://there:7000/1", 0)
+    assert settings.pools == {"default": 8, "gpu": 1}
+
+
+def test_the_default_pool_has_the_slots_of_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_NEURON_EXECUTOR_MAX_CONCURRENCY", "3")
+    assert Settings.load(executor_pool_capacities={"gpu": 2}).pools == {"default": 3, "gpu": 2}
+
+
+def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", "theirs")
+    assert Settings.load(redis_namespace="ours").redis_namespace == "ours"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "http://127.0.0.1"),
+        ("REDIS_URL", "127.0.0.1:6379"),
+        ("REDIS_URL", ""),
+        ("REDIS_NAMESPACE", "has blanks"),
+        ("REDIS_NAMESPACE", ""),
+        ("REDIS_NAMESPACE", "x" * 65),
+        ("EXECUTOR_MAX_CONCURRENCY", "0"),
+        ("EXECUTOR_MAX_CONCURRENCY", "many"),
+        ("EXECUTOR_POOL_CAPACITIES", "gpu"),
+        ("EXECUTOR_POOL_CAPACITIES", "gpu=0"),
+        ("EXECUTOR_POOL_CAPACITIES", "=1"),
+        ("EXECUTOR_POOL_CAPACITIES", '{"gpu": 1}'),
+        ("MAX_BUNDLE_BYTES", "64MiB"),
+        ("MAX_MESSAGE_BYTES", "-1"),
+        ("MAX_OUTPUT_BYTES", "1.5"),
+        ("CLAIM_LEASE_MS", "10"),
+        ("RETENTION_SECONDS", "-1"),
+        ("EVENTS_MAX", ""),
+    ],
+)
+def test_a_bad_value_is_one_error_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"MIRROR_NEURON_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"MIRROR_NEURON_{name}: ")
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRROR_NEURON_EVENTS_MAX", "no")
+    monkeypatch.setenv("MIRROR_NEURON_CLAIM_LEASE_MS", "no")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {
+        "MIRROR_NEURON_EVENTS_MAX",
+        "MIRROR_NEURON_CLAIM_LEASE_MS",
+    }
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().redis_namespace = "another"

@@ -1,0 +1,500 @@
+"""One run of a light agent, and what a step says of it: routing, inheritance, expiry, caps, counters. No server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mirrorneuron.agent import Action, Complete, Emit, Record
+from mirrorneuron.bundle import load
+from mirrorneuron.claim import Claim, Step
+from mirrorneuron.job import JobStatus
+from mirrorneuron.message import Message, decode, encode, seed
+from mirrorneuron.plan import Plan, make_plan
+from workers.light import run, run_light
+from workers.step import Draft, Quiet, RunFailed, Surroundings
+
+STAMP = "2026-01-31T12:00:00.000Z"
+NOW_MS = 1_769_860_800_000
+CAP = 4_000
+
+
+def plan_of(agent: dict[str, Any], *edges: dict[str, Any], **more: dict[str, Any]) -> Plan:
+    """A plan of one agent `n` under test, which has *edges*, and of routers `a` to `e`."""
+    given = {"node_id": "n", "agent_type": "router", **agent}
+    others = [{"node_id": name, "agent_type": "router", **more.get(name, {})} for name in "abcde"]
+    rows = [{"from_node": "n", "message_type": "*", **edge} for edge in edges]
+    first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
+    return make_plan(load({**first, "nodes": [given, *others], "edges": rows}).manifest)
+
+
+def message(number: int = 0, body: Any = None, **payload: Any) -> bytes:
+    given = {"body": {"n": number} if body is None else body, **payload}
+    return encode(seed(given, job_id="j", to="n", message_id=payload.get("message_id", f"m{number}"), timestamp=STAMP))
+
+
+def claim(*mail: bytes, state: dict[str, Any] | None = None, agent: str = "n", processed: int = 0) -> Claim:
+    return Claim(agent, encode(state) if state else b"", processed, 0, 0, mail)
+
+
+def around(plan: Plan, now_ms: int = NOW_MS) -> Surroundings:
+    return Surroundings("tok", now_ms, plan.nodes.keys(), CAP)
+
+
+def step_of(plan: Plan, *mail: bytes, state: dict[str, Any] | None = None, now_ms: int = NOW_MS) -> Step:
+    return run(plan.nodes["n"], claim(*mail, state=state), around(plan, now_ms))
+
+
+def answered(
+    plan: Plan, actions: Sequence[Action], raw: bytes | None = None, state: dict[str, Any] | None = None
+) -> Step:
+    """The step of an agent that answers one message with *actions*."""
+    draft = Draft(plan.nodes["n"], claim(raw or message(), state=state), around(plan))
+    draft.answer(draft.messages[0], actions)
+    return draft.consumed()
+
+
+def sent(step: Step) -> list[str]:
+    return [target for target, _ in step.outgoing]
+
+
+def bodies(step: Step) -> list[Any]:
+    return [decode(raw)["body"] for _, raw in step.outgoing]
+
+
+def state(step: Step) -> dict[str, Any]:
+    return decode(step.state) if step.state else {}
+
+
+def events(step: Step) -> list[tuple[str, Any]]:
+    return [(kind, decode(payload) if payload else None) for kind, payload in step.events]
+
+
+def kinds(step: Step) -> list[str]:
+    return [kind for kind, _ in step.events]
+
+
+def mode(to: str, routing_mode: str, expr: str | None = None, message_type: str = "*") -> dict[str, Any]:
+    condition = {"conditions": {"expr": expr}} if expr else {}
+    return {"to_node": to, "routing_mode": routing_mode, "message_type": message_type, **condition}
+
+
+# -- routing ----------------------------------------------------------------------------------------------------------
+
+
+def test_broadcast_reaches_every_edge_whose_condition_holds() -> None:
+    plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast", "body.n > `5`"), mode("c", "broadcast", "body.n"))
+    assert [sent(step_of(plan, message(n))) for n in (0, 9)] == [["a", "c"], ["a", "b", "c"]]
+
+
+def test_first_match_reaches_the_first_edge_whose_condition_holds() -> None:
+    low, high = "body.branch == 'low'", '${payload.branch} == "high"'
+    plan = plan_of({}, mode("a", "first_match", low), mode("b", "first_match", high), mode("c", "first_match"))
+    given = [message(body={"branch": branch}) for branch in ("low", "high", "other")]
+    assert [sent(step_of(plan, raw)) for raw in given] == [["a"], ["b"], ["c"]]
+
+
+def test_round_robin_reaches_one_edge_in_turn_and_remembers_whose_turn_it_is() -> None:
+    plan = plan_of({}, *(mode(name, "round_robin") for name in "abc"))
+    first = step_of(plan, *(message(n) for n in range(4)))
+    assert (sent(first), state(first)["round_robin"]) == (["a", "b", "c", "a"], 4)
+    assert sent(step_of(plan, message(4), state=state(first))) == ["b"]
+
+
+def test_round_robin_turns_among_the_edges_whose_condition_holds() -> None:
+    plan = plan_of({}, mode("a", "round_robin"), mode("b", "round_robin", "body.n == `9`"), mode("c", "round_robin"))
+    assert sent(step_of(plan, *(message(n) for n in range(4)))) == ["a", "c", "a", "c"]
+
+
+def test_mixed_modes_add_up() -> None:
+    """Every broadcast edge, the first first_match edge, and one round_robin edge."""
+    edges = [
+        mode("a", "round_robin"),
+        mode("b", "first_match", "body.n > `0`"),
+        mode("c", "broadcast"),
+        mode("d", "first_match"),
+        mode("e", "round_robin"),
+        mode("d", "broadcast", "body.n > `0`"),
+    ]
+    plan = plan_of({}, *edges)
+    step = step_of(plan, message(0), message(1))
+    assert (sorted(sent(step)[:3]), sorted(sent(step)[3:])) == (["a", "c", "d"], ["b", "c", "d", "e"])
+
+
+def test_only_edges_of_the_type_are_asked() -> None:
+    plan = plan_of({}, mode("a", "broadcast", message_type="x"), mode("b", "first_match", message_type="y"))
+    assert sent(step_of(plan, message(type="x"))) == ["a"]
+    assert sent(step_of(plan, message(type="y"))) == ["b"]
+
+
+def test_emit_with_to_goes_there_whatever_the_edges_say() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    step = answered(plan, [Emit("t", 1, "e"), Emit("t", 2, "n"), Emit("t", 3)])
+    assert (sent(step), bodies(step)) == (["e", "n", "a"], [1, 2, 3])
+
+
+def test_emit_to_an_agent_that_is_not_there_is_a_dead_letter() -> None:
+    step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1, "nobody"), Emit("t", 2)])
+    (kind, payload), *_ = events(step)
+    assert (kind, payload["to"], payload["type"], payload["message"]["body"]) == ("dead_letter", "nobody", "t", 1)
+    assert sent(step) == ["a"]
+
+
+def test_what_matches_no_edge_is_counted_and_told() -> None:
+    plan = plan_of({}, mode("a", "broadcast", message_type="x"))
+    step = answered(plan, [Emit("y", 1), Quiet("z", 2), Emit("x", 3)], state={"unrouted": 5})
+    assert (sent(step), state(step)["unrouted"]) == (["a"], 7)
+    assert events(step) == [("message_unrouted", {"type": "y"})]
+
+
+def test_a_condition_that_cannot_be_evaluated_fails_the_run() -> None:
+    plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast", "length(body.n) > `1`"))
+    step = step_of(plan, message(1), message(2), state={"unrouted": 1})
+    assert step.end is not None
+    assert (step.end.status, step.consumed, step.outgoing, step.state) == (JobStatus.FAILED, 0, [], b"")
+    result = decode(step.end.result)
+    assert result["agent_id"] == "n"
+    assert "condition of the edge to 'b'" in result["error"]
+    assert "\n" not in result["error"]
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_message_has_an_id_of_its_own_that_a_second_run_repeats() -> None:
+    plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
+    first, again = (step_of(plan, message(1), message(2)) for _ in range(2))
+    ids = [decode(raw)["envelope"]["message_id"] for _, raw in first.outgoing]
+    assert len(set(ids)) == 4
+    assert first.outgoing == again.outgoing
+    assert [decode(raw)["envelope"]["to"] for _, raw in first.outgoing] == sent(first)
+
+
+def test_what_an_agent_sends_inherits_from_its_cause() -> None:
+    raw = message(correlation_id="c", headers={"h": 1}, artifacts=["x"], stream={"s": 1}, content_type="text/plain")
+    step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1), Emit("t", 2, None, {"headers": {"k": 2}})], raw)
+    first, second = (Message.parse(raw) for _, raw in step.outgoing)
+    assert (first.envelope["correlation_id"], first.envelope["causation_id"], first.sender) == ("c", "m0", "n")
+    assert (first.headers, first.artifacts, first.stream) == ({"h": 1}, ["x"], {"s": 1})
+    assert (first.envelope["content_type"], second.headers) == ("text/plain", {"h": 1, "k": 2})
+
+
+def test_an_expired_message_is_consumed_with_an_event_and_not_answered() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    step = step_of(plan, message(1, ttl_ms=10), message(2), now_ms=NOW_MS + 11)
+    assert (step.consumed, step.processed, bodies(step)) == (2, 2, [{"n": 2}])
+    assert events(step)[0] == ("message_expired", {"message_id": "m1", "type": "init", "from": "runtime"})
+
+
+def test_a_step_keeps_the_last_message_and_counts_all() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    step = run(plan.nodes["n"], claim(message(1), message(2), processed=5), around(plan))
+    assert (step.consumed, step.processed, step.last, step.attempts) == (2, 7, message(2), 0)
+
+
+def test_an_agent_without_edges_keeps_the_last_body_that_it_emitted() -> None:
+    step = answered(plan_of({}), [Emit("t", 1), Emit("t", [2])])
+    assert (decode(step.output), step.outgoing) == ([2], [])
+    assert answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1)]).output == b""
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        ([Emit("t", "x" * CAP)], "message to 'a'"),
+        ([Record("e", "x" * CAP)], "payload of event 'e'"),
+        ([Complete("x" * CAP)], "the job's output"),
+    ],
+)
+def test_what_is_over_the_cap_fails_the_run_with_both_sizes(actions: list[Action], said: str) -> None:
+    with pytest.raises(RunFailed, match=said) as caught:
+        answered(plan_of({}, mode("a", "broadcast")), actions)
+    assert f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({CAP} bytes)" in str(caught.value)
+
+
+@pytest.mark.xfail(strict=True, reason="a body that nobody gets is never measured, and is kept as the agent's output")
+def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
+    with pytest.raises(RunFailed, match="MAX_MESSAGE_BYTES"):
+        answered(plan_of({}), [Emit("t", "x" * CAP)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {1, 2}, object()])
+def test_what_json_cannot_say_fails_the_run(value: object) -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    for action in (Emit("t", [value]), Record("e", value), Complete({"a": value})):
+        if isinstance(value, set):
+            continue  # pydantic writes a set as a list
+        with pytest.raises(RunFailed):
+            answered(plan, [action])
+
+
+@pytest.mark.xfail(
+    strict=True, reason="to_json nests deeper than from_json reads: the receiver's visit raises ValueError"
+)
+def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -> None:
+    """Each executor nests its input into its output, so a loop of 200 rounds comes to this by itself."""
+    body: Any = 0
+    for _ in range(199):
+        body = [body]
+    plan = plan_of({"agent_type": "aggregator", "config": {"complete_on_message": True, "output_message_type": "t"}},
+                   mode("a", "broadcast"))  # fmt: skip
+    step = step_of(plan, message(body=body))
+    if step.end is None:
+        Message.parse(step.outgoing[0][1])
+
+
+@pytest.mark.xfail(strict=True, reason="an error with a lone surrogate cannot be encoded, and the visit itself raises")
+def test_a_failure_whose_text_json_cannot_say_is_still_a_failed_step() -> None:
+    plan = plan_of({})
+    step = Draft(plan.nodes["n"], claim(message()), around(plan)).failed("no file \udce9", {"traceback": "\udce9"})
+    assert step.end is not None
+
+
+def test_the_first_completion_of_a_run_wins() -> None:
+    step = answered(plan_of({}), [Complete(1), Complete(2)])
+    assert step.end is not None
+    assert (step.end.status, decode(step.end.result)) == (JobStatus.COMPLETED, {"agent_id": "n", "output": 1})
+
+
+# -- router, sensor, aggregator ---------------------------------------------------------------------------------------
+
+
+def test_a_router_forwards_each_body_with_the_type_it_came_with() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    step = step_of(plan, message(1, type="x"), message(2, type="y"))
+    assert [(Message.parse(raw).type, Message.parse(raw).body["n"]) for _, raw in step.outgoing] == [("x", 1), ("y", 2)]
+    assert events(step) == [
+        ("agent_message_received", {"message_id": "m1", "type": "x", "from": "runtime", "count": 2})
+    ]
+
+
+def test_a_router_forwards_with_its_own_type() -> None:
+    plan = plan_of({"config": {"emit_type": "out"}}, mode("a", "broadcast", message_type="out"))
+    step = step_of(plan, message(type="x"))
+    assert [Message.parse(raw).type for _, raw in step.outgoing] == ["out"]
+
+
+@pytest.mark.parametrize(("config", "told"), [({}, False), ({"emit_type": "out"}, True)])
+def test_a_router_that_reaches_nobody_is_told_of_only_for_a_type_it_declares(
+    config: dict[str, Any], told: bool
+) -> None:
+    step = step_of(plan_of({"config": config}, mode("a", "broadcast", message_type="other")), message())
+    assert state(step)["unrouted"] == 1
+    assert ("message_unrouted" in kinds(step)) is told
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a light agent answers all its mail in one commit, and the cap counts the commit"
+)
+def test_a_deep_mailbox_does_not_fail_a_run_that_its_messages_alone_would_not() -> None:
+    """1,001 messages to 100 receivers each: one at a time each run emits 100 messages."""
+    names = [f"r{n}" for n in range(100)]
+    routers = [{"node_id": name, "agent_type": "router"} for name in ["n", *names]]
+    edges = [{"from_node": "n", "to_node": name, "message_type": "*"} for name in names]
+    first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
+    plan = make_plan(load({**first, "nodes": routers, "edges": edges}).manifest)
+    assert step_of(plan, *(message(n) for n in range(1_001))).end is None
+
+
+def test_a_sensor_emits_what_it_observes_and_counts() -> None:
+    plan = plan_of({"agent_type": "sensor"}, mode("a", "broadcast", message_type="sensor_ready"))
+    step = step_of(plan, message(1), message(2), state={"observations": 3})
+    assert (sent(step), bodies(step), state(step)) == (["a", "a"], [{"n": 1}, {"n": 2}], {"observations": 5})
+    assert [payload["count"] for _, payload in events(step)] == [4, 5]
+
+
+@pytest.mark.parametrize(("config", "count"), [({}, 1), ({"complete_after": 3}, 3)])
+def test_a_sensor_completes_the_job_after_its_observations(config: dict[str, Any], count: int) -> None:
+    plan = plan_of({"agent_type": "sensor", "config": {"complete_job": True, **config}})
+    step = step_of(plan, *(message(n) for n in range(1, 5)))
+    assert step.end is not None
+    assert decode(step.end.result)["output"] == {"count": count, "last_message": {"n": count}}
+    assert step_of(plan_of({"agent_type": "sensor", "config": config}), message()).end is None
+
+
+def aggregator(**config: Any) -> Plan:
+    return plan_of({"agent_type": "aggregator", "config": config}, mode("a", "broadcast", message_type="out"))
+
+
+def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
+    plan = aggregator(complete_after=2, output_message_type="out")
+    step = step_of(plan, *(message(n) for n in range(4)))
+    assert [body["messages"] for body in bodies(step)] == [[{"n": 0}, {"n": 1}], [{"n": 2}, {"n": 3}]]
+    assert bodies(step)[1] == {"messages": [{"n": 2}, {"n": 3}], "count": 2, "last_message": {"n": 3}}
+    assert (state(step), step.need, step.end) == ({"fired": 2, "received": 4}, 2, None)
+
+
+def test_an_aggregator_keeps_what_is_left_over_and_needs_the_rest() -> None:
+    plan = aggregator(complete_after=3, output_message_type="out")
+    step = step_of(plan, *(message(n) for n in range(5)))
+    assert (len(step.outgoing), step.need) == (1, 1)
+    later = step_of(plan, message(5), state=state(step))
+    assert bodies(later)[0]["messages"] == [{"n": 3}, {"n": 4}, {"n": 5}]
+    assert (later.need, "collected" in state(later)) == (3, False)
+
+
+def test_an_aggregator_counts_a_message_once() -> None:
+    plan = aggregator(complete_after=3, output_message_type="out")
+    step = step_of(plan, message(1), message(1), message(2))
+    assert (step.outgoing, step.need, step.consumed) == ([], 1, 3)
+    assert "aggregator_duplicate_ignored" in kinds(step)
+    again = step_of(plan, message(2), state=state(step))
+    assert (again.outgoing, again.need) == ([], 1)
+
+
+@pytest.mark.xfail(strict=True, reason="ids are forgotten with each firing, so with complete_on_message none is known")
+def test_an_aggregator_that_completes_on_each_message_counts_one_once_too() -> None:
+    step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(1))
+    assert len(step.outgoing) == 1
+
+
+def test_an_aggregator_may_complete_on_each_message() -> None:
+    step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(2))
+    assert [body["count"] for body in bodies(step)] == [1, 1]
+    assert step.need is None
+
+
+@pytest.mark.parametrize(
+    ("config", "completes", "emits"),
+    [
+        ({}, True, 0),
+        ({"complete_job": True}, True, 0),
+        ({"complete_job": False}, False, 0),
+        ({"output_message_type": "out"}, False, 1),
+        ({"output_message_type": "out", "complete_job": True}, True, 1),
+        ({"output_message_type": "out", "complete_job": False}, False, 1),
+    ],
+)
+def test_an_aggregator_completes_the_job_unless_it_has_a_type_to_emit(
+    config: dict[str, Any], completes: bool, emits: int
+) -> None:
+    step = step_of(aggregator(complete_after=1, **config), message(7))
+    assert (step.end is not None, len(step.outgoing)) == (completes, emits)
+    if step.end:
+        assert decode(step.end.result)["output"] == {"messages": [{"n": 7}], "count": 1, "last_message": {"n": 7}}
+
+
+def test_an_aggregator_without_a_rule_only_counts() -> None:
+    step = step_of(aggregator(complete_job=True), message(1), message(2))
+    assert (step.end, step.outgoing, step.need, state(step)) == (None, [], None, {"received": 2})
+
+
+def test_an_expired_message_is_not_collected() -> None:
+    step = step_of(aggregator(complete_after=2), message(1, ttl_ms=1), message(2), now_ms=NOW_MS + 10)
+    assert (step.end, step.need, state(step)["received"]) == (None, 1, 1)
+
+
+# -- templates --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("agent", "given", "expected"),
+    [
+        ({"type": "map"}, [1, 2], {"processed": 2}),
+        ({"agent_type": "aggregator", "type": "reduce"}, [1, 2], {"processed": 2}),
+        ({"agent_type": "module", "type": "stream"}, [[1, 2, 3], 4], {"chunks_received": 2, "items_seen": 4}),
+        ({"agent_type": "module", "type": "batch"}, [1, 2], {"batch_size": 10, "flushed_batches": 1}),
+        ({"agent_type": "module", "type": "generic"}, [1], {}),
+    ],
+)
+def test_a_template_adds_its_counters(agent: dict[str, Any], given: list[Any], expected: dict[str, int]) -> None:
+    config = {"config": {"module": "m:C"}} if agent.get("agent_type") == "module" else {}
+    plan = plan_of({**agent, **config})
+    mail = [message(n, body=body) for n, body in enumerate(given)]
+    first = Draft(plan.nodes["n"], claim(*mail), around(plan)).consumed()
+    assert state(first) == expected
+    second = Draft(plan.nodes["n"], claim(*mail, state=state(first) or None), around(plan)).consumed()
+    assert state(second) == {name: n if name == "batch_size" else 2 * n for name, n in expected.items()}
+
+
+def test_a_batch_that_was_flushed_needs_full_batches_again() -> None:
+    plan = plan_of({"agent_type": "module", "type": "batch", "config": {"module": "m:C", "batch_size": 4}})
+    assert Draft(plan.nodes["n"], claim(message()), around(plan)).consumed().need == 4
+
+
+# -- failures and retries ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    draft = Draft(plan.nodes["n"], claim(message(), state={"unrouted": 1}, processed=4), around(plan))
+    draft.answer(draft.messages[0], [Emit("t", 1), Emit("t", 1)])
+    draft.state["changed"] = True
+    draft.forget_changes()
+    step = draft.again(250, attempts=1, error="e", events=[("executor_retry", {"attempt": 1})])
+    assert (step.consumed, step.processed, step.outgoing, state(step)) == (0, 4, [], {"unrouted": 1})
+    assert (step.delay_ms, step.attempts, step.error, events(step)) == (
+        250,
+        1,
+        "e",
+        [("executor_retry", {"attempt": 1})],
+    )
+
+
+def test_a_state_over_the_cap_fails_the_run() -> None:
+    plan = plan_of({})
+    draft = Draft(plan.nodes["n"], claim(message()), around(plan))
+    draft.state["user"] = "x" * CAP
+    with pytest.raises(RunFailed, match="the agent's state"):
+        draft.consumed()
+
+
+def test_a_state_that_did_not_change_is_not_written() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    assert step_of(plan, message(), state={"unrouted": 1}).state == b""
+
+
+# -- several in one commit --------------------------------------------------------------------------------------------
+
+
+def line() -> Plan:
+    """n -> a -> b, all routers."""
+    rows = [{"from_node": x, "to_node": y, "message_type": "*"} for x, y in (("n", "a"), ("a", "b"), ("b", "c"))]
+    first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
+    return make_plan(
+        load({**first, "nodes": [{"node_id": x, "agent_type": "router"} for x in "nabc"], "edges": rows}).manifest
+    )
+
+
+def test_agents_that_are_held_together_hand_their_mail_on() -> None:
+    plan = line()
+    claims = [claim(message(1), message(2)), claim(agent="a"), claim(agent="b")]
+    steps = run_light(plan, claims, around(plan))
+    assert [(s.agent_id, s.consumed, s.processed, s.alone, sent(s)) for s in steps] == [
+        ("n", 2, 2, False, []),
+        ("a", 0, 2, True, []),
+        ("b", 0, 2, True, ["c", "c"]),
+    ]
+    assert bodies(steps[2]) == [{"n": 1}, {"n": 2}]
+
+
+def test_an_agent_that_has_mail_of_its_own_is_handed_none() -> None:
+    """What it holds came first: what is sent now stands behind it in the mailbox."""
+    plan = line()
+    steps = run_light(plan, [claim(message(1)), claim(message(2), agent="a")], around(plan))
+    assert [(sent(s), s.alone) for s in steps] == [(["a"], False), (["b"], False)]
+    assert bodies(steps[1]) == [{"n": 2}]
+
+
+def test_an_agent_that_nobody_sent_to_is_given_back_as_it_was() -> None:
+    plan = plan_of({}, mode("a", "broadcast", "body.n > `5`"))
+    held = Claim("a", b'{"s":1}', 7, 2, 0, ())
+    _, step = run_light(plan, [claim(message(1)), held], around(plan))
+    assert step == Step("a", processed=7, attempts=2)
+
+
+def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
+    nodes = [{"node_id": x, "agent_type": "router"} for x in "nab"]
+    rows = [
+        {"from_node": "n", "to_node": "a", "message_type": "*"},
+        {"from_node": "a", "to_node": "b", "message_type": "*", "conditions": {"expr": "length(body.n) > `1`"}},
+    ]
+    first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
+    plan = make_plan(load({**first, "nodes": nodes, "edges": rows}).manifest)
+    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(agent="b")], around(plan))
+    assert [(s.agent_id, s.consumed, sent(s), s.end is not None) for s in steps] == [
+        ("n", 1, ["a"], False),
+        ("a", 0, [], True),
+    ]
