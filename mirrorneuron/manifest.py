@@ -78,12 +78,12 @@ _Text = Annotated[str, ("min_length", 1)]
 _Milliseconds = Annotated[int, ("ge", 1), ("le", 10**12)]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Conditions(Model):
     expr: str | None = None  #: JMESPath over the message, or the `${payload.x} == "low"` form
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Edge(Model):
     from_node: str
     to_node: str
@@ -100,7 +100,7 @@ class Edge(Model):
         return normalise(self.conditions.expr)
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Node(Model):
     node_id: str
     agent_type: AgentType
@@ -113,7 +113,7 @@ class Node(Model):
     spawn_policy: Any = None
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Policies(Model):
     recovery_mode: RecoveryMode = RecoveryMode.LOCAL_RESTART
     placement_policy: _Text = "local"
@@ -125,7 +125,7 @@ class Policies(Model):
     idle_timeout_ms: _Milliseconds | None = None  #: fails a job that is idle longer
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Manifest(Model):
     manifest_version: str
     graph_id: Annotated[str, ("min_length", 1), ("max_length", 200)]

@@ -214,7 +214,6 @@ def test_what_is_over_the_cap_fails_the_run_with_both_sizes(actions: list[Action
     assert f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({CAP} bytes)" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a body that nobody gets is never measured, and is kept as the agent's output")
 def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
     with pytest.raises(RunFailed, match="MAX_MESSAGE_BYTES"):
         answered(plan_of({}), [Emit("t", "x" * CAP)])
@@ -230,9 +229,6 @@ def test_what_json_cannot_say_fails_the_run(value: object) -> None:
             answered(plan, [action])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="to_json nests deeper than from_json reads: the receiver's visit raises ValueError"
-)
 def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -> None:
     """Each executor nests its input into its output, so a loop of 200 rounds comes to this by itself."""
     body: Any = 0
@@ -245,7 +241,6 @@ def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -
         Message.parse(step.outgoing[0][1])
 
 
-@pytest.mark.xfail(strict=True, reason="an error with a lone surrogate cannot be encoded, and the visit itself raises")
 def test_a_failure_whose_text_json_cannot_say_is_still_a_failed_step() -> None:
     plan = plan_of({})
     step = Draft(plan.nodes["n"], claim(message()), around(plan)).failed("no file \udce9", {"traceback": "\udce9"})
@@ -285,9 +280,6 @@ def test_a_router_that_reaches_nobody_is_told_of_only_for_a_type_it_declares(
     assert ("message_unrouted" in kinds(step)) is told
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a light agent answers all its mail in one commit, and the cap counts the commit"
-)
 def test_a_deep_mailbox_does_not_fail_a_run_that_its_messages_alone_would_not() -> None:
     """1,001 messages to 100 receivers each: one at a time each run emits 100 messages."""
     names = [f"r{n}" for n in range(100)]
@@ -344,7 +336,6 @@ def test_an_aggregator_counts_a_message_once() -> None:
     assert (again.outgoing, again.need) == ([], 1)
 
 
-@pytest.mark.xfail(strict=True, reason="ids are forgotten with each firing, so with complete_on_message none is known")
 def test_an_aggregator_that_completes_on_each_message_counts_one_once_too() -> None:
     step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(1))
     assert len(step.outgoing) == 1

@@ -1,0 +1,121 @@
+"""How a command ends: the exit codes, and what an error prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any, Final
+
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from mirrorneuron.errors import (
+    ManifestError,
+    MirrorNeuronError,
+    NotFound,
+    RuntimeUnavailable,
+    WaitTimeout,
+)
+from mirrorneuron.job import JobMap, JobStatus
+
+
+class Code(IntEnum):
+    OK = 0
+    JOB_FAILED = 1  #: or was cancelled
+    USAGE = 2  #: bad arguments or settings, an invalid bundle, a job in the wrong state
+    NOT_FOUND = 3
+    TIMED_OUT = 4
+    UNREACHABLE = 5
+    BUG = 70
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+# The first that fits. Whatever else the package raises is about what it was given.
+CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (
+    (NotFound, Code.NOT_FOUND),
+    (WaitTimeout, Code.TIMED_OUT),
+    (RuntimeUnavailable, Code.UNREACHABLE),
+    (MirrorNeuronError, Code.USAGE),
+)
+
+_verbose = False
+
+
+class ReaderGone(Exception):
+    """Whoever read our output has ended, as `head` does."""
+
+
+def note_verbose(value: bool) -> None:
+    """Show tracebacks from now on, if *value*."""
+    global _verbose
+    _verbose = _verbose or value
+
+
+def complain(text: str) -> None:
+    """Print *text* to stderr, each line as `mn: ...`. A terminal that has gone is no error."""
+    with suppress(OSError):
+        for line in text.splitlines() or [""]:
+            print(f"mn: {printable(line)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """*text* with nothing that could steer a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def code_of_job(job: JobMap) -> Code:
+    return Code.JOB_FAILED if job["status"] in (JobStatus.FAILED, JobStatus.CANCELLED) else Code.OK
+
+
+def ending(command: TyperGroup) -> int:
+    """Run *command* on `sys.argv` and return its exit code. A known error is one line, or one line an issue."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(command)
+        sys.stdout.flush()
+    except (BrokenPipeError, ReaderGone):
+        # End without a word, also at the flush of the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Code.BROKEN_PIPE
+    return code
+
+
+def _run(command: TyperGroup) -> int:
+    try:
+        return int(command.main(prog_name="mn", standalone_mode=False) or Code.OK)
+    except TyperException as error:  # wrong arguments
+        _trace()
+        context: Any = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        complain(" ".join(error.format_message().split()) + hint)
+        return Code.USAGE
+    except MirrorNeuronError as error:
+        _trace()
+        complain(_said(error))
+        return next(code for kind, code in CODES if isinstance(error, kind))
+    except ReaderGone:
+        raise
+    except KeyboardInterrupt:
+        return Code.INTERRUPTED
+    except Exception as error:
+        _trace()
+        more = "" if _verbose else "; -v shows where"
+        complain(f"internal error, {type(error).__name__}: {error}{more}")
+        return Code.BUG
+
+
+def _said(error: MirrorNeuronError) -> str:
+    if isinstance(error, ManifestError):
+        return "\n".join(" ".join(str(issue).splitlines()) for issue in error.issues)
+    return str(error)
+
+
+def _trace() -> None:
+    if _verbose:
+        traceback.print_exc()

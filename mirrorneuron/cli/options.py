@@ -1,0 +1,15 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The bundle: a folder with a manifest.json.")]
+TimeoutMs = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="MS", min=0, help="Wait this many milliseconds at most; the job goes on."),
+]

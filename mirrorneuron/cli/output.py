@@ -1,0 +1,87 @@
+"""What goes to stdout: JSON, tables and fields; pretty on a terminal, plain aligned text elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from mirrorneuron.cli.exits import printable
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def line(text: str) -> None:
+    """Print one line, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def count(number: int, name: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def document(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(_json(value, indent=2) + "\n")
+
+
+def record(value: Any) -> None:
+    """Print one JSON value on one line, at once."""
+    line(_json(value))
+
+
+def compact(value: Any) -> str:
+    """JSON on one line, for humans."""
+    return printable(json.dumps(value, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; None is shown as `-`."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if on_terminal():
+        _pretty().table(columns, cells)
+        return
+    heads = [name.upper() for name in columns]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    for row in (heads, *cells):
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+
+def fields(values: Mapping[str, Any]) -> None:
+    """Print names and values, one pair a line."""
+    texts = {name: _cell(value) for name, value in values.items()}
+    if on_terminal():
+        _pretty().fields(texts)
+        return
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        sys.stdout.write(f"{name.ljust(width)}  {text}\n")
+
+
+def result(value: Any, more: str) -> None:
+    """Print a job's result as JSON; on a terminal a long one is cut, and *more* says where the rest is."""
+    text = _json(value, indent=2)
+    if on_terminal():
+        _pretty().json([printable(part) for part in text.splitlines()], more)
+    else:
+        sys.stdout.write(text + "\n")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None or value == "" else printable(str(value))
+
+
+def _pretty() -> Any:
+    return import_module("mirrorneuron.cli.pretty")

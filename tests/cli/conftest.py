@@ -1,0 +1,153 @@
+"""What the tests of the command line share: the real `mn`, and bundles that end as a test wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node import RealNode
+
+ROOT = Path(__file__).parents[2]
+MN = str(Path(sys.executable).parent / "mn")
+RESEARCH = str(ROOT / "examples" / "research_flow")
+OF_TERMINALS = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+Mn = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def env(node: RealNode) -> dict[str, str]:
+    """The environment of commands that work with the session's node."""
+    return {name: value for name, value in node.env.items() if name not in OF_TERMINALS}
+
+
+@pytest.fixture
+def mn(env: dict[str, str]) -> Mn:
+    """Runs `mn` to its end, by default with the session's node."""
+
+    def run(*args: str, env: Mapping[str, str] = env) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [MN, *args], env=env, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+
+    return run
+
+
+class Started:
+    """An `mn` that runs in the background; ended with the test."""
+
+    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [MN, *args], env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True, stdin=subprocess.DEVNULL
+        )
+
+    def line_of_stderr(self, words: str) -> str:
+        """Read stderr until a line holds *words*, and return it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words in line:
+                return line
+        raise AssertionError(f"ended without saying {words!r}")
+
+    def line(self) -> str:
+        """The next line of stdout."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"ended:\n{self.process.communicate()[1]}"
+        return line
+
+    def document(self) -> Any:
+        """The next JSON document of stdout."""
+        text = self.line()
+        while True:
+            try:
+                return json.loads(text)
+            except ValueError:
+                text += self.line()
+
+    def ctrl_c(self) -> tuple[int, str, str]:
+        """Interrupt it; return its exit code, and what it still said on stdout and stderr."""
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=100)
+        return self.process.returncode, out, err
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.communicate()
+
+
+class Bundle:
+    """A bundle of one node in a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def write(self, manifest: Mapping[str, Any]) -> Bundle:
+        whole = {"manifest_version": "1.0", "graph_id": self.folder.name, "entrypoints": ["only"], **manifest}
+        (self.folder / "manifest.json").write_text(json.dumps(whole))
+        return self
+
+    def executor(self, *command: str, **config: Any) -> Bundle:
+        """One executor that runs *command*."""
+        only = {"node_id": "only", "agent_type": "executor", "config": {"command": list(command), **config}}
+        return self.write({"nodes": [only], "edges": []})
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> str:
+    """A bundle whose job waits for a second message that never comes. It takes no slot."""
+    only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 2}}
+    return str(Bundle(tmp_path / "endless").write({"nodes": [only], "edges": []}))
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> str:
+    """A bundle whose job fails."""
+    return str(Bundle(tmp_path / "failing").executor("sh", "-c", "echo broken >&2; exit 3"))
+
+
+class Gate(Bundle):
+    """A bundle whose only command runs until `open` is called."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._file = folder.parent / "open"
+        self.executor("sh", "-c", f"until [ -e '{self._file}' ]; do sleep 0.02; done", complete_job=True)
+
+    def open(self) -> None:
+        self._file.touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> dict[str, str]:
+    """An environment with no server: an embedded home of the test's own, in which nothing runs."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_NEURON_")}
+    return {**clean, "MIRROR_NEURON_HOME": str(tmp_path / "home")}
+
+
+def last_line(text: str) -> str:
+    return text.splitlines()[-1]

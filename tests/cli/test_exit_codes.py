@@ -1,0 +1,147 @@
+"""Every exit code of the contract, and the one line that goes with it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from mirrorneuron.cli import exits
+from mirrorneuron.job import JobStatus
+from tests.cli.conftest import RESEARCH, Bundle, Mn, last_line
+
+READERS = ("wait", "job inspect", "agent list", "events", "events --follow", "graph")
+
+
+@pytest.fixture
+def away(env) -> Iterator[dict[str, str]]:
+    """An environment whose server is away: the port is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield {**env, "MIRROR_NEURON_REDIS_URL": f"redis://127.0.0.1:{taken.getsockname()[1]}/0"}
+
+
+def test_a_completed_job_exits_0_with_its_result_on_stdout_and_its_id_first_on_stderr(mn: Mn):
+    ended = mn("run", RESEARCH)
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["agent_id"] == "reviewer"
+    assert ended.stderr.splitlines()[0].startswith("mn: job research_flow-")
+
+
+def test_a_failed_job_exits_1_and_says_why(mn: Mn, failing):
+    ended = mn("run", failing)
+    assert ended.returncode == 1
+    assert json.loads(ended.stdout)["details"]["stderr"] == "broken\n"
+    assert "failed: only: " in last_line(ended.stderr)
+
+
+def test_waiting_for_a_job_that_has_failed_exits_1_too(mn: Mn, failing):
+    mn("run", failing, "--job-id", "wait-for-failed")
+    assert mn("wait", "wait-for-failed").returncode == 1
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_only_failed_and_cancelled_jobs_exit_1(status):
+    code = exits.code_of_job({"status": status})  # type: ignore[typeddict-item]
+    assert (code == 1) is (status in ("failed", "cancelled"))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["run", "--frobnicate"], "mn: No such option: --frobnicate (see `mn run --help`)"),
+        (["runn"], "mn: No such command 'runn'. Did you mean 'run'? (see `mn --help`)"),
+        (["wait"], "mn: Missing argument 'JOB'. (see `mn wait --help`)"),
+        (["run", RESEARCH, "--no-await", "--timeout", "5"], "mn: Invalid value: --timeout"),
+        (["wait", "x", "--timeout", "-1"], "mn: Invalid value for '--timeout'"),
+        (["job", "list", "--status", "lost"], "mn: Invalid value for '--status'"),
+        (["run", RESEARCH, "--job-id", "a b"], "mn: job_id: 'a b' is no job id"),
+    ],
+)
+def test_bad_usage_exits_2_with_one_line(mn: Mn, args, said):
+    ended = mn(*args)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(said)
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_invalid_bundle_exits_2_with_one_line_an_issue(mn: Mn, tmp_path):
+    bundle = Bundle(tmp_path / "bad").write({"nodes": [{"node_id": "only", "agent_type": "rooter"}], "edges": [{}]})
+    for command in ("validate", "run", "graph"):
+        ended = mn(command, str(bundle))
+        assert ended.returncode == 2
+        lines = ended.stderr.splitlines()
+        assert len(lines) > 2
+        assert all(line.startswith("mn: ") for line in lines)
+        assert any("nodes[0].agent_type" in line and "router" in line for line in lines)
+
+
+@pytest.mark.parametrize("given", ["a file", "no folder", "no manifest", "no JSON", "no object"])
+def test_what_is_no_bundle_exits_2(mn: Mn, tmp_path, given):
+    folder = tmp_path / "bundle"
+    if given != "no folder":
+        folder.mkdir()
+    if given in ("a file", "no JSON", "no object"):
+        (folder / "manifest.json").write_text('{"a": ' if given == "no JSON" else "[]")
+    ended = mn("validate", str(folder / "manifest.json" if given == "a file" else folder))
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_id_that_is_taken_by_another_bundle_exits_2(mn: Mn, endless):
+    assert mn("run", RESEARCH, "--job-id", "taken").returncode == 0
+    ended = mn("run", endless, "--job-id", "taken")
+    assert ended.returncode == 2
+    assert "exists already" in last_line(ended.stderr)
+
+
+def test_a_bad_setting_exits_2_and_names_the_variable(mn: Mn, env):
+    ended = mn("job", "list", env={**env, "MIRROR_NEURON_CLAIM_LEASE_MS": "soon"})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("mn: MIRROR_NEURON_CLAIM_LEASE_MS: ")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_an_unknown_job_exits_3_at_once(mn: Mn, command):
+    ended = mn(*command.split(), "nobody")
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith("mn: no job 'nobody'")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_wait_that_takes_too_long_exits_4_and_the_job_goes_on(mn: Mn, endless):
+    ended = mn("run", endless, "--timeout", "50", "--job-id", "slow")
+    assert ended.returncode == 4
+    assert "slow" in last_line(ended.stderr)
+    assert mn("wait", "slow", "--timeout", "0").returncode == 4
+    assert json.loads(mn("job", "inspect", "slow", "--json").stdout)["status"] in ("pending", "running")
+
+
+@pytest.mark.parametrize("command", [f"run {RESEARCH}", *(f"{r} x" for r in READERS), "job list", "node list"])
+def test_a_server_that_is_away_exits_5_and_says_which(mn: Mn, away, command):
+    ended = mn(*command.split(), env=away)
+    assert (ended.returncode, ended.stdout) == (5, "")
+    assert away["MIRROR_NEURON_REDIS_URL"] in ended.stderr
+    assert "MIRROR_NEURON_REDIS_URL" in last_line(ended.stderr)
+    assert len([line for line in ended.stderr.splitlines() if "warning: " not in line]) == 1
+
+
+@pytest.mark.parametrize("command", ["job list", "wait x", "worker", "dashboard --port 1"])
+def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowhere, command):
+    """None but `run` and `up` starts one."""
+    ended = mn(*command.split(), env=nowhere)
+    assert (ended.returncode, ended.stdout) == (5, "")
+    for words in (nowhere["MIRROR_NEURON_HOME"], "mn up", "mn run", "MIRROR_NEURON_REDIS_URL"):
+        assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_known_error_shows_its_traceback_only_when_asked(mn: Mn):
+    assert "Traceback" not in mn("wait", "nobody").stderr
+    for args in (["-v", "wait", "nobody"], ["wait", "nobody", "--verbose"]):
+        ended = mn(*args)
+        assert ended.returncode == 3
+        assert "Traceback" in ended.stderr
+        assert last_line(ended.stderr) == "mn: no job 'nobody'"

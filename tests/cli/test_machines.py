@@ -1,0 +1,152 @@
+"""The commands that start things: run and up with an embedded server, worker, dashboard, down."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.request
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from mirrorneuron import process
+from tests.cli.conftest import RESEARCH, Mn, Started
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def home(nowhere, mn: Mn) -> Iterator[dict[str, str]]:
+    """An environment with nothing configured; what was started in it is ended."""
+    yield nowhere
+    mn("down", env=nowhere)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetched(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""
+
+
+def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
+    """Its data is where later commands find it, until and after `mn down`."""
+    first = mn("run", RESEARCH, "--job-id", "first", env=home)
+    assert first.returncode == 0, first.stderr
+    assert "mn: started a server and a node here; `mn down` or 10 idle minutes end them" in first.stderr.splitlines()
+    again = mn("run", RESEARCH, "--job-id", "again", env=home)
+    assert again.returncode == 0, again.stderr
+    assert "started" not in again.stderr
+    assert {job["job_id"] for job in json.loads(mn("job", "list", "--json", env=home).stdout)} == {"first", "again"}
+    assert len(json.loads(mn("node", "list", "--json", env=home).stdout)) == 2
+    assert json.loads(mn("down", "--json", env=home).stdout) == {"ended": ["node", "watcher", "server"]}
+    assert mn("job", "list", env=home).returncode == 5
+    assert mn("down", env=home).stdout == "nothing was running\n"
+
+
+def test_up_serves_until_ctrl_c_and_leaves_nothing_running(mn: Mn, home):
+    with Started("up", "--no-dashboard", "--json", env=home) as up:
+        told = up.document()
+        assert (told["embedded"], told["dashboard"]) == (True, None)
+        ended = mn("run", RESEARCH, "--job-id", "under-up", env=home)
+        assert ended.returncode == 0, ended.stderr
+        assert "started" not in ended.stderr, "it starts no second node"
+        nodes = json.loads(mn("node", "list", "--json", env=home).stdout)
+        code, _, err = up.ctrl_c()
+        assert code == 0, err
+    assert mn("down", env=home).stdout == "nothing was running\n"
+    for node in nodes:
+        assert process.find(node["pid"]) is None
+
+
+def test_up_uses_the_configured_server_and_leaves_it_alone(mn: Mn, env, server, tmp_path):
+    """It may be called in a folder that has a package `workers` of its own."""
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    own = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"up-{uuid.uuid4().hex}"}
+    with Started("up", "--no-dashboard", "--json", env=own, cwd=tmp_path) as up:
+        told = up.document()
+        assert (told["redis_url"], told["embedded"]) == (server.url, False)
+        assert mn("run", RESEARCH, env=own).returncode == 0
+        assert up.ctrl_c()[0] == 0
+    assert process.find(told["node_pid"]) is None
+    assert server.client.ping()
+
+
+def test_up_ends_when_down_is_called_elsewhere(mn: Mn, home):
+    with Started("up", "--no-dashboard", "--json", env=home) as up:
+        up.document()
+        assert "server" in json.loads(mn("down", "--json", env=home).stdout)["ended"]
+        _, err = up.process.communicate(timeout=100)
+        assert up.process.returncode == 0, err
+
+
+def test_a_terminal_that_is_closed_ends_what_up_has_started(mn: Mn, home):
+    with Started("up", "--no-dashboard", "--json", env=home) as up:
+        up.document()
+        assert up.process.stderr is not None
+        up.process.stderr.close()
+        up.process.send_signal(signal.SIGHUP)
+        up.process.send_signal(signal.SIGHUP)
+        up.process.wait(timeout=100)
+    assert mn("down", env=home).stdout == "nothing was running\n"
+
+
+def test_a_worker_is_a_node_with_a_name_and_a_pool_of_its_own(mn: Mn, env, client):
+    alone = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"alone-{uuid.uuid4().hex}"}
+    with Started("worker", "--name", "solo", "--pool", "gpu", "--slots", "3", "--json", env=alone) as worker:
+        told = worker.document()
+        assert (told["node"], told["pools"], told["pid"]) == ("solo", {"gpu": 3}, worker.process.pid)
+        nodes = wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=alone).stdout)), timeout=60)
+        assert [node["name"] for node in nodes] == ["gpu@solo", "light@solo"]
+        assert nodes[0]["pools"]["gpu"]["slots"] == 3
+        assert mn("run", RESEARCH, env=alone).returncode == 0
+        code, out, err = worker.ctrl_c()
+    assert (code, out) == (0, ""), err
+
+
+def both(nodes: list[dict[str, object]]) -> list[dict[str, object]]:
+    return nodes if len(nodes) == 2 else []
+
+
+@pytest.mark.parametrize("pool", ["", "a=1", "light"])
+def test_a_worker_refuses_a_pool_that_cannot_be_one(mn: Mn, pool, env):
+    ended = mn("worker", "--pool", pool)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_dashboard_shows_tasks_under_the_names_of_their_nodes(mn: Mn, env):
+    port = free_port()
+    open_api = {**env, "FLOWER_UNAUTHENTICATED_API": "true"}
+    with Started("dashboard", "--port", str(port), "--json", env=open_api) as dashboard:
+        url = dashboard.document()["url"]
+        assert url == f"http://127.0.0.1:{port}/"
+        wait_until(lambda: fetched(f"{url}healthcheck"), timeout=60)
+
+        def shown() -> bool:
+            mn("run", RESEARCH)  # Flower sees only what happens while it looks
+            return b'"research_flow.open_job"' in fetched(f"{url}api/tasks?limit=50")
+
+        wait_until(shown, timeout=60)
+        code, _, err = dashboard.ctrl_c()
+    assert code == 0, err
+
+
+def test_a_port_that_is_taken_is_bad_usage(mn: Mn, env):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in (["dashboard"], ["up"]):
+            ended = mn(*command, "--port", port)
+            assert ended.returncode == 2
+            assert f"port {port} of 127.0.0.1 is taken" in ended.stderr
