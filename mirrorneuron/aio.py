@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, overload
@@ -31,7 +32,7 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.keys import Keys, result_channel
 from mirrorneuron.settings import Settings
-from mirrorneuron.waiting import REREAD_S, RETRY_S, Deadline, Timeout
+from mirrorneuron.waiting import AWAY_S, REREAD_S, RETRY_S, Deadline, Timeout
 
 READERS: Final = 8  # connections that read records
 
@@ -114,13 +115,30 @@ class Client:
             ends = self._ends[loop] = _Ends(self.sync.settings)
         with reaching(self.sync.settings.redis_url, job_id):
             async with ends.connected():
-                return await ends.read(job_id) or await self._pushed(ends, job_id, deadline)
+                cancels = _cancels()
+                job = await ends.read(job_id)
+                away_since: float | None = None
+                while job is None:
+                    try:
+                        job = await self._pushed(ends, job_id, deadline, cancels)
+                    except AWAY:
+                        away_since = away_since or time.monotonic()
+                        if time.monotonic() - away_since > AWAY_S:
+                            raise
+                        await asyncio.sleep(deadline.left(RETRY_S))
+                        if deadline.over:
+                            raise WaitTimeout(f"job {job_id!r} has not ended, and the store is away", job_id) from None
+                return job
 
-    async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline) -> JobMap:
+    async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline, cancels: int) -> JobMap:
         async with ends.listening(job_id) as news:
             while True:
+                # redis-py sends with `asyncio.wait_for`, which before Python 3.12 may lose a cancellation.
+                if _cancels() > cancels:
+                    raise asyncio.CancelledError
                 with suppress(TimeoutError):  # the net: a push is only a hint
-                    await asyncio.wait_for(news.wait(), deadline.left(REREAD_S))
+                    async with asyncio.timeout(deadline.left(REREAD_S)):
+                        await news.wait()
                 news.clear()
                 if job := await ends.read(job_id):
                     return job
@@ -157,6 +175,12 @@ class Client:
         found = await asyncio.to_thread(self.sync.stream_events, job_id, after=after)
         while (event := await asyncio.to_thread(next, found, None)) is not None:
             yield event
+
+
+def _cancels() -> int:
+    """How often the running task has been asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 class _Ends:

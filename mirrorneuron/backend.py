@@ -52,7 +52,7 @@ class JobResultConsumer(RedisResultConsumer):
 
     def _reconnect_pubsub(self) -> None:
         super()._reconnect_pubsub()
-        prefix = len(self.backend.get_key_for_task(""))
+        prefix = len(self.backend.task_keyprefix)
         for key in list(self.subscribed_to):
             task_id = key[prefix:]
             meta = self.backend.get_task_meta(task_id.decode() if isinstance(task_id, bytes) else task_id, cache=False)
@@ -85,6 +85,10 @@ class JobMapBackend(RedisBackend):
             return task_meta(job)
         found: dict[str, Any] = super()._get_task_meta_for(task_id)
         return found
+
+    def meta_from_decoded(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Turn a stored exception into one that can be raised; a notice of a job's end holds none to turn."""
+        return meta if "result" not in meta else super().meta_from_decoded(meta)
 
     def store_result(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
         """Store a task's result. Of a job id nothing is stored: Celery would write FAILURE for a revoked head."""

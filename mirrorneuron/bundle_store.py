@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.connection import Server
 from mirrorneuron.keys import Keys
@@ -53,12 +55,16 @@ class BundleStore:
             return
         # Same hash tag for both names, so that RENAME stays within one slot.
         draft = f"{{{key}}}:{secrets.token_hex(6)}"
-        for at in range(0, max(len(archive), 1), CHUNK_BYTES):
+        for number, at in enumerate(range(0, max(len(archive), 1), CHUNK_BYTES)):
             pipe = self._client.pipeline(transaction=False)
-            pipe.rpush(draft, archive[at : at + CHUNK_BYTES])
+            pipe.hset(draft, number, archive[at : at + CHUNK_BYTES])  # numbered: it may be sent twice
             pipe.expire(draft, UPLOAD_SECONDS)
             pipe.execute()
-        self._client.rename(draft, key)
+        try:
+            self._client.rename(draft, key)
+        except ResponseError:  # sent twice, too: the draft has its name already
+            if not self._client.exists(key):
+                raise
         if self._ttl_s:
             self._client.expire(key, self._ttl_s)
         else:
@@ -75,9 +81,7 @@ class BundleStore:
     def payloads(self, payloads_digest: str) -> bytes:
         """The archive of that digest. Raises LookupError when it is gone."""
         key = self._keys.bundle(payloads_digest)
-        chunks: list[bytes] = []
-        while chunk := self._client.lindex(key, len(chunks)):
-            chunks.append(chunk)
-        if not chunks:
+        chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
+        if not chunks or None in chunks:
             raise LookupError(f"payloads {payloads_digest} are not in the store")
         return b"".join(chunks)

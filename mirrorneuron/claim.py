@@ -64,7 +64,7 @@ class Waiting:
     pool: str
     due: int
     new: int  #: how many of them this reply is the first to tell of
-    agent_id: str  #: one of them; the only one if `due` is 1
+    agent_id: str  #: the one, if it is one; else empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,10 +113,11 @@ class Client:
         job_id = wanted_id or new_job_id(plan.graph_id)
         with reaching(self.settings.redis_url):
             parts.ensure_bundle(packed)
-            word, _ = parts.store.create(job_id, plan, packed, _static(job_id, bundle, packed))
+            word, status = parts.store.create(job_id, plan, packed, _static(job_id, bundle, packed))
         if word is Word.CONFLICT:
             raise JobExists(job_id)
-        if word is Word.CREATED:
+        # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
+        if status is JobStatus.PENDING:
             parts.announce(plan, JobRef(job_id, 1, packed.digest))
         return job_id
 

@@ -132,8 +132,8 @@ class Control:
     def _agents(self, ref: JobRef) -> list[str]:
         try:
             return list(self._plan(ref).nodes)
-        except LookupError:  # the bundle is gone already; what is left of the agents expires
-            return []
+        except LookupError:  # the bundle is gone already
+            return self._store.found_agents(ref.job_id)
 
     def _known(self, job_id: str, plan: Plan, agent: str) -> None:
         if agent not in plan.nodes:

@@ -4,16 +4,17 @@ All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a ha
 one script may touch all of it. The scripts get the job key and add the suffixes below (`lua/` is their only other
 home). Indexes, bundles and nodes live in other slots and are written beside a script, never within one.
 
-    suffix           type    what                                                      written by
-    (none)           HASH    status, run, moves, pools, digest, static, result, times   create, open, commit, settle
-    :mail:<agent>    LIST    message JSON, oldest first                                 create, commit
-    :agent:<agent>   HASH    token done node claimed_at state last output processed     create, claim, commit
-                             attempts need take pool due error
-    :claims          ZSET    agent by end of lease (ms)                                 open, claim, commit, renew
-    :ready:<pool>    ZSET    agent by the time (ms) from which it may be claimed        create, claim, commit, flush
-    :events          STREAM  t(ype) a(gent) p(ayload JSON)                              all
-    :delivered       ZSET    ids of messages from outside, by time (ms)                 deliver
-    :op:<token>      STRING  mark of a claim that was made; lives two leases            open, claim
+    suffix         type    what                                                    written by
+    (none)         HASH    status run moves pools digest static result, times,     create, claim, commit, settle,
+                           time-outs, announced_*                                  finish, move, retry, sweep
+    :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
+    :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
+                           attempts need take pool due error losses                retry, sweep
+    :claims        ZSET    agent by end of lease (ms)                              claim, commit, renew, sweep
+    :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     all that change mail or claims
+    :events        STREAM  t(ype) a(gent) p(ayload JSON)                           all
+    :delivered     ZSET    ids of messages from outside, by time (ms)              deliver
+    :op:<token>    STRING  mark of a claim, or with :done of a commit; 60 s        claim, commit
 
 They live as long as the job, and after its end for the time of retention.
 """
@@ -86,7 +87,7 @@ class Keys:
         return f"{self.ns}:manifest:{digest}"
 
     def bundle(self, payloads_digest: str) -> str:
-        """LIST of chunks of a payloads archive; expires like the manifest."""
+        """HASH: number -> chunk of a payloads archive; expires like the manifest."""
         return f"{self.ns}:bundle:{payloads_digest}"
 
     def job(self, job_id: str) -> str:

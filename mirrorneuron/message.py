@@ -5,6 +5,7 @@ On every wire a message is JSON bytes; `Message` is the read-only view that agen
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ SENDER_OF_SEEDS: Final = "runtime"
 DEFAULT_PRIORITY: Final = 100
 JSON_TYPE: Final = "application/json"
 IDENTITY: Final = "identity"
+SAFE_DEPTH: Final = 150  # levels of nesting that the parser surely reads; its limit is 200
 
 _STRINGS: Final = (  # envelope names that hold text, in the order in which an envelope is written
     "message_id",
@@ -42,9 +44,28 @@ EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", 
 def encode(value: Any) -> bytes:
     """JSON bytes of *value*. Raises ValueError for what JSON cannot say (NaN and Infinity among it)."""
     text: bytes = to_json(value, inf_nan_mode="constants")
-    if b"NaN" in text or b"Infinity" in text:  # perhaps only inside a string: let the parser tell
+    # What may be NaN, perhaps only inside a string, or nested deeper than can be read back: let the parser tell.
+    if b"NaN" in text or b"Infinity" in text or text.count(b"[") + text.count(b"{") > SAFE_DEPTH:
         from_json(text, allow_inf_nan=False)
     return text
+
+
+def encode_anyhow(value: Any) -> bytes:
+    """JSON bytes of what tells of a failure: what JSON cannot say is written as best it can be."""
+    try:
+        return encode(value)
+    except ValueError:
+        text = json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False).encode("utf-8", "replace")
+        try:
+            from_json(text, allow_inf_nan=False)
+        except ValueError:
+            return to_json(printable(repr(value)))
+        return text
+
+
+def printable(text: str) -> str:
+    """*text* without what UTF-8 cannot say."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode(text: bytes | str) -> Any:
@@ -95,10 +116,10 @@ class Message:
         if ttl_ms is None:
             return False
         try:
-            sent = datetime.fromisoformat(str(self.envelope["timestamp"]))
-        except (KeyError, ValueError):
+            sent_ms = datetime.fromisoformat(str(self.envelope["timestamp"])).timestamp() * 1000
+        except (KeyError, ValueError, OverflowError, OSError):
             return False
-        return bool(now_ms > sent.timestamp() * 1000 + ttl_ms)
+        return bool(now_ms > sent_ms + ttl_ms)
 
 
 def seed(payload: Any, *, job_id: str, to: str, message_id: str, timestamp: str) -> dict[str, Any]:

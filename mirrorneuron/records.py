@@ -32,6 +32,7 @@ JOB_FIELDS: Final = (
 )
 AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "error", "attempts")
 SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon")
+_HIDDEN: Final = frozenset({"user", "collected", "recent"})  # of an agent's state: shown elsewhere, or by its length
 Raw = Sequence[bytes | None]
 
 
@@ -88,7 +89,8 @@ def snapshot(node: PlannedNode, row: Raw, depth: int, job: JobMap, renewed_at_ms
             "outbound_edges": node.degree,
             "pool": node.pool,
             "attempts": int(attempts or 0),
-            **{name: value for name, value in known.items() if name != "user"},
+            **{name: value for name, value in known.items() if name not in _HIDDEN},
+            **({"collected": len(known["collected"])} if "collected" in known else {}),
         },
     }
 

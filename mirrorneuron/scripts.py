@@ -154,9 +154,9 @@ class Scripts:
         args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
         return Word(self._call("renew", job.job_id, args).decode())
 
-    def flush(self, job: JobRef, agents: Sequence[str]) -> Reply:
-        """Let *agents*, which wait for a full batch, act on what they hold."""
-        return _reply(self._call("flush", job.job_id, [self._now(), job.run, *agents]), "")
+    def flush(self, job: JobRef, moves: int, agents: Sequence[str]) -> Reply:
+        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle after *moves* commits."""
+        return _reply(self._call("flush", job.job_id, [self._now(), job.run, moves, *agents]), "")
 
     def settle(self, job: JobRef, moves: int, end: End | None, agents: Collection[str] = ()) -> Word:
         """End a job that was idle after *moves* commits, or with None note that it waits; unless it has moved."""

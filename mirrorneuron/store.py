@@ -15,6 +15,7 @@ from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import Server, connect
+from mirrorneuron.errors import PayloadTooLarge
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
 from mirrorneuron.keys import Keys, queue
 from mirrorneuron.manifest import Manifest
@@ -72,6 +73,9 @@ class Store:
             for agent, payloads in plan.initial_inputs.items()
             for n, payload in enumerate(payloads)
         ]
+        largest, cap = max((len(text) for _, text in mail), default=0), self.settings.max_message_bytes
+        if largest > cap:
+            raise PayloadTooLarge(f"an initial input has {largest} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
         agents = [
             (n.node_id, n.pool, "" if n.need is None else n.need, "" if n.take is None else n.take)
             for n in plan.nodes.values()
@@ -94,9 +98,9 @@ class Store:
             mail=mail,
             beside=beside,
         )
-        if word is Word.CREATED and not all(replies[2:]):
+        if word is not Word.CONFLICT and not all(replies[2:]):
             self.bundles.put(bundle)
-        if word is Word.EXISTS and status not in ("pending", "running", "paused"):
+        if JobStatus(status) in TERMINAL:
             self.client.srem(self.keys.live, job_id)
         return word, JobStatus(status)
 
@@ -132,6 +136,14 @@ class Store:
         pipe.srem(self.keys.live, job_id)
         pipe.execute()
         return True
+
+    def found_agents(self, job_id: str) -> list[str]:
+        """The agents of a job that have keys, for a job whose bundle is lost. Slow: it looks at every key there is."""
+        stem = self.keys.job(job_id)
+        names = [key.decode() for key in self.client.scan_iter(f"{stem}:*", count=1000)]
+        return sorted(
+            {name.removeprefix(f"{stem}:{p}:") for name in names for p in ("agent", "mail") if f"{stem}:{p}:" in name}
+        )
 
     def job(self, job_id: str) -> JobMap | None:
         """The job map, or None: one read."""
@@ -183,6 +195,8 @@ class Store:
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The events after the event of id *after*, oldest first; the newest *limit* of them without *after*."""
         key = self.keys.events(job_id)
+        if limit is not None and limit <= 0:
+            return []
         if after is None and limit is not None:
             rows = self.client.xrevrange(key, count=limit)[::-1]
         else:

@@ -58,14 +58,18 @@ def read_ended(store: Store, job_id: str) -> JobMap | None:
 
 def until_ended(store: Store, job_id: str, deadline: Deadline) -> JobMap:
     """The final job map of *job_id*. Raises JobNotFound, WaitTimeout, or redis errors after AWAY_S of silence."""
-    if job := read_ended(store, job_id):
-        return job
-    heard = time.monotonic()
+    away_since: float | None = None
+    first = True
     while True:
         try:
+            if job := read_ended(store, job_id):
+                return job
+            first, away_since = False, None
             return _pushed(store, job_id, deadline)
         except AWAY:
-            if time.monotonic() - heard > AWAY_S:
+            now = time.monotonic()
+            away_since = away_since or now
+            if first or now - away_since > AWAY_S:  # a store that has never answered is not waited for
                 raise
             time.sleep(deadline.left(RETRY_S))
             if deadline.over:

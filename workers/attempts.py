@@ -83,11 +83,11 @@ def _one(messages: list[Message], node: PlannedNode) -> Message:
 def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
     config, attempts = draft.node.config, draft.claim.attempts + 1
     error = str(failure)
-    event = (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts})
+    told = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
     wanted = failure.transient or config.get("retry_on", "any") == "any"
     if attempts < config.get("max_attempts", 1) and wanted:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), LONGEST_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
         draft.forget_changes()
-        return draft.again(delay_ms, attempts=attempts, error=error, events=[event, released, retry])
-    return draft.failed(error, {**failure.details, "attempts": attempts}, [event, released])
+        return draft.again(delay_ms, attempts=attempts, error=error, events=[*told, retry])
+    return draft.failed(error, {**failure.details, "attempts": attempts}, told)

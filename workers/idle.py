@@ -16,8 +16,8 @@ def settle(store: Store, job: JobRef, plan: Plan, moves: int) -> tuple[Waiting, 
     Returns the agents that are ready now and have to be announced.
     """
     if plan.batches:
-        flushed = store.scripts.flush(job, plan.batches)
-        if flushed.waiting:
+        flushed = store.scripts.flush(job, moves, plan.batches)
+        if flushed.waiting or flushed.word is not Word.FLUSHED:
             return flushed.waiting
     end = _end(store, job, plan)
     if store.scripts.settle(job, moves, end, plan.nodes.keys()) is Word.SETTLED and end is not None:

@@ -35,10 +35,9 @@ def run_light(plan: Plan, claims: Sequence[Claim], around: Surroundings) -> list
         elif given:
             step = run(plan.nodes[claim.agent_id], replace(claim, mail=tuple(given)), around)
             step.alone = True
-            if step.consumed:
-                step.consumed = 0  # none of it was ever in the mailbox
-            else:
-                _send_handed(steps, claim.agent_id)  # it failed: its mail is kept for a retry
+            if step.consumed < len(given):  # it failed, or has enough for one commit: the rest is mail like any other
+                _send_handed(steps, claim.agent_id, step.consumed)
+            step.consumed = 0  # none of it was ever in the mailbox
         else:
             step = untouched(claim)
         if handed:
@@ -46,6 +45,8 @@ def run_light(plan: Plan, claims: Sequence[Claim], around: Surroundings) -> list
         steps.append(step)
         if step.end:
             break
+    for agent in handed:  # those that were not reached keep what they were handed
+        _send_handed(steps, agent)
     return steps
 
 
@@ -81,8 +82,11 @@ def _hand_over(step: Step, handed: dict[str, list[bytes]]) -> None:
         step.outgoing = [row for row in step.outgoing if row[0] not in handed]
 
 
-def _send_handed(steps: Sequence[Step], agent: str) -> None:
-    """Send what had been handed to *agent* within the claim as mail after all."""
+def _send_handed(steps: Sequence[Step], agent: str, answered: int = 0) -> None:
+    """Send what had been handed to *agent* within the claim, and is not *answered*, as mail after all."""
     for step in steps:
-        step.outgoing += [row for row in step.handed if row[0] == agent]
-        step.handed = [row for row in step.handed if row[0] != agent]
+        mine = [row for row in step.handed if row[0] == agent]
+        rest = [row for row in step.outgoing if row[0] == agent]  # what was put back before comes after these
+        step.outgoing = [row for row in step.outgoing if row[0] != agent] + mine[answered:] + rest
+        step.handed = [row for row in step.handed if row[0] != agent] + mine[:answered]
+        answered = max(0, answered - len(mine))

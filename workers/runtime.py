@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -25,6 +26,9 @@ PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
 BURIED_AFTER_S: Final = 0.2
 PATIENCE: Final = 120  # tries, a second apart, with which a worker rides out a store that is away
+
+
+log = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -71,8 +75,13 @@ class Runtime:
             timer.start()
 
     def _bury_all(self) -> None:
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
-        self.store.bury(ended)
+        ended: list[str] = []
+        while self._ended:
+            ended.append(self._ended.popleft())
+        try:
+            self.store.bury(ended)
+        except Exception:
+            log.warning("%s ended jobs stay among the live ones until they are swept", len(ended), exc_info=True)
 
     def _plan(self, digest: str) -> tuple[Plan, str | None]:
         return self.store.plan(digest)

@@ -6,7 +6,7 @@ the other keys are the runtime's counters, and show in the snapshot's metadata.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,10 +15,12 @@ from mirrorneuron.claim import Claim, End, Step
 from mirrorneuron.conditions import holds
 from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.manifest import RoutingMode, Template
-from mirrorneuron.message import Message, decode, encode, respond
+from mirrorneuron.message import Message, decode, encode, encode_anyhow, printable, respond
 from mirrorneuron.plan import PlannedEdge, PlannedNode
 
-MOST_OUTGOING: Final = 100_000  # messages of one run
+MOST_OUTGOING: Final = 100_000  # messages that one message may lead to
+FULL_MESSAGES: Final = 10_000  # after which a light agent leaves the rest of its mail to another commit
+FULL_BYTES: Final = 16 * 1024 * 1024
 USER: Final = "user"
 
 
@@ -29,6 +31,7 @@ class RunFailed(Exception):
         super().__init__(error)
         self.details = dict(details or {})
         self.transient = transient  #: may go well when tried again
+        self.events: list[tuple[str, Any]] = []  #: what the job's story tells of the run although it failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,23 @@ class Draft:
         self.stamp = iso(around.now_ms)
         self.state: dict[str, Any] = decode(claim.state) if claim.state else {}
         self._step = Step(claim.agent_id)
-        self._sent = 0
-        self.messages: list[Message] = []
-        for raw in claim.mail:
-            message = Message.parse(raw)
-            if message.expired(around.now_ms):
-                self.record(EventType.MESSAGE_EXPIRED, _brief(message))
-            else:
-                self.messages.append(message)
+        self._bytes = 0  #: of what is sent
+        self._mail = [Message.parse(raw) for raw in claim.mail]
+        self._taken = len(self._mail)
+        self.messages = [message for message in self._mail if not message.expired(around.now_ms)]
+
+    def each(self) -> Iterator[Message]:
+        """The messages in turn, until what they led to is as much as one commit should carry; the rest is left."""
+        for number, message in enumerate(self._mail):
+            if len(self._step.outgoing) >= FULL_MESSAGES or self._bytes >= FULL_BYTES:
+                self._taken = number
+                return
+            if not message.expired(self.around.now_ms):
+                yield message
 
     def answer(self, cause: Message, actions: Sequence[Action]) -> None:
         """Carry out *actions*, which *cause* led to. Raises RunFailed."""
+        before = len(self._step.outgoing)
         for action in actions:
             try:
                 match action:
@@ -73,6 +82,8 @@ class Draft:
                         self.complete(action.output)
             except ValueError as error:  # JSON cannot say it
                 raise RunFailed(f"{type(action).__name__.lower()} {getattr(action, 'type', '')!r}: {error}") from None
+            if len(self._step.outgoing) - before > MOST_OUTGOING:
+                raise RunFailed(f"the run emits more than {MOST_OUTGOING} messages")
 
     def record(self, kind: str, payload: Any = None) -> None:
         text = b"" if payload is None else self._sized(encode(payload), f"payload of event {kind!r}")
@@ -93,21 +104,22 @@ class Draft:
         elif action.to in self.around.agents:
             targets = [action.to]
         else:
+            message["envelope"] |= {"message_id": f"{self.around.token}:{sender}:dead", "to": action.to}
             payload = {"reason": f"no agent {action.to!r}", "to": action.to, "type": action.type, "message": message}
             self.record(EventType.DEAD_LETTER, payload)
             return
         if not self.node.degree:
-            self._step.output = encode(action.body)
+            self._step.output = self._sized(encode(action.body), f"the body of {action.type!r}")
         if not targets:
+            self._sized(encode(action.body), f"the body of {action.type!r}")
             self._unrouted(action)
-        self._sent += len(targets)
-        if self._sent > MOST_OUTGOING:
-            raise RunFailed(f"the run emits more than {MOST_OUTGOING} messages")
         envelope = message["envelope"]
         for target in targets:
             envelope["message_id"] = f"{self.around.token}:{sender}:{len(self._step.outgoing)}"
             envelope["to"] = target
-            self._step.outgoing.append((target, self._sized(encode(message), f"message to {target!r}")))
+            text = self._sized(encode(message), f"message to {target!r}")
+            self._bytes += len(text)
+            self._step.outgoing.append((target, text))
 
     def _sized(self, text: bytes, what: str) -> bytes:
         if len(text) > self.around.max_message_bytes:
@@ -150,10 +162,13 @@ class Draft:
         except ValueError as error:
             raise RunFailed(f"the condition of the edge to {edge.to!r} failed: {error}") from None
 
-    def consumed(self, count: int | None = None) -> Step:
-        """The step that consumed *count* messages (default: all that were claimed)."""
+    def consumed(self) -> Step:
+        """The step that consumed what was claimed, or as much of it as `each` gave."""
         step, claim = self._step, self.claim
-        step.consumed = len(claim.mail) if count is None else count
+        step.consumed = self._taken
+        for message in self._mail[: self._taken]:
+            if message.expired(self.around.now_ms):
+                self.record(EventType.MESSAGE_EXPIRED, _brief(message))
         step.processed = claim.processed + step.consumed
         if step.consumed:
             step.last = claim.mail[step.consumed - 1]
@@ -180,8 +195,8 @@ class Draft:
             state=encode(self.state) if self.state else b"",
             attempts=attempts,
             delay_ms=delay_ms,
-            error=error,
-            events=[(kind, encode(payload)) for kind, payload in events],
+            error=printable(error),
+            events=[(kind, encode_anyhow(payload)) for kind, payload in events],
         )
 
     def failed(self, error: str, details: Mapping[str, Any], events: Sequence[tuple[str, Any]] = ()) -> Step:
@@ -191,10 +206,17 @@ class Draft:
             self.claim.agent_id,
             processed=self.claim.processed,
             attempts=self.claim.attempts + 1,
-            error=error,
-            events=[(kind, encode(payload)) for kind, payload in events],
-            end=End(JobStatus.FAILED, encode({**summary, "details": dict(details)}), encode(summary)),
+            error=printable(error),
+            events=[(kind, encode_anyhow(payload)) for kind, payload in events],
+            end=End(JobStatus.FAILED, self._failure({**summary, "details": dict(details)}), encode_anyhow(summary)),
         )
+
+    def _failure(self, result: dict[str, Any]) -> bytes:
+        """The result of a failed job; details that are too large are left out, because a failure must not fail."""
+        text = encode_anyhow(result)
+        if len(text) > self.around.max_message_bytes:
+            text = encode_anyhow({**result, "details": {"left_out": f"the details have {len(text)} bytes"}})
+        return text
 
     def _count_template(self, consumed: int) -> None:
         state = self.state
@@ -202,7 +224,7 @@ class Draft:
             case Template.MAP | Template.REDUCE:
                 state["processed"] = state.get("processed", 0) + consumed
             case Template.STREAM:
-                items = sum(len(m.body) if isinstance(m.body, list) else 1 for m in self.messages)
+                items = sum(len(m.body) if isinstance(m.body, list) else 1 for m in self._mail[:consumed])
                 state["chunks_received"] = state.get("chunks_received", 0) + consumed
                 state["items_seen"] = state.get("items_seen", 0) + items
             case Template.BATCH:
@@ -218,10 +240,10 @@ class Quiet(Emit):
     __slots__ = ()
 
 
-def received(draft: Draft) -> None:
+def received(draft: Draft, messages: Sequence[Message]) -> None:
     """Record what the agent took in: one event a commit, however many messages."""
-    if draft.messages:
-        draft.record(EventType.AGENT_MESSAGE_RECEIVED, {**_brief(draft.messages[0]), "count": len(draft.messages)})
+    if messages:
+        draft.record(EventType.AGENT_MESSAGE_RECEIVED, {**_brief(messages[0]), "count": len(messages)})
 
 
 def _brief(message: Message) -> dict[str, Any]:

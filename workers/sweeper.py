@@ -122,4 +122,4 @@ class Sweeper:
         try:
             return list(self._plan_of(job.digest).nodes)
         except LookupError:
-            return []
+            return self._store.found_agents(job.job_id)

@@ -23,7 +23,7 @@ if ARGV[9] == 'open' and status == 'pending' then
   for pool in string.gmatch(pools, '%S+') do newly[pool] = redis.call('ZCARD', JOB .. ':ready:' .. pool) end
 end
 if status == 'paused' then return { 'PAUSED', 0, 0, {}, {} } end
-if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', 2 * c.lease) then return replay('CLAIMED', c) end
+if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', REMEMBERED) then return replay('CLAIMED', c) end
 
 local claims = {}
 if agents > #ARGV then

@@ -24,7 +24,7 @@ local first, agents, sent = at, tonumber(ARGV[11]), tonumber(ARGV[12])
 local outgoing = first + FIELDS * agents
 local ending = outgoing + 2 * sent + 3 * tonumber(ARGV[13])
 
-local landed = redis.call('HGET', JOB .. ':agent:' .. ARGV[first], 'done') == token
+local landed = redis.call('EXISTS', JOB .. ':op:' .. token .. ':done') == 1
 if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
@@ -39,7 +39,7 @@ end
 for i = first, outgoing - 1, FIELDS do
   local consumed = tonumber(ARGV[i + 1])
   if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
-  local set = { 'token', '', 'done', token, 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
+  local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
     'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9], 'losses', '' }
   for name, offset in pairs({ state = 2, last = 3, output = 4, need = 6 }) do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
@@ -53,6 +53,7 @@ end
 for i = outgoing + 2 * sent, ending - 1, 3 do
   record(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
+redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
 local moves = redis.call('HINCRBY', JOB, 'moves', 1)
 if ARGV[ending] ~= '' then
   finish(ending, now)

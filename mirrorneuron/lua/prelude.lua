@@ -3,8 +3,9 @@
 local JOB = KEYS[1]
 local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max')
 local status, run, pools, events_max = head[1], head[2], head[3] or '', head[4] or '1000'
+local REMEMBERED = 60000 -- ms for which a claim or commit that is sent again is known
 local LIVE = { pending = true, running = true, paused = true }
-local newly, newest = {}, {} -- pool -> how many agents this script made ready; and the last of them
+local newly = {} -- pool -> how many agents this script made ready
 
 local function clock(given) -- milliseconds: ARGV in tests, server time otherwise
   if given ~= '' then return tonumber(given) end
@@ -26,7 +27,7 @@ local function evaluate(agent, now)
   local pool, due = h[3] or 'light', tonumber(h[4] or '') or 0
   if redis.call('ZADD', JOB .. ':ready:' .. pool, 'NX', math.max(now, due), agent) == 0 then return end
   if pool ~= 'light' then record('executor_lease_requested', agent, '{"pool":"' .. pool .. '"}') end
-  if due <= now then newly[pool], newest[pool] = (newly[pool] or 0) + 1, agent end
+  if due <= now then newly[pool] = (newly[pool] or 0) + 1 end
 end
 
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
@@ -70,15 +71,14 @@ local function take_ready(wanted, c)
   return claims
 end
 
--- What is ready now: {pool, how many are due, how many of these this script made ready, one of them} ...
+-- What is ready now: {pool, how many are due, how many of these this script made ready, the one if it is one} ...
 local function waiting(now)
   local list = {}
   if status ~= 'running' then return list end
   for pool in string.gmatch(pools, '%S+') do
     local due = redis.call('ZCOUNT', JOB .. ':ready:' .. pool, '-inf', now)
     if due > 0 then
-      local one = newest[pool] or ''
-      if due == 1 then one = redis.call('ZRANGE', JOB .. ':ready:' .. pool, 0, 0)[1] end
+      local one = due == 1 and redis.call('ZRANGE', JOB .. ':ready:' .. pool, 0, 0)[1] or ''
       list[#list + 1] = { pool, due, math.min(due, newly[pool] or 0), one }
     end
   end

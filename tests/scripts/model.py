@@ -118,15 +118,18 @@ class Job:
             self.agents[name].until_ms = now + self.lease_ms
         return Word.RENEWED
 
-    def flush(self, now: int, agents: Sequence[str]) -> Answer:
+    def flush(self, now: int, moves: int, agents: Sequence[str]) -> Answer:
         self._made = {}
         if not self.live:
             return Answer(Word.ENDED)
-        for name in agents:
-            if self.agents[name].mail:
-                self.agents[name].need = 1
-        self._look(now)
-        return Answer(Word.FLUSHED, waiting=self._waiting(now))
+        if self.status is not JobStatus.RUNNING or moves != self.moves:
+            return Answer(Word.MOVED)
+        if self.idle:
+            for name in agents:
+                if self.agents[name].mail:
+                    self.agents[name].need = 1
+            self._look(now)
+        return Answer(Word.FLUSHED, waiting={pool: (due, due) for pool, (due, _) in self._waiting(now).items()})
 
     def settle(self, moves: int, end: End | None) -> Word:
         if not self.live:

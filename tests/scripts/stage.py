@@ -97,6 +97,10 @@ class Stage:
     def job(self, field: str) -> str:
         return str(self.redis.hget(self.keys.job(JOB.job_id), field) or b"", "utf-8")
 
+    @property
+    def moves(self) -> int:
+        return int(self.job("moves"))
+
     def ready(self, pool: str = LIGHT) -> dict[str, int]:
         """Who is ready in *pool*, and from when (ms)."""
         rows = self.redis.zrange(self.keys.ready(JOB.job_id, pool), 0, -1, withscores=True)

@@ -154,9 +154,12 @@ class Machine(RuleBasedStateMachine):
         expected = self.job.renew(self.stage.now, held.token, names)
         assert self.stage.scripts.renew(JOB, held.token, names) is expected
 
-    @rule(names=st.lists(agents, max_size=3, unique=True))
-    def flush(self, names: list[str]) -> None:
-        self._compare(self.stage.scripts.flush(JOB, names), self.job.flush(self.stage.now, names))
+    @rule(names=st.lists(agents, max_size=3, unique=True), wrong=rarely)
+    def flush(self, names: list[str], wrong: bool) -> None:
+        moves = self.seen if not wrong else self.job.moves + 1
+        expected = self.job.flush(self.stage.now, moves, names)
+        for _ in range(2):
+            self._compare(self.stage.scripts.flush(JOB, moves, names), expected)
 
     @rule(wrong=rarely, end=st.none() | ends, repeated=st.booleans())
     def settle(self, wrong: bool, end: End | None, repeated: bool) -> None:

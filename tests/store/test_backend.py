@@ -117,17 +117,12 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     return lambda: wait_until(begun.is_set)
 
 
-NO_RESULT = pytest.mark.xfail(
-    strict=True, reason="Celery decodes a FAILURE or REVOKED notice by its 'result': KeyError"
-)
-
-
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
         (JobStatus.COMPLETED, dict),
-        pytest.param(JobStatus.FAILED, JobFailed, marks=NO_RESULT),
-        pytest.param(JobStatus.CANCELLED, TaskRevokedError, marks=NO_RESULT),
+        (JobStatus.FAILED, JobFailed),
+        (JobStatus.CANCELLED, TaskRevokedError),
     ],
 )
 def test_the_push_wakes_who_waits_with_get(
@@ -148,7 +143,6 @@ def test_the_push_wakes_who_waits_with_get(
     assert type(answer) is expected
 
 
-@pytest.mark.xfail(strict=True, reason="get_key_for_task('') raises ValueError: no reconnect ever succeeds")
 def test_get_survives_a_restart_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_background: InBackground, listening: Callable[[], bool]
 ) -> None:

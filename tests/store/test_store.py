@@ -77,9 +77,6 @@ def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
     assert members(store, store.keys.live) == set()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="create flags the job live before it knows, and takes that back for EXISTS alone"
-)
 def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
@@ -88,7 +85,6 @@ def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Stor
     assert members(store, store.keys.live) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="EXISTS is taken for announced: a submission whose reply was lost is never sent")
 def test_a_submission_that_finds_its_job_still_pending_announces_it(
     settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +198,6 @@ def test_events_are_read_from_the_start_after_one_or_the_newest(store: Store, jo
     assert store.follow("j", every[3]["id"], 10) == every[4:]
 
 
-@pytest.mark.xfail(strict=True, reason="redis-py refuses a count of 0, and the caller is told that the store refused")
 def test_no_events_at_all_may_be_asked_for(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     assert store.events("j", limit=0) == []

@@ -175,9 +175,6 @@ def test_a_wait_survives_a_restart_of_the_server(tmp_path: Path, wait: Wait, mon
         store.client.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`heard` is set once, so after a minute of waiting the first lost connection ends it"
-)
 def test_a_wait_that_has_lasted_long_survives_a_restart_too(
     tmp_path: Path, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,36 +7,42 @@ expired message, or more mail than one firing takes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
 from workers.step import Draft
 
+KNOWN_IDS: Final = 100  # newest ids by which a message that comes again after a firing is known
+
 
 def handle(draft: Draft) -> None:
     config, state = draft.node.config, draft.state
     on_message, threshold = bool(config.get("complete_on_message")), config.get("complete_after")
     collected: list[tuple[str, Any]] = [(name, body) for name, body in state.pop("collected", [])]
-    seen = {name for name, _ in collected}
-    fresh = 0
-    for message in draft.messages:
+    recent: list[str] = state.get("recent", [])
+    seen = {*recent, *(name for name, _ in collected)}
+    fresh: list[str] = []
+    for message in draft.each():
         if message.id in seen:
             draft.record(EventType.AGGREGATOR_DUPLICATE_IGNORED, {"message_id": message.id, "from": message.sender})
             continue
-        fresh += 1
         seen.add(message.id)
+        fresh.append(message.id)
+        if not (on_message or threshold):
+            continue  # nothing will ever be fired: only count
         collected.append((message.id, message.body))
-        if on_message or (threshold and len(collected) >= threshold):
+        if on_message or len(collected) >= (threshold or 1):
             _fire(draft, message, [body for _, body in collected])
-            collected, seen = [], set()
-    state["received"] = state.get("received", 0) + fresh
+            collected = []
+    state["received"] = state.get("received", 0) + len(fresh)
+    state["recent"] = [*recent, *fresh][-KNOWN_IDS:]
     if threshold and not on_message:
         if collected:
             state["collected"] = collected
         draft.wait_for(threshold - len(collected))
-    draft.record(EventType.AGGREGATOR_RECEIVED, {"count": fresh, "collected": len(collected) if threshold else 0})
+    draft.record(EventType.AGGREGATOR_RECEIVED, {"count": len(fresh), "collected": len(collected)})
 
 
 def _fire(draft: Draft, cause: Message, bodies: list[Any]) -> None:

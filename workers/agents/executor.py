@@ -35,16 +35,18 @@ def handle(draft: Draft, run: Run) -> None:
         run.handle,
     )
     sandbox: dict[str, Any] = {**result.sandbox, "attempts": run.attempt, "lease": run.lease}
-    if result.cut:
-        draft.record(EventType.SANDBOX_OUTPUT_CUT, {"streams": result.cut})
-    if result.error:
-        details = {name: sandbox[name] for name in ("sandbox_name", "exit_code", "stdout", "stderr", "lease")}
-        raise RunFailed(result.error, details, transient=result.transient)
-    draft.record(EventType.SANDBOX_JOB_COMPLETED, {"exit_code": result.sandbox["exit_code"]})
+    cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": result.cut})] if result.cut else []
     try:
+        if result.error:
+            details = {name: sandbox[name] for name in ("sandbox_name", "lease")}
+            raise RunFailed(result.error, details, transient=result.transient)
+        for event in cut:
+            draft.record(*event)
+        draft.record(EventType.SANDBOX_JOB_COMPLETED, {"exit_code": result.sandbox["exit_code"]})
         _answer(draft, message, sandbox)
     except RunFailed as failure:
         failure.details |= {name: sandbox[name] for name in ("exit_code", "stdout", "stderr")}
+        failure.events += cut
         raise
 
 

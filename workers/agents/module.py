@@ -9,7 +9,7 @@ from workers.step import USER, Draft, RunFailed, received
 
 def handle(draft: Draft, run: Run) -> None:
     """Let the module handle the draft's message. Raises RunFailed."""
-    received(draft)
+    received(draft, draft.messages)
     result = run.runtime.modules.run(
         ModuleRequest(
             bundle_digest=run.job.digest,

@@ -7,8 +7,10 @@ from workers.step import Draft, Quiet, received
 
 
 def handle(draft: Draft) -> None:
-    received(draft)
     emit_type = draft.node.config.get("emit_type")
-    for message in draft.messages:
+    taken = []
+    for message in draft.each():
         action = Emit(emit_type, message.body) if emit_type else Quiet(message.type, message.body)
         draft.answer(message, [action])
+        taken.append(message)
+    received(draft, taken)

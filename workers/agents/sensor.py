@@ -12,7 +12,7 @@ READY = "sensor_ready"
 def handle(draft: Draft) -> None:
     config = draft.node.config
     output_type = config.get("output_message_type")
-    for message in draft.messages:
+    for message in draft.each():
         count = draft.state["observations"] = draft.state.get("observations", 0) + 1
         draft.record(EventType.SENSOR_OBSERVED, {"message_id": message.id, "type": message.type, "count": count})
         action = Emit(output_type, message.body) if output_type else Quiet(READY, message.body)
