@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mirrorneuron.agent import Agent, Context
 from mirrorneuron.errors import (
     AgentNotFound,
+    BundleNotFound,
     Issue,
     JobExists,
     JobFailed,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     run_manifest = _default.run_manifest
     wait_for_job = _default.wait_for_job
     inspect_job = _default.inspect_job
+    job_manifest = _default.job_manifest
     inspect_agents = _default.inspect_agents
     events = _default.events
     stream_events = _default.stream_events
@@ -71,6 +73,7 @@ __all__ = [
     "AgentNotFound",
     "AgentSnapshot",
     "AgentStatus",
+    "BundleNotFound",
     "Client",
     "ClusterOverview",
     "Context",
@@ -106,6 +109,7 @@ __all__ = [
     "inspect_job",
     "inspect_nodes",
     "job_details",
+    "job_manifest",
     "list_jobs",
     "pause",
     "resume",

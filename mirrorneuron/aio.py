@@ -116,11 +116,13 @@ class Client:
         with reaching(self.sync.settings.redis_url, job_id):
             async with ends.connected():
                 cancels = _cancels()
-                job = await ends.read(job_id)
+                job = await ends.read(job_id)  # a store that has never answered is not waited for
                 away_since: float | None = None
                 while job is None:
                     try:
-                        job = await self._pushed(ends, job_id, deadline, cancels)
+                        job = await ends.read(job_id)
+                        away_since = None
+                        job = job or await self._pushed(ends, job_id, deadline, cancels)
                     except AWAY:
                         away_since = away_since or time.monotonic()
                         if time.monotonic() - away_since > AWAY_S:

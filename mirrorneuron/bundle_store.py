@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.connection import Server
+from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.keys import Keys
 from mirrorneuron.message import decode, encode
 
@@ -71,17 +72,17 @@ class BundleStore:
             self._client.persist(key)
 
     def manifest(self, digest: str) -> tuple[dict[str, Any], str | None]:
-        """The manifest and the digest of its payloads. Raises LookupError when the bundle is gone."""
+        """The manifest and the digest of its payloads. Raises BundleNotFound when the bundle is gone."""
         document = self._client.get(self._keys.manifest(digest))
         if document is None:
-            raise LookupError(f"bundle {digest} is not in the store")
+            raise BundleNotFound(f"bundle {digest} is not in the store")
         parts = decode(document)
         return parts["manifest"], parts["payloads"]
 
     def payloads(self, payloads_digest: str) -> bytes:
-        """The archive of that digest. Raises LookupError when it is gone."""
+        """The archive of that digest. Raises BundleNotFound when it is gone."""
         key = self._keys.bundle(payloads_digest)
         chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
         if not chunks or None in chunks:
-            raise LookupError(f"payloads {payloads_digest} are not in the store")
+            raise BundleNotFound(f"payloads {payloads_digest} are not in the store")
         return b"".join(chunks)

@@ -34,9 +34,10 @@ from mirrorneuron.job import (
     is_job_id,
     new_job_id,
 )
+from mirrorneuron.manifest import Manifest
 from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store import PAGE, Store
 from mirrorneuron.waiting import Deadline, Timeout, until_ended
 
 FOLLOW_MS: Final = 2_000  # one blocking read of a live event stream
@@ -138,6 +139,14 @@ class Client:
         with reaching(self.settings.redis_url, job_id):
             return _found(self._live_parts().store.job(job_id), job_id)
 
+    def job_manifest(self, job_id: str) -> Manifest:
+        """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
+        with reaching(self.settings.redis_url, job_id):
+            store = self._live_parts().store
+            job = _found(store.job(job_id), job_id)
+            raw, _ = store.bundles.manifest(job["manifest_ref"]["digest"])
+        return Manifest.from_dict(raw)
+
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
         with reaching(self.settings.redis_url, job_id):
@@ -165,8 +174,11 @@ class Client:
         while True:
             with reaching(self.settings.redis_url, job_id):
                 store = self._live_parts().store
-                found = store.follow(job_id, after, FOLLOW_MS)
-                over = not found and JobStatus(_found(store.job(job_id), job_id)["status"]) in TERMINAL
+                ended = JobStatus(_found(store.job(job_id), job_id)["status"]) in TERMINAL
+                found = (
+                    store.events(job_id, after=after, limit=PAGE) if ended else store.follow(job_id, after, FOLLOW_MS)
+                )
+                over = ended and not found
             yield from found
             if over or (found and records.ends_the_job(found[-1])):
                 return

@@ -26,36 +26,37 @@ Server: TypeAlias = Any
 
 CONNECT_TIMEOUT_S = 3.0
 SENTINEL_PORT = 26379
-COMMAND_TIMEOUT_S = 20.0  # more than the largest commit takes, so that only a dead server runs into it
+COMMAND_TIMEOUT_S = 5.0  # of a producer: nothing that it asks for takes a server a second
+NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that only a dead server runs into it
 AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 
-def connect(url: str, *, retries: int = 3) -> Server:
+def connect(url: str, *, retries: int = 1, timeout_s: float = COMMAND_TIMEOUT_S) -> Server:
     """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
 
-    It connects on first use. *retries* bounds how long a call rides out a server that is away, at most a second between
-    two tries.
+    It connects on first use. A server that is silent for *timeout_s* counts as away; *retries* bounds how long a call
+    rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
     """
-    options = _options(url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries))
+    options = _options(url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), timeout_s)
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
         return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return Redis.from_url(url, **options)
 
 
-def connect_async(url: str, *, retries: int = 3) -> Server:
+def connect_async(url: str, *, retries: int = 1) -> Server:
     """The same for asyncio."""
-    options = _options(url, AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries))
+    options = _options(url, AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
         return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return AsyncRedis.from_url(url, **options)
 
 
-def _options(url: str, retry: Any) -> dict[str, Any]:
+def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
     options = {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_timeout": timeout_s,
         "retry": retry,
         "retry_on_error": list(AWAY),
         "health_check_interval": 30,

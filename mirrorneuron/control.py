@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import End, JobRef, Moved, Waiting, Word
-from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, PayloadTooLarge
+from mirrorneuron.errors import AgentNotFound, BundleNotFound, JobNotFound, JobStateError, PayloadTooLarge
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.message import encode, seed
@@ -132,7 +132,7 @@ class Control:
     def _agents(self, ref: JobRef) -> list[str]:
         try:
             return list(self._plan(ref).nodes)
-        except LookupError:  # the bundle is gone already
+        except BundleNotFound:  # the bundle is gone already
             return self._store.found_agents(ref.job_id)
 
     def _known(self, job_id: str, plan: Plan, agent: str) -> None:

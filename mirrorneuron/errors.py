@@ -6,6 +6,7 @@ MirrorNeuronError
 |-- PayloadTooLarge (ValueError)        send less, or raise the cap that it names
 |-- NotFound (LookupError)
 |   |-- JobNotFound  AgentNotFound  MessageNotFound
+|   `-- BundleNotFound                  the store has lost the bundle of a job: submit it again
 |-- JobExists                           choose another job id
 |-- JobStateError                       the job is in a state in which this cannot be done
 |-- JobFailed                           `AsyncResult(job_id).get()` of a failed job: `.job_map` is its record
@@ -78,6 +79,10 @@ class AgentNotFound(NotFound):
 
 class MessageNotFound(NotFound):
     """The job has no such dead letter."""
+
+
+class BundleNotFound(NotFound):
+    """The store has lost the bundle of a job: somebody deleted it, or the server did not keep it."""
 
 
 class JobExists(MirrorNeuronError):

@@ -119,7 +119,7 @@ class Scripts:
 
         The further *agents* are claimed with it, without mail, as long as they are free.
         """
-        args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", len(wanted)]
+        args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", job.digest, len(wanted)]
         args += [part for row in wanted for part in row]
         args += agents
         return _reply(self._call("claim", job.job_id, args), token)
@@ -155,7 +155,7 @@ class Scripts:
         return Word(self._call("renew", job.job_id, args).decode())
 
     def flush(self, job: JobRef, moves: int, agents: Sequence[str]) -> Reply:
-        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle after *moves* commits."""
+        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle at *moves*."""
         return _reply(self._call("flush", job.job_id, [self._now(), job.run, moves, *agents]), "")
 
     def settle(self, job: JobRef, moves: int, end: End | None, agents: Collection[str] = ()) -> Word:

@@ -14,7 +14,7 @@ from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.connection import Server, connect
+from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect
 from mirrorneuron.errors import PayloadTooLarge
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
 from mirrorneuron.keys import Keys, queue
@@ -31,7 +31,7 @@ FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
 class Store:
     """The jobs of one namespace on one server. Thread-safe; connects on first use.
 
-    *node* names the worker that claims; *clock* (ms) replaces the server's time in tests.
+    *node* names the worker that claims; *retries* is that of a node, which rides out a store that is away; *clock* (ms) replaces the server's time in tests.
     """
 
     def __init__(
@@ -40,11 +40,15 @@ class Store:
         *,
         client: Server | None = None,
         node: str = "",
-        retries: int = 3,
+        retries: int | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.settings = settings
-        self.client = client or connect(settings.redis_url, retries=retries)
+        self.client = client or (
+            connect(settings.redis_url)
+            if retries is None
+            else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
+        )
         self.keys = Keys(settings.redis_namespace)
         self.scripts = Scripts(
             self.client,
@@ -155,7 +159,7 @@ class Store:
         return JobRef(job_id, int(run), digest.decode()) if run and digest else None
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
-        """The plan of a bundle and the digest of its payloads. Raises LookupError when the bundle is gone."""
+        """The plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
         raw, payloads_digest = self.bundles.manifest(digest)
         return make_plan(Manifest.from_dict(raw)), payloads_digest
 

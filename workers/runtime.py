@@ -40,7 +40,7 @@ class Runtime:
         _private(settings.temp_dir)
         self._ended: deque[str] = deque()
         self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: the runner that `runner_module` names
-        self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises LookupError
+        self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises BundleNotFound
 
     @cached_property
     def store(self) -> Store:
@@ -63,7 +63,7 @@ class Runtime:
         return worker_slots(self.settings, self.name, pool)
 
     def payloads(self, digest: str) -> Path:
-        """The unpacked payloads of that digest. Raises LookupError when the store has lost them."""
+        """The unpacked payloads of that digest. Raises BundleNotFound when the store has lost them."""
         return self._bundles.path(digest, lambda: self.store.bundles.payloads(digest))
 
     def bury(self, job_id: str) -> None:
@@ -95,8 +95,8 @@ def _private(folder: Path) -> None:
 
 
 def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:
-    """The slots of *pool* on the worker of that name; a pool that the settings do not name has one a process."""
-    capacity = settings.pools.get(pool, _concurrency)
+    """The slots of *pool* on the worker of that name: as the settings say, but no more than it has processes."""
+    capacity = min(settings.pools.get(pool, _concurrency), _concurrency)
     return Slots(settings.temp_dir / "slots" / quote(worker, safe="@") / quote(pool, safe=""), capacity)
 
 

@@ -17,6 +17,7 @@ from celery import Celery
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Swept, Word
 from mirrorneuron.connection import AWAY
+from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
 from workers.idle import failed, settle
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Sweeps the jobs of *store* while it holds the lease. *plan_of* gives the plan of a digest, or LookupError."""
+    """Sweeps the jobs of *store* while it holds the lease. *plan_of* gives the plan of a digest, or BundleNotFound."""
 
     def __init__(self, store: Store, app: Celery, plan_of: Callable[[str], Plan]) -> None:
         self._store = store
@@ -96,7 +97,7 @@ class Sweeper:
             return
         try:
             plan = self._plan_of(swept.job.digest)
-        except LookupError as error:
+        except BundleNotFound as error:
             self._fail(swept, f"{error}: it was deleted, or the server lost it")
             return
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
@@ -121,5 +122,5 @@ class Sweeper:
     def _agents(self, job: JobRef) -> list[str]:
         try:
             return list(self._plan_of(job.digest).nodes)
-        except LookupError:
+        except BundleNotFound:
             return self._store.found_agents(job.job_id)

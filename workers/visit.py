@@ -15,6 +15,7 @@ from celery import Celery
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Reply, Step, Word, new_token
+from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.plan import Plan
 from workers.announce import Announcer
@@ -36,7 +37,7 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
     scripts = runtime.store.scripts
     try:
         plan, payloads = runtime.plan(job.digest)
-    except LookupError as error:
+    except BundleNotFound as error:
         lost = runtime.store.found_agents(job.job_id)
         if runtime.store.ref(job.job_id) == job:  # the job's own bundle, not what a garbled task names
             scripts.finish(job, failed(None, f"{error}: it was deleted, or the server lost it"), lost)

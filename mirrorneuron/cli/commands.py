@@ -47,12 +47,18 @@ COMMANDS: Final[Mapping[str, Entry | Group]] = {
     "run": Entry("run:run", "Submit a bundle, show its progress and print its result.", JOBS),
     "wait": Entry("run:wait", "Wait for the end of a job and print its result.", JOBS),
     "events": Entry("events:events", "Show what has happened in a job, or what happens.", JOBS),
+    "pause": Entry("control:pause", "Let no agent of a job take a new message.", JOBS),
+    "resume": Entry("control:resume", "Go on with a paused job.", JOBS),
+    "cancel": Entry("control:cancel", "End a job and kill its running commands.", JOBS),
+    "send": Entry("send:send", "Send a message to an agent of a job and print the message's id.", JOBS),
+    "retry": Entry("control:retry", "Go on with a failed or cancelled job.", JOBS),
     "job": Group(
-        "List jobs, or look into one.",
+        "List jobs, look into one, or delete them.",
         JOBS,
         {
             "list": Entry("jobs:list_jobs", "List the kept jobs, newest first.", JOBS),
             "inspect": Entry("jobs:inspect", "Show the record of a job.", JOBS),
+            "cleanup": Entry("cleanup:cleanup", "Delete jobs that have ended.", JOBS),
         },
     ),
     "agent": Group(

@@ -11,7 +11,6 @@ import typer
 from mirrorneuron.bundle import validate_manifest
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import Json
-from mirrorneuron.cli.stored import manifest_of
 from mirrorneuron.errors import JobNotFound, NotFound
 from mirrorneuron.graph import Marks, dot, marks, mermaid
 from mirrorneuron.job import is_job_id
@@ -47,7 +46,7 @@ def _is_job(source: str) -> bool:
 def _of_job(job_id: str) -> tuple[Manifest, Marks]:
     client = runtime.client()
     try:
-        job = client.inspect_job(job_id)
+        manifest = client.job_manifest(job_id)
     except JobNotFound as error:
         raise NotFound(f"{error}, and no folder {job_id!r}") from None
-    return manifest_of(client, job), marks(client.inspect_agents(job_id))
+    return manifest, marks(client.inspect_agents(job_id))

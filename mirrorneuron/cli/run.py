@@ -68,7 +68,7 @@ def wait(job: JobId, timeout: TimeoutMs = None, json: Json = False) -> None:
     client = runtime.client()
     found = client.inspect_job(job)
     if found["status"] not in TERMINAL:
-        found = until_end(client, job, plan_of(client, found), timeout, json=json, advice=START_A_NODE)
+        found = until_end(client, job, plan_of(client, job), timeout, json=json, advice=START_A_NODE)
     _finish(found, json=json)
 
 

@@ -2,7 +2,8 @@
 -- Idempotent by token: asked again, it returns what this token holds.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
---       7 most messages   8 most bytes of mail   9 'open' or ''   10 count of wanted pools
+--       7 most messages   8 most bytes of mail   9 'open' or ''   10 bundle digest
+--       11 count of wanted pools
 --       then pool, most agents for each: the first that has any is taken from;
 --       then agents: this one alone if it is due, and those after it as long as they are free and have no mail, so that
 --            what it sends them can be answered in the same commit (of the one wanted pool)
@@ -10,11 +11,11 @@
 -- Events: job_scheduled, job_running, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
-if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
+if run ~= ARGV[2] or redis.call('HGET', JOB, 'digest') ~= ARGV[10] then return { 'STALE', 0, 0, {}, {} } end
 local now = clock(ARGV[1])
 local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
-local agents = 11 + 2 * tonumber(ARGV[10])
+local agents = 12 + 2 * tonumber(ARGV[11])
 if ARGV[9] == 'open' and status == 'pending' then
   redis.call('HSET', JOB, 'status', 'running', 'started_at', now, 'updated_at', now)
   status = 'running'
@@ -28,16 +29,16 @@ if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', REMEMBERED) 
 local claims = {}
 if agents > #ARGV then
   local wanted = {}
-  for i = 11, agents - 1 do wanted[#wanted + 1] = ARGV[i] end
+  for i = 12, agents - 1 do wanted[#wanted + 1] = ARGV[i] end
   claims = take_ready(wanted, c)
 elseif status == 'running' then
-  local score = redis.call('ZSCORE', JOB .. ':ready:' .. ARGV[11], ARGV[agents])
+  local score = redis.call('ZSCORE', JOB .. ':ready:' .. ARGV[12], ARGV[agents])
   if score and tonumber(score) <= now then
-    claims[1] = take(ARGV[agents], ARGV[11], tonumber(score), c)
+    claims[1] = take(ARGV[agents], ARGV[12], tonumber(score), c)
     for i = agents + 1, #ARGV do
       local held = redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') or ''
       if held ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
-      claims[#claims + 1] = take(ARGV[i], ARGV[11], now, c)
+      claims[#claims + 1] = take(ARGV[i], ARGV[12], now, c)
     end
   end
 end

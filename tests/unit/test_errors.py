@@ -10,6 +10,7 @@ import pytest
 from mirrorneuron import errors
 from mirrorneuron.errors import (
     AgentNotFound,
+    BundleNotFound,
     Issue,
     JobExists,
     JobFailed,
@@ -32,6 +33,7 @@ EXAMPLES = [
     PayloadTooLarge("too large"),
     JobNotFound("j"),
     AgentNotFound("no agent 'a'"),
+    BundleNotFound("bundle 0 is not in the store"),
     MessageNotFound("no message"),
     JobExists("j"),
     JobStateError("is running"),

@@ -13,6 +13,16 @@ import mirrorneuron
 from mirrorneuron import aio, errors, job
 from mirrorneuron.client import Client
 
+# Control is for those who may block: `aio` has submission, waiting and inspection (CONTRACT 1).
+BLOCKING = {
+    "job_manifest": "(job_id)",
+    "pause": "(job_id)",
+    "resume": "(job_id)",
+    "cancel": "(job_id, *, reason=None)",
+    "send_message": "(job_id, agent_id, message)",
+    "retry": "(job_id, *, from_agent=None)",
+    "cleanup_jobs": "(*, all=False, older_than=None)",
+}
 # CONTRACT 1, as far as it is built. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
 FUNCTIONS = {
     "validate_manifest": "(input)",
@@ -26,6 +36,7 @@ FUNCTIONS = {
     "list_jobs": "(*, limit=None, include_terminal=True, status=None)",
     "job_details": "(job_id, *, event_limit=25)",
     "cluster_overview": "(*, limit=None)",
+    **BLOCKING,
 }
 RECORDS = {
     "AgentSnapshot", "AgentStatus", "ClusterOverview", "Event", "EventType", "JobDetails", "JobMap", "JobStatus",
@@ -64,7 +75,7 @@ def test_a_client_has_the_same_methods(name: str, expected: str) -> None:
     assert shape(getattr(Client, name)) == expected
 
 
-@pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
+@pytest.mark.parametrize(("name", "expected"), [row for row in FUNCTIONS.items() if row[0] not in BLOCKING])
 def test_aio_has_the_same_as_coroutines(name: str, expected: str) -> None:
     function = getattr(aio, name)
     assert shape(function) == expected

@@ -315,7 +315,11 @@ def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
     step = step_of(plan, *(message(n) for n in range(4)))
     assert [body["messages"] for body in bodies(step)] == [[{"n": 0}, {"n": 1}], [{"n": 2}, {"n": 3}]]
     assert bodies(step)[1] == {"messages": [{"n": 2}, {"n": 3}], "count": 2, "last_message": {"n": 3}}
-    assert (state(step), step.need, step.end) == ({"fired": 2, "received": 4, "recent": ["m0", "m1", "m2", "m3"]}, 2, None)
+    assert (state(step), step.need, step.end) == (
+        {"fired": 2, "received": 4, "recent": ["m0", "m1", "m2", "m3"]},
+        2,
+        None,
+    )
 
 
 def test_an_aggregator_keeps_what_is_left_over_and_needs_the_rest() -> None:

@@ -1,0 +1,293 @@
+"""Pause, resume, cancel, send, retry and cleanup as a person at a keyboard and a script have them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorneuron.cli.cleanup import age
+from mirrorneuron.client import Client
+from mirrorneuron.settings import Settings
+from tests.cli.conftest import MN, ROOT, Bundle, Mn
+from tests.support.terminal import CTRL_C, Terminal
+from tests.support.waiting import wait_until
+
+CTRL_D = b"\x04"
+JOB_COMMANDS = ("pause {}", "resume {}", "cancel {}", "retry {}", "send {} ear {message}")
+
+
+@pytest.fixture
+def message(tmp_path: Path) -> Path:
+    """A file with one payload."""
+    file = tmp_path / "message.json"
+    file.write_text('{"n": 1}')
+    return file
+
+
+@pytest.fixture
+def fed(tmp_path: Path, client: Client) -> str:
+    """A running job that completes with its second message; nothing feeds it but the test."""
+    job_id = f"fed-{uuid.uuid4().hex}"
+    ear = {"node_id": "ear", "agent_type": "sensor", "config": {"complete_job": True, "complete_after": 2}}
+    bundle = Bundle(tmp_path / "fed").write({"nodes": [ear], "edges": [], "entrypoints": ["ear"], "daemon": True})
+    client.run_manifest(str(bundle), job_id=job_id)
+    wait_until(lambda: client.inspect_job(job_id)["status"] == "running")
+    return job_id
+
+
+class Quiet:
+    """A namespace of the test's own, without a node: its jobs stay as they are."""
+
+    def __init__(self, env: dict[str, str], settings: Settings, folder: str) -> None:
+        namespace = f"control-{uuid.uuid4().hex}"
+        self.env = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": namespace}
+        self.client = Client(settings.model_copy(update={"redis_namespace": namespace}))
+        self._folder = folder
+
+    def submit(self, *job_ids: str) -> None:
+        for job_id in job_ids:
+            self.client.run_manifest(self._folder, job_id=job_id)
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {job["job_id"]: job["status"] for job in self.client.list_jobs()}
+
+
+@pytest.fixture
+def quiet(env: dict[str, str], node: Any, endless: str) -> Quiet:
+    return Quiet(env, node.settings, endless)
+
+
+def sent(env: dict[str, str], *args: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    """`mn send` with *stdin*."""
+    return subprocess.run([MN, "send", *args], env=env, cwd=ROOT, capture_output=True, input=stdin, check=False)
+
+
+def test_pause_and_resume_say_what_the_job_is_and_may_be_repeated(mn: Mn, client, fed):
+    for _ in range(2):
+        ended = mn("pause", fed)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is paused\n", "")
+    assert json.loads(mn("pause", fed, "--json").stdout) == client.inspect_job(fed)
+    for _ in range(2):
+        ended = mn("resume", fed)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is running\n", "")
+    assert json.loads(mn("resume", fed, "--json").stdout)["status"] == "running"
+
+
+def test_cancel_says_so_and_keeps_the_reason(mn: Mn, client, fed):
+    """It exits 0 although the job is cancelled: that is what was asked for."""
+    ended = mn("cancel", fed, "--reason", "not needed")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is cancelled\n", "")
+    again = mn("cancel", fed, "--reason", "again", "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout) == client.inspect_job(fed)
+    assert client.inspect_job(fed)["result"]["reason"] == "not needed"
+
+
+def test_a_cancelled_job_is_retried_as_a_whole_or_from_an_agent(mn: Mn, client, fed):
+    for number, more in ((2, ()), (3, ("--from", "ear"))):
+        client.cancel(fed)
+        ended = mn("retry", fed, *more)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is running\n", "")
+        assert client.inspect_job(fed)["run"] == number
+    client.cancel(fed)
+    assert json.loads(mn("retry", fed, "--json").stdout)["run"] == 4
+
+
+def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: Mn, client, env, fed, message):
+    first = mn("send", fed, "ear", str(message))
+    assert (first.returncode, first.stderr) == (0, "")
+    named = json.dumps({"envelope": {"message_id": "mine"}, "body": {"n": 2}}).encode()
+    second = sent(env, fed, "ear", "-", "--json", stdin=named)
+    assert (second.returncode, json.loads(second.stdout)) == (0, {"message_id": "mine"})
+    job = client.wait_for_job(fed, timeout=60_000)
+    assert job["result"]["output"] == {"count": 2, "last_message": {"n": 2}}
+    assert first.stdout.strip() not in ("", "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "- is not JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a":\n }', "- is not JSON: expected value at line 2 column 2"),
+        (b"[NaN]", "- is not JSON: expected value at line 1 column 2"),
+        (b"\xff", "- is not JSON: expected value at line 1 column 1"),
+        (b'{"envelope": 1}', "envelope must be an object"),
+        (b'{"headers": []}', "headers must be an object"),
+        (b'{"priority": -1}', "priority must be a number of 0 or more"),
+    ],
+)
+def test_what_is_no_message_exits_2_and_says_why(env, client, fed, text, said):
+    ended = sent(env, fed, "ear", "-", stdin=text)
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert ended.stderr.decode().replace("<stdin>", "-") == f"mn: Invalid value for MESSAGE: {said}\n"
+    assert client.inspect_agents(fed)[0]["processed_messages"] == 0
+
+
+@pytest.mark.parametrize("given", ["nothing there", "a folder"])
+def test_a_message_file_that_cannot_be_read_exits_2(mn: Mn, tmp_path, given):
+    ended = mn("send", "job", "agent", str(tmp_path if given == "a folder" else tmp_path / "none.json"))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert str(tmp_path) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_message_over_the_cap_exits_2_and_names_the_cap(env, fed):
+    small = {**env, "MIRROR_NEURON_MAX_MESSAGE_BYTES": "1000"}
+    ended = sent(small, fed, "ear", "-", stdin=json.dumps("x" * 1000).encode())
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert b"MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", JOB_COMMANDS)
+def test_a_completed_job_in_the_wrong_state_exits_2(mn: Mn, client, fed, message, command):
+    for number in range(2):
+        client.send_message(fed, "ear", number)
+    client.wait_for_job(fed, timeout=60_000)
+    ended = mn(*command.format(fed, message=message).split())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"mn: job '{fed}' ")
+    assert ended.stderr.endswith("is completed\n")
+
+
+@pytest.mark.parametrize("command", JOB_COMMANDS)
+def test_an_unknown_job_exits_3(mn: Mn, message, command):
+    ended = mn(*command.format("nobody", message=message).split())
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
+
+
+def test_an_unknown_agent_exits_3_and_the_others_are_named(mn: Mn, client, fed, message):
+    unknown = f"mn: job '{fed}' has no agent 'eer'; it has ear\n"
+    ended = mn("send", fed, "eer", str(message))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
+    client.cancel(fed)
+    ended = mn("retry", fed, "--from", "eer")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
+
+
+@pytest.mark.parametrize("command", [*JOB_COMMANDS, "job cleanup", "job cleanup --all --yes"])
+def test_without_a_server_each_exits_5(mn: Mn, env, nowhere, tmp_path, message, command):
+    words = command.format("some", message=message).split()
+    away = f"unix://{tmp_path}/nobody.sock"
+    for where in (nowhere, {**env, "MIRROR_NEURON_REDIS_URL": away, "MIRROR_NEURON_BROKER_URL": away}):
+        ended = mn(*words, env=where)
+        assert (ended.returncode, ended.stdout) == (5, "")
+        assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "retry", "cancel", "cancel --json", "send some", "send some a"])
+def test_what_is_missing_is_bad_usage(mn: Mn, command):
+    """Also where a person could choose: a script has no terminal."""
+    ended = mn(*command.split())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: Quiet):
+    quiet.submit("ended", "first", "second")
+    quiet.client.cancel("ended")
+    before = [job["job_id"] for job in quiet.client.list_jobs(include_terminal=False)]
+    with Terminal([MN, "cancel", "--reason", "chosen"], quiet.env) as screen:
+        screen.read_until("cancel which, 1 to 2 (Enter: none)? ")
+        rows = [line.split()[:2] for line in screen.text.splitlines() if "pending" in line]
+        screen.press(b"3\n")
+        screen.read_until("'3' is none of them")
+        screen.press(b"2\n")
+        assert screen.end() == 0
+    assert rows == [["1", before[0]], ["2", before[1]]]
+    assert screen.text.endswith(f"job {before[1]} is cancelled\n")
+    assert quiet.statuses == {"ended": "cancelled", before[0]: "pending", before[1]: "cancelled"}
+    assert quiet.client.inspect_job(before[1])["result"]["reason"] == "chosen"
+
+
+@pytest.mark.parametrize(("keys", "code"), [(b"\n", 0), (CTRL_D, 0), (CTRL_C, 130)])
+def test_nothing_chosen_is_nothing_done(quiet: Quiet, keys, code):
+    quiet.submit("spared")
+    with Terminal([MN, "cancel"], quiet.env) as screen:
+        screen.read_until("(Enter: none)? ")
+        screen.press(keys)
+        assert screen.end() == code
+    assert code or screen.text.endswith("nothing done\n")
+    assert quiet.statuses == {"spared": "pending"}
+
+
+def test_where_no_job_is_live_there_is_nothing_to_choose(quiet: Quiet):
+    with Terminal([MN, "cancel"], quiet.env) as screen:
+        assert screen.end() == 0
+    assert screen.text == "no job is live\n"
+
+
+@pytest.mark.parametrize("command", ["cancel", "job cleanup --all"])
+def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: Quiet, command):
+    quiet.submit("spared")
+    with Terminal([MN, *command.split(), "--json"], quiet.env) as screen:
+        assert screen.end() == 2
+    assert len(screen.text.splitlines()) >= 1
+    assert quiet.statuses == {"spared": "pending"}
+
+
+def test_cleanup_deletes_ended_jobs_only(mn: Mn, quiet: Quiet):
+    quiet.submit("over", "live")
+    quiet.client.cancel("over")
+    ended = mn("job", "cleanup", env=quiet.env)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "deleted 1 job\n", "")
+    assert quiet.statuses == {"live": "pending"}
+    assert json.loads(mn("job", "cleanup", "--json", env=quiet.env).stdout) == {"deleted": []}
+
+
+def test_cleanup_spares_what_is_younger(mn: Mn, quiet: Quiet):
+    quiet.submit("over")
+    quiet.client.cancel("over")
+    assert mn("job", "cleanup", "--older-than", "7d", env=quiet.env).stdout == "deleted 0 jobs\n"
+    shown = mn("job", "cleanup", "--older-than", "0s", "--json", env=quiet.env).stdout
+    assert json.loads(shown) == {"deleted": ["over"]}
+
+
+def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quiet: Quiet):
+    quiet.submit("live")
+    ended = mn("job", "cleanup", "--all", env=quiet.env)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "--yes" in ended.stderr
+    assert quiet.statuses == {"live": "pending"}
+    assert mn("job", "cleanup", "--all", "--yes", env=quiet.env).stdout == "deleted 1 job\n"
+    assert quiet.statuses == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "last", "left"),
+    [(b"y\n", "deleted 1 job", []), (b"n\n", "nothing done", ["live"]), (CTRL_D, "nothing done", ["live"])],
+)
+def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: Quiet, keys, last, left):
+    quiet.submit("live")
+    with Terminal([MN, "job", "cleanup", "--all"], quiet.env) as screen:
+        screen.read_until("[y/N] ")
+        screen.press(keys)
+        assert screen.end() == 0
+    assert screen.text.endswith(f"{last}\n")
+    assert list(quiet.statuses) == left
+
+
+def test_with_yes_nobody_is_asked(quiet: Quiet):
+    quiet.submit("live")
+    with Terminal([MN, "job", "cleanup", "--all", "--yes"], quiet.env) as screen:
+        assert screen.end() == 0
+    assert screen.text == "deleted 1 job\n"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7d", 604_800), ("12h", 43_200), ("30m", 1_800), ("10s", 10)])
+def test_an_age_has_a_unit(text, seconds):
+    assert age(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "7w", "-1d", "1.5h", "7d ", "٧d", "9999999999d"])
+def test_what_is_no_age_exits_2(mn: Mn, text):
+    ended = mn("job", "cleanup", f"--older-than={text}")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "write 7d, 12h, 30m or 10s" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

@@ -1,0 +1,1 @@
+"""Jobs on real worker processes, seen from outside: what a producer may rely on."""

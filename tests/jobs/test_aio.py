@@ -1,0 +1,164 @@
+"""mirrorneuron.aio: the same calls as coroutines, and many waits on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from mirrorneuron import JobNotFound, ManifestError, WaitTimeout, aio
+from mirrorneuron.client import Client
+from tests.jobs.graphs import PATIENCE_MS, finish, line, single, until_there
+from tests.support.waiting import wait_until
+
+
+def subscribed(server: redis.Redis, job_ids: list[str]) -> int:
+    """How many of these jobs somebody waits for."""
+    return sum(count > 0 for _, count in server.pubsub_numsub(*(f"celery-task-meta-{name}" for name in job_ids)))
+
+
+async def until(fact) -> None:
+    """Wait for *fact* without holding up the event loop."""
+    await asyncio.to_thread(wait_until, fact)
+
+
+def subscriptions(server: redis.Redis) -> list[int]:
+    """Channels of each connection that has any."""
+    return [int(row["sub"]) for row in server.client_list() if int(row["sub"])]
+
+
+async def gathered_waits(unserved: Client, server: redis.Redis, count: int) -> list[str]:
+    client = aio.Client(unserved.settings)
+    ids = [unserved.run_manifest(line(3), job_id=f"job-{number}") for number in range(count)]
+    waits = asyncio.gather(*(client.wait_for_job(job_id) for job_id in ids))
+    await until(lambda: subscribed(server, ids) == count)
+    assert count in subscriptions(server)
+    for job_id in ids:
+        finish(unserved, job_id)
+    return [job["status"] for job in await waits]
+
+
+@pytest.mark.parametrize("count", [6, 50])
+def test_waits_share_one_connection(unserved, server, count):
+    """One for all of them, also where they all begin at once, and each gets its own job's end."""
+    found = asyncio.run(gathered_waits(unserved, server.client, count))
+    assert found == ["cancelled"] * count
+    wait_until(lambda: count not in subscriptions(server.client))
+
+
+def test_a_cancelled_wait_leaves_the_job_and_the_other_waits_alone(unserved, server):
+    async def main() -> str:
+        client = aio.Client(unserved.settings)
+        job_id = await client.run_manifest(line(3))
+        given_up, other = (asyncio.create_task(client.wait_for_job(job_id)) for _ in range(2))
+        await until(lambda: subscribed(server.client, [job_id]))
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert (await client.inspect_job(job_id))["status"] == "pending"
+        finish(unserved, job_id)
+        return (await other)["status"]
+
+    assert asyncio.run(main()) == "cancelled"
+
+
+def test_a_cancelled_wait_gives_its_subscription_back(unserved, server):
+    async def main() -> None:
+        client = aio.Client(unserved.settings)
+        one, other = [await client.run_manifest(line(3)) for _ in range(2)]
+        given_up, kept = (asyncio.create_task(client.wait_for_job(job_id)) for job_id in (one, other))
+        await until(lambda: subscribed(server.client, [one, other]) == 2)
+        given_up.cancel()
+        await until(lambda: subscribed(server.client, [one, other]) == 1)
+        finish(unserved, other)
+        await kept
+
+    asyncio.run(main())
+
+
+def test_one_client_serves_two_event_loops_at_once(unserved, server):
+    client = aio.Client(unserved.settings)
+    job_id = unserved.run_manifest(line(3))
+    with ThreadPoolExecutor(2) as pool:
+        loops = [pool.submit(lambda: asyncio.run(client.wait_for_job(job_id))) for _ in range(2)]
+        channel = f"celery-task-meta-{job_id}"
+        wait_until(lambda: dict(server.client.pubsub_numsub(channel))[channel.encode()] == 2)
+        finish(unserved, job_id)
+        assert [loop.result(timeout=30)["status"] for loop in loops] == ["cancelled"] * 2
+    assert asyncio.run(client.wait_for_job(job_id))["status"] == "cancelled"
+
+
+def test_a_job_is_submitted_and_awaited(client):
+    async def main() -> None:
+        job_id, job = await aio.Client(client.settings).run_manifest(line(3), await_=True, timeout=PATIENCE_MS)
+        assert job == client.inspect_job(job_id)
+        assert job["status"] == "completed"
+
+    asyncio.run(main())
+
+
+def test_a_timeout_leaves_the_job_alone(unserved):
+    async def main() -> None:
+        client = aio.Client(unserved.settings)
+        with pytest.raises(WaitTimeout) as caught:
+            await client.run_manifest(line(3), await_=True, timeout=20)
+        assert caught.value.job_id is not None
+        with pytest.raises(WaitTimeout):
+            await client.wait_for_job(caught.value.job_id, timeout=20)
+        assert (await client.inspect_job(caught.value.job_id))["status"] == "pending"
+
+    asyncio.run(main())
+
+
+def test_errors_are_those_of_the_blocking_calls(unserved):
+    async def main() -> None:
+        client = aio.Client(unserved.settings)
+        with pytest.raises(JobNotFound):
+            await client.wait_for_job("nobody")
+        with pytest.raises(JobNotFound):
+            await anext(client.stream_events("nobody"))
+        with pytest.raises(ManifestError):
+            await client.run_manifest({"nodes": []})
+        with pytest.raises(TypeError):
+            await client.run_manifest(line(3), timeout=5)  # type: ignore[call-overload]
+        with pytest.raises(TypeError):
+            await client.run_manifest()
+        assert await client.list_jobs() == []
+
+    asyncio.run(main())
+
+
+def test_inspection_gives_what_the_blocking_calls_give(client):
+    async def main() -> None:
+        other = aio.Client(client.settings)
+        job_id, _ = await other.run_manifest(line(3), await_=True, timeout=PATIENCE_MS)
+        assert await other.inspect_job(job_id) == client.inspect_job(job_id)
+        assert await other.inspect_agents(job_id) == client.inspect_agents(job_id)
+        assert await other.events(job_id, limit=4) == client.events(job_id, limit=4)
+        assert await other.job_details(job_id, event_limit=2) == client.job_details(job_id, event_limit=2)
+        assert await other.list_jobs(limit=1) == client.list_jobs(limit=1)
+        assert (await other.cluster_overview(limit=1)).keys() == client.cluster_overview(limit=1).keys()
+        assert [n["name"] for n in await other.inspect_nodes()] == [n["name"] for n in client.inspect_nodes()]
+
+    asyncio.run(main())
+
+
+def test_a_stream_of_events_is_live_and_ends_with_the_job(client, outside):
+    async def main() -> list[str]:
+        other, seen = aio.Client(client.settings), []
+        job_id = await other.run_manifest(single(until_there(outside / "gate")))
+        async for event in other.stream_events(job_id):
+            seen.append(event["type"])
+            if event["type"] == "executor_lease_acquired":
+                (outside / "gate").touch()
+        return seen
+
+    assert asyncio.run(main())[-1] == "job_completed"
+
+
+def test_a_bundle_is_validated_in_a_thread(tmp_path):
+    assert asyncio.run(aio.validate_manifest(line(3))).manifest.graph_id == "graph"
+    with pytest.raises(ManifestError):
+        asyncio.run(aio.validate_manifest(tmp_path / "nowhere"))

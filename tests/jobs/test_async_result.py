@@ -1,0 +1,80 @@
+"""AsyncResult(job_id) from any Celery app whose result backend is `mirrorneuron+redis://`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+from celery.exceptions import TimeoutError as CeleryTimeout
+
+from mirrorneuron import JobFailed
+from tests.jobs.graphs import ended, finish, line, single, until_there
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def other(client, monkeypatch):
+    """Somebody's app, which knows of MirrorNeuron only by the URL of its result backend."""
+    monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", client.settings.redis_namespace)
+    url = f"mirrorneuron+{client.settings.redis_url}"
+    app = Celery("other", broker="memory://", backend=url, set_as_current=False)
+    app.conf.result_backend_thread_safe = True
+    yield app
+    app.backend.result_consumer.stop()
+    app.backend.store.client.close()
+
+
+def test_the_result_of_an_ended_job_is_its_map(client, other):
+    job = ended(client, line(3))
+    result = other.AsyncResult(job["job_id"])
+    assert (result.state, result.ready(), result.successful()) == ("SUCCESS", True, True)
+    assert result.get(timeout=30) == job
+
+
+def test_a_running_job_is_started_and_its_end_wakes_get(client, other, outside):
+    job_id = client.run_manifest(single(until_there(outside / "gate")))
+    result = other.AsyncResult(job_id)
+    wait_until(lambda: result.state == "STARTED")
+    with pytest.raises(CeleryTimeout):
+        result.get(timeout=0.05)
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(other.AsyncResult(job_id).get, timeout=60)
+        (outside / "gate").touch()
+        assert wait.result()["status"] == "completed"
+    assert client.inspect_job(job_id)["status"] == "completed"
+
+
+def test_a_failed_job_raises_with_its_record(client, other):
+    job = ended(client, single("exit 3"))
+    result = other.AsyncResult(job["job_id"])
+    assert (result.state, result.failed()) == ("FAILURE", True)
+    with pytest.raises(JobFailed, match="command exited with code 3") as caught:
+        result.get(timeout=30)
+    assert caught.value.job_map == job
+
+
+def test_a_cancelled_job_is_revoked(client, other, outside):
+    job_id = client.run_manifest(single(until_there(outside / "gate")))
+    wait_until(lambda: client.inspect_job(job_id)["status"] == "running")
+    finish(client, job_id)
+    (outside / "gate").touch()
+    assert other.AsyncResult(job_id).state == "REVOKED"
+    with pytest.raises(TaskRevokedError):
+        other.AsyncResult(job_id).get(timeout=30)
+
+
+def test_the_record_of_a_job_is_no_result_to_be_forgotten_or_overwritten(client, other, server):
+    job = ended(client, line(3))
+    other.AsyncResult(job["job_id"]).forget()
+    other.backend.store_result(job["job_id"], "mine", "FAILURE")
+    assert client.inspect_job(job["job_id"]) == job
+    assert not server.client.exists(f"celery-task-meta-{job['job_id']}")
+
+
+def test_other_results_are_those_of_celerys_own_backend(other):
+    other.backend.store_result("a-task-of-its-own", {"x": 1}, "SUCCESS")
+    assert other.AsyncResult("a-task-of-its-own").get(timeout=30) == {"x": 1}
+    other.AsyncResult("a-task-of-its-own").forget()
+    assert other.AsyncResult("a-task-of-its-own").state == "PENDING"

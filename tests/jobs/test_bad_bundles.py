@@ -1,0 +1,134 @@
+"""Bad bundles: one clear error that says what and where, before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from mirrorneuron import ManifestError, MirrorNeuronError, PayloadTooLarge, validate_manifest
+from mirrorneuron.client import Client
+from tests.jobs.graphs import executor, line, manifest, router, single
+
+
+def write(folder, text: str | None, **files: bytes):
+    """A bundle folder with *text* as its manifest, and payload *files*."""
+    (folder / "payloads").mkdir(parents=True)
+    if text is not None:
+        (folder / "manifest.json").write_text(text)
+    for name, data in files.items():
+        (folder / "payloads" / name).write_bytes(data)
+    return folder
+
+
+def uploading(**upload: str) -> str:
+    return json.dumps(manifest([executor("work", "true", uploads=[upload])]))
+
+
+GOOD = json.dumps(line(3))
+BAD_FOLDERS = {
+    "no manifest": (None, "has no manifest.json"),
+    "an empty manifest": ("", "is not JSON"),
+    "broken JSON": ('{"nodes": [\n  {"node_id": "a",}\n]}', "line 2 column"),
+    "no object": ("[1, 2]", "object"),
+    "NaN": ('{"manifest_version": NaN}', "is not JSON"),
+    "nested too deeply": ("[" * 5_000 + "]" * 5_000, "is not JSON"),
+    "nodes of the wrong type": ('{"manifest_version": "1.0", "graph_id": "g", "nodes": 5}', "nodes: "),
+    "a node of the wrong type": ('{"manifest_version": "1.0", "graph_id": "g", "nodes": [5]}', "nodes[0]"),
+    "an unknown agent type": (GOOD.replace('"router"', '"rooter"'), "nodes[0].agent_type"),
+    "an edge to nobody": (GOOD.replace('"to_node": "r1"', '"to_node": "r9"'), "edges[0].to_node"),
+    "a payload that is missing": (uploading(source="nowhere", target="x"), "nodes[0].config.uploads[0]"),
+    "a payload that escapes": (uploading(source="../manifest.json", target="x"), "nodes[0].config.uploads[0]"),
+    "an absolute payload": (uploading(source="/etc/passwd", target="x"), "nodes[0].config.uploads[0]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_a_bad_folder_is_one_clear_error(unserved, tmp_path, name):
+    """A ManifestError that says where; nothing is submitted."""
+    text, where = BAD_FOLDERS[name]
+    with pytest.raises(ManifestError) as caught:
+        unserved.run_manifest(write(tmp_path / "bundle", text))
+    assert where in str(caught.value)
+    assert len(str(caught.value)) < 5_000
+    assert unserved.list_jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("file.txt", "is a file"), ("bundle/manifest.json", "give its folder"), ("nowhere", "no folder")],
+)
+def test_what_is_no_folder_is_said_to_be_none(unserved, tmp_path, path, said):
+    write(tmp_path / "bundle", GOOD)
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(ManifestError, match=said):
+        unserved.run_manifest(tmp_path / path)
+
+
+@pytest.mark.parametrize("given", [5, None, 1.5, [line(3)], b"bundle", object()], ids=repr)
+def test_what_is_no_bundle_at_all_is_an_error_of_ours_or_a_type_error(unserved, given):
+    with pytest.raises((MirrorNeuronError, TypeError)):
+        unserved.run_manifest(given)
+    assert unserved.list_jobs() == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), b"\xff"], ids=["NaN", "object", "bytes"])
+def test_a_mapping_must_be_json(unserved, value):
+    with pytest.raises(ManifestError):
+        unserved.run_manifest({**line(3), "metadata": {"x": value}})
+    assert unserved.list_jobs() == []
+
+
+def test_every_problem_is_found_at_once(unserved):
+    graph = manifest([router("a"), router("a"), executor("b", "true", max_attempts=0, timeout_seconds="long")])
+    with pytest.raises(ManifestError) as caught:
+        unserved.run_manifest({**graph, "entrypoints": ["nobody"], "edges": [{"from_node": "a"}]})
+    paths = {issue.path for issue in caught.value.issues}
+    expected = {"nodes[1].node_id", "nodes[2].config.max_attempts", "nodes[2].config.timeout_seconds"}
+    assert expected | {"entrypoints[0]", "edges[0].to_node", "edges[0].message_type"} <= paths
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_a_link_out_of_the_payloads_is_refused(unserved, tmp_path):
+    folder = write(tmp_path / "bundle", GOOD)
+    (folder / "payloads" / "secret").symlink_to("/etc/hostname")
+    with pytest.raises(ManifestError, match="secret"):
+        unserved.run_manifest(folder)
+
+
+@pytest.mark.parametrize("payloads", [True, False], ids=["payloads", "manifest"])
+def test_a_bundle_over_its_cap_says_both_sizes_and_the_setting(unserved, tmp_path, payloads):
+    settings = unserved.settings.model_copy(update={"max_bundle_bytes": 100_000})
+    data = b"x" * 200_000
+    if payloads:
+        bundle = write(tmp_path / "bundle", GOOD, large=data)
+    else:
+        bundle = {**line(3), "metadata": {"large": data.decode()}}
+    with pytest.raises(PayloadTooLarge) as caught:
+        Client(settings).run_manifest(bundle)
+    assert "MIRROR_NEURON_MAX_BUNDLE_BYTES" in str(caught.value)
+    assert "100,000" in str(caught.value)
+    assert unserved.list_jobs() == []
+
+
+def test_an_input_over_the_cap_of_a_message_says_so(tight):
+    """What is too large to be sent on is told before or in the record; the node lives on."""
+    graph = manifest([router("in"), router("out")], [("in", "out", "go")], initial_inputs={"in": "x" * 40_000})
+    try:
+        _, job = tight.run_manifest(graph, await_=True, timeout=60_000)
+        error = job["result"]["error"]
+    except PayloadTooLarge as refused:
+        error = str(refused)
+    assert "MIRROR_NEURON_MAX_MESSAGE_BYTES" in error
+    assert "32768" in error
+
+
+def test_a_payload_that_vanishes_after_validation_is_an_error(unserved, tmp_path):
+    folder = write(tmp_path / "bundle", json.dumps(single("true")), word=b"x")
+    bundle = validate_manifest(folder)
+    (folder / "payloads" / "word").unlink()
+    (folder / "payloads").rmdir()
+    with pytest.raises(ManifestError, match="payloads"):
+        unserved.run_manifest(job_bundle=bundle)
+    assert unserved.list_jobs() == []

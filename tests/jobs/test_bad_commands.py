@@ -1,0 +1,208 @@
+"""Bad commands and bad output: a failed job with the reason in its record, and the same workers serve the next job."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import MESSAGE_CAP, OUTPUT_CAP
+from tests.jobs.graphs import (
+    completed,
+    ended,
+    executor,
+    failed,
+    fan,
+    is_alive,
+    kinds,
+    line,
+    manifest,
+    payloads,
+    router,
+    single,
+    until_there,
+)
+from tests.support.waiting import wait_until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def slot_pids(client, tmp_path_factory) -> set[int]:
+    """The processes that run commands, one a slot: each command's parent, while they all wait for one another."""
+    folder = tmp_path_factory.mktemp("slots")
+    names = [f"s{number}" for number in range(client.settings.pools["default"])]
+    meet = "; ".join(until_there(folder / name) for name in names)
+    leaves = [executor(name, f"touch {folder / name}; {meet}; echo $PPID") for name in names]
+    output = completed(client, fan(leaves, "executor_result"))
+    return {int(message["sandbox"]["stdout"]) for message in output["messages"]}
+
+
+@pytest.fixture(autouse=True)
+def unharmed(client, node, slot_pids):
+    """After each test the workers are those that were there before it, and they run the next jobs."""
+    before = node.pids
+    yield
+    assert completed(client, line(3))["count"] == 1
+    assert int(completed(client, single("echo $PPID"))["sandbox"]["stdout"]) in slot_pids
+    assert node.pids == before
+    assert all(is_alive(pid) for pid in [*before.values(), *slot_pids])
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "code"),
+    [
+        (["no-such-command"], "command not found: no-such-command", 127),
+        (["/nowhere/command"], "command not found: /nowhere/command", 127),
+        (["/etc"], "command cannot be run: /etc: Permission denied", 126),
+        (["sh", "-c", "exit 9"], "command exited with code 9", 9),
+        (["sh", "-c", "kill -9 $$"], "killed by signal SIGKILL", 137),
+        (["sh", "-c", "kill -SEGV $$"], "killed by signal SIGSEGV", 139),
+        ("exit 6", "command exited with code 6", 6),
+    ],
+)
+def test_a_command_that_cannot_run_or_dies_fails_the_job(client, command, error, code):
+    graph = single("true")
+    graph["nodes"][0]["config"]["command"] = command
+    result = failed(client, graph)
+    assert (result["agent_id"], result["error"], result["details"]["exit_code"]) == ("work", error, code)
+
+
+def test_children_that_a_command_leaves_behind_are_ended(client, outside):
+    """Whether they hold its pipes or not; what it said is kept, and the job completes."""
+    script = f"sleep 600 & echo $! > {outside}/one; sleep 600 >/dev/null 2>&1 & echo $! > {outside}/two; echo said"
+    assert completed(client, single(script))["sandbox"]["stdout"] == "said\n"
+    for name in ("one", "two"):
+        pid = int((outside / name).read_text())
+        wait_until(lambda pid=pid: not is_alive(pid))
+
+
+def test_200_megabytes_of_output_are_cut(client, slot_pids):
+    """Head and tail are kept with a marker, an event tells of it, and the process that read it stays small."""
+    script = "echo first; head -c 200000000 /dev/zero | tr '\\0' x; echo last"
+    job = ended(client, single(script))
+    sandbox = job["result"]["output"]["sandbox"]
+    cap = client.settings.max_output_bytes
+    assert sandbox["stdout"].startswith("first\nx")
+    assert sandbox["stdout"].endswith("xlast\n")
+    assert f"output cut: 200000011 bytes in all, {cap} kept" in sandbox["stdout"]
+    assert len(sandbox["stdout"]) < cap + 200
+    assert payloads(client, job["job_id"], "sandbox_output_cut") == [{"streams": ["stdout"]}]
+    assert max(_peak_bytes(pid) for pid in slot_pids) < 400 * MIB
+
+
+def _peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0
+    (row,) = [row for row in status.read_text().splitlines() if row.startswith("VmHWM")]
+    return int(row.split()[1]) * 1024
+
+
+def test_output_that_is_not_utf8_is_kept_with_replacement(client):
+    output = completed(client, single(r"printf 'a\377\376b'; printf '\300' >&2"))
+    assert (output["sandbox"]["stdout"], output["sandbox"]["stderr"]) == ("a��b", "�")
+
+
+def test_a_nul_and_controls_in_the_output_are_kept(client):
+    assert completed(client, single(r"printf 'a\000b\033[0m'"))["sandbox"]["stdout"] == "a\0b\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"complete_job": {"n": 1}',
+        '{"complete_job": {"n": 1}} and more',
+        '{"next_state": NaN}',
+        '[{"complete_job": 1}]',
+        '{"other": 1}',
+        '{"emit_messages" [}',
+    ],
+)
+def test_what_is_almost_json_is_plain_output(client, outside, text):
+    """It is the command's text, carried out in no part and lost in no part."""
+    (outside / "text").write_text(text)
+    job = ended(client, single(f"cat {outside}/text"))
+    assert job["result"]["output"]["sandbox"]["stdout"] == text
+    assert job["result"]["output"]["agent_id"] == "work"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"emit_messages": 5}, "stdout: emit_messages: must be a list"),
+        ({"emit_messages": [{"body": 1}]}, "stdout: emit_messages[0].type: must be a string that is not empty"),
+        ({"emit_messages": [{"type": "x", "to": 5}]}, "stdout: emit_messages[0].to: must be the id of an agent"),
+        ({"emit_messages": [{"type": "x", "body_base64": "?"}]}, "stdout: emit_messages[0].body_base64: must be"),
+        ({"emit_messages": [{"type": "x", "headers": 5}]}, "stdout: emit_messages[0].headers: headers must be"),
+        ({"events": [7]}, "stdout: events[0]: must be an object"),
+        ({"complete_job?": "yes"}, "stdout: complete_job?: must be true or false"),
+    ],
+)
+def test_structured_output_that_is_malformed_fails_the_run(client, outside, answer, error):
+    """With the place in one line, and the output itself in the details."""
+    (outside / "answer").write_text(json.dumps(answer))
+    result = failed(client, single(f"cat {outside}/answer"))
+    assert result["error"].startswith(error)
+    assert json.loads(result["details"]["stdout"]) == answer
+
+
+def test_json_that_is_nested_deeply_harms_nobody(client, outside):
+    (outside / "text").write_text('{"complete_job": ' + "[" * 20_000 + "]" * 20_000 + "}")
+    job = ended(client, single(f"cat {outside}/text"))
+    assert job["status"] in ("completed", "failed")
+    assert job["result"]
+
+
+def test_a_message_over_its_cap_fails_the_run_that_emits_it(tight):
+    """With both sizes and the setting; of a router as of an executor."""
+    result = failed(tight, single("head -c 40000 /dev/zero | tr '\\0' x"))
+    assert "MIRROR_NEURON_MAX_MESSAGE_BYTES" in result["error"]
+    assert str(MESSAGE_CAP) in result["error"]
+    graph = manifest([executor("a", "head -c 40000 /dev/zero | tr '\\0' x"), executor("b", "true")])
+    graph["edges"] = [{"from_node": "a", "to_node": "b", "message_type": "executor_result"}]
+    assert failed(tight, graph)["error"].startswith("message to 'b' has ")
+
+
+def test_output_over_its_cap_is_cut_at_the_nodes_own_setting(tight):
+    """Nothing of it is sent on here, so that the cap of messages does not come into it."""
+    script = f"head -c {2 * OUTPUT_CAP} /dev/zero | tr '\\0' x >&2; exit 1"
+    job = ended(tight, single(script))
+    assert job["result"]["error"] == "command exited with code 1"
+    assert OUTPUT_CAP <= len(job["result"]["details"]["stderr"]) < OUTPUT_CAP + 200
+    assert payloads(tight, job["job_id"], "sandbox_output_cut") == [{"streams": ["stderr"]}]
+
+
+def test_a_flood_of_messages_from_one_run_fails_it(client, outside):
+    """More than a run may emit: the job fails, and its agents get nothing."""
+    (outside / "answer").write_text(json.dumps({"emit_messages": [{"type": "x"}] * 1_001}))
+    leaves = [router(f"leaf{number}") for number in range(100)]
+    graph = manifest([executor("work", f"cat {outside}/answer", output_message_type=None), *leaves])
+    graph["edges"] = [{"from_node": "work", "to_node": leaf["node_id"], "message_type": "x"} for leaf in leaves]
+    result = failed(client, graph)
+    assert result["error"] == "the run emits more than 100000 messages"
+
+
+def test_a_command_that_removes_its_folder_is_no_trouble(client):
+    assert completed(client, single('rm -rf "$MIRROR_NEURON_WORKDIR"; echo gone'))["sandbox"]["stdout"] == "gone\n"
+
+
+def test_a_job_that_fails_loses_nothing_of_what_went_before(client):
+    """The agents that had run keep their results, and the story says what happened."""
+    nodes = [executor("good", "echo fine"), executor("bad", "exit 1")]
+    job = ended(client, manifest(nodes, [("good", "bad", "executor_result")]))
+    assert job["status"] == "failed"
+    story = kinds(client, job["job_id"])
+    assert (story.count("sandbox_job_completed"), story.count("sandbox_job_failed"), story[-1]) == (1, 1, "job_failed")
+    (snapshot, _) = client.inspect_agents(job["job_id"])
+    assert (snapshot["agent_id"], snapshot["processed_messages"]) == ("good", 1)
+
+
+def test_a_folder_of_runs_that_somebody_removed_is_made_again(client, node):
+    """Temporary folders are swept now and then, while the node lives."""
+    runs = node.settings.temp_dir / "runs"
+    if runs.exists():
+        os.rename(runs, runs.with_name("runs-swept"))
+    assert completed(client, single("echo there"))["sandbox"]["stdout"] == "there\n"

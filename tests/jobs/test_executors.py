@@ -1,0 +1,205 @@
+"""Executors end to end: attempts, delays, time-outs, and what a command may ask for on its standard output."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.graphs import (
+    completed,
+    ended,
+    executor,
+    failed,
+    is_alive,
+    kinds,
+    manifest,
+    payloads,
+    single,
+    snapshots,
+)
+from tests.support.waiting import wait_until
+
+
+def ms(event: dict) -> float:
+    return datetime.fromisoformat(event["timestamp"]).timestamp() * 1000
+
+
+def say(tmp_path: Path, **answer: object) -> str:
+    """A line of shell that prints *answer* as JSON."""
+    path = tmp_path / f"answer-{len(list(tmp_path.iterdir()))}"
+    path.write_text(json.dumps(answer))
+    return f"cat {path}"
+
+
+def fails_until(tries: int, outside: Path, code: int = 1) -> str:
+    """A line of shell that counts its runs in a file, and goes well in the last of *tries*."""
+    return f"cd {outside}; echo x >> tries; [ $(wc -l < tries) -ge {tries} ] || exit {code}"
+
+
+def runs(outside: Path) -> int:
+    return len((outside / "tries").read_text().splitlines())
+
+
+# ------------------------------------------------------------------ attempts
+
+
+def test_a_failed_run_is_tried_again_after_a_growing_backoff(client, outside):
+    """Two failures and a success: three runs, two `executor_retry`, the second after twice the time."""
+    graph = single(fails_until(3, outside), max_attempts=5, retry_backoff_ms=20)
+    job = ended(client, graph)
+    assert job["status"] == "completed"
+    assert (runs(outside), job["result"]["output"]["sandbox"]["attempts"]) == (3, 3)
+    told = payloads(client, job["job_id"], "executor_retry")
+    assert [(row["attempt"], row["delay_ms"]) for row in told] == [(1, 20), (2, 40)]
+    events = client.events(job["job_id"])
+    began = [ms(event) for event in events if event["type"] == "executor_lease_acquired"]
+    failed_at = [ms(event) for event in events if event["type"] == "executor_retry"]
+    assert began[1] - failed_at[0] >= 20
+    assert began[2] - failed_at[1] >= 40
+
+
+def test_a_run_that_fails_for_good_fails_the_job(client, outside):
+    """After `max_attempts` runs, with the last one's exit code and output in the details."""
+    script = f"echo out; echo err >&2; {fails_until(9, outside, 7)}"
+    result = failed(client, single(script, max_attempts=2, retry_backoff_ms=0))
+    assert result["agent_id"] == "work"
+    assert result["error"] == "command exited with code 7"
+    details = result["details"]
+    assert (details["exit_code"], details["stdout"], details["stderr"]) == (7, "out\n", "err\n")
+    assert (details["attempts"], runs(outside)) == (2, 2)
+
+
+@pytest.mark.parametrize(("ending", "tried"), [("exit 1", 1), ("exit 75", 2), ("kill -9 $$", 2)])
+def test_retry_on_transient_leaves_lasting_failures_alone(client, outside, ending, tried):
+    """A plain failure is not tried again; one that may pass (EX_TEMPFAIL, a kill) is."""
+    script = f"cd {outside}; echo x >> tries; [ $(wc -l < tries) -ge 2 ] || {ending}"
+    job = ended(client, single(script, max_attempts=3, retry_on="transient", retry_backoff_ms=0))
+    assert job["status"] == ("completed" if tried == 2 else "failed")
+    assert runs(outside) == tried
+
+
+def test_a_backoff_holds_the_mailbox(client, outside):
+    """The message that failed is the next one again: nothing overtakes it."""
+    script = (
+        f"cd {outside}; cat $MIRROR_NEURON_INPUT_FILE >> order; echo x >> tries; [ $(wc -l < tries) -ne 1 ] || exit 1"
+    )
+    graph = single(script, inputs=["a", "b", "c"], max_attempts=2, retry_backoff_ms=30, complete_job=False)
+    job = ended(client, graph)
+    assert job["status"] == "completed"
+    assert (outside / "order").read_text() == '"a""a""b""c"'
+
+
+def test_a_start_up_delay_delays_the_first_run_alone(client, outside):
+    """Two messages: the first waits, the second is taken at once. No attempt is spent on it."""
+    script = f"echo $MIRROR_NEURON_INPUT_FILE >> {outside}/tries"
+    job = ended(client, single(script, inputs=[1, 2], startup_delay_ms=60, complete_job=False))
+    events = client.events(job["job_id"])
+    began = [ms(event) for event in events if event["type"] == "executor_lease_acquired"]
+    assert (runs(outside), len(began)) == (2, 3)
+    assert began[1] - began[0] >= 60
+    assert "executor_retry" not in kinds(client, job["job_id"])
+
+
+def test_a_timeout_ends_the_command_and_all_that_it_started(client, outside):
+    script = f"sleep 600 & echo $! > {outside}/child; echo begun; wait"
+    result = failed(client, single(script, timeout_seconds=0.3))
+    assert result["error"] == "timed out after 0.3 s"
+    assert result["details"]["stdout"] == "begun\n"
+    child = int((outside / "child").read_text())
+    wait_until(lambda: not is_alive(child))
+
+
+# ------------------------------------------------------------------ structured output
+
+
+def test_plain_output_is_the_body(client):
+    output = completed(client, single("printf hello; echo oh >&2", inputs={"x": [1, None]}))
+    assert output.keys() == {"agent_id", "sandbox", "input"}
+    assert (output["agent_id"], output["input"]) == ("work", {"x": [1, None]})
+    sandbox = output["sandbox"]
+    assert (sandbox["stdout"], sandbox["stderr"], sandbox["logs"]) == ("hello", "oh\n", "hello\noh\n")
+    assert (sandbox["exit_code"], sandbox["runner"], sandbox["raw_output"], sandbox["attempts"]) == (
+        0,
+        "host_local",
+        "",
+        1,
+    )
+    assert not Path(sandbox["remote_dir"]).exists()
+
+
+def test_a_command_may_emit_to_whom_it_wants(client, outside):
+    """By type along the edges, or to an agent by name; to nobody's name it is a dead letter, and no harm."""
+    emits = [
+        {"type": "found", "body": {"n": 1}},
+        {"type": "note", "to": "second", "payload": "p", "headers": {"h": 1}},
+        {"type": "note", "to": "nobody", "body": 1},
+        {"type": "unheard", "body": 2},
+        {"type": "raw", "to": "second", "body_base64": "aGk="},
+    ]
+    nodes = [
+        executor("work", say(outside, emit_messages=emits), output_message_type=None),
+        executor("first", "cat $MIRROR_NEURON_INPUT_FILE"),
+        executor("second", f"cat $MIRROR_NEURON_BODY_FILE >> {outside}/second; echo >> {outside}/second"),
+    ]
+    job = ended(client, manifest(nodes, [("work", "first", "found")]))
+    output = job["result"]["output"]
+    assert output["first"]["sandbox"]["stdout"] == '{"n":1}'
+    assert (outside / "second").read_text() == '"p"\nhi\n'
+    (letter,) = payloads(client, job["job_id"], "dead_letter")
+    assert (letter["to"], letter["reason"]) == ("nobody", "no agent 'nobody'")
+    assert payloads(client, job["job_id"], "message_unrouted") == [{"type": "unheard"}]
+
+
+def test_a_command_may_write_events_and_keep_a_state(client, outside):
+    """`next_state` comes back in the context file of the agent's next run; `events` stand in the job's story."""
+    answer = say(outside, next_state={"seen": [1]}, events=[{"type": "noted", "payload": {"k": 1}}, {"type": "bare"}])
+    script = f"cat $MIRROR_NEURON_CONTEXT_FILE >> {outside}/contexts; echo >> {outside}/contexts; {answer}"
+    job = ended(client, single(script, inputs=[1, 2], complete_job=False))
+    contexts = [json.loads(row) for row in (outside / "contexts").read_text().splitlines()]
+    assert [context["agent_state"] for context in contexts] == [{}, {"seen": [1]}]
+    assert (contexts[0]["job_id"], contexts[0]["agent_id"]) == (job["job_id"], "work")
+    assert payloads(client, job["job_id"], "noted") == [{"k": 1}, {"k": 1}]
+    assert payloads(client, job["job_id"], "bare") == [None, None]
+    assert snapshots(client, job["job_id"])["work"]["current_state"] == {"seen": [1]}
+
+
+def test_a_command_may_complete_the_job(client, outside):
+    """With an output of its own, which goes before the default one."""
+    assert completed(client, single(say(outside, complete_job={"sum": 3}), complete_job=False)) == {"sum": 3}
+    by_default = completed(client, single(say(outside, **{"complete_job?": True}), complete_job=False))
+    assert by_default["agent_id"] == "work"
+    assert completed(client, single(say(outside, **{"complete_job": [1], "complete_job?": True}))) == [1]
+
+
+def test_what_a_failed_run_printed_is_not_carried_out(client, outside):
+    """Its events and messages take no effect, for it will run again."""
+    script = f"cd {outside}; {say(outside, events=[{'type': 'noted'}])}; echo x >> tries; [ $(wc -l < tries) -ge 2 ]"
+    job = ended(client, single(script, max_attempts=2, retry_backoff_ms=0))
+    assert len(payloads(client, job["job_id"], "noted")) == 1
+
+
+def test_without_an_output_type_the_result_is_emitted_as_executor_result(client):
+    """And with `output_message_type: null` nothing is emitted at all."""
+    nodes = [executor("one", "echo 1"), executor("two", "cat $MIRROR_NEURON_INPUT_FILE", complete_job=True)]
+    graph = manifest(nodes, [("one", "two", "executor_result")])
+    body = json.loads(completed(client, graph)["sandbox"]["stdout"])
+    assert (body["agent_id"], body["sandbox"]["stdout"]) == ("one", "1\n")
+    graph["nodes"][0] = executor("one", "echo 1", output_message_type=None)
+    assert completed(client, {**graph, "policies": {"on_idle": "complete"}}) == {}
+
+
+def test_a_command_reads_its_input_from_files_and_variables(client):
+    """Placeholders of a list of words are filled in; of the node's environment next to nothing is seen."""
+    command = [
+        "sh",
+        "-c",
+        'cat "$1"; echo " $MIRROR_NEURON_AGENT_ID $GREETING ${VIRTUAL_ENV-none}"',
+        "x",
+        "{input_file}",
+    ]
+    graph = single("true", inputs={"a": 1}, environment={"GREETING": "hi"})
+    graph["nodes"][0]["config"]["command"] = command
+    assert completed(client, graph)["sandbox"]["stdout"] == '{"a":1} work hi none\n'

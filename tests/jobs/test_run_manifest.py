@@ -1,0 +1,156 @@
+"""run_manifest: what it takes, what it gives back, and that submitting twice is submitting once."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron import JobExists, ManifestError, WaitTimeout, validate_manifest
+from mirrorneuron.client import Client
+from tests.jobs.graphs import (
+    PATIENCE_MS,
+    completed,
+    executor,
+    kinds,
+    line,
+    manifest,
+    router,
+    single,
+    until_there,
+)
+
+
+def folder_of(path: Path, graph: dict, **files: str) -> Path:
+    """Write *graph* as a bundle folder with payload *files*."""
+    (path / "payloads").mkdir(parents=True)
+    (path / "manifest.json").write_text(json.dumps(graph))
+    for name, text in files.items():
+        (path / "payloads" / name).write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("graph_id", "stem"), [("research_flow", "research_flow"), ("a b/ü:1", "a-b---1")])
+def test_a_job_id_is_the_graph_the_time_and_chance(unserved, graph_id, stem):
+    """`{graph_id}-{unix ms}-{12 hex digits}`, with `-` for what may not stand in an id."""
+    first, second = (unserved.run_manifest({**line(3), "graph_id": graph_id}) for _ in range(2))
+    assert re.fullmatch(rf"{re.escape(stem)}-\d{{13}}-[0-9a-f]{{12}}", first)
+    assert first != second
+    assert unserved.inspect_job(first)["graph_id"] == graph_id
+
+
+def test_without_await_the_id_alone_comes_back(client):
+    job_id = client.run_manifest(line(3))
+    assert isinstance(job_id, str)
+    assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
+
+
+def test_with_await_the_final_job_map_comes_too(client):
+    job_id, job = client.run_manifest(line(3), await_=True, timeout=PATIENCE_MS)
+    assert job["job_id"] == job_id
+    assert job == client.inspect_job(job_id)
+    assert job["result"] == {"agent_id": "end", "output": {"messages": [{}], "count": 1, "last_message": {}}}
+
+
+def test_a_failed_job_is_no_exception(client):
+    _, job = client.run_manifest(single("exit 3"), await_=True, timeout=PATIENCE_MS)
+    assert (job["status"], job["result"]["error"]) == ("failed", "command exited with code 3")
+
+
+@pytest.mark.parametrize("timeout", [30, 30.5, timedelta(milliseconds=30), 0])
+def test_a_timeout_is_milliseconds_or_a_timedelta_and_leaves_the_job_alone(unserved, timeout):
+    with pytest.raises(WaitTimeout) as caught:
+        unserved.run_manifest(line(3), await_=True, timeout=timeout, job_id="slow")
+    assert caught.value.job_id == "slow"
+    assert isinstance(caught.value, TimeoutError)
+    assert unserved.inspect_job("slow")["status"] == "pending"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"input": line(3), "job_bundle": validate_manifest(line(3))},
+        {"input": line(3), "timeout": 5},
+        {"input": line(3), "await_": True, "timeout": "5"},
+        {"input": line(3), "await_": True, "timeout": True},
+    ],
+    ids=["nothing to run", "two to run", "timeout without await", "timeout as text", "timeout as bool"],
+)
+def test_arguments_that_make_no_sense_are_type_errors_and_submit_nothing(unserved, arguments):
+    with pytest.raises(TypeError):
+        unserved.run_manifest(**arguments)
+    assert unserved.list_jobs() == []
+
+
+@pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n"])
+def test_a_job_id_must_be_one(unserved, job_id):
+    with pytest.raises(ManifestError, match="is no job id") as caught:
+        unserved.run_manifest(line(3), job_id=job_id)
+    assert caught.value.issues[0].path == "job_id"
+    assert unserved.list_jobs() == []
+
+
+def test_the_same_id_and_bundle_are_the_same_job(client):
+    """However often it is submitted, during the run and after its end, it runs once."""
+    assert client.run_manifest(line(3), job_id="once") == "once"
+    assert completed(client, line(3), job_id="once")["count"] == 1
+    before = kinds(client, "once")
+    assert completed(client, line(3), job_id="once")["count"] == 1
+    assert kinds(client, "once") == before
+    assert before.count("job_pending") == before.count("job_completed") == 1
+
+
+def test_an_id_is_not_given_to_another_bundle(unserved):
+    unserved.run_manifest(line(3), job_id="taken")
+    before = unserved.inspect_job("taken")
+    with pytest.raises(JobExists, match="'taken' exists already, with another bundle"):
+        unserved.run_manifest(line(4), job_id="taken")
+    assert unserved.inspect_job("taken") == before
+
+
+def test_a_bundle_that_was_changed_runs_as_changed(client):
+    """`validate_manifest`, then a change, then `job_bundle=`: the change counts."""
+    bundle = validate_manifest(line(3))
+    bundle.manifest.initial_inputs["r0"] = [{"body": "changed"}]
+    assert completed_bundle(client, bundle)["last_message"] == "changed"
+
+
+def completed_bundle(client: Client, bundle):
+    _, job = client.run_manifest(job_bundle=bundle, await_=True, timeout=PATIENCE_MS)
+    return job["result"]["output"]
+
+
+def test_a_bundle_that_was_changed_is_checked_again(unserved):
+    bundle = validate_manifest(line(3))
+    bundle.manifest.edges[0].to_node = "nobody"
+    with pytest.raises(ManifestError, match="nobody"):
+        unserved.run_manifest(job_bundle=bundle)
+    assert unserved.list_jobs() == []
+
+
+@pytest.mark.parametrize("form", ["text", "path", "bundle", "mapping"])
+def test_a_bundle_is_a_folder_a_manifest_or_what_was_validated(client, tmp_path, form):
+    folder = folder_of(tmp_path / "bundle", line(3))
+    forms = {"text": str(folder), "path": folder, "bundle": validate_manifest(folder), "mapping": line(3)}
+    assert completed(client, forms[form])["count"] == 1
+
+
+def test_a_submitted_bundle_does_not_change_with_its_folder(client, tmp_path, outside):
+    """The manifest and the payloads of a job are those of the moment at which it was submitted."""
+    nodes = [
+        executor("first", until_there(outside / "gate"), output_message_type="go"),
+        executor("second", "cat word", complete_job=True, uploads=[{"source": "word", "target": "word"}]),
+    ]
+    folder = folder_of(tmp_path / "bundle", manifest(nodes, [("first", "second", "go")]), word="before")
+    job_id = client.run_manifest(folder)
+    (folder / "payloads" / "word").write_text("after")
+    (folder / "manifest.json").write_text(json.dumps(manifest([router("other")])))
+    shutil.rmtree(folder)
+    (outside / "gate").touch()
+    job = client.wait_for_job(job_id, timeout=PATIENCE_MS)
+    assert job["result"]["output"]["sandbox"]["stdout"] == "before"

@@ -1,0 +1,138 @@
+"""The server away: an error that says which server and what to do, after a time that is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mirrorneuron import JobNotFound, RuntimeUnavailable, WaitTimeout, aio, connection, waiting
+from mirrorneuron.client import Client
+from mirrorneuron.settings import Settings
+from tests.jobs.graphs import finish, line
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+
+VERBS = {
+    "run_manifest": lambda client: client.run_manifest(line(3)),
+    "inspect_job": lambda client: client.inspect_job("job"),
+    "inspect_agents": lambda client: client.inspect_agents("job"),
+    "events": lambda client: client.events("job"),
+    "stream_events": lambda client: client.stream_events("job"),
+    "job_details": lambda client: client.job_details("job"),
+    "list_jobs": lambda client: client.list_jobs(),
+    "inspect_nodes": lambda client: client.inspect_nodes(),
+    "cluster_overview": lambda client: client.cluster_overview(),
+    "wait_for_job": lambda client: client.wait_for_job("job"),
+}
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of a port on which nothing listens while the test runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, so that nobody else gets it; it does not listen
+        yield f"redis://:secret@127.0.0.1:{taken.getsockname()[1]}/0"
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    with ValkeyServer(tmp_path / "own", durable=True) as running:
+        yield running
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits of seconds become short ones, so that their number is what takes the time."""
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(waiting, "AWAY_S", 0.3)
+    monkeypatch.setattr(waiting, "RETRY_S", 0.05)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_where_nothing_listens_the_error_names_the_server(nobody, verb):
+    """Without its password, and with the setting that names it."""
+    client = Client(Settings(redis_url=nobody))
+    with pytest.raises(RuntimeUnavailable) as caught:
+        VERBS[verb](client)
+    text = str(caught.value)
+    assert nobody.replace(":secret@", "***@") in text
+    assert "secret" not in text
+    assert "MIRROR_NEURON_REDIS_URL" in text
+    assert isinstance(caught.value, ConnectionError)
+
+
+@pytest.mark.parametrize("verb", ["run_manifest", "wait_for_job"])
+def test_a_server_that_does_not_answer_is_given_up_on(own_server, impatient, verb):
+    """It keeps the connection and says nothing: each verb gives up after a number of tries."""
+    client = Client(Settings(redis_url=own_server.url))
+    own_server.freeze()
+    with pytest.raises(RuntimeUnavailable, match=str(own_server.port)):
+        VERBS[verb](client)
+
+
+def test_a_coroutine_gives_up_too(nobody):
+    async def main() -> None:
+        client = aio.Client(Settings(redis_url=nobody))
+        for call in (client.run_manifest(line(3)), client.wait_for_job("job"), client.list_jobs()):
+            with pytest.raises(RuntimeUnavailable):
+                await call
+
+    asyncio.run(main())
+
+
+def test_a_wait_rides_out_a_server_that_comes_back(own_server, monkeypatch):
+    """Its end is found although the push was sent while nobody listened."""
+    monkeypatch.setattr(waiting, "RETRY_S", 0.02)
+    client = Client(Settings(redis_url=own_server.url))
+    job_id = client.run_manifest(line(3))
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(client.wait_for_job, job_id, 60_000)
+        wait_until(lambda: own_server.client.pubsub_numsub(f"celery-task-meta-{job_id}")[0][1])
+        own_server.stop()
+        own_server.start()
+        finish(client, job_id)
+        assert wait.result()["status"] == "cancelled"
+
+
+def test_a_wait_with_a_deadline_ends_with_it_although_the_server_is_away(own_server, impatient):
+    client = Client(Settings(redis_url=own_server.url))
+    job_id = client.run_manifest(line(3))
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(client.wait_for_job, job_id, 200)
+        wait_until(lambda: own_server.client.pubsub_numsub(f"celery-task-meta-{job_id}")[0][1])
+        own_server.stop()
+        with pytest.raises((WaitTimeout, RuntimeUnavailable)) as caught:
+            wait.result()
+    assert caught.value.job_id == job_id
+
+
+def test_a_server_that_lost_everything_knows_no_job(own_server):
+    client = Client(Settings(redis_url=own_server.url))
+    job_id = client.run_manifest(line(3))
+    own_server.flush()
+    with pytest.raises(JobNotFound):
+        client.wait_for_job(job_id)
+    assert client.run_manifest(line(3), job_id=job_id) == job_id  # the bundle is stored again
+    assert client.inspect_agents(job_id)[0]["agent_id"] == "r0"
+
+
+def test_a_broker_that_is_away_is_logged_for_the_job_is_submitted(own_server, nobody, caplog):
+    """The record is written: the id comes back, and the nodes mend the rest."""
+    client = Client(Settings(redis_url=own_server.url, broker_url=nobody))
+    with caplog.at_level(logging.ERROR, logger="mirrorneuron"):
+        job_id = client.run_manifest(line(3))
+    assert client.inspect_job(job_id)["status"] == "pending"
+    assert f"job {job_id} is submitted, but could not be announced" in caplog.text
+
+
+def test_a_server_with_a_password_of_its_own_says_what_is_wrong(own_server):
+    own_server.client.config_set("requirepass", "other")
+    client = Client(Settings(redis_url=own_server.url.replace("//", "//:wrong@")))
+    with pytest.raises(RuntimeUnavailable) as caught:
+        client.list_jobs()
+    assert "wrong@" not in str(caught.value)
+    own_server.client.close()

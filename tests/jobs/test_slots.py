@@ -1,0 +1,141 @@
+"""Side by side: slots, pools, and that nobody is held up by what goes on for long."""
+
+from __future__ import annotations
+
+import time
+
+from mirrorneuron.client import Client
+from mirrorneuron.manifest import AgentType
+from tests.jobs.graphs import (
+    PATIENCE_MS,
+    completed,
+    executor,
+    fan,
+    finish,
+    is_alive,
+    keys_of,
+    line,
+    manifest,
+    payloads,
+    router,
+    single,
+    snapshots,
+    until_there,
+)
+from tests.support.waiting import wait_until
+
+
+def slots_in_use(client: Client) -> int:
+    pools = [node["pools"] for node in client.inspect_nodes()]
+    return sum(pool["default"]["in_use"] for pool in pools if "default" in pool)
+
+
+def test_two_executors_of_one_job_run_at_the_same_time(client, outside):
+    """Each waits for the other's file, so neither would ever end alone."""
+    meet = "touch {0}/{1}; " + "while [ ! -e {0}/{2} ]; do sleep 0.02; done"
+    leaves = [executor("a", meet.format(outside, "a", "b")), executor("b", meet.format(outside, "b", "a"))]
+    assert completed(client, fan(leaves, "executor_result"))["count"] == 2
+
+
+def test_a_long_command_holds_nobody_up(client, outside):
+    """One of six executors does not end: the other five do, and so do other jobs, light ones and heavy ones."""
+    gate = executor("long", until_there(outside / "gate"))
+    leaves = [gate, *(executor(f"short{number}", "true") for number in range(5))]
+    job_id = client.run_manifest(fan(leaves, "executor_result"))
+    assert completed(client, line(5))["count"] == 1
+    assert completed(client, single("echo done"))["sandbox"]["stdout"] == "done\n"
+    wait_until(lambda: snapshots(client, job_id)["all"]["mailbox_depth"] == 5)
+    found = snapshots(client, job_id)
+    assert [found[f"short{number}"]["processed_messages"] for number in range(5)] == [1] * 5
+    assert (found["long"]["status"], found["long"]["processed_messages"]) == ("running", 0)
+    (outside / "gate").touch()
+    assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["result"]["output"]["count"] == 6
+
+
+def test_light_agents_never_wait_for_a_slot(client, outside):
+    """All slots are at work for long; routers and aggregators, of other jobs and of this one, go on all the same."""
+    slots = client.settings.pools["default"]
+    long = [executor(f"long{number}", until_there(outside / "gate")) for number in range(slots)]
+    nodes = [router("spread"), *long, router("light")]
+    edges = [("spread", node["node_id"], "go") for node in nodes[1:]]
+    job_id = client.run_manifest(manifest(nodes, edges))
+    wait_until(lambda: [snapshots(client, job_id)[n["node_id"]]["status"] for n in long] == ["running"] * slots)
+    assert snapshots(client, job_id)["light"]["processed_messages"] == 1
+    assert completed(client, line(5))["count"] == 1
+    wait_until(lambda: slots_in_use(client) == slots)
+    (outside / "gate").touch()
+    assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
+
+
+def test_a_pool_that_no_node_serves_holds_up_only_who_wants_it(client):
+    """The agent waits in the queue of its pool, the job runs on, and no other agent or job notices."""
+    nodes = [router("spread"), executor("gpu", "true", pool="gpu"), executor("cpu", "true")]
+    job_id = client.run_manifest(manifest(nodes, [("spread", "gpu", "go"), ("spread", "cpu", "go")]))
+    wait_until(lambda: snapshots(client, job_id)["cpu"]["processed_messages"] == 1)
+    assert completed(client, single("true"))["agent_id"] == "work"
+    gpu = snapshots(client, job_id)["gpu"]
+    assert (gpu["status"], gpu["mailbox_depth"], gpu["assigned_node"]) == ("queued", 1, None)
+    assert client.inspect_job(job_id)["status"] == "running"
+    finish(client, job_id)
+
+
+def test_a_run_says_which_slots_it_took_and_how_long_it_waited(client):
+    body = completed(client, single("true", pool_slots=2))
+    lease = body["sandbox"]["lease"]
+    assert (lease["pool"], lease["slots"]) == ("default", 2)
+    assert lease["queue_wait_ms"] >= 0
+
+
+def test_more_slots_than_the_pool_has_are_an_error_and_no_wait_for_ever(client):
+    _, job = client.run_manifest(single("true", pool_slots=99), await_=True, timeout=PATIENCE_MS)
+    assert job["status"] == "failed"
+    assert "99 slots" in job["result"]["error"]
+
+
+def test_a_claim_lives_as_long_as_its_command(tight, outside, server):
+    """The lease is a second; it is renewed again and again while the command runs, which runs once."""
+    script = f"echo x >> {outside}/tries; {until_there(outside / 'gate')}"
+    job_id = tight.run_manifest(single(script))
+    claims = keys_of(tight).claims(job_id)
+
+    def lease_end() -> float:
+        return server.client.zscore(claims, "work") or 0.0
+
+    first = wait_until(lease_end)
+    second = wait_until(lambda: (end := lease_end()) > first and end)
+    wait_until(lambda: lease_end() > second)
+    wait_until(lambda: time.time() * 1000 > first)  # the first lease is over
+    assert snapshots(tight, job_id)["work"]["status"] == "running"
+    (outside / "gate").touch()
+    job = tight.wait_for_job(job_id, timeout=PATIENCE_MS)
+    assert (job["status"], job["result"]["output"]["sandbox"]["attempts"]) == ("completed", 1)
+    assert (outside / "tries").read_text() == "x\n"
+    assert not server.client.exists(claims)
+
+
+def test_a_command_dies_with_its_job(tight, outside):
+    """Once the job has ended, its claims are refused and the keeper ends what runs on."""
+    job_id = tight.run_manifest(single(f"echo $$ > {outside}/pid; {until_there(outside / 'gate')}"))
+    wait_until(lambda: (outside / "pid").exists() and (outside / "pid").read_text().strip())
+    wait_until(lambda: snapshots(tight, job_id)["work"]["status"] == "running")
+    finish(tight, job_id)
+    pid = int((outside / "pid").read_text())
+    wait_until(lambda: not is_alive(pid))
+    assert tight.inspect_job(job_id)["status"] == "cancelled"
+
+
+def test_ready_agents_of_many_jobs_share_the_slots(client):
+    """Forty jobs of one command each, submitted at once, all complete."""
+    ids = [client.run_manifest(single("true")) for _ in range(40)]
+    assert {client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] for job_id in ids} == {"completed"}
+    assert all(payloads(client, job_id, "sandbox_job_completed") == [{"exit_code": 0}] for job_id in ids)
+
+
+def test_a_wide_fan_of_executors_runs_each_once(client, outside):
+    """Sixty executors on two slots: each writes one line, and no line comes twice."""
+    leaves = [executor(f"e{number}", f"echo {number} >> {outside}/lines") for number in range(60)]
+    job_id, job = client.run_manifest(fan(leaves, "executor_result"), await_=True, timeout=PATIENCE_MS)
+    assert job["result"]["output"]["count"] == 60
+    assert sorted(map(int, (outside / "lines").read_text().split())) == list(range(60))
+    agents = snapshots(client, job_id).values()
+    assert {agent["processed_messages"] for agent in agents if agent["agent_type"] == AgentType.EXECUTOR} == {1}

@@ -1,0 +1,93 @@
+"""wait_for_job: one read for what has ended, a push for what has not, and the job is never touched."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from mirrorneuron import JobNotFound, WaitTimeout, waiting
+from mirrorneuron.job import JobStatus
+from tests.jobs.graphs import PATIENCE_MS, ended, finish, keys_of, line, single, until_there
+from tests.support.waiting import wait_until
+
+NEVER_S = 3_600
+
+
+def subscribers(server: redis.Redis, job_id: str) -> int:
+    channel = f"celery-task-meta-{job_id}"
+    return dict(server.pubsub_numsub(channel))[channel.encode()]
+
+
+def test_a_terminal_job_is_one_read(client, monkeypatch):
+    """Whatever the timeout, even none left: the record is there, and it is the answer."""
+    job = ended(client, line(3))
+    sent = []
+    plain = redis.Redis.execute_command
+    monkeypatch.setattr(redis.Redis, "execute_command", lambda self, *a, **k: sent.append(a[0]) or plain(self, *a, **k))
+    assert client.wait_for_job(job["job_id"]) == client.wait_for_job(job["job_id"], timeout=0) == job
+    assert sent == ["HMGET", "HMGET"]
+
+
+def test_an_unknown_job_is_not_waited_for(client):
+    with pytest.raises(JobNotFound, match="no job 'nobody'"):
+        client.wait_for_job("nobody")
+
+
+def test_a_timeout_leaves_the_job_alone(client, outside):
+    """The wait is over, the job is not: a later wait gets its end."""
+    job_id = client.run_manifest(single(until_there(outside / "gate")))
+    with pytest.raises(WaitTimeout, match="has not ended in time; it goes on") as caught:
+        client.wait_for_job(job_id, timeout=50)
+    assert caught.value.job_id == job_id
+    assert client.inspect_job(job_id)["status"] in ("pending", "running")
+    (outside / "gate").touch()
+    assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
+
+
+def test_the_end_of_a_job_wakes_its_waiter(unserved, server, monkeypatch):
+    """A push does it: the waiter reads again by itself only after an hour here."""
+    monkeypatch.setattr(waiting, "REREAD_S", NEVER_S)
+    job_id = unserved.run_manifest(line(3))
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(unserved.wait_for_job, job_id)
+        wait_until(lambda: subscribers(server.client, job_id))
+        finish(unserved, job_id)
+        assert wait.result(timeout=30)["status"] == "cancelled"
+
+
+def test_a_lost_push_costs_a_little_time(unserved, server, monkeypatch):
+    """A push is a hint. The record is read again now and then, and ends the wait without one."""
+    monkeypatch.setattr(waiting, "REREAD_S", 0.02)
+    job_id = unserved.run_manifest(line(3))
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(unserved.wait_for_job, job_id)
+        wait_until(lambda: subscribers(server.client, job_id))
+        server.client.hset(keys_of(unserved).job(job_id), "status", JobStatus.CANCELLED)
+        assert wait.result(timeout=30)["status"] == "cancelled"
+
+
+def test_a_job_may_have_many_waiters(client, server, outside):
+    """Twenty threads wait for one job with one client, and each gets the whole record."""
+    job_id = client.run_manifest(single(until_there(outside / "gate")))
+    with ThreadPoolExecutor(20) as pool:
+        waits = [pool.submit(client.wait_for_job, job_id, PATIENCE_MS) for _ in range(20)]
+        wait_until(lambda: subscribers(server.client, job_id) == 20)
+        (outside / "gate").touch()
+        found = [wait.result() for wait in waits]
+    assert found == [client.inspect_job(job_id)] * 20
+    wait_until(lambda: subscribers(server.client, job_id) == 0)
+
+
+def test_a_job_that_is_deleted_while_it_is_waited_for_is_not_found(unserved, server, monkeypatch):
+    monkeypatch.setattr(waiting, "REREAD_S", 0.02)
+    job_id = unserved.run_manifest(line(3))
+    started = threading.Event()
+    with ThreadPoolExecutor(1, initializer=started.set) as pool:
+        wait = pool.submit(unserved.wait_for_job, job_id)
+        wait_until(lambda: subscribers(server.client, job_id))
+        server.client.delete(keys_of(unserved).job(job_id))
+        with pytest.raises(JobNotFound):
+            wait.result(timeout=30)
