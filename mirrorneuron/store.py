@@ -31,7 +31,8 @@ FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
 class Store:
     """The jobs of one namespace on one server. Thread-safe; connects on first use.
 
-    *node* names the worker that claims; *retries* is that of a node, which rides out a store that is away; *clock* (ms) replaces the server's time in tests.
+    *node* names the worker that claims. *retries* is given by a node, which rides out a store that is away. *clock*
+    (ms) replaces the server's time in tests.
     """
 
     def __init__(

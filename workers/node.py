@@ -20,6 +20,8 @@ from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers import runtime
+from workers.runners.command import MARKER
+from workers.runners.strays import kill_with
 from workers.slots import Slots
 from workers.sweeper import Sweeper
 
@@ -42,6 +44,8 @@ class NodeStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **_: Any) -> None:
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
+        # What an earlier life of this worker left running: its runs have been taken up, or soon are.
+        kill_with(f"{MARKER}={worker.hostname}:", prefix=True)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sweeper: Sweeper | None = None

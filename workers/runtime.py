@@ -20,6 +20,7 @@ from workers.bundle_cache import BundleCache
 from workers.keeper import Keeper
 from workers.modules import ModulePool
 from workers.runners import RUNNERS
+from workers.runners.command import MARKER
 from workers.slots import Slots
 
 PLANS: Final = 64  # kept in memory
@@ -52,7 +53,7 @@ class Runtime:
 
     @cached_property
     def modules(self) -> ModulePool:
-        return ModulePool(work_root=self.settings.temp_dir / "modules")
+        return ModulePool(work_root=self.settings.temp_dir / "modules", environment={MARKER: f"{self.name}:"})
 
     @cached_property
     def _bundles(self) -> BundleCache:

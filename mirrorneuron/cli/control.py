@@ -12,7 +12,7 @@ from mirrorneuron.job import JobMap
 
 ChosenJob = Annotated[
     str | None,
-    typer.Argument(metavar="[JOB]", help="The job's id; on a terminal it may be chosen.", show_default=False),
+    typer.Argument(metavar="JOB", help="The job's id; on a terminal it may be chosen.", show_default=False),
 ]
 Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the job's result tells it.")]
 From = Annotated[

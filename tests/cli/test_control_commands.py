@@ -33,8 +33,9 @@ def message(tmp_path: Path) -> Path:
 def fed(tmp_path: Path, client: Client) -> str:
     """A running job that completes with its second message; nothing feeds it but the test."""
     job_id = f"fed-{uuid.uuid4().hex}"
+    start = {"node_id": "start", "agent_type": "router", "config": {"emit_type": "unused"}}
     ear = {"node_id": "ear", "agent_type": "sensor", "config": {"complete_job": True, "complete_after": 2}}
-    bundle = Bundle(tmp_path / "fed").write({"nodes": [ear], "edges": [], "entrypoints": ["ear"], "daemon": True})
+    bundle = Bundle(tmp_path / "fed").write({"nodes": [start, ear], "edges": [], "entrypoints": ["start"]})
     client.run_manifest(str(bundle), job_id=job_id)
     wait_until(lambda: client.inspect_job(job_id)["status"] == "running")
     return job_id
@@ -113,10 +114,10 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "- is not JSON: EOF while parsing a value at line 1 column 0"),
-        (b'{"a":\n }', "- is not JSON: expected value at line 2 column 2"),
-        (b"[NaN]", "- is not JSON: expected value at line 1 column 2"),
-        (b"\xff", "- is not JSON: expected value at line 1 column 1"),
+        (b"", "<stdin> is not JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a":\n }', "<stdin> is not JSON: expected value at line 2 column 2"),
+        (b"[NaN]", "<stdin> is not JSON: expected value at line 1 column 2"),
+        (b"\xff", "<stdin> is not JSON: expected value at line 1 column 1"),
         (b'{"envelope": 1}', "envelope must be an object"),
         (b'{"headers": []}', "headers must be an object"),
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
@@ -125,8 +126,8 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
 def test_what_is_no_message_exits_2_and_says_why(env, client, fed, text, said):
     ended = sent(env, fed, "ear", "-", stdin=text)
     assert (ended.returncode, ended.stdout) == (2, b"")
-    assert ended.stderr.decode().replace("<stdin>", "-") == f"mn: Invalid value for MESSAGE: {said}\n"
-    assert client.inspect_agents(fed)[0]["processed_messages"] == 0
+    assert ended.stderr.decode() == f"mn: Invalid value for MESSAGE: {said} (see `mn send --help`)\n"
+    assert client.inspect_agents(fed)[1]["mailbox_depth"] == client.inspect_agents(fed)[1]["processed_messages"] == 0
 
 
 @pytest.mark.parametrize("given", ["nothing there", "a folder"])
@@ -146,7 +147,7 @@ def test_a_message_over_the_cap_exits_2_and_names_the_cap(env, fed):
 
 
 @pytest.mark.parametrize("command", JOB_COMMANDS)
-def test_a_completed_job_in_the_wrong_state_exits_2(mn: Mn, client, fed, message, command):
+def test_a_job_that_is_completed_already_exits_2(mn: Mn, client, fed, message, command):
     for number in range(2):
         client.send_message(fed, "ear", number)
     client.wait_for_job(fed, timeout=60_000)
@@ -162,8 +163,16 @@ def test_an_unknown_job_exits_3(mn: Mn, message, command):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
+def test_a_job_that_has_not_begun_is_not_paused(mn: Mn, quiet: Quiet):
+    quiet.submit("waiting")
+    for command in ("pause", "resume", "retry"):
+        ended = mn(command, "waiting", env=quiet.env)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.endswith("it is pending\n")
+
+
 def test_an_unknown_agent_exits_3_and_the_others_are_named(mn: Mn, client, fed, message):
-    unknown = f"mn: job '{fed}' has no agent 'eer'; it has ear\n"
+    unknown = f"mn: job '{fed}' has no agent 'eer'; it has start, ear\n"
     ended = mn("send", fed, "eer", str(message))
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
     client.cancel(fed)
@@ -228,7 +237,7 @@ def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: Quiet, command):
     quiet.submit("spared")
     with Terminal([MN, *command.split(), "--json"], quiet.env) as screen:
         assert screen.end() == 2
-    assert len(screen.text.splitlines()) >= 1
+    assert screen.text.startswith("mn: Invalid value for ")
     assert quiet.statuses == {"spared": "pending"}
 
 

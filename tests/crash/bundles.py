@@ -8,7 +8,8 @@ from typing import Any
 
 def gated(folder: Path, **policies: Any) -> dict[str, Any]:
     """One executor that notes each start in `starts`, waits for the file `gate`, and hands its word to the end."""
-    script = f"echo $$ >> {folder}/starts; while [ ! -e {folder}/gate ]; do sleep 0.02; done; echo passed"
+    turns = "n=0; while [ ! -e gate ] && [ $n -lt 3000 ]; do n=$((n+1)); sleep 0.02; done"  # never for ever
+    script = f"cd {folder}; echo $$ >> starts; {turns}; echo passed"
     return {
         "manifest_version": "1.0",
         "graph_id": "gated",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +13,24 @@ from tests.support.node import RealNode
 LEASE_MS = 1_000
 
 
-@pytest.fixture
-def own(redis_url: str, tmp_path: Path) -> Iterator[RealNode]:
-    """A node of this test's own."""
+@pytest.fixture(scope="module")
+def own(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+    """A node of this module's own."""
+    folder = tmp_path_factory.mktemp("crash")
     settings = Settings(
         redis_url=redis_url,
-        redis_namespace=f"crash-{tmp_path.name}"[:60],
-        temp_dir=tmp_path / "temp",
+        redis_namespace=folder.name,
+        temp_dir=folder / "temp",
         executor_max_concurrency=2,
         claim_lease_ms=LEASE_MS,
     )
-    with RealNode(tmp_path, settings) as running:
+    with RealNode(folder, settings) as running:
         yield running
 
 
 @pytest.fixture
-def jobs(own: RealNode) -> Client:
-    """A client whose jobs that node runs."""
-    return Client(own.settings)
+def jobs(own: RealNode) -> Iterator[Client]:
+    """A client whose jobs that node runs; it leaves none behind."""
+    client = Client(own.settings)
+    yield client
+    client.cleanup_jobs(all=True)

@@ -22,8 +22,8 @@ def pids_with(entry: str, *, prefix: bool = False) -> list[int]:
     return found
 
 
-def kill_with(entry: str) -> None:
+def kill_with(entry: str, *, prefix: bool = False) -> None:
     """Kill every process that `pids_with` finds."""
-    for pid in pids_with(entry):
+    for pid in pids_with(entry, prefix=prefix):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
