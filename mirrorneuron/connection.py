@@ -31,13 +31,15 @@ NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that 
 AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 
-def connect(url: str, *, retries: int = 1, timeout_s: float = COMMAND_TIMEOUT_S) -> Server:
+def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Server:
     """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
 
-    It connects on first use. A server that is silent for *timeout_s* counts as away; *retries* bounds how long a call
+    It connects on first use. A server silent for *timeout_s* (5 s) counts as away; *retries* bounds how long a call
     rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
     """
-    options = _options(url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), timeout_s)
+    options = _options(
+        url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S
+    )
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
         return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]

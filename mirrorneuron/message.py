@@ -5,7 +5,6 @@ On every wire a message is JSON bytes; `Message` is the read-only view that agen
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,24 +47,6 @@ def encode(value: Any) -> bytes:
     if b"NaN" in text or b"Infinity" in text or text.count(b"[") + text.count(b"{") > SAFE_DEPTH:
         from_json(text, allow_inf_nan=False)
     return text
-
-
-def encode_anyhow(value: Any) -> bytes:
-    """JSON bytes of what tells of a failure: what JSON cannot say is written as best it can be."""
-    try:
-        return encode(value)
-    except ValueError:
-        text = json.dumps(value, default=repr, skipkeys=True, ensure_ascii=False).encode("utf-8", "replace")
-        try:
-            from_json(text, allow_inf_nan=False)
-        except ValueError:
-            return to_json(printable(repr(value)))
-        return text
-
-
-def printable(text: str) -> str:
-    """*text* without what UTF-8 cannot say."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def decode(text: bytes | str) -> Any:

@@ -15,12 +15,12 @@ from mirrorneuron.claim import Claim, End, Step
 from mirrorneuron.conditions import holds
 from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.manifest import RoutingMode, Template
-from mirrorneuron.message import Message, decode, encode, encode_anyhow, printable, respond
+from mirrorneuron.message import Message, decode, encode, respond
 from mirrorneuron.plan import PlannedEdge, PlannedNode
+from workers.failure import encode_anyhow, printable, result_of
 
 MOST_OUTGOING: Final = 100_000  # messages that one message may lead to
 FULL_MESSAGES: Final = 10_000  # after which a light agent leaves the rest of its mail to another commit
-KEPT_OF_DETAILS: Final = 2_000  # characters of a text, when the details of a failure are too large
 FULL_BYTES: Final = 16 * 1024 * 1024
 USER: Final = "user"
 
@@ -209,20 +209,12 @@ class Draft:
             attempts=self.claim.attempts + 1,
             error=printable(error),
             events=[(kind, encode_anyhow(payload)) for kind, payload in events],
-            end=End(JobStatus.FAILED, self._failure({**summary, "details": dict(details)}), encode_anyhow(summary)),
+            end=End(
+                JobStatus.FAILED,
+                result_of(self.node.node_id, error, dict(details), self.around.max_message_bytes),
+                encode_anyhow(summary),
+            ),
         )
-
-    def _failure(self, result: dict[str, Any]) -> bytes:
-        """The result of a failed job; details that are too large are left out, because a failure must not fail."""
-        text = encode_anyhow(result)
-        if len(text) > self.around.max_message_bytes:
-            kept = {
-                name: _end_of(value) if isinstance(value, str) else value for name, value in result["details"].items()
-            }
-            text = encode_anyhow({**result, "details": kept})
-        if len(text) > self.around.max_message_bytes:
-            text = encode_anyhow({**result, "details": {"left_out": f"the details have {len(text)} bytes"}})
-        return text
 
     def _count_template(self, consumed: int) -> None:
         state = self.state
@@ -238,10 +230,6 @@ class Draft:
                 state["flushed_batches"] = state.get("flushed_batches", 0) + (1 if consumed else 0)
             case _:
                 pass
-
-
-def _end_of(text: str) -> str:
-    return text if len(text) <= KEPT_OF_DETAILS else f"[... {len(text)} characters ...]\n{text[-KEPT_OF_DETAILS:]}"
 
 
 class Quiet(Emit):

@@ -66,7 +66,9 @@ def test_what_is_no_folder_is_said_to_be_none(unserved, tmp_path, path, said):
         unserved.run_manifest(tmp_path / path)
 
 
-@pytest.mark.parametrize("given", [5, None, 1.5, [line(3)], b"bundle", object()], ids=repr)
+@pytest.mark.parametrize(
+    "given", [5, None, 1.5, [line(3)], b"bundle", object()], ids=lambda given: type(given).__name__
+)
 def test_what_is_no_bundle_at_all_is_an_error_of_ours_or_a_type_error(unserved, given):
     with pytest.raises((MirrorNeuronError, TypeError)):
         unserved.run_manifest(given)

@@ -97,11 +97,11 @@ def test_a_job_id_must_be_one(unserved, job_id):
 
 def test_the_same_id_and_bundle_are_the_same_job(client):
     """However often it is submitted, during the run and after its end, it runs once."""
-    assert client.run_manifest(line(3), job_id="once") == "once"
-    assert completed(client, line(3), job_id="once")["count"] == 1
-    before = kinds(client, "once")
-    assert completed(client, line(3), job_id="once")["count"] == 1
-    assert kinds(client, "once") == before
+    assert client.run_manifest(line(3), job_id="submitted-once") == "submitted-once"
+    assert completed(client, line(3), job_id="submitted-once")["count"] == 1
+    before = kinds(client, "submitted-once")
+    assert completed(client, line(3), job_id="submitted-once")["count"] == 1
+    assert kinds(client, "submitted-once") == before
     assert before.count("job_pending") == before.count("job_completed") == 1
 
 
