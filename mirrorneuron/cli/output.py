@@ -27,8 +27,8 @@ def count(number: int, name: str) -> str:
 
 
 def document(value: Any) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(_json(value, indent=2) + "\n")
+    """Print one JSON document, at once: a command that goes on may have somebody who reads it now."""
+    line(_json(value, indent=2))
 
 
 def record(value: Any) -> None:

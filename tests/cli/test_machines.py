@@ -13,6 +13,7 @@ import pytest
 
 from mirrorneuron import process
 from tests.cli.conftest import RESEARCH, Mn, Started
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 
@@ -21,12 +22,6 @@ def home(nowhere, mn: Mn) -> Iterator[dict[str, str]]:
     """An environment with nothing configured; what was started in it is ended."""
     yield nowhere
     mn("down", env=nowhere)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetched(url: str) -> bytes:

