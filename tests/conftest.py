@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 
 LOG_TAIL = 8_000  # bytes of a node's log that a failed test shows
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and every process that tests start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
