@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -128,6 +129,11 @@ class Step:
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
     end: End | None = None
     alone: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
+
+
+def untouched(claim: Claim, events: Sequence[tuple[str, bytes]] = ()) -> Step:
+    """The step that gives a claim back as it was."""
+    return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts, events=list(events))
 
 
 def new_token() -> str:

@@ -156,6 +156,7 @@ class NodeInfo(TypedDict):
     pid: int
     started_at: str
     last_heartbeat_at: str
+    stopping: bool  #: it finishes what it runs, and claims nothing any more
     queues: list[str]
     pools: dict[str, PoolInfo]
     hardware: dict[str, Any]

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     max_message_bytes: PositiveInt = 8 * MIB
     max_output_bytes: PositiveInt = MIB  #: kept of a command's stdout and of its stderr, each
     claim_lease_ms: Annotated[int, Field(ge=200)] = 6_000  #: an agent whose worker is silent this long runs again
+    stop_grace_seconds: NonNegativeInt = 30  #: that a worker which is asked to stop gives what it runs
     retention_seconds: NonNegativeInt = 7 * 86_400  #: of a terminal job; 0 keeps it for ever
     events_max: PositiveInt = 100_000  #: events kept of one job
 

@@ -14,7 +14,7 @@ from tests.support.valkey import ValkeyServer
 
 LOG_TAIL = 8_000  # bytes of a node's log that a failed test shows
 
-# A shell starts what it runs in the background with Ctrl-C ignored, and every process that tests start would inherit it.
+# What a shell runs in the background has Ctrl-C ignored, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from mirrorneuron.claim import Claim, JobRef, Step
+from mirrorneuron.claim import Claim, JobRef, Step, untouched
 from mirrorneuron.job import EventType
 from mirrorneuron.manifest import AgentType, Template
-from mirrorneuron.message import Message
+from mirrorneuron.message import Message, encode
 from mirrorneuron.plan import PlannedNode
 from workers.agents import executor, module
 from workers.agents.run import Run
@@ -67,10 +67,18 @@ def attempt(
     except NotEnoughSlots as error:
         return draft.failed(str(error), {"lease": lease}, [released])
     except RunFailed as failure:
+        if handle.given_back:
+            return untouched(claim, [_encoded(released)])
         return _again_or_failed(draft, failure, released)
     except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
+        if handle.given_back:
+            return untouched(claim, [_encoded(released)])
         details = {"traceback": traceback.format_exc()}
         return _again_or_failed(draft, RunFailed(f"{type(error).__name__}: {error}", details), released)
+
+
+def _encoded(event: tuple[str, Any]) -> tuple[str, bytes]:
+    return event[0], encode(event[1])
 
 
 def _one(messages: list[Message], node: PlannedNode) -> Message:

@@ -13,6 +13,7 @@ from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import AWAY
 from mirrorneuron.store import Store
 from workers.runners import RunHandle
+from workers.stopping import REASON, STOP, Stop
 
 AWAY_S = 0.5  # between two tries to reach a store that is away
 
@@ -39,11 +40,13 @@ class Keeper:
     """One thread for all claims of a process; it starts with the first claim and renews every *interval_s*.
 
     User code never runs in this process, so nothing can keep the thread from its work. While it holds runs that can be
-    ended, it listens for the ends of jobs too, so that a cancelled job's commands die at once.
+    ended, it listens for the ends of jobs too, so that a cancelled job's commands die at once, and another thread
+    waits for the end of the worker, to have them given back.
     """
 
-    def __init__(self, store: Store, interval_s: float) -> None:
+    def __init__(self, store: Store, interval_s: float, stop: Stop = STOP) -> None:
         self._store = store
+        self._stop = stop
         self._scripts = store.scripts
         self._interval_s = interval_s
         self._holdings: dict[str, Holding] = {}
@@ -62,14 +65,24 @@ class Keeper:
             if handle is not None and not self._killable:
                 self._killable = True
                 self._woken.set()
+                threading.Thread(target=self._give_back, name="giving back", daemon=True).start()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
                 self._thread.start()
+        if handle is not None and self._stop.over.is_set():  # the thread has looked already
+            handle.give_back(REASON)
         try:
             yield
         finally:
             with self._lock:
                 self._holdings.pop(token, None)
+
+    def _give_back(self) -> None:
+        self._stop.over.wait()
+        with self._lock:
+            handles = [holding.handle for holding in self._holdings.values() if holding.handle is not None]
+        for handle in handles:
+            handle.give_back(REASON)
 
     def _run(self) -> None:
         with self._store.client.pubsub(ignore_subscribe_messages=True) as ends:

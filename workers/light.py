@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from mirrorneuron.claim import Claim, Step
+from mirrorneuron.claim import Claim, Step, untouched
 from mirrorneuron.manifest import AgentType
 from mirrorneuron.plan import Plan, PlannedNode
 from workers.agents import aggregator, router, sensor
@@ -65,11 +65,6 @@ def first_alone(claims: Sequence[Claim], steps: Sequence[Step]) -> list[Step]:
     for claim in claims:
         _send_handed(steps, claim.agent_id)
     return [untouched(claim) if step.alone else step for claim, step in zip(claims, steps, strict=False)]
-
-
-def untouched(claim: Claim) -> Step:
-    """The step that gives a claim back."""
-    return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts)
 
 
 def _hand_over(step: Step, handed: dict[str, list[bytes]]) -> None:

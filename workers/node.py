@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from mirrorneuron.connection import AWAY
 from mirrorneuron.job import iso
@@ -23,6 +23,7 @@ from workers import runtime
 from workers.runners.command import MARKER
 from workers.runners.strays import kill_with
 from workers.slots import Slots
+from workers.stopping import STOP
 from workers.sweeper import Sweeper
 
 HEARTBEAT_S: Final = 2.0
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeStep(bootsteps.StartStopStep):
-    """Registers the worker when it starts, renews the registration while it lives, and removes it when it stops.
+    """Registers the worker when it starts, renews the registration while it lives, and removes it when it has ended.
 
     It beats in the worker's main process, in a thread: a busy solo worker still shows as alive. So does the sweeper,
     which does its work on one worker of all.
@@ -46,12 +47,15 @@ class NodeStep(bootsteps.StartStopStep):
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
         # What an earlier life of this worker left running: its runs have been taken up, or soon are.
         kill_with(f"{MARKER}={worker.hostname}:", prefix=True)
+        signals.worker_shutting_down.connect(_begin_stop)
+        signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sweeper: Sweeper | None = None
 
     def start(self, worker: Any) -> None:
         settings: Settings = worker.app.conf.mirrorneuron_settings
+        STOP.allow(settings.stop_grace_seconds)
         store = Store(settings, node=worker.hostname)
         node = _describe(worker, settings)
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
@@ -64,17 +68,21 @@ class NodeStep(bootsteps.StartStopStep):
             thread.start()
 
     def stop(self, _worker: Any) -> None:
-        self._stop.set()
+        """No more sweeps. The heart beats on as long as anything runs: its claims are not those of a dead worker."""
         if self._sweeper is not None:
             self._sweeper.stop()
-        for thread in self._threads:
-            thread.join(timeout=2 * HEARTBEAT_S)
 
     terminate = stop
+
+    def _ended(self, **_: Any) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=2 * HEARTBEAT_S)
 
     def _beat(self, store: Store, node: dict[str, Any], slots: dict[str, Slots]) -> None:
         while True:
             try:
+                node["stopping"] = STOP.begun.is_set()
                 for pool, own in slots.items():
                     node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
                 store.register(node, KEPT_S)
@@ -90,6 +98,10 @@ class NodeStep(bootsteps.StartStopStep):
             log.debug("the registration was not removed", exc_info=True)
 
 
+def _begin_stop(**_: Any) -> None:
+    STOP.begun.set()
+
+
 def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
     names = [str(name) for name in worker.app.amqp.queues.consume_from]
     pools = {pool: queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)}
@@ -100,6 +112,7 @@ def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started_at": iso(time.time_ns() // 1_000_000),
+        "stopping": False,
         "queues": names,
         "pools": {pool: {"slots": slots, "in_use": 0} for pool in served},
         "hardware": {

@@ -25,6 +25,7 @@ from workers.light import first_alone, run_light
 from workers.runners import RunHandle
 from workers.runtime import Runtime
 from workers.step import Surroundings
+from workers.stopping import STOP
 
 SLICE_S: Final = 0.1  # of work that one task carries, so that Celery's own millisecond stays a few per cent of it
 LIGHT_BATCH: Final = 128  # light agents in one claim
@@ -48,6 +49,8 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
     agents = _run_of(plan, agent) if agent and plan.nodes[agent].pool == pool else []
     announcer = Announcer(Chains(app, runtime.settings.redis_namespace, plan), job, pool, rest)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
+    if STOP.begun.is_set():  # this task came too late: what it would run is told of again, to the nodes that stay
+        agents, wanted = [], [(pool, 0)]
     reply = scripts.claim(job, new_token(), wanted, agents=agents, opening=start.opening)
     Visit(runtime, job, plan, payloads, pool, announcer).work(reply)
 
@@ -86,7 +89,7 @@ class Visit:
 
     def work(self, reply: Reply) -> None:
         """Run what *reply* claimed and commit; claim what that made ready, until the slice is over."""
-        worked = bool(reply.claims)
+        worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
             heavy = not self._plan.nodes[reply.claims[0].agent_id].light
             self._announcer.going_on(reply, heavy=heavy)
@@ -99,6 +102,8 @@ class Visit:
 
     def _wanted(self) -> tuple[tuple[str, int], ...]:
         """What to claim next. Light agents first: they cost microseconds, and may end the job."""
+        if STOP.begun.is_set():
+            return ()
         now = time.monotonic()
         light = ((LIGHT, LIGHT_BATCH),) if now < self._light_until else ()
         return (*light, *self._heavy) if now < self._heavy_until else light

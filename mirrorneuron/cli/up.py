@@ -24,7 +24,7 @@ from mirrorneuron.cli.runtime import Place
 from mirrorneuron.connection import without_password
 from mirrorneuron.settings import PREFIX
 
-GRACE_S: Final = 45.0  #: longer than the node's own grace for its workers
+SPARE_S: Final = 30.0  #: that the node takes to end, above the grace for its runs
 NODE: Final = (*runtime.MN, "worker", "--log-level", "warning")
 DASHBOARD: Final = (*runtime.MN, "dashboard")
 
@@ -44,7 +44,7 @@ def up(
     where = url(address, port) if with_dashboard else None
     with _signals():
         place = runtime.find_or_start()
-        family = Family(place.environment())
+        family = Family(place.environment(), place.settings.stop_grace_seconds + SPARE_S)
         try:
             _announce(place, _start(place, family), where, json=json)
             if where:
@@ -105,6 +105,7 @@ class Family:
     """Child processes of ours, out of reach of the terminal's Ctrl-C."""
 
     environment: Mapping[str, str]
+    grace_s: float  #: for a child that is asked to end
     failed: str = ""  #: the first child that ended by itself with an error
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -143,7 +144,7 @@ class Family:
                 for child in self._children.values():
                     child.terminate()
                 for child in self._children.values():
-                    child.wait(GRACE_S if not again else None)
+                    child.wait(self.grace_s if not again else None)
                 return
 
 

@@ -24,6 +24,7 @@ from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store import Store
 from workers import supervisor
 
+GIVING_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
 PACKAGES: Final = Path(supervisor.__file__).parents[1]
 
 
@@ -52,8 +53,8 @@ def worker(
 ) -> None:
     """Be a node: run what jobs need, until Ctrl-C.
 
-    The first Ctrl-C lets running commands end (30 s at most), the second kills them. With --json one document says
-    which node this is, before it starts.
+    The first Ctrl-C lets running commands end. What still runs MIRROR_NEURON_STOP_GRACE_SECONDS (30) later is ended and
+    given to other nodes. The second Ctrl-C kills. With --json one document says which node this is, before it starts.
     """
     place = runtime.find()
     pools = _pools(place.settings, pool, slots)
@@ -68,7 +69,8 @@ def worker(
     _announce(node_name, pools, json=json)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Celery's banner would not be JSON
     os.chdir(PACKAGES)  # Celery looks for the app in the working folder first: the user's may have a `workers` too
-    if supervisor.run(specs, env=environment):
+    # A worker gives back what runs too long by itself, so that no other node has to wait for the lease to be over.
+    if supervisor.run(specs, env=environment, stop_grace_s=place.settings.stop_grace_seconds + GIVING_BACK_S):
         complain("a worker cannot be started, see above")
         raise typer.Exit(Code.USAGE)
 

@@ -125,7 +125,7 @@ def hold(data_dir: Path | None = None) -> None:
 def down(data_dir: Path | None = None) -> list[str]:
     """End the recorded nodes, the watcher and the server, in this order; return what was ended ("node", ...).
 
-    Blocks until they are gone, which takes as long as a node's running commands or `NODE_GRACE_S`. Data stays.
+    Blocks until they are gone, which takes as long as a node's running commands, or its grace for them. Data stays.
     """
     folder = located(data_dir)
     if not (folder / "state.json").exists():

@@ -21,9 +21,10 @@ from mirrorneuron import process
 from mirrorneuron.embedded.record import POLL_S, State, lock, read, write, write_private
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.process import Process
+from mirrorneuron.settings import Settings
 
 ANSWER_S = 20.0  #: a server that neither answers nor loads its data for this long is given up on
-NODE_GRACE_S = 45.0  #: longer than the node's own grace for its workers
+NODE_SPARE_S = 30.0  #: that a node takes to end, above the grace for its runs
 SERVER_GRACE_S = 20.0
 LOG_BYTES = 8 * 1024 * 1024  #: a larger log is set aside (one `.1`) when its process is next started
 
@@ -50,7 +51,7 @@ def launch(folder: Path, previous: State | None) -> State:
         port = _free_port(wanted)
         if port != state.port:
             for node in filter(process.alive, state.nodes):
-                process.end(node, NODE_GRACE_S)  # it would look for the server at the old port for ever
+                process.end(node, _node_grace_s())  # it would look for the server at the old port for ever
         write_private(folder / "server.conf", CONFIG.format(port=port, password=state.password))
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         state = state.model_copy(update={"port": port, "server": _spawn_server(folder), "started_at": now})
@@ -89,6 +90,10 @@ def connect(state: State) -> redis.Redis:
     return redis.Redis.from_url(state.url, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
+def _node_grace_s() -> float:
+    return Settings.load().stop_grace_seconds + NODE_SPARE_S
+
+
 def end(folder: Path, *, nodes: bool) -> list[str]:
     """End the watcher, the server and (before them) *nodes*; return what was ended. The caller holds the lock.
 
@@ -97,7 +102,7 @@ def end(folder: Path, *, nodes: bool) -> list[str]:
     state = read(folder)
     if state is None:
         return []
-    ended = ["node" for node in state.nodes if nodes and process.end(node, NODE_GRACE_S)]
+    ended = ["node" for node in state.nodes if nodes and process.end(node, _node_grace_s())]
     if state.watcher and state.watcher.pid != os.getpid() and process.end(state.watcher, SERVER_GRACE_S):
         ended.append("watcher")  # before the server, which it would start again
     if state.server and process.end(state.server, SERVER_GRACE_S):

@@ -14,16 +14,17 @@ LEASE_MS = 1_000
 
 
 @pytest.fixture(scope="module")
-def own(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+def overrides() -> dict[str, object]:
+    """Settings of the module's node beside the usual ones."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def own(redis_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object]) -> Iterator[RealNode]:
     """A node of this module's own."""
     folder = tmp_path_factory.mktemp("crash")
-    settings = Settings(
-        redis_url=redis_url,
-        redis_namespace=folder.name,
-        temp_dir=folder / "temp",
-        executor_max_concurrency=2,
-        claim_lease_ms=LEASE_MS,
-    )
+    usual = {"temp_dir": folder / "temp", "executor_max_concurrency": 2, "claim_lease_ms": LEASE_MS}
+    settings = Settings.load(redis_url=redis_url, redis_namespace=folder.name, **(usual | overrides))
     with RealNode(folder, settings) as running:
         yield running
 

@@ -31,6 +31,7 @@ class RealNode:
         self.env = environment(settings)
         self.log = folder / "node.log"
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping: list[subprocess.Popen[bytes]] = []
 
     @property
     def pids(self) -> dict[str, int]:
@@ -58,17 +59,37 @@ class RealNode:
             self.end(pool)
         self._spawn(pool)
 
+    def ask_to_stop(self, pool: str) -> subprocess.Popen[bytes]:
+        """Have one worker end as it likes, and return its process; another may take its place meanwhile."""
+        worker = self._workers.pop(pool)
+        worker.terminate()
+        self._stopping.append(worker)
+        return worker
+
+    def replace(self, pool: str) -> subprocess.Popen[bytes]:
+        """Ask the worker of *pool* to stop once another serves the pool; return the process of the old one."""
+        store = Store(self.settings)
+        wait_until(lambda: self._registered(store), timeout=60)
+        old = self._workers.pop(pool)
+        self._spawn(pool, f"-{old.pid}")
+        wait_until(lambda: self._registered(store), timeout=60)
+        store.client.close()
+        self._stopping.append(old)
+        old.terminate()
+        return old
+
     def stop(self) -> None:
         """End the workers warmly, and kill what does not end."""
         for worker in self._workers.values():
             worker.terminate()
-        for worker in self._workers.values():
+        for worker in [*self._workers.values(), *self._stopping]:
             try:
                 worker.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
         self._workers.clear()
+        self._stopping.clear()
 
     def __enter__(self) -> RealNode:
         try:
@@ -80,9 +101,9 @@ class RealNode:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _spawn(self, pool: str) -> None:
+    def _spawn(self, pool: str, suffix: str = "") -> None:
         kind = ("-P", "solo") if pool == LIGHT else ("-P", "prefork", "-c", str(self.settings.pools[pool]))
-        name = f"{pool}@{self.settings.redis_namespace}"
+        name = f"{pool}@{self.settings.redis_namespace}{suffix}"
         quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
         celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")
         with self.log.open("ab") as log:
@@ -101,7 +122,7 @@ class RealNode:
     def _registered(self, store: Store) -> bool:
         for pool, worker in self._workers.items():
             assert worker.poll() is None, f"the worker of {pool} ended:\n{self.log.read_text(errors='replace')}"
-        return {node["name"].partition("@")[0] for node in store.nodes()} >= set(self._workers)
+        return {node["pid"] for node in store.nodes()} >= {worker.pid for worker in self._workers.values()}
 
 
 def environment(settings: Settings, base: Mapping[str, str] = os.environ) -> dict[str, str]:

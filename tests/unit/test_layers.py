@@ -30,7 +30,7 @@ LAYERS = """
     embedded
     mirrorneuron
     cli
-    workers.runners  workers.module_child  workers.bundle_cache  workers.failure
+    workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure
     workers.step  workers.announce
     workers.keeper  workers.module_process  workers.slots
     workers.modules

@@ -63,6 +63,7 @@ class RunHandle:
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self.grace_s = grace_s
         self.reason: str | None = None  #: set by the first `kill`, for good
+        self.given_back = False  #: the run is not to blame: somebody else shall do it again
         # Re-entrant, because `kill` may be called by a signal handler on top of the methods below.
         self._lock = threading.RLock()
         self._wake_fd: int | None = None
@@ -78,6 +79,13 @@ class RunHandle:
             self.reason = reason
             if self._wake_fd is not None:
                 os.write(self._wake_fd, b"\0")
+
+    def give_back(self, reason: str) -> None:
+        """End the run as `kill` does, without counting it: its agent is given back as it was claimed."""
+        with self._lock:
+            if self.reason is None:
+                self.given_back = True
+                self.kill(reason)
 
     @contextmanager
     def wake_fd(self) -> Iterator[int]:

@@ -1,0 +1,88 @@
+"""A worker that is asked to stop finishes what it runs, or gives it back, and nobody waits for a lease."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron.client import Client
+from tests.crash.bundles import gated, starts
+from tests.jobs.graphs import executor, fan, is_alive, kinds, snapshots
+from tests.support.node import RealNode
+from tests.support.waiting import wait_until
+
+GRACE_S = 1
+
+
+@pytest.fixture(scope="module")
+def overrides() -> dict[str, object]:
+    """A lease that no test can wait for: what is taken up was given back."""
+    return {"claim_lease_ms": 600_000, "stop_grace_seconds": GRACE_S}
+
+
+def test_what_runs_too_long_is_ended_and_run_by_another_worker(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    stopped = own.ask_to_stop("default")
+    assert stopped.wait(60) == 0
+    assert not is_alive(starts(tmp_path)[0])
+    own.restart("default")
+    wait_until(lambda: len(starts(tmp_path)) == 2)
+    (tmp_path / "gate").touch()
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+    assert "agent_recovery_started" not in kinds(jobs, job_id)
+    assert snapshots(jobs, job_id)["worker"]["processed_messages"] == 1
+
+
+def test_what_is_done_in_time_is_kept(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    stopped = own.ask_to_stop("default")
+    (tmp_path / "gate").touch()
+    assert stopped.wait(60) == 0
+    own.restart("default")
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+    assert len(starts(tmp_path)) == 1
+
+
+def test_a_run_that_was_given_back_is_no_attempt(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    graph = gated(tmp_path)
+    graph["nodes"][0]["config"]["max_attempts"] = 1
+    job_id = jobs.run_manifest(graph)
+    wait_until(lambda: starts(tmp_path))
+    assert own.ask_to_stop("default").wait(60) == 0
+    agent = snapshots(jobs, job_id)["worker"]
+    assert (agent["status"], agent["metadata"]["attempts"], agent["mailbox_depth"]) == ("queued", 0, 1)
+    jobs.cancel(job_id)
+    own.restart("default")
+
+
+def test_a_rolling_restart_under_load_loses_nothing(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    """Every worker is replaced while jobs of executors and light agents come in and end."""
+    leaves = [executor(f"leaf{n}", "sleep 0.05", output_message_type="done") for n in range(8)]
+    over = threading.Event()
+    ids: list[str] = []
+
+    def produce() -> None:
+        while not over.is_set():
+            job_id, _ = jobs.run_manifest(fan(leaves, "done"), await_=True, timeout=60_000)
+            ids.append(job_id)
+
+    with ThreadPoolExecutor() as pool:
+        producers = [pool.submit(produce) for _ in range(3)]
+        try:
+            for name in ("default", "light"):
+                done = len(ids)
+                assert own.replace(name).wait(60) == 0
+                wait_until(lambda done=done: len(ids) >= done + 3 or any(p.done() for p in producers))
+        finally:
+            over.set()
+        for producer in producers:
+            producer.result()
+    for job_id in ids:
+        job = jobs.inspect_job(job_id)
+        assert (job["status"], job["result"]["output"]["count"]) == ("completed", 8)
+        assert {"agent_recovery_started", "sandbox_job_failed"}.isdisjoint(kinds(jobs, job_id))
