@@ -34,16 +34,19 @@ from mirrorneuron.message import Message
 if TYPE_CHECKING:
     from mirrorneuron.bundle import JobBundle, validate_manifest
     from mirrorneuron.client import Client
+    from mirrorneuron.diagnosis import Cause, Diagnosis
     from mirrorneuron.job import (
         AgentSnapshot,
         AgentStatus,
         ClusterOverview,
+        DeadLetter,
         Event,
         EventType,
         JobDetails,
         JobMap,
         JobStatus,
         JobSummary,
+        LogChunk,
         NodeInfo,
     )
     from mirrorneuron.manifest import Manifest
@@ -66,6 +69,10 @@ if TYPE_CHECKING:
     cancel = _default.cancel
     send_message = _default.send_message
     retry = _default.retry
+    why = _default.why
+    logs = _default.logs
+    dead_letters = _default.dead_letters
+    replay = _default.replay
     cleanup_jobs = _default.cleanup_jobs
 
 __all__ = [
@@ -74,9 +81,12 @@ __all__ = [
     "AgentSnapshot",
     "AgentStatus",
     "BundleNotFound",
+    "Cause",
     "Client",
     "ClusterOverview",
     "Context",
+    "DeadLetter",
+    "Diagnosis",
     "Event",
     "EventType",
     "Issue",
@@ -89,6 +99,7 @@ __all__ = [
     "JobStateError",
     "JobStatus",
     "JobSummary",
+    "LogChunk",
     "Manifest",
     "ManifestError",
     "Message",
@@ -104,6 +115,7 @@ __all__ = [
     "cancel",
     "cleanup_jobs",
     "cluster_overview",
+    "dead_letters",
     "events",
     "inspect_agents",
     "inspect_job",
@@ -111,7 +123,9 @@ __all__ = [
     "job_details",
     "job_manifest",
     "list_jobs",
+    "logs",
     "pause",
+    "replay",
     "resume",
     "retry",
     "run_manifest",
@@ -119,6 +133,7 @@ __all__ = [
     "stream_events",
     "validate_manifest",
     "wait_for_job",
+    "why",
 ]
 
 _HOME = {
@@ -126,18 +141,22 @@ _HOME = {
     "validate_manifest": "bundle",
     "Manifest": "manifest",
     "Client": "client",
+    "Cause": "diagnosis",
+    "Diagnosis": "diagnosis",
     "Settings": "settings",
     **dict.fromkeys(
         (
             "AgentSnapshot",
             "AgentStatus",
             "ClusterOverview",
+            "DeadLetter",
             "Event",
             "EventType",
             "JobDetails",
             "JobMap",
             "JobStatus",
             "JobSummary",
+            "LogChunk",
             "NodeInfo",
         ),
         "job",

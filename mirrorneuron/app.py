@@ -67,3 +67,16 @@ def broker_url(settings: Settings) -> str:
 def backend_url(settings: Settings) -> str:
     url = settings.redis_url
     return "mirrorneuron+" + (f"socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url)
+
+
+def broker_error(app: Celery) -> str:
+    """Why the broker cannot be reached, in one line; empty when it answers, or is the job store's own server."""
+    settings: Settings = app.conf.mirrorneuron_settings
+    if not settings.broker_url:
+        return ""
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_S)
+        except Exception as error:  # whatever the broker's client raises
+            return f"the broker at {connection.as_uri()} does not answer: {error}"
+    return ""

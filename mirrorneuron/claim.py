@@ -35,6 +35,8 @@ class Word(StrEnum):
     REFUSED = "REFUSED"
     DELIVERED = "DELIVERED"
     DUPLICATE = "DUPLICATE"
+    GONE = "GONE"
+    LOGGED = "LOGGED"
     RUNNING = "RUNNING"
     OPEN = "OPEN"
     IDLE = "IDLE"
@@ -110,6 +112,15 @@ class End:
     summary: bytes = b""  #: JSON payload of the event
 
 
+class Dead(NamedTuple):
+    """A message that is given up on."""
+
+    message_id: str
+    agent_id: str  #: to whom it was sent
+    reason: str
+    message: bytes
+
+
 @dataclass(slots=True)
 class Step:
     """What one agent's run changes: nothing is written before the commit, and then all of it."""
@@ -127,6 +138,7 @@ class Step:
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)  #: (agent, message JSON), in order
     handed: list[tuple[str, bytes]] = field(default_factory=list)  #: sent to agents of the same claim, and not in Redis
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
+    dead: list[Dead] = field(default_factory=list)
     end: End | None = None
     alone: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
 

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
-from typing import Any, Final, Literal, overload
-
-from celery import Celery
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from mirrorneuron import records
-from mirrorneuron.app import make_app
-from mirrorneuron.bundle import BundleInput, JobBundle, PackedBundle, pack, validate_manifest
-from mirrorneuron.chain import Chains
-from mirrorneuron.claim import JobRef, Word
+from mirrorneuron.bundle import BundleInput, JobBundle, validate_manifest
 from mirrorneuron.connection import reaching
-from mirrorneuron.control import Control
-from mirrorneuron.errors import Issue, JobExists, JobNotFound, JobStateError, ManifestError
+from mirrorneuron.diagnosis import Diagnosis, store_away
+from mirrorneuron.errors import Issue, ManifestError, RuntimeUnavailable
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
     ClusterOverview,
+    DeadLetter,
     Event,
     JobDetails,
     JobMap,
     JobStatus,
     JobSummary,
+    LogChunk,
     NodeInfo,
     is_job_id,
-    new_job_id,
 )
 from mirrorneuron.manifest import Manifest
-from mirrorneuron.plan import Plan, make_plan
+from mirrorneuron.parts import Parts
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import PAGE, Store
+from mirrorneuron.store import Store
 from mirrorneuron.waiting import Deadline, Timeout, until_ended
 
-FOLLOW_MS: Final = 2_000  # one blocking read of a live event stream
+FOLLOW_MS: Final = 2_000  # one blocking read of a live stream
+LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command has printed
 RECENT_JOBS: Final = 20
 
-log = logging.getLogger("mirrorneuron")
+T = TypeVar("T", Event, LogChunk)
+_Reader: TypeAlias = Callable[[Store, str, str, int], list[T]]
 
 
 class Client:
@@ -52,7 +47,7 @@ class Client:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self._lock = threading.Lock()
-        self._parts = _Parts(self.settings)
+        self._parts = Parts(self.settings)
 
     @overload
     def run_manifest(
@@ -102,25 +97,12 @@ class Client:
         deadline = Deadline.after(timeout)
         if job_id is not None and not is_job_id(job_id):
             raise ManifestError([Issue("job_id", f"{job_id!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
-        submitted = self._submit(validate_manifest(given), job_id)
+        bundle = validate_manifest(given)
+        with reaching(self.settings.redis_url, job_id):
+            submitted = self._live_parts().submission.submit(bundle, job_id)
         if not await_:
             return submitted
         return submitted, self._wait(submitted, deadline)
-
-    def _submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
-        parts = self._live_parts()
-        packed = pack(bundle, self.settings.max_bundle_bytes)
-        plan = make_plan(bundle.manifest)
-        job_id = wanted_id or new_job_id(plan.graph_id)
-        with reaching(self.settings.redis_url):
-            parts.ensure_bundle(packed)
-            word, status = parts.store.create(job_id, plan, packed, _static(job_id, bundle, packed))
-        if word is Word.CONFLICT:
-            raise JobExists(job_id)
-        # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
-        if status is JobStatus.PENDING:
-            parts.announce(plan, JobRef(job_id, 1, packed.digest))
-        return job_id
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -137,29 +119,29 @@ class Client:
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
         with reaching(self.settings.redis_url, job_id):
-            return _found(self._live_parts().store.job(job_id), job_id)
+            return self._live_parts().job(job_id)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
         with reaching(self.settings.redis_url, job_id):
-            store = self._live_parts().store
-            job = _found(store.job(job_id), job_id)
-            raw, _ = store.bundles.manifest(job["manifest_ref"]["digest"])
+            parts = self._live_parts()
+            job = parts.job(job_id)
+            raw, _ = parts.store.bundles.manifest(job["manifest_ref"]["digest"])
         return Manifest.from_dict(raw)
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
         with reaching(self.settings.redis_url, job_id):
-            store = self._live_parts().store
-            return store.agents(_found(store.job(job_id), job_id))
+            parts = self._live_parts()
+            return parts.store.agents(parts.job(job_id))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
         with reaching(self.settings.redis_url, job_id):
-            store = self._live_parts().store
-            found = store.events(job_id, after=after, limit=limit)
+            parts = self._live_parts()
+            found = parts.store.events(job_id, after=after, limit=limit)
             if not found:
-                _found(store.job(job_id), job_id)
+                parts.job(job_id)
             return found
 
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
@@ -168,21 +150,50 @@ class Client:
         Raises JobNotFound, at once and not only when it is iterated.
         """
         self.inspect_job(job_id)
-        return self._follow(job_id, after or "0")
+        return self._events_to_end(job_id, after or "0")
 
-    def _follow(self, job_id: str, after: str) -> Iterator[Event]:
+    def _events_to_end(self, job_id: str, after: str) -> Iterator[Event]:
+        for event in self._follow(job_id, after, Store.follow, 0):
+            yield event
+            if records.ends_the_job(event) and JobStatus(self.inspect_job(job_id)["status"]) in TERMINAL:
+                return
+
+    def logs(self, job_id: str, agent_id: str | None = None, *, follow: bool = False) -> Iterator[LogChunk]:
+        """What commands and modules have printed, of one agent or of all; with *follow* until the job has ended.
+
+        The newest MIRROR_NEURON_LOGS_MAX_BYTES of a job are kept. Of a command that runs again, all runs are shown.
+        Raises JobNotFound and AgentNotFound, at once and not only when it is iterated.
+        """
+        if agent_id is None:
+            self.inspect_job(job_id)
+        else:
+            with reaching(self.settings.redis_url, job_id):
+                self._live_parts().control.check_agent(job_id, agent_id)
+        chunks = self._follow(job_id, "0", Store.logs, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
+        return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
+
+    def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
+        after = "0"
         while True:
             with reaching(self.settings.redis_url, job_id):
-                store = self._live_parts().store
-                ended = JobStatus(_found(store.job(job_id), job_id)["status"]) in TERMINAL
-                found = (
-                    store.events(job_id, after=after, limit=PAGE) if ended else store.follow(job_id, after, FOLLOW_MS)
-                )
-                over = ended and not found
+                found = self._live_parts().store.logs(job_id, after, 0)
             yield from found
-            if over or (found and records.ends_the_job(found[-1])):
+            if not found:
                 return
-            after = found[-1]["id"] if found else after
+            after = found[-1]["id"]
+
+    def _follow(self, job_id: str, after: str, read: _Reader[T], last_ms: int) -> Iterator[T]:
+        """The entries of one of the job's streams as they come, until it has ended and none came in *last_ms*."""
+        while True:
+            with reaching(self.settings.redis_url, job_id):
+                parts = self._live_parts()
+                ended = JobStatus(parts.job(job_id)["status"]) in TERMINAL
+                found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
+            for entry in found:
+                yield entry
+                after = entry["id"]
+            if ended and not found:
+                return
 
     def inspect_nodes(self) -> list[NodeInfo]:
         """The runtime nodes that are alive, with their pools and hardware."""
@@ -256,93 +267,46 @@ class Client:
         with reaching(self.settings.redis_url, job_id):
             return self._live_parts().control.retry(job_id, from_agent)
 
+    def dead_letters(self, job_id: str) -> list[DeadLetter]:
+        """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
+
+        They were sent to an agent that is not there, or expired. The message on which a failed job stopped is the
+        last one; `retry` takes it up again.
+        """
+        with reaching(self.settings.redis_url, job_id):
+            parts = self._live_parts()
+            return [dead for _, dead in parts.store.dead_letters(parts.job(job_id))]
+
+    def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
+        """Send a dead letter again, as a new message whose id is returned; to another agent if *to_agent* names one.
+
+        It leaves the list of dead letters. Raises JobNotFound, MessageNotFound, AgentNotFound (nobody to take it: name
+        an agent) and JobStateError (the job has ended).
+        """
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().control.replay(job_id, message_id, to_agent)
+
+    def why(self, job_id: str) -> Diagnosis:
+        """Why the job does not move, since when, and what to do. A store or broker that is away is a cause as well.
+
+        Raises JobNotFound.
+        """
+        try:
+            with reaching(self.settings.redis_url, job_id):
+                return self._live_parts().diagnosis(job_id)
+        except RuntimeUnavailable as error:
+            return store_away(job_id, str(error))
+
     def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
         """Delete ended jobs, those that ended longer ago than *older_than*; with *all* live ones too, cancelled first.
 
         Returns the ids of the deleted jobs.
         """
         with reaching(self.settings.redis_url):
-            parts = self._live_parts()
-            chosen: list[str] = []
-            for job in list(parts.store.jobs()):
-                ended = JobStatus(job["status"]) in TERMINAL
-                age = datetime.now(UTC) - datetime.fromisoformat(job["updated_at"])
-                if (not ended and not all) or (older_than is not None and age < older_than):
-                    continue
-                if not ended:
-                    with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
-                        parts.control.cancel(job["job_id"], "cleaned up")
-                chosen.append(job["job_id"])
-            return parts.control.delete(chosen)
+            return self._live_parts().control.cleanup(live_too=all, older_than=older_than)
 
-    def _live_parts(self) -> _Parts:
+    def _live_parts(self) -> Parts:
         if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
             self._lock = threading.Lock()
-            self._parts = _Parts(self.settings)
+            self._parts = Parts(self.settings)
         return self._parts
-
-
-class _Parts:
-    """What a client holds open in one process."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.pid = os.getpid()
-        self._settings = settings
-        self._known: dict[str, None] = {}  # digests of bundles that this process has stored or seen
-
-    @cached_property
-    def app(self) -> Celery:
-        return make_app(self._settings)
-
-    @cached_property
-    def store(self) -> Store:
-        return Store(self._settings)
-
-    @cached_property
-    def control(self) -> Control:
-        return Control(self.store, lambda plan: Chains(self.app, self._settings.redis_namespace, plan))
-
-    def ensure_bundle(self, packed: PackedBundle) -> None:
-        """Store the bundle unless it is there. Known digests cost nothing: `create` renews and checks them."""
-        if packed.digest in self._known:
-            return
-        if not self.store.bundles.has(packed):
-            self.store.bundles.put(packed)
-        if len(self._known) >= 1_000:
-            self._known.clear()
-        self._known[packed.digest] = None
-
-    def announce(self, plan: Plan, job: JobRef) -> None:
-        try:
-            chains = Chains(self.app, self._settings.redis_namespace, plan)
-            chains.send(chains.opening(job), job, task_id=job.job_id)
-        except Exception:
-            # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
-            # announces pending jobs whose chain never arrived.
-            log.exception("job %s is submitted, but could not be announced; the nodes will find it", job.job_id)
-
-
-def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, Any]:
-    manifest = bundle.manifest
-    return {
-        "job_id": job_id,
-        "graph_id": manifest.graph_id,
-        "job_name": manifest.job_name,
-        "daemon": manifest.daemon,
-        "root_agent_ids": manifest.entrypoints,
-        "placement_policy": manifest.policies.placement_policy,
-        "recovery_policy": manifest.policies.recovery_mode,
-        "manifest_ref": {
-            "graph_id": manifest.graph_id,
-            "manifest_version": manifest.manifest_version,
-            "manifest_path": str(bundle.manifest_path) if bundle.manifest_path else None,
-            "job_path": str(bundle.path) if bundle.path else None,
-            "digest": packed.digest,
-        },
-    }
-
-
-def _found(job: JobMap | None, job_id: str) -> JobMap:
-    if job is None:
-        raise JobNotFound(job_id)
-    return job

@@ -1,4 +1,6 @@
-"""The operator's controls: pause, resume, cancel, send, retry, delete. Each is one atomic move, and safe to repeat."""
+"""The operator's controls: pause, resume, cancel, send, replay, retry, clean up. Each is one atomic move, and safe to
+repeat.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,20 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import End, JobRef, Moved, Waiting, Word
-from mirrorneuron.errors import AgentNotFound, BundleNotFound, JobNotFound, JobStateError, PayloadTooLarge
+from mirrorneuron.errors import (
+    AgentNotFound,
+    BundleNotFound,
+    JobNotFound,
+    JobStateError,
+    MessageNotFound,
+    PayloadTooLarge,
+)
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.message import encode, seed
@@ -58,17 +69,35 @@ class Control:
 
     def send(self, job_id: str, agent: str, payload: Any) -> str:
         """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`."""
-        ref = self._ref(job_id)
-        self._known(job_id, self._plan(ref), agent)
         new = secrets.token_hex(16)
-        message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=iso(time.time_ns() // 1_000_000))
+        message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())
+        return self._deliver(job_id, agent, message)
+
+    def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
+        """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
+        job = self._job(job_id)
+        found = [(entry, dead) for entry, dead in self._store.dead_letters(job) if dead["message_id"] == message_id]
+        if not found:
+            raise MessageNotFound(f"job {job_id!r} has no dead letter {message_id!r}")
+        entry, dead = found[-1]
+        if not entry:
+            raise JobStateError(f"job {job_id!r} failed on this message and still holds it: retry the job instead")
+        target, new = agent or dead["agent_id"], secrets.token_hex(16)
+        fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
+        message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
+        return self._deliver(job_id, target, message, entry)
+
+    def _deliver(self, job_id: str, agent: str, message: dict[str, Any], dead: str = "") -> str:
+        self._known(job_id, self._plan(self._ref(job_id)), agent)
         text, cap = encode(message), self._store.settings.max_message_bytes
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
         message_id = str(message["envelope"]["message_id"])
-        moved = self._store.scripts.deliver(job_id, agent, message_id, text)
+        moved = self._store.scripts.deliver(job_id, agent, message_id, text, dead)
         if moved.word is Word.MISSING:
             raise JobNotFound(job_id)
+        if moved.word is Word.GONE:
+            raise MessageNotFound(f"the dead letter was replayed already, or made way for newer ones: job {job_id!r}")
         if moved.word is Word.ENDED:
             raise JobStateError(f"job {job_id!r} takes no messages: it is {moved.status}")
         self._announce(job_id, [row for row in moved.waiting if row.new])
@@ -88,6 +117,20 @@ class Control:
         # With nothing ready, a drain still finds out that the job is idle, and settles it.
         self._announce(job_id, moved.waiting or [Waiting(LIGHT, 2, 0, "")])
         return job
+
+    def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> list[str]:
+        """Delete ended jobs, those that ended longer ago than *older_than*; live ones too, cancelled first."""
+        chosen: list[str] = []
+        for job in list(self._store.jobs()):
+            ended = JobStatus(job["status"]) in TERMINAL
+            age = datetime.now(UTC) - datetime.fromisoformat(job["updated_at"])
+            if (not ended and not live_too) or (older_than is not None and age < older_than):
+                continue
+            if not ended:
+                with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
+                    self.cancel(job["job_id"], "cleaned up")
+            chosen.append(job["job_id"])
+        return self.delete(chosen)
 
     def delete(self, job_ids: Iterable[str]) -> list[str]:
         """Delete the records of ended jobs with everything that belongs to them; returns the ids of those deleted."""
@@ -135,6 +178,10 @@ class Control:
         except BundleNotFound:  # the bundle is gone already
             return self._store.found_agents(ref.job_id)
 
+    def check_agent(self, job_id: str, agent: str) -> None:
+        """Raise JobNotFound or AgentNotFound if there is none."""
+        self._known(job_id, self._plan(self._ref(job_id)), agent)
+
     def _known(self, job_id: str, plan: Plan, agent: str) -> None:
         if agent not in plan.nodes:
             raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}")
@@ -150,6 +197,10 @@ def _user() -> str:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):  # a container's user without a name
         return socket.gethostname()
+
+
+def _now() -> str:
+    return iso(time.time_ns() // 1_000_000)
 
 
 def _who() -> bytes:

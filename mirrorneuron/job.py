@@ -134,6 +134,26 @@ class Event(TypedDict):
     payload: NotRequired[Any]
 
 
+class LogChunk(TypedDict):
+    """A piece of what a command or module has printed."""
+
+    id: str
+    timestamp: str
+    agent_id: str
+    stream: str  #: stdout or stderr; all that a module prints is stdout
+    text: str
+
+
+class DeadLetter(TypedDict):
+    """A message that was given up on."""
+
+    message_id: str
+    agent_id: str  #: to whom it was sent
+    reason: str
+    timestamp: str  #: when it was given up on
+    message: dict[str, Any]
+
+
 class JobSummary(TypedDict):
     job_id: str
     graph_id: str

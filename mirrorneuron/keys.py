@@ -6,7 +6,7 @@ home). Indexes, bundles and nodes live in other slots and are written beside a s
 
     suffix         type    what                                                    written by
     (none)         HASH    status run moves pools digest static result, times,     create, claim, commit, settle,
-                           time-outs, announced_*                                  finish, move, retry, sweep
+                           time-outs, announced_*, log_bytes                       finish, move, retry, sweep, log
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
                            attempts need take pool due error losses                retry, sweep
@@ -14,6 +14,8 @@ home). Indexes, bundles and nodes live in other slots and are written beside a s
     :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     all that change mail or claims
     :events        STREAM  t(ype) a(gent) p(ayload JSON)                           all
     :delivered     ZSET    ids of messages from outside, by time (ms)              deliver
+    :dead          STREAM  dead letters: i(d) a(gent) r(eason) m(essage JSON)      commit, deliver
+    :logs          STREAM  output of running commands: a(gent) s(tream) t(ext)     log
     :op:<token>    STRING  mark of a claim, or with :done of a commit; 60 s        claim, commit
 
 They live as long as the job, and after its end for the time of retention.
@@ -108,3 +110,9 @@ class Keys:
 
     def events(self, job_id: str) -> str:
         return f"{self.job(job_id)}:events"
+
+    def dead(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:dead"
+
+    def logs(self, job_id: str) -> str:
+        return f"{self.job(job_id)}:logs"

@@ -9,11 +9,13 @@ from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
     AgentStatus,
+    DeadLetter,
     Event,
     EventType,
     JobMap,
     JobStatus,
     JobSummary,
+    LogChunk,
     iso,
 )
 from mirrorneuron.message import decode
@@ -38,6 +40,11 @@ Raw = Sequence[bytes | None]
 
 def _time(value: bytes | None) -> str | None:
     return iso(int(value)) if value else None
+
+
+def _time_of(entry_id: str) -> str:
+    """When a stream's entry was written: its id begins with the milliseconds."""
+    return iso(int(entry_id.partition("-")[0]))
 
 
 def job_map(row: Raw) -> JobMap | None:
@@ -112,7 +119,7 @@ def event(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     name = entry_id.decode()
     found: Event = {
         "id": name,
-        "timestamp": iso(int(name.partition("-")[0])),
+        "timestamp": _time_of(name),
         "job_id": job_id,
         "type": fields[b"t"].decode(),
     }
@@ -121,6 +128,39 @@ def event(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     if payload := fields.get(b"p"):
         found["payload"] = decode(payload)
     return found
+
+
+def log_chunk(entry_id: bytes, fields: Mapping[bytes, bytes]) -> LogChunk:
+    name = entry_id.decode()
+    return {
+        "id": name,
+        "timestamp": _time_of(name),
+        "agent_id": fields[b"a"].decode(),
+        "stream": fields[b"s"].decode(),
+        "text": fields[b"t"].decode("utf-8", "replace"),
+    }
+
+
+def dead_letter(entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    return {
+        "message_id": fields[b"i"].decode(),
+        "agent_id": fields[b"a"].decode(),
+        "reason": fields[b"r"].decode("utf-8", "replace"),
+        "timestamp": _time_of(entry_id.decode()),
+        "message": decode(fields[b"m"]),
+    }
+
+
+def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:
+    """The message at the head of the mailbox of the *agent* in which a job failed."""
+    message = decode(raw)
+    return {
+        "message_id": str(message["envelope"]["message_id"]),
+        "agent_id": agent,
+        "reason": str((job["result"] or {}).get("error")),
+        "timestamp": job["finished_at"] or job["updated_at"],
+        "message": message,
+    }
 
 
 def ends_the_job(found: Event) -> bool:

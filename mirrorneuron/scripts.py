@@ -41,6 +41,7 @@ NAMES: Final = (
     "deliver",
     "retry",
     "sweep",
+    "log",
 )
 SOURCES: Final = {name: _load(name) for name in NAMES}
 SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
@@ -141,11 +142,13 @@ class Scripts:
         end = next((step.end for step in steps if step.end), None)
         args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
         args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
+        args += [sum(len(s.dead) for s in steps)]
         args += [part for row in wanted for part in row]
         for step in steps:
             args += _agent(step)
         args += [part for step in steps for row in step.outgoing for part in row]
         args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
+        args += [part for step in steps for row in step.dead for part in row]
         args += self._end(job, end, agents) if end else [""]
         return _reply(self._call("commit", job.job_id, args), next_token)
 
@@ -171,9 +174,12 @@ class Scripts:
         """Pause or resume a job. Safe to repeat."""
         return _moved(self._call("move", job_id, [self._now(), to, payload]))
 
-    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes) -> Moved:
-        """Append a message from outside to an agent's mailbox. Idempotent by message id."""
-        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT]))
+    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> Moved:
+        """Append a message from outside to an agent's mailbox. Idempotent by message id.
+
+        *dead* is the entry of the dead letter that it replays: GONE when there is no such entry any more.
+        """
+        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead]))
 
     def retry(
         self, job_id: str, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
@@ -199,6 +205,11 @@ class Scripts:
             agent.decode(),
             int(losses),
         )
+
+    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], most_bytes: int) -> Word:
+        """Keep what commands of a job print: (agent, stream, text), at most *most_bytes* of the newest."""
+        args: list[Arg] = [most_bytes, self._keep_s, *(part for chunk in chunks for part in chunk)]
+        return Word(self._call("log", job_id, args).decode())
 
     def _now(self) -> Arg:
         return self._clock() if self._clock else ""

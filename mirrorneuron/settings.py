@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     stop_grace_seconds: NonNegativeInt = 30  #: that a worker which is asked to stop gives what it runs
     retention_seconds: NonNegativeInt = 7 * 86_400  #: of a terminal job; 0 keeps it for ever
     events_max: PositiveInt = 100_000  #: events kept of one job
+    logs_max_bytes: NonNegativeInt = 4 * MIB  #: of what commands print, kept of one job for `mn logs`; 0 keeps none
 
     @field_validator("executor_pool_capacities", mode="before")
     @classmethod

@@ -16,7 +16,18 @@ from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect
 from mirrorneuron.errors import PayloadTooLarge
-from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, JobMap, JobStatus, JobSummary, NodeInfo, iso
+from mirrorneuron.job import (
+    TERMINAL,
+    AgentSnapshot,
+    DeadLetter,
+    Event,
+    JobMap,
+    JobStatus,
+    JobSummary,
+    LogChunk,
+    NodeInfo,
+    iso,
+)
 from mirrorneuron.keys import Keys, queue
 from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode, seed
@@ -134,7 +145,8 @@ class Store:
         names = [f"{stem}:{part}:{agent}" for agent in agents for part in ("agent", "mail")]
         for at in range(0, len(names), PAGE):
             self.client.unlink(*names[at : at + PAGE])
-        self.client.unlink(stem, self.keys.events(job_id), f"{stem}:delivered")
+        beside = (self.keys.events(job_id), self.keys.dead(job_id), self.keys.logs(job_id), f"{stem}:delivered")
+        self.client.unlink(stem, *beside)
         pipe = self.client.pipeline(transaction=False)
         pipe.zrem(self.keys.jobs, job_id)
         pipe.zrem(self.keys.ended, job_id)
@@ -209,10 +221,34 @@ class Store:
         return [records.event(job_id, entry, fields) for entry, fields in rows]
 
     def follow(self, job_id: str, after: str, wait_ms: int) -> list[Event]:
-        """The events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
-        key = self.keys.events(job_id)
-        rows = self.client.xread({key: after}, count=PAGE, block=wait_ms)
-        return [records.event(job_id, entry, fields) for entry, fields in (rows[0][1] if rows else ())]
+        """A page of the events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
+        rows = self._entries(self.keys.events(job_id), after, wait_ms)
+        return [records.event(job_id, entry, fields) for entry, fields in rows]
+
+    def logs(self, job_id: str, after: str, wait_ms: int) -> list[LogChunk]:
+        """A page of what commands have printed after *after*, waiting up to *wait_ms* for the first."""
+        return [
+            records.log_chunk(entry, fields) for entry, fields in self._entries(self.keys.logs(job_id), after, wait_ms)
+        ]
+
+    def _entries(self, key: str, after: str, wait_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        rows = self.client.xread({key: after}, count=PAGE, block=wait_ms or None)
+        return list(rows[0][1]) if rows else []
+
+    def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
+        """The messages of *job* that were given up on, oldest first, each with the id of its entry.
+
+        The one on which a failed job stopped is the last, without an entry: it is still in its mailbox, for `retry`.
+        """
+        job_id = job["job_id"]
+        rows = self.client.xrange(self.keys.dead(job_id))
+        found = [(entry.decode(), records.dead_letter(entry, fields)) for entry, fields in rows]
+        result = job["result"] or {}
+        if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
+            raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
+            if raw:
+                found.append(("", records.stopped_on(raw, agent, job)))
+        return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
         """Summaries of the kept jobs, newest first."""

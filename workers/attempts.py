@@ -58,8 +58,11 @@ def attempt(
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
     try:
         folder = runtime.payloads(payloads) if payloads else None
-        run = Run(runtime, job, _one(draft.messages, node), folder, lease, claim.attempts + 1, handle)
-        with runtime.slots(node.pool).taken(slots, lambda: handle.reason):
+        with (
+            runtime.slots(node.pool).taken(slots, lambda: handle.reason),
+            runtime.live_output.of(job.job_id, node.node_id) as echo,
+        ):
+            run = Run(runtime, job, _one(draft.messages, node), folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
         draft.record(*released)

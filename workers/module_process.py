@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ class ModuleProcess:
         self._asked = -1  #: number of the last question; 0 is the wait for its first words
         self._killed = False
         self._printed = bytearray()
+        self._echo: Callable[[str, bytes], None] | None = None
         self._folder = ""
         self._socket, theirs = socket.socketpair()
         words = [str(os.getpid()), str(theirs.fileno()), str(lifetime_s), str(_HERE.parent), str(_HERE)]
@@ -138,14 +139,24 @@ class ModuleProcess:
         """Is it alive, and silent on the socket, as an idle child must be? What it prints does not count."""
         return not any(fd != self._output.fileno() for fd, _ in self._poll.poll(0))
 
-    def exchange(self, question: bytes, timeout_s: float | None, handle: Killable, wake_fd: int) -> bytes:
+    def exchange(
+        self,
+        question: bytes,
+        timeout_s: float | None,
+        handle: Killable,
+        wake_fd: int,
+        echo: Callable[[str, bytes], None] | None = None,
+    ) -> bytes:
         """Send a question (`start_up`: none) and return the answer.
 
+        *echo* is told of what the child prints meanwhile.
         Raises TimeoutError; InterruptedError when *handle* says so; EOFError when the child is gone; ProtocolBroken.
         """
         self._asked += 1
+        self._echo = None
         self._read_output()
         self._printed.clear()  # what threads of an earlier message have printed
+        self._echo = echo
         frame = HEADER.pack(len(question), self._asked) + question if self._asked else b""
         going = _Exchange(self._asked, memoryview(frame))
         due = None if timeout_s is None else time.monotonic() + timeout_s
@@ -198,6 +209,8 @@ class ModuleProcess:
         if chunk == b"":  # closed by the child: it would be ready to read for ever
             with suppress(KeyError):
                 self._poll.unregister(self._output)
+        elif chunk and self._echo is not None:
+            self._echo("stdout", chunk)
         self._printed += chunk or b""
         del self._printed[:-OUTPUT_KEPT_BYTES]
         return bool(chunk)

@@ -41,6 +41,7 @@ class ModuleRequest:
     config: Mapping[str, Any]  #: the node's `config`; `module`, `module_source` and `timeout_seconds` are read here
     message: Message  #: for the template `batch` its body is the list of bodies
     state: dict[str, Any]
+    echo: Callable[[str, bytes], None] | None = None  #: told of what it prints, as it comes: ("stdout", bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: 
     try:
         with handle.wake_fd() as wake_fd:
             child.start_up(_START_S, handle, wake_fd)
-            answer = child.exchange(question, timeout_s, handle, wake_fd)
+            answer = child.exchange(question, timeout_s, handle, wake_fd, request.echo)
         return _result(request, answer, child), True
     except TimeoutError:
         error = f"timed out after {timeout_s:g} s" if child.is_ready else f"child did not start within {_START_S:g} s"

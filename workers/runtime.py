@@ -18,6 +18,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers.bundle_cache import BundleCache
 from workers.keeper import Keeper
+from workers.live_output import LiveOutput
 from workers.modules import ModulePool
 from workers.runners import RUNNERS
 from workers.runners.command import MARKER
@@ -50,6 +51,10 @@ class Runtime:
     @cached_property
     def keeper(self) -> Keeper:
         return Keeper(self.store, self.settings.claim_lease_ms / 3_000)
+
+    @cached_property
+    def live_output(self) -> LiveOutput:
+        return LiveOutput(self.store, self.settings.logs_max_bytes)
 
     @cached_property
     def modules(self) -> ModulePool:

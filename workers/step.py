@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
-from mirrorneuron.claim import Claim, End, Step
+from mirrorneuron.claim import Claim, Dead, End, Step
 from mirrorneuron.conditions import holds
 from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.manifest import RoutingMode, Template
@@ -105,9 +105,7 @@ class Draft:
         elif action.to in self.around.agents:
             targets = [action.to]
         else:
-            message["envelope"] |= {"message_id": f"{self.around.token}:{sender}:dead", "to": action.to}
-            payload = {"reason": f"no agent {action.to!r}", "to": action.to, "type": action.type, "message": message}
-            self.record(EventType.DEAD_LETTER, payload)
+            self._dead(message, action.to)
             return
         if not self.node.degree:
             self._step.output = self._sized(encode(action.body), f"the body of {action.type!r}")
@@ -121,6 +119,17 @@ class Draft:
             text = self._sized(encode(message), f"message to {target!r}")
             self._bytes += len(text)
             self._step.outgoing.append((target, text))
+
+    def _dead(self, message: dict[str, Any], to: str) -> None:
+        """Keep a message to an agent that is not there."""
+        name = f"{self.around.token}:{self.node.node_id}:dead-{len(self._step.dead)}"
+        message["envelope"] |= {"message_id": name, "to": to}
+        reason = f"no agent {to!r}"
+        self._step.dead.append(Dead(name, to, reason, self._sized(encode(message), f"message to {to!r}")))
+        self.record(
+            EventType.DEAD_LETTER,
+            {"reason": reason, "to": to, "type": message["envelope"]["type"], "message_id": name},
+        )
 
     def _sized(self, text: bytes, what: str) -> bytes:
         if len(text) > self.around.max_message_bytes:
@@ -167,9 +176,11 @@ class Draft:
         """The step that consumed what was claimed, or as much of it as `each` gave."""
         step, claim = self._step, self.claim
         step.consumed = self._taken
-        for message in self._mail[: self._taken]:
+        for raw, message in zip(claim.mail, self._mail[: self._taken], strict=False):
             if message.expired(self.around.now_ms):
                 self.record(EventType.MESSAGE_EXPIRED, _brief(message))
+                reason = f"expired: older than its ttl_ms ({message.envelope['ttl_ms']})"
+                step.dead.append(Dead(message.id, self.node.node_id, reason, raw))
         step.processed = claim.processed + step.consumed
         if step.consumed:
             step.last = claim.mail[step.consumed - 1]

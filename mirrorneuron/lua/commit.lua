@@ -4,25 +4,28 @@
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
 --       7 most messages   8 most bytes of mail   9 next token   10 count of wanted pools
---       11 count of agents   12 count of messages   13 count of events
+--       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
 --       then pool, most agents for each wanted pool (the first that has any is claimed from);
 --       then agent, consumed, state, last, output, processed, need, attempts, delay (ms), error, alone for each agent
 --            ('' for state, last, output and need: unchanged; alone 1: it was handed mail within this commit, so its
 --            mailbox must be empty, or that mail would overtake what is in it);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
+--       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in the prelude reads it
 -- Reply {COMMITTED | MOVED | STALE | ENDED | MISSING, moves, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
-local FIELDS = 11
-local now, token, at = clock(ARGV[1]), ARGV[3], 14
+local FIELDS, DEAD_KEPT = 11, 1000
+local now, token, at = clock(ARGV[1]), ARGV[3], 15
 local c = { token = ARGV[9], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
 local wanted = {}
 for _ = 1, 2 * tonumber(ARGV[10]) do wanted[#wanted + 1], at = ARGV[at], at + 1 end
 local first, agents, sent = at, tonumber(ARGV[11]), tonumber(ARGV[12])
 local outgoing = first + FIELDS * agents
-local ending = outgoing + 2 * sent + 3 * tonumber(ARGV[13])
+local events = outgoing + 2 * sent
+local dead = events + 3 * tonumber(ARGV[13])
+local ending = dead + 4 * tonumber(ARGV[14])
 
 local landed = redis.call('EXISTS', JOB .. ':op:' .. token .. ':done') == 1
 if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 0, {}, {} } end
@@ -47,11 +50,15 @@ for i = first, outgoing - 1, FIELDS do
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
   redis.call('ZREM', JOB .. ':claims', ARGV[i])
 end
-for i = outgoing, outgoing + 2 * sent - 1, 2 do
+for i = outgoing, events - 1, 2 do
   redis.call('RPUSH', JOB .. ':mail:' .. ARGV[i], ARGV[i + 1])
 end
-for i = outgoing + 2 * sent, ending - 1, 3 do
+for i = events, dead - 1, 3 do
   record(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+end
+for i = dead, ending - 1, 4 do
+  redis.call('XADD', JOB .. ':dead', 'MAXLEN', DEAD_KEPT, '*', 'i', ARGV[i], 'a', ARGV[i + 1], 'r', ARGV[i + 2],
+    'm', ARGV[i + 3])
 end
 redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
 local moves = redis.call('HINCRBY', JOB, 'moves', 1)
@@ -61,7 +68,7 @@ if ARGV[ending] ~= '' then
 end
 redis.call('HSET', JOB, 'updated_at', now, 'idle_since', '')
 for i = first, outgoing - 1, FIELDS do evaluate(ARGV[i], now) end
-for i = outgoing, outgoing + 2 * sent - 1, 2 do evaluate(ARGV[i], now) end
+for i = outgoing, events - 1, 2 do evaluate(ARGV[i], now) end
 local claims = take_ready(wanted, c)
 local nothing = #claims == 0 and status == 'running' and idle()
 return { 'COMMITTED', moves, nothing and 1 or 0, waiting(now), claims }

@@ -4,6 +4,7 @@ local JOB = KEYS[1]
 local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max')
 local status, run, pools, events_max = head[1], head[2], head[3] or '', head[4] or '1000'
 local REMEMBERED = 60000 -- ms for which a claim or commit that is sent again is known
+local BESIDE = { ':events', ':delivered', ':dead', ':logs' } -- keys of the job that belong to no agent
 local LIVE = { pending = true, running = true, paused = true }
 local newly = {} -- pool -> how many agents this script made ready
 
@@ -123,8 +124,7 @@ local function finish(at, now)
   local keep = tonumber(ARGV[at + 6])
   if keep > 0 then
     redis.call('EXPIRE', JOB, keep)
-    redis.call('EXPIRE', JOB .. ':events', keep)
-    redis.call('EXPIRE', JOB .. ':delivered', keep)
+    for _, suffix in ipairs(BESIDE) do redis.call('EXPIRE', JOB .. suffix, keep) end
     for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do
       redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
       redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)

@@ -8,8 +8,7 @@ if status == 'running' then return { 'SETTLED', status, {}, tonumber(run) } end
 if status ~= 'failed' and status ~= 'cancelled' then return { 'REFUSED', status, {}, 0 } end
 local now, all = clock(ARGV[1]), 5 + 2 * tonumber(ARGV[4])
 redis.call('PERSIST', JOB)
-redis.call('PERSIST', JOB .. ':events')
-redis.call('PERSIST', JOB .. ':delivered')
+for _, suffix in ipairs(BESIDE) do redis.call('PERSIST', JOB .. suffix) end
 run = redis.call('HINCRBY', JOB, 'run', 1)
 status = 'running'
 redis.call('HSET', JOB, 'status', status, 'result', '', 'finished_at', '', 'idle_since', '', 'updated_at', now,

@@ -35,7 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home of this test's own; all that was started in it is ended."""
     home = tmp_path / "home"
     monkeypatch.setenv("MIRROR_NEURON_HOME", str(home))
-    monkeypatch.setattr(launcher, "NODE_GRACE_S", 10.0)
+    monkeypatch.setenv("MIRROR_NEURON_STOP_GRACE_SECONDS", "0")
+    monkeypatch.setattr(launcher, "NODE_SPARE_S", 10.0)
     yield home
     embedded.down()
 
@@ -202,7 +203,7 @@ def test_down_ends_node_watcher_and_server_by_identity(folder):
 
 
 def test_down_kills_a_node_that_does_not_end(folder, monkeypatch):
-    monkeypatch.setattr(launcher, "NODE_GRACE_S", 0.1)
+    monkeypatch.setattr(launcher, "NODE_SPARE_S", 0.1)
     embedded.start()
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
     node = process.find(embedded.ensure_node([sys.executable, "-c", deaf]))

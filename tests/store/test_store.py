@@ -90,7 +90,7 @@ def test_a_submission_that_finds_its_job_still_pending_announces_it(
 ) -> None:
     """redis-py sends a pipeline again when its reply was lost: the second one finds what the first has made."""
     client, announced = Client(settings), []
-    monkeypatch.setattr(client._live_parts(), "announce", lambda plan, job: announced.append(job.job_id))
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.job_id))
     jobs.submit("j")
     assert client.run_manifest(GRAPH, job_id="j") == "j"
     assert announced == ["j"]

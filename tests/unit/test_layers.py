@@ -19,11 +19,12 @@ LAYERS = """
     agent  archive  claim  conditions  connection  process  reading  settings
     app  manifest  uploads
     arrivals  config_keys  plan  scripts
-    chain  graph  lint  records  validation
+    chain  diagnosis  graph  lint  records  validation
     bundle
     bundle_store
     store
-    backend  control  waiting
+    backend  control  facts  submission  waiting
+    parts
     client
     api
     aio
@@ -32,7 +33,7 @@ LAYERS = """
     cli
     workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure
     workers.step  workers.announce
-    workers.keeper  workers.module_process  workers.slots
+    workers.keeper  workers.live_output  workers.module_process  workers.slots
     workers.modules
     workers.runtime
     workers.agents  workers.idle

@@ -21,9 +21,13 @@ BLOCKING = {
     "cancel": "(job_id, *, reason=None)",
     "send_message": "(job_id, agent_id, message)",
     "retry": "(job_id, *, from_agent=None)",
+    "why": "(job_id)",
+    "logs": "(job_id, agent_id=None, *, follow=False)",
+    "dead_letters": "(job_id)",
+    "replay": "(job_id, message_id, *, to_agent=None)",
     "cleanup_jobs": "(*, all=False, older_than=None)",
 }
-# CONTRACT 1, as far as it is built. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
+# CONTRACT 1. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
 FUNCTIONS = {
     "validate_manifest": "(input)",
     "run_manifest": "(input=None, *, await_=False, timeout=None, job_bundle=None, job_id=None)",
@@ -39,10 +43,10 @@ FUNCTIONS = {
     **BLOCKING,
 }
 RECORDS = {
-    "AgentSnapshot", "AgentStatus", "ClusterOverview", "Event", "EventType", "JobDetails", "JobMap", "JobStatus",
-    "JobSummary", "NodeInfo",
+    "AgentSnapshot", "AgentStatus", "ClusterOverview", "DeadLetter", "Event", "EventType", "JobDetails", "JobMap",
+    "JobStatus", "JobSummary", "LogChunk", "NodeInfo",
 }  # fmt: skip
-OTHERS = {"Agent", "Client", "Context", "Issue", "JobBundle", "Manifest", "Message", "Settings"}
+OTHERS = {"Agent", "Cause", "Client", "Context", "Diagnosis", "Issue", "JobBundle", "Manifest", "Message", "Settings"}
 
 
 def shape(function: object) -> str:

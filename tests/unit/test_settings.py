@@ -28,6 +28,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "max_output_bytes": 1024 * 1024,
         "claim_lease_ms": 6_000,
         "stop_grace_seconds": 30,
+        "logs_max_bytes": 4 * 1024 * 1024,
         "retention_seconds": 7 * 86_400,
         "events_max": 100_000,
     }

@@ -138,7 +138,14 @@ def test_emit_with_to_goes_there_whatever_the_edges_say() -> None:
 def test_emit_to_an_agent_that_is_not_there_is_a_dead_letter() -> None:
     step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1, "nobody"), Emit("t", 2)])
     (kind, payload), *_ = events(step)
-    assert (kind, payload["to"], payload["type"], payload["message"]["body"]) == ("dead_letter", "nobody", "t", 1)
+    (dead,) = step.dead
+    assert (kind, payload["to"], payload["type"], payload["message_id"]) == (
+        "dead_letter",
+        "nobody",
+        "t",
+        dead.message_id,
+    )
+    assert (dead.agent_id, dead.reason, decode(dead.message)["body"]) == ("nobody", "no agent 'nobody'", 1)
     assert sent(step) == ["a"]
 
 

@@ -31,6 +31,7 @@ def handle(draft: Draft, run: Run) -> None:
             agent_state=draft.state.get(USER, {}),
             payloads_path=run.payloads_path,
             node_name=run.runtime.name,
+            echo=run.echo,
         ),
         run.handle,
     )

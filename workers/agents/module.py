@@ -19,6 +19,7 @@ def handle(draft: Draft, run: Run) -> None:
             config=draft.node.config,
             message=run.message,
             state=draft.state.get(USER, {}),
+            echo=run.echo,
         ),
         run.handle,
     )

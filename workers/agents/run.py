@@ -9,6 +9,7 @@ from typing import Any
 from mirrorneuron.claim import JobRef
 from mirrorneuron.message import Message
 from workers.runners import RunHandle
+from workers.runners.run import Echo
 from workers.runtime import Runtime
 
 
@@ -20,4 +21,5 @@ class Run:
     payloads_path: Path | None  #: the bundle's payloads, unpacked on this node
     lease: dict[str, Any]  #: {lease_id, pool, slots, queue_wait_ms}
     attempt: int  #: 1 for the first
+    echo: Echo  #: told of what it prints, as it comes
     handle: RunHandle  #: ends the run from outside

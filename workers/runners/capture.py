@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class Capture:
     """The first and the last bytes of a stream, *cap* bytes together; what lies between is only counted.
 
-    The head shows what the command set out to do, the tail what went wrong. Holds at most 1.5 times *cap* and a chunk.
+    *echo* is told of each piece as it comes. The head shows what the command set out to do, the tail what went wrong.
+    Holds at most 1.5 times *cap* and a chunk.
     """
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, echo: Callable[[bytes], None] | None = None) -> None:
         self.total = 0  #: bytes seen
         self._cap = cap
+        self._echo = echo
         self._tail_cap = cap // 2
         self._head_cap = cap - self._tail_cap
         self._head = bytearray()
@@ -23,6 +27,8 @@ class Capture:
 
     def add(self, chunk: bytes) -> None:
         self.total += len(chunk)
+        if self._echo is not None:
+            self._echo(chunk)
         room = self._head_cap - len(self._head)
         if room > 0:
             self._head += chunk[:room]

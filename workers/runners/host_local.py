@@ -75,6 +75,7 @@ class HostLocal:
                 timeout_s=timeout_s,
                 cap_bytes=self._cap_bytes,
                 handle=handle,
+                echo=request.echo,
             )
         except (FileNotFoundError, NotADirectoryError):
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")

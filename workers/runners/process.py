@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import signal
@@ -16,7 +17,7 @@ from typing import Final
 
 from workers.runners.capture import Capture
 from workers.runners.deathwatch import DEATH_WATCH
-from workers.runners.run import RunHandle
+from workers.runners.run import Echo, RunHandle
 from workers.runners.strays import kill_with
 
 PIPE_GRACE_S: Final = 0.5  # for children that still hold the pipes when the command itself has ended
@@ -43,6 +44,7 @@ def run_command(
     timeout_s: float | None,
     cap_bytes: int,
     handle: RunHandle,
+    echo: Echo | None = None,
 ) -> Outcome:
     """Run *words* in *folder* until it ends, is killed by *handle*, or *timeout_s* are over. Nothing of it is left.
 
@@ -62,7 +64,7 @@ def run_command(
             bufsize=0,
             start_new_session=True,
         )
-        child = _Child(process, cap_bytes)
+        child = _Child(process, cap_bytes, echo)
         with child, DEATH_WATCH.guard(process.pid):
             child.listen(wake_fd)
             stopped, timed_out = _follow(child, handle, timeout_s)
@@ -96,9 +98,10 @@ def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[
 class _Child:
     """A started command, its pipes, and its end. Leaving the context kills the group and reaps the command."""
 
-    def __init__(self, process: subprocess.Popen[bytes], cap_bytes: int) -> None:
-        self.stdout = Capture(cap_bytes)
-        self.stderr = Capture(cap_bytes)
+    def __init__(self, process: subprocess.Popen[bytes], cap_bytes: int, echo: Echo | None) -> None:
+        self.stdout, self.stderr = (
+            Capture(cap_bytes, functools.partial(echo, name) if echo else None) for name in ("stdout", "stderr")
+        )
         self.ended = False
         self.pipes_open = 0
         self._process = process

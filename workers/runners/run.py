@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol, TypeAlias, TypedDict
 
 from mirrorneuron.message import Message
 
 GRACE_S: Final = 0.5  # between asking a command to end (TERM) and ending it (KILL)
+
+
+Echo: TypeAlias = Callable[[str, bytes], None]  #: takes a stream's name, and what has just come on it
 
 
 class RunRefused(ValueError):
@@ -32,6 +35,7 @@ class RunRequest:
     agent_state: Any  #: the `next_state` of the agent's last run, {} at first
     payloads_path: Path | None  #: the bundle's unpacked `payloads/` on this node
     node_name: str
+    echo: Echo | None = None  #: told of the output as it comes
 
 
 class SandboxResult(TypedDict):

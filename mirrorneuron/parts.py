@@ -1,0 +1,58 @@
+"""What a client holds open in one process: the Celery app, the job store, and who acts on them."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from celery import Celery
+
+from mirrorneuron.app import broker_error, make_app
+from mirrorneuron.chain import Chains
+from mirrorneuron.control import Control
+from mirrorneuron.diagnosis import Diagnosis, diagnose
+from mirrorneuron.errors import JobNotFound
+from mirrorneuron.facts import facts_of
+from mirrorneuron.job import JobMap
+from mirrorneuron.plan import Plan
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from mirrorneuron.submission import Submission
+
+
+class Parts:
+    """Each part is made when it is first used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pid = os.getpid()
+        self._settings = settings
+
+    @cached_property
+    def app(self) -> Celery:
+        return make_app(self._settings)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self._settings)
+
+    @cached_property
+    def control(self) -> Control:
+        return Control(self.store, self._chains_of)
+
+    def job(self, job_id: str) -> JobMap:
+        """The job map. Raises JobNotFound."""
+        job = self.store.job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def diagnosis(self, job_id: str) -> Diagnosis:
+        """Why the job does not move. Raises JobNotFound and BundleNotFound."""
+        return diagnose(facts_of(self.store, self.job(job_id), broker_error=broker_error(self.app)))
+
+    @cached_property
+    def submission(self) -> Submission:
+        return Submission(self.store, self._chains_of)
+
+    def _chains_of(self, plan: Plan) -> Chains:
+        return Chains(self.app, self._settings.redis_namespace, plan)

@@ -1,0 +1,85 @@
+"""The submission of a job: its bundle is stored, its record is written, and the nodes are told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from mirrorneuron.bundle import JobBundle, PackedBundle, pack
+from mirrorneuron.chain import Chains
+from mirrorneuron.claim import JobRef, Word
+from mirrorneuron.errors import JobExists
+from mirrorneuron.job import JobStatus, new_job_id
+from mirrorneuron.plan import Plan, make_plan
+from mirrorneuron.store import Store
+
+KNOWN: Final = 1_000  # digests of bundles that a process remembers
+
+log = logging.getLogger("mirrorneuron")
+
+
+class Submission:
+    """Submits jobs to *store*; *chains_of* makes the sender of a plan's chains."""
+
+    def __init__(self, store: Store, chains_of: Callable[[Plan], Chains]) -> None:
+        self._store = store
+        self._chains_of = chains_of
+        self._known: dict[str, None] = {}  # digests of bundles that this process has stored or seen
+
+    def submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
+        """Submit a validated bundle and return the job's id. Raises JobExists and PayloadTooLarge.
+
+        Once the record is written the submission has happened: a failed announcement is logged, not raised.
+        """
+        packed = pack(bundle, self._store.settings.max_bundle_bytes)
+        plan = make_plan(bundle.manifest)
+        job_id = wanted_id or new_job_id(plan.graph_id)
+        self._ensure_bundle(packed)
+        word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
+        if word is Word.CONFLICT:
+            raise JobExists(job_id)
+        # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
+        if status is JobStatus.PENDING:
+            self._announce(plan, JobRef(job_id, 1, packed.digest))
+        return job_id
+
+    def _ensure_bundle(self, packed: PackedBundle) -> None:
+        """Store the bundle unless it is there. Known digests cost nothing: `create` renews and checks them."""
+        if packed.digest in self._known:
+            return
+        if not self._store.bundles.has(packed):
+            self._store.bundles.put(packed)
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[packed.digest] = None
+
+    def _announce(self, plan: Plan, job: JobRef) -> None:
+        try:
+            chains = self._chains_of(plan)
+            chains.send(chains.opening(job), job, task_id=job.job_id)
+        except Exception:
+            # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
+            # announces pending jobs whose chain never arrived.
+            log.exception("job %s is submitted, but could not be announced; the nodes will find it", job.job_id)
+
+
+def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, Any]:
+    """What of the job map never changes."""
+    manifest = bundle.manifest
+    return {
+        "job_id": job_id,
+        "graph_id": manifest.graph_id,
+        "job_name": manifest.job_name,
+        "daemon": manifest.daemon,
+        "root_agent_ids": manifest.entrypoints,
+        "placement_policy": manifest.policies.placement_policy,
+        "recovery_policy": manifest.policies.recovery_mode,
+        "manifest_ref": {
+            "graph_id": manifest.graph_id,
+            "manifest_version": manifest.manifest_version,
+            "manifest_path": str(bundle.manifest_path) if bundle.manifest_path else None,
+            "job_path": str(bundle.path) if bundle.path else None,
+            "digest": packed.digest,
+        },
+    }

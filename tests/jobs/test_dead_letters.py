@@ -1,0 +1,81 @@
+"""Messages that are given up on: kept with their reason, and sent again when somebody says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mirrorneuron.client import Client
+from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, MessageNotFound
+from tests.jobs.graphs import PATIENCE_MS, agent, executor, failed, manifest
+from tests.support.waiting import wait_until
+
+LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {"n": 1}}]}' """
+
+
+def waiting() -> dict[str, Any]:
+    """An executor that writes to an agent that is not there, and a sensor that completes the job."""
+    nodes = [executor("work", LOST, output_message_type=None), agent("end", "sensor", complete_job=True)]
+    return manifest(nodes, [("work", "end", "never")])
+
+
+def test_a_message_to_nobody_is_kept_with_its_reason(client: Client) -> None:
+    job_id = client.run_manifest(waiting())
+    (dead,) = wait_until(lambda: client.dead_letters(job_id))
+    assert (dead["agent_id"], dead["reason"], dead["message"]["body"]) == ("nobody", "no agent 'nobody'", {"n": 1})
+    (told,) = [event for event in client.events(job_id) if event["type"] == "dead_letter"]
+    assert told["payload"] == {
+        "reason": "no agent 'nobody'",
+        "to": "nobody",
+        "type": "t",
+        "message_id": dead["message_id"],
+    }
+    client.cancel(job_id)
+
+
+def test_a_dead_letter_is_replayed_to_the_agent_that_is_named_and_only_once(client: Client) -> None:
+    job_id = client.run_manifest(waiting())
+    (dead,) = wait_until(lambda: client.dead_letters(job_id))
+    with pytest.raises(AgentNotFound, match="nobody"):
+        client.replay(job_id, dead["message_id"])
+    new = client.replay(job_id, dead["message_id"], to_agent="end")
+    job = client.wait_for_job(job_id, PATIENCE_MS)
+    assert job["result"] is not None
+    assert job["result"]["output"]["last_message"] == {"n": 1}
+    assert new != dead["message_id"]
+    assert client.dead_letters(job_id) == []
+    with pytest.raises(MessageNotFound):
+        client.replay(job_id, dead["message_id"], to_agent="end")
+
+
+def test_an_expired_message_is_replayed_with_a_new_time_to_live(client: Client) -> None:
+    old = {"timestamp": "2020-01-01T00:00:00.000Z", "ttl_ms": 600_000, "body": 7}
+    graph = manifest([agent("end", "sensor", complete_job=True)], initial_inputs={"end": old})
+    job_id = client.run_manifest(graph)
+    (dead,) = wait_until(lambda: client.dead_letters(job_id))
+    assert "ttl_ms (600000)" in dead["reason"]
+    client.replay(job_id, dead["message_id"])
+    job = client.wait_for_job(job_id, PATIENCE_MS)
+    assert job["result"] is not None
+    assert job["result"]["output"]["last_message"] == 7
+
+
+def test_the_message_on_which_a_job_failed_is_listed_and_left_to_retry(client: Client) -> None:
+    graph = manifest([executor("work", "exit 3", complete_job=True)], initial_inputs={"work": {"n": 1}})
+    failed(client, graph, job_id="dead-letters-failed")
+    (dead,) = client.dead_letters("dead-letters-failed")
+    assert (dead["agent_id"], dead["message"]["body"]) == ("work", {"n": 1})
+    assert dead["reason"] == "command exited with code 3"
+    with pytest.raises(JobStateError, match="retry"):
+        client.replay("dead-letters-failed", dead["message_id"])
+
+
+def test_unknown_ids_are_told_apart(client: Client) -> None:
+    job_id = client.run_manifest(manifest([agent("s", "sensor")]))
+    with pytest.raises(MessageNotFound):
+        client.replay(job_id, "no-such-message")
+    for call in (client.dead_letters, lambda job: client.replay(job, "m")):
+        with pytest.raises(JobNotFound):
+            call("no-such-job")
+    client.cancel(job_id)

@@ -1,0 +1,69 @@
+"""The output of commands and modules, while they run and afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron.client import Client
+from mirrorneuron.errors import AgentNotFound, JobNotFound
+from tests.jobs.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
+from tests.support.waiting import wait_until
+
+
+def text(client: Client, job_id: str, agent: str | None = None) -> str:
+    return "".join(chunk["text"] for chunk in client.logs(job_id, agent))
+
+
+def test_output_is_seen_while_the_command_runs(client: Client, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job_id = client.run_manifest(single(f"echo working; {until_there(gate)}; echo done"))
+    chunks = client.logs(job_id, follow=True)
+    first = next(chunks)
+    assert (first["agent_id"], first["stream"], first["text"]) == ("work", "stdout", "working\n")
+    assert client.inspect_job(job_id)["status"] == "running"
+    gate.touch()
+    assert [chunk["text"] for chunk in chunks] == ["done\n"]
+
+
+def test_following_ends_with_the_job_and_misses_nothing(client: Client) -> None:
+    job_id = client.run_manifest(single("echo last words >&2"))
+    assert [(c["stream"], c["text"]) for c in client.logs(job_id, follow=True)] == [("stderr", "last words\n")]
+
+
+def test_one_agent_is_told_from_another(client: Client) -> None:
+    nodes = [executor("one", "echo 1", output_message_type="m"), executor("two", "echo 2", output_message_type="m")]
+    graph = manifest(
+        [*nodes, collector("end", 2)], [("one", "end", "m"), ("two", "end", "m")], entrypoints=["one", "two"]
+    )
+    job_id, _ = client.run_manifest(graph, await_=True, timeout=PATIENCE_MS)
+    wait_until(lambda: len(list(client.logs(job_id))) == 2)
+    assert (text(client, job_id, "one"), text(client, job_id, "two")) == ("1\n", "2\n")
+    assert text(client, job_id, "end") == ""
+
+
+def test_what_a_module_prints_is_there_too(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "talker.py").write_text(
+        "from mirrorneuron import Agent\n"
+        "class Talker(Agent):\n"
+        "    def handle(self, message, context):\n"
+        "        print('hello from the module')\n"
+        "        context.complete_job(1)\n"
+    )
+    config = {"module": "talker:Talker", "module_source": "talker.py"}
+    graph = manifest([{"node_id": "m", "agent_type": "module", "config": config}])
+    (tmp_path / "manifest.json").write_text(json.dumps(graph))
+    job_id, job = client.run_manifest(tmp_path, await_=True, timeout=PATIENCE_MS)
+    assert job["status"] == "completed"
+    wait_until(lambda: text(client, job_id) == "hello from the module\n")
+
+
+def test_unknown_jobs_and_agents_are_told_at_once(client: Client) -> None:
+    job_id = client.run_manifest(single("true"))
+    with pytest.raises(AgentNotFound, match="nobody"):
+        client.logs(job_id, "nobody")
+    with pytest.raises(JobNotFound):
+        client.logs("no-such-job", follow=True)

@@ -1,0 +1,122 @@
+"""What running commands print reaches the store in pieces, within bounds, and goes away with the job."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mirrorneuron.bundle import pack, validate_manifest
+from mirrorneuron.job import LogChunk
+from mirrorneuron.plan import make_plan
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from workers.live_output import CHUNK_BYTES, MOST_BYTES, LiveOutput
+
+GRAPH: dict[str, Any] = {
+    "manifest_version": "1.0",
+    "graph_id": "g",
+    "entrypoints": ["a"],
+    "nodes": [{"node_id": "a", "agent_type": "router"}],
+}
+JOB = "j"
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    """A store in which one job is kept."""
+    made = Store(Settings(redis_url=redis_url, redis_namespace=f"live-{secrets.token_hex(6)}", retention_seconds=100))
+    bundle = validate_manifest(GRAPH)
+    made.create(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB})
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def live(store: Store) -> LiveOutput:
+    """It writes when the test says so; its own thread may have done it a moment before."""
+    return LiveOutput(store, kept_bytes=1 << 20)
+
+
+def texts(store: Store) -> list[str]:
+    return [chunk["text"] for chunk in all_of(store)]
+
+
+def all_of(store: Store) -> list[LogChunk]:
+    return store.logs(JOB, "0", 0)
+
+
+def test_output_is_there_while_the_run_goes_on(store: Store, live: LiveOutput) -> None:
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"one\n")
+        live.flush()
+        echo("stderr", b"two\n")
+        live.flush()
+        assert [(c["agent_id"], c["stream"], c["text"]) for c in all_of(store)] == [
+            ("a", "stdout", "one\n"),
+            ("a", "stderr", "two\n"),
+        ]
+
+
+def test_a_character_that_comes_in_two_pieces_is_one(store: Store, live: LiveOutput) -> None:
+    euro = "€".encode()
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"1 " + euro[:1])
+        live.flush()
+        echo("stdout", euro[1:] + b"\xff")
+        live.flush()
+    live.flush()
+    assert "".join(texts(store)) == "1 €\ufffd"
+
+
+def test_half_a_character_at_the_end_is_not_lost(store: Store, live: LiveOutput) -> None:
+    with live.of(JOB, "a") as echo:
+        echo("stdout", "€".encode()[:2])
+    live.flush()
+    assert texts(store) == ["\ufffd"]
+
+
+def test_what_comes_too_fast_is_counted_and_not_kept(store: Store, live: LiveOutput) -> None:
+    with live.of(JOB, "a") as echo:
+        for _ in range(3):
+            echo("stdout", b"x" * MOST_BYTES)
+        live.flush()
+    *pieces, last = texts(store)
+    assert "".join(pieces) == "x" * MOST_BYTES
+    assert {len(piece) for piece in pieces} == {CHUNK_BYTES}
+    assert f"{2 * MOST_BYTES} bytes left out" in last
+
+
+def test_the_newest_output_of_a_job_is_kept(store: Store) -> None:
+    live = LiveOutput(store, kept_bytes=10)
+    with live.of(JOB, "a") as echo:
+        for number in range(5):
+            echo("stdout", b"%d..." % number)
+            live.flush()
+    assert texts(store) == ["3...", "4..."]
+
+
+def test_nothing_is_kept_where_that_is_turned_off(store: Store) -> None:
+    live = LiveOutput(store, kept_bytes=0)
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"secret")
+    live.flush()
+    assert texts(store) == []
+
+
+def test_output_after_the_end_of_the_job_lives_as_long_as_its_record(store: Store, live: LiveOutput) -> None:
+    store.client.hset(store.keys.job(JOB), "status", "completed")
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"late")
+    live.flush()
+    assert texts(store) == ["late"]
+    assert 0 < store.client.ttl(store.keys.logs(JOB)) <= 100
+
+
+def test_output_of_a_job_that_is_gone_leaves_nothing_behind(store: Store, live: LiveOutput) -> None:
+    with live.of("gone", "a") as echo:
+        echo("stdout", b"late")
+    live.flush()
+    assert not store.client.exists(store.keys.logs("gone"), store.keys.job("gone"))
