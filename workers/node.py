@@ -25,6 +25,7 @@ from workers.runners.strays import kill_with
 from workers.slots import Slots
 from workers.stopping import STOP
 from workers.sweeper import Sweeper
+from workers.watch import Watch
 
 HEARTBEAT_S: Final = 2.0
 KEPT_S: Final = 10  # a registration outlives its last heartbeat by this
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 class NodeStep(bootsteps.StartStopStep):
     """Registers the worker when it starts, renews the registration while it lives, and removes it when it has ended.
 
-    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive. So does the sweeper,
-    which does its work on one worker of all.
+    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive. Beside it run the
+    sweeper, which does its work on one worker of all, and the worker's watch over itself.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -60,9 +61,11 @@ class NodeStep(bootsteps.StartStopStep):
         node = _describe(worker, settings)
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
         self._sweeper = Sweeper(store, worker.app, lru_cache(maxsize=PLANS)(lambda digest: store.plan(digest)[0]))
+        watch = Watch(worker, settings.stop_grace_seconds)
         self._threads = [
             threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),
             threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True),
+            threading.Thread(target=watch.run, args=(self._stop,), name="watch", daemon=True),
         ]
         for thread in self._threads:
             thread.start()

@@ -37,7 +37,7 @@ LAYERS = """
     workers.modules
     workers.runtime
     workers.agents  workers.idle
-    workers.attempts  workers.light  workers.sweeper
+    workers.attempts  workers.light  workers.sweeper  workers.watch
     workers.visit
     workers.node
     workers.tasks

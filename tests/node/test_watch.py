@@ -1,0 +1,88 @@
+"""A worker that lives and takes nothing ends by itself; one that has a reason does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrorneuron.app import make_app
+from mirrorneuron.client import Client
+from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.settings import Settings
+from tests.jobs.graphs import line
+from tests.support.node import ROOT, environment
+from tests.support.waiting import wait_until
+from workers.watch import EXIT_CODE, Deafness
+
+
+class Worker:
+    """What `Deafness` asks about."""
+
+    def __init__(self) -> None:
+        self.waiting, self.room = 0, True
+        self.deafness = Deafness(lambda: self.waiting, lambda: self.room, patience=3)
+
+    def looks(self, count: int) -> list[bool]:
+        return [self.deafness.look() for _ in range(count)]
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+def test_mail_that_waits_beside_a_free_slot_is_deafness_after_some_looks(worker: Worker) -> None:
+    worker.waiting = 2
+    assert worker.looks(3) == [False, False, True]
+
+
+def test_a_worker_that_takes_something_now_and_then_is_not_deaf(worker: Worker) -> None:
+    worker.waiting = 2
+    for _ in range(3):
+        assert worker.looks(2) == [False, False]
+        worker.deafness.heard()
+        assert worker.looks(1) == [False]
+
+
+@pytest.mark.parametrize(("waiting", "room"), [(0, True), (2, False)])
+def test_with_nothing_to_take_or_no_room_for_it_nobody_is_deaf(worker: Worker, waiting: int, room: bool) -> None:
+    worker.waiting, worker.room = waiting, room
+    assert not any(worker.looks(9))
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    return Settings(redis_url=redis_url, redis_namespace=f"deaf-{tmp_path.name}"[:64], temp_dir=tmp_path / "temp")
+
+
+@pytest.fixture
+def celery_worker(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker that can be made deaf."""
+    words = [sys.executable, "-m", "celery", "-A", "tests.support.deaf", "worker", "-P", "solo", "-n", "deaf@test"]
+    words += ["-Q", queue(settings.redis_namespace, LIGHT), "--without-gossip", "--without-mingle"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(settings), stdout=log, stderr=log)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("command", ["become_deaf", "stop_listening"])
+def test_a_deaf_worker_ends_with_a_code_that_has_it_restarted(
+    settings: Settings, celery_worker: subprocess.Popen[bytes], tmp_path: Path, command: str
+) -> None:
+    client, app = Client(settings), make_app(settings)
+    _, job = client.run_manifest(line(2), await_=True, timeout=60_000)
+    assert job["status"] == "completed"
+    app.control.broadcast(command, destination=["deaf@test"])
+    job_id = client.run_manifest(line(2))
+    wait_until(lambda: celery_worker.poll() is not None, timeout=60)
+    assert celery_worker.returncode == EXIT_CODE
+    assert "none was taken: this worker ends" in (tmp_path / "log").read_text()
+    assert client.inspect_job(job_id)["status"] == "pending"
+    client.cleanup_jobs(all=True)
+    app.close()

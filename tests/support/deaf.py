@@ -1,0 +1,28 @@
+"""The nodes' Celery app with remote control commands that make a worker deaf.
+
+Either its loop stands still for ever, or it goes on and takes no messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from celery.worker.control import control_command
+
+from workers import watch
+from workers.tasks import app
+
+__all__ = ["app"]
+
+watch.INTERVAL_S, watch.FAREWELL_S = 0.1, 0.5  # type: ignore[misc]
+
+
+@control_command()
+def become_deaf(_state: Any) -> None:
+    threading.Event().wait()
+
+
+@control_command()
+def stop_listening(state: Any) -> None:
+    state.consumer.task_consumer.cancel()
