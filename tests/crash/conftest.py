@@ -20,12 +20,20 @@ def overrides() -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def own(redis_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object]) -> Iterator[RealNode]:
+def app_module() -> str:
+    """Where the workers find their Celery app."""
+    return "workers"
+
+
+@pytest.fixture(scope="module")
+def own(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object], app_module: str
+) -> Iterator[RealNode]:
     """A node of this module's own."""
     folder = tmp_path_factory.mktemp("crash")
     usual = {"temp_dir": folder / "temp", "executor_max_concurrency": 2, "claim_lease_ms": LEASE_MS}
     settings = Settings.load(redis_url=redis_url, redis_namespace=folder.name, **(usual | overrides))
-    with RealNode(folder, settings) as running:
+    with RealNode(folder, settings, app_module) as running:
         yield running
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from celery.platforms import set_pdeathsig
@@ -22,11 +23,12 @@ ROOT = Path(__file__).parents[2]
 class RealNode:
     """Celery workers as separate processes, on one namespace of one server.
 
-    `settings` and `env` lead clients and subprocesses to the same place.
+    `settings` and `env` lead clients and subprocesses to the same place. *app* is the module of the Celery app.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, app: str = "workers") -> None:
         self.folder = folder
+        self.app = app
         self.settings = settings
         self.env = environment(settings)
         self.log = folder / "node.log"
@@ -50,14 +52,19 @@ class RealNode:
     def end(self, pool: str) -> None:
         """End one worker with all its children, as a power cut would."""
         worker = self._workers.pop(pool)
-        os.killpg(worker.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
-    def restart(self, pool: str) -> None:
-        """Start the worker of *pool*, after ending the one that runs."""
+    def restart(self, pool: str, **env: str) -> None:
+        """Start the worker of *pool*, after ending the one that runs; perhaps with more variables."""
         if pool in self._workers:
             self.end(pool)
-        self._spawn(pool)
+        self._spawn(pool, env=env)
+
+    def ended(self, pool: str) -> bool:
+        """Has the worker of *pool* ended by itself, or been killed?"""
+        return self._workers[pool].poll() is not None
 
     def ask_to_stop(self, pool: str) -> subprocess.Popen[bytes]:
         """Have one worker end as it likes, and return its process; another may take its place meanwhile."""
@@ -101,16 +108,16 @@ class RealNode:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _spawn(self, pool: str, suffix: str = "") -> None:
+    def _spawn(self, pool: str, suffix: str = "", *, env: Mapping[str, str] = {}) -> None:
         kind = ("-P", "solo") if pool == LIGHT else ("-P", "prefork", "-c", str(self.settings.pools[pool]))
         name = f"{pool}@{self.settings.redis_namespace}{suffix}"
         quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
-        celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")
+        celery = (sys.executable, "-m", "celery", "-A", self.app, "worker")
         with self.log.open("ab") as log:
             self._workers[pool] = subprocess.Popen(
                 [*celery, "-Q", queue(self.settings.redis_namespace, pool), "-n", name, *kind, *quiet],
                 cwd=ROOT,
-                env=self.env,
+                env={**self.env, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,93 @@
+"""The nodes' Celery app, spoilt: `SPOILT` names a point at which its worker is killed, or what goes wrong always.
+
+Killing is done once, by whoever makes the file `SPOILT_ONCE` first, to the whole worker at once, as a power cut would.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mirrorneuron.chain import Chains
+from mirrorneuron.scripts import Scripts
+from workers import sweeper
+from workers.tasks import app
+from workers.visit import Visit
+
+__all__ = ["KILLING", "LASTING", "app"]
+
+KILLING = ("claimed", "ran", "before_commit", "after_commit", "before_publish", "after_publish")
+LASTING = ("calls_twice", "tasks_twice", "tasks_dropped")
+
+
+def die() -> None:
+    try:
+        Path(os.environ["SPOILT_ONCE"]).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.killpg(0, signal.SIGKILL)
+
+
+def wrap(owner: type, name: str, *, before: bool = False, after: bool = False) -> None:
+    """Die before or after a method."""
+    method = getattr(owner, name)
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        if before:
+            die()
+        result = method(*args, **kwargs)
+        if after:
+            die()
+        return result
+
+    setattr(owner, name, spoilt)
+
+
+def call_twice(owner: type, name: str) -> None:
+    """As if the reply to the first call had been lost."""
+    method: Callable[..., Any] = getattr(owner, name)
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        method(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    setattr(owner, name, spoilt)
+
+
+def drop_some() -> None:
+    """Lose every other task."""
+    method, count = Chains.send, 0
+
+    def spoilt(*args: Any, **kwargs: Any) -> None:
+        nonlocal count
+        count += 1
+        if count % 2:
+            method(*args, **kwargs)
+
+    setattr(Chains, "send", spoilt)  # noqa: B010
+
+
+match os.environ.get("SPOILT"):
+    case "claimed":
+        wrap(Visit, "_run", before=True)
+    case "ran":
+        wrap(Visit, "_run", after=True)
+    case "before_commit":
+        wrap(Scripts, "commit", before=True)
+    case "after_commit":
+        wrap(Scripts, "commit", after=True)
+    case "before_publish":
+        wrap(Chains, "send", before=True)
+    case "after_publish":
+        wrap(Chains, "send", after=True)
+    case "calls_twice":
+        call_twice(Scripts, "_call")
+    case "tasks_twice":
+        call_twice(Chains, "send")
+    case "tasks_dropped":
+        drop_some()
+
+sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # so that what is lost is told of again soon
