@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -32,6 +34,14 @@ class BundleStore:
         if payloads_digest:
             names.append(self._keys.bundle(payloads_digest))
         return [("EXPIRE", name, self._ttl_s) if self._ttl_s else ("PERSIST", name) for name in names]
+
+    def renew(self, digests: Iterable[str]) -> None:
+        """Renew the time to live of bundles that live jobs need, as far as they are there."""
+        for digest in digests:
+            with suppress(BundleNotFound):
+                _, payloads_digest = self.manifest(digest)
+                for command in self.renewals(digest, payloads_digest):
+                    self._client.execute_command(*command)
 
     def has(self, bundle: PackedBundle) -> bool:
         """Renew the bundle's time to live; False if it is not all there."""

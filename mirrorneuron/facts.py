@@ -17,8 +17,6 @@ def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> Facts:
     """Everything that `diagnose` needs. Raises BundleNotFound."""
     job_id, live = job["job_id"], JobStatus(job["status"]) not in TERMINAL
     plan, _ = store.plan(job["manifest_ref"]["digest"])
-    seconds, micros = store.client.time()
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
     held = _held(store, job_id) if live else []
     due = {pool: found for pool in plan.pools if live and (found := _due(store, job_id, pool))}
     nodes = store.nodes() if live else []
@@ -29,7 +27,7 @@ def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> Facts:
         paused = next((event for event in reversed(recent) if event["type"] == "job_paused"), None)
     waiting = any(pool != LIGHT for pool in due) and not held
     return Facts(
-        now_ms=now_ms,
+        now_ms=store.now_ms(),
         job=job,
         plan=plan,
         nodes=nodes,

@@ -295,31 +295,45 @@ class Store:
 
     def mark_sweep(self) -> int:
         """Note that a sweep begins; returns the milliseconds since the one before (server time; 0 for the first)."""
-        seconds, micros = self.client.time()
-        now = int(seconds) * 1000 + int(micros) // 1000
+        now = self.now_ms()
         before = self.client.set(self.keys.swept, now, get=True)
         return now - int(before) if before else 0
+
+    def now_ms(self) -> int:
+        """The server's time: clocks of nodes may be off."""
+        seconds, micros = self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
     def live_ids(self) -> list[str]:
         return [name.decode() for name in self.client.smembers(self.keys.live)]
 
+    def renew_bundles(self, job_ids: Sequence[str]) -> None:
+        """Let the bundles of these jobs live on."""
+        digests: set[bytes] = set()
+        for at in range(0, len(job_ids), PAGE):
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in job_ids[at : at + PAGE]:
+                pipe.hget(self.keys.job(job_id), "digest")
+            digests.update(filter(None, pipe.execute()))
+        self.bundles.renew(digest.decode() for digest in digests)
+
     def forget_orphan(self, job_id: str, age_ms: int) -> None:
         """Drop the index entries of a job that has no record, if they are older than *age_ms*."""
         submitted = self.client.zscore(self.keys.jobs, job_id)
-        if submitted is None or time.time() * 1000 - submitted > age_ms:
+        if submitted is None or self.now_ms() - submitted > age_ms:
             self.client.zrem(self.keys.jobs, job_id)
             self.client.srem(self.keys.live, job_id)
 
     def forget_expired(self) -> None:
         """Drop the index entries of jobs whose retention is over; their keys have expired."""
-        gone = self.client.zrangebyscore(self.keys.ended, "-inf", time.time_ns() // 1_000_000, start=0, num=PAGE)
+        gone = self.client.zrangebyscore(self.keys.ended, "-inf", self.now_ms(), start=0, num=PAGE)
         if gone:
             self.client.zrem(self.keys.jobs, *gone)
             self.client.zrem(self.keys.ended, *gone)
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
         """Write a worker's registration, which lasts for *seconds* unless it is renewed."""
-        now = time.time_ns() // 1_000_000
+        now = self.now_ms()
         pipe = self.client.pipeline(transaction=False)
         pipe.zadd(self.keys.nodes, {node["name"]: now})
         pipe.set(self.keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,7 @@ LEASE_MS: Final = 4_000  # of the sweeper; another worker takes over after this
 GAP_MS: Final = 4_000  # between two sweeps, at least, is no mere delay
 FIRST_WAIT_MS: Final = 5_000  # before what was announced and not picked up is announced again
 LONGEST_WAIT_MS: Final = 300_000
+RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
 ORPHAN_MS: Final = 60_000  # an index entry without a job is that of a submission that died, once it is this old
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Sweeper:
         self._plan_of = plan_of
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
+        self._renew_at = 0.0
 
     def run(self) -> None:
         """Sweep until `stop`, through every failure."""
@@ -63,7 +66,11 @@ class Sweeper:
             return False
         # Nobody could renew while the store was away either: its absence must not count as their death.
         after_gap = self._store.mark_sweep() > max(self._store.settings.claim_lease_ms, GAP_MS)
-        for job_id in self._store.live_ids():
+        live = self._store.live_ids()
+        if time.monotonic() >= self._renew_at:
+            self._store.renew_bundles(live)
+            self._renew_at = time.monotonic() + RENEWED_S
+        for job_id in live:
             try:
                 self._job(job_id, after_gap)
             except AWAY:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.app import make_app
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import CHUNK_BYTES, SPARE_SECONDS
 from mirrorneuron.message import decode
 from mirrorneuron.store import Store
-from tests.store.conftest import packed
+from tests.store.conftest import Jobs, packed
+from workers.sweeper import Sweeper
 
 TTL_S = 3_600 + SPARE_SECONDS
 
@@ -74,6 +76,22 @@ def test_creating_a_job_renews_its_bundle(store: Store, tmp_path: Path) -> None:
         store.client.expire(name, 60)
     store.create("j", plan, bundle, {"job_id": "j"})
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
+
+
+def test_sweeping_renews_the_bundles_of_live_jobs_and_of_no_others(store: Store, jobs: Jobs, tmp_path: Path) -> None:
+    """A job may run for longer than ended ones are kept."""
+    (tmp_path / "file").write_text("x")
+    bundle, plan = packed({}, tmp_path)
+    store.bundles.put(bundle)
+    store.create("live", plan, bundle, {"job_id": "live"})
+    jobs.submit("over", graph_id="other")
+    jobs.end("over")
+    store.bury(["over"])
+    names = [*parts(store, bundle), store.keys.manifest(jobs.ref("over").digest)]
+    for name in names:
+        store.client.expire(name, 60)
+    assert Sweeper(store, make_app(store.settings), lambda digest: store.plan(digest)[0]).tick()
+    assert [store.client.ttl(name) > TTL_S - 60 for name in names] == [True, True, False]
 
 
 def test_without_retention_bundles_are_kept_for_ever(make_store: Callable[..., Store], bundle: PackedBundle) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from workers.visit import Visit
 __all__ = ["KILLING", "LASTING", "app"]
 
 KILLING = ("claimed", "ran", "before_commit", "after_commit", "before_publish", "after_publish")
-LASTING = ("calls_twice", "tasks_twice", "tasks_dropped")
+LASTING = ("calls_twice", "tasks_twice", "tasks_dropped", "clock_ahead", "clock_behind")
+AN_HOUR_S = 3600
 
 
 def die() -> None:
@@ -70,6 +72,12 @@ def drop_some() -> None:
     setattr(Chains, "send", spoilt)  # noqa: B010
 
 
+def shift_clock(by_s: float) -> None:
+    clock, clock_ns = time.time, time.time_ns
+    time.time = lambda: clock() + by_s
+    time.time_ns = lambda: clock_ns() + int(by_s * 1e9)
+
+
 match os.environ.get("SPOILT"):
     case "claimed":
         wrap(Visit, "_run", before=True)
@@ -89,5 +97,9 @@ match os.environ.get("SPOILT"):
         call_twice(Chains, "send")
     case "tasks_dropped":
         drop_some()
+    case "clock_ahead":
+        shift_clock(AN_HOUR_S)
+    case "clock_behind":
+        shift_clock(-AN_HOUR_S)
 
 sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # so that what is lost is told of again soon
