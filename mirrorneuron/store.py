@@ -280,6 +280,7 @@ class Store:
         own = not self.settings.broker_url
         waiting = dict(zip(pools, pipe.execute() if own else [None] * len(pools), strict=True))
         for node in found:
+            node.setdefault("stopping", False)  # a node of an earlier version does not say
             for pool, info in node["pools"].items():
                 info["queued"] = waiting[pool]
         return found

@@ -16,7 +16,7 @@ def list_nodes(json: Json = False) -> None:
         return
     rows = (
         (
-            node["name"],
+            node["name"] + (" (stopping)" if node["stopping"] else ""),
             ", ".join(f"{name} {pool['in_use']}/{pool['slots']}" for name, pool in node["pools"].items()),
             node["host"],
             node["pid"],
