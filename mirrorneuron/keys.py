@@ -9,7 +9,7 @@ home). Indexes, bundles and nodes live in other slots and are written beside a s
                            time-outs, announced_*, log_bytes                       finish, move, retry, sweep, log
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
-                           attempts need take pool due error losses                retry, sweep
+                           attempts need take pool due error losses cut            settle, finish, retry, sweep
     :claims        ZSET    agent by end of lease (ms)                              claim, commit, renew, sweep
     :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     all that change mail or claims
     :events        STREAM  t(ype) a(gent) p(ayload JSON)                           all

@@ -18,13 +18,16 @@ local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_ev
 local agents = 12 + 2 * tonumber(ARGV[11])
 if ARGV[9] == 'open' and status == 'pending' then
   redis.call('HSET', JOB, 'status', 'running', 'started_at', now, 'updated_at', now)
+  redis.call('HDEL', JOB, 'announced_at', 'announced_wait', 'announced_moves') -- other waits begin
   status = 'running'
   record('job_scheduled', '', ARGV[6])
   record('job_running', '', '')
   for pool in string.gmatch(pools, '%S+') do newly[pool] = redis.call('ZCARD', JOB .. ':ready:' .. pool) end
 end
+local mark = JOB .. ':op:' .. c.token
+if redis.call('EXISTS', mark) == 1 then return replay('CLAIMED', c) end
 if status == 'paused' then return { 'PAUSED', 0, 0, {}, {} } end
-if not redis.call('SET', JOB .. ':op:' .. c.token, '1', 'NX', 'PX', REMEMBERED) then return replay('CLAIMED', c) end
+redis.call('SET', mark, '1', 'PX', REMEMBERED)
 
 local claims = {}
 if agents > #ARGV then

@@ -6,7 +6,7 @@
 if not status then return { 'MISSING', '', {} } end
 if not LIVE[status] then return { 'ENDED', status, {} } end
 local now, ids = clock(ARGV[1]), JOB .. ':delivered'
-if redis.call('ZSCORE', ids, ARGV[3]) then return { 'DUPLICATE', status, {} } end
+if redis.call('ZSCORE', ids, ARGV[3]) then return { 'DUPLICATE', status, waiting_anew(now) } end
 if ARGV[6] ~= '' and redis.call('XDEL', JOB .. ':dead', ARGV[6]) == 0 then return { 'GONE', status, {} } end
 redis.call('ZADD', ids, now, ARGV[3])
 redis.call('ZREMRANGEBYRANK', ids, 0, -1 - tonumber(ARGV[5]))

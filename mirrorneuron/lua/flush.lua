@@ -16,6 +16,4 @@ if idle() then
     end
   end
 end
-local rows = waiting(now)
-for _, row in ipairs(rows) do row[3] = row[2] end
-return { 'FLUSHED', moves, 0, rows, {} }
+return { 'FLUSHED', moves, 0, waiting_anew(now), {} }

@@ -5,13 +5,11 @@
 if not status then return { 'MISSING', '', {} } end
 if not LIVE[status] then return { 'ENDED', status, {} } end
 local from = { paused = 'running', running = 'paused' }
-if status == ARGV[2] then return { 'SETTLED', status, {} } end
-if status ~= from[ARGV[2]] then return { 'REFUSED', status, {} } end
 local now = clock(ARGV[1])
+if status == ARGV[2] then return { 'SETTLED', status, waiting_anew(now) } end
+if status ~= from[ARGV[2]] then return { 'REFUSED', status, {} } end
 status = ARGV[2]
 redis.call('HSET', JOB, 'status', status, 'updated_at', now)
 redis.call('HINCRBY', JOB, 'moves', 1)
 record(status == 'paused' and 'job_paused' or 'job_resumed', '', ARGV[3])
-local left = waiting(now)
-for _, row in ipairs(left) do row[3] = row[2] end -- nobody was told while it was paused
-return { 'SETTLED', status, left }
+return { 'SETTLED', status, waiting_anew(now) } -- nobody was told while it was paused

@@ -86,6 +86,13 @@ local function waiting(now)
   return list
 end
 
+-- The same, where nobody was told yet, or the reply that told was lost.
+local function waiting_anew(now)
+  local list = waiting(now)
+  for _, row in ipairs(list) do row[3] = row[2] end
+  return list
+end
+
 local function idle() -- nothing claimed, and no agent holds mail that it can act on, now or later
   if redis.call('ZCARD', JOB .. ':claims') > 0 then return false end
   for pool in string.gmatch(pools, '%S+') do
@@ -102,8 +109,7 @@ local function replay(word, c)
     local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'pool')
     if h[1] == c.token then claims[#claims + 1] = take(agent, h[2] or 'light', c.now, c) end
   end
-  local left = waiting(c.now)
-  for _, row in ipairs(left) do row[3] = row[2] end
+  local left = waiting_anew(c.now)
   return { word, redis.call('HGET', JOB, 'moves'), #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
 end
 
@@ -113,7 +119,7 @@ local function finish(at, now)
   -- Whoever still runs something of this job is told at once; the renewal of the claim would tell it later.
   if redis.call('ZCARD', JOB .. ':claims') > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
-    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '')
+    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was cut off
   end
   redis.call('DEL', JOB .. ':claims')
   for pool in string.gmatch(pools, '%S+') do redis.call('DEL', JOB .. ':ready:' .. pool) end

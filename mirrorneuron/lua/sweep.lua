@@ -46,12 +46,11 @@ local wait = still and tonumber(h[10] or '') or tonumber(ARGV[4])
 if not still then
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_moves', h[2])
 elseif now - tonumber(h[9]) >= wait then
-  local rows = waiting(now)
+  local rows = waiting_anew(now)
   local told = status == 'pending' or #rows > 0 -- with nobody to tell of, the next who is due shall not wait longer
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait',
     told and math.min(2 * wait, tonumber(ARGV[5])) or ARGV[4])
   if status == 'pending' then return answer('OPEN') end
-  for _, row in ipairs(rows) do row[3] = row[2] end
   return answer('RUNNING', rows)
 end
 if status == 'running' and (h[5] or '') == '' and idle() then return answer('IDLE') end
