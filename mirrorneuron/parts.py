@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 
 from celery import Celery
 
@@ -54,5 +55,7 @@ class Parts:
     def submission(self) -> Submission:
         return Submission(self.store, self._chains_of)
 
-    def _chains_of(self, plan: Plan) -> Chains:
-        return Chains(self.app, self._settings.redis_namespace, plan)
+    @property
+    def _chains_of(self) -> Callable[[Plan], Chains]:
+        """Makes the sender of a plan's chains. It does not hold this object: no circle keeps connections open."""
+        return partial(Chains, self.app, self._settings.redis_namespace)
