@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from mirrorneuron.manifest import Policies
+from mirrorneuron.scripts import NO_LIMITS
 from tests.scripts.stage import Kind, Stage
 
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)
@@ -17,11 +19,11 @@ settings.register_profile("long", max_examples=5_000, stateful_step_count=100, d
 
 @pytest.fixture
 def stage(redis_url: str) -> Iterator[Callable[..., Stage]]:
-    """Makes stages: `stage(x=EXECUTOR)`. Each has a namespace of its own."""
+    """Makes stages: `stage(x=EXECUTOR)`, with policies if need be. Each has a namespace of its own."""
     made: list[Stage] = []
 
-    def make(**kinds: Kind) -> Stage:
-        made.append(Stage(redis_url, kinds))
+    def make(policies: Policies = NO_LIMITS, **kinds: Kind) -> Stage:
+        made.append(Stage(redis_url, kinds, policies))
         return made[-1]
 
     yield make

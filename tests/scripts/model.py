@@ -1,35 +1,46 @@
 """The rules of a job's mail and claims in plain Python: what the scripts are compared with.
 
 Written from the contract: an agent is ready while the job lives, nobody has claimed it, and its mailbox holds what it
-needs; whoever has waited longest is claimed first; a commit with a token that is not the holder's does nothing.
+needs; whoever has waited longest is claimed first; a commit with a token that is not the holder's does nothing; a call
+whose reply was lost is answered again. What operators and sweepers do to a job is in `controls` and `recovery`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mirrorneuron.claim import End, Step, Word
 from mirrorneuron.job import TERMINAL, JobStatus
-from mirrorneuron.scripts import Wanted
+from mirrorneuron.keys import LIGHT
+from mirrorneuron.manifest import Policies
+from mirrorneuron.scripts import NO_LIMITS, Wanted
 from tests.scripts.stage import Kind
+
+Told = dict[str, tuple[int, int]]  # pool -> (due, of these first told of now)
 
 
 @dataclass
-class Mailbox:
-    """One agent."""
+class Agent:
+    """One agent: its mailbox, who holds it, and what its runs have left."""
 
     name: str
     kind: Kind
     need: int
     mail: list[bytes] = field(default_factory=list)
-    holder: str = ""
+    holder: str = ""  #: token of its claim
     until_ms: int = 0  #: the end of its lease
     due_ms: int = 0
     ready_ms: int | None = None  #: from when it may be claimed; None while it is not ready
     state: bytes = b""
+    last: bytes = b""  #: the last message that it consumed
+    output: bytes = b""
+    error: bytes = b""
     processed: int = 0
     attempts: int = 0
+    losses: int = 0  #: workers that died since its last commit
+    cut: bool = False  #: the end of the job came while it was claimed
 
     @property
     def can_act(self) -> bool:
@@ -41,21 +52,29 @@ class Answer:
     word: Word
     idle: bool = False
     claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
-    waiting: dict[str, tuple[int, int]] = field(default_factory=dict)  #: pool -> (due, of these first told of now)
+    waiting: Told = field(default_factory=dict)
 
 
 class Job:
     """One job. Times are in milliseconds; every method that moves something takes the present one."""
 
-    def __init__(self, kinds: dict[str, Kind], lease_ms: int) -> None:
-        self.agents = {name: Mailbox(name, kind, kind.need) for name, kind in kinds.items()}
+    def __init__(self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS) -> None:
+        self.agents = {name: Agent(name, kind, kind.need) for name, kind in kinds.items()}
         self.lease_ms = lease_ms
+        self.policies = policies
         self.status = JobStatus.PENDING
+        self.opened = False
+        self.run = 1
         self.result = b""
         self.moves = 0
-        self.waits = False
-        self.ends: list[JobStatus] = []
-        self._made: dict[str, int] = {}
+        self.aged_from_ms = 0
+        self.finished_ms: int | None = None
+        self.idle_since_ms: int | None = None  #: set once it has been settled that it waits
+        self.delivered: set[str] = set()  #: ids of messages from outside
+        self.asked: set[str] = set()  #: tokens of claims
+        self.landed: dict[str, JobStatus | None] = {}  #: tokens of commits, and how they ended the job
+        self.log: list[tuple[str, str]] = []  #: events: (type, agent)
+        self._made: Counter[str] = Counter()  #: agents that became ready within this call, by pool
 
     @property
     def live(self) -> bool:
@@ -68,105 +87,159 @@ class Job:
     def ready(self, pool: str) -> dict[str, int]:
         return {n: a.ready_ms for n, a in self.agents.items() if a.kind.pool == pool and a.ready_ms is not None}
 
+    def held(self, token: str | None = None) -> list[Agent]:
+        """Who is claimed, under *token* or any, the shortest lease first."""
+        found = (a for a in self.agents.values() if a.holder and token in (None, a.holder))
+        return sorted(found, key=lambda agent: (agent.until_ms, agent.name))
+
     def create(self, now: int, mail: Iterable[tuple[str, bytes]]) -> None:
+        self.aged_from_ms = now
+        self.record("job_pending", "job_validated")
         for name, message in mail:
             self.agents[name].mail.append(message)
-        self._look(now)
+        self.look(now)
 
-    def claim(self, now: int, token: str, wanted: Wanted, agents: Sequence[str] = (), opening: bool = False) -> Answer:
-        self._made = {}
-        if not self.live:
-            return Answer(Word.ENDED)
+    def claim(
+        self, now: int, run: int, token: str, wanted: Wanted, agents: Sequence[str] = (), opening: bool = False
+    ) -> Answer:
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
         if opening and self.status is JobStatus.PENDING:
-            self.status = JobStatus.RUNNING
-            self._made = {a.kind.pool: len(self.ready(a.kind.pool)) for a in self.agents.values()}
+            self.status, self.opened = JobStatus.RUNNING, True
+            self.record("job_scheduled", "job_running")
+            self._made = Counter(a.kind.pool for a in self.agents.values() if a.ready_ms is not None)
+        if token in self.asked:
+            return self._again(Word.CLAIMED, now, token)
+        if self.status is JobStatus.PAUSED:
+            return Answer(Word.PAUSED)
+        self.asked.add(token)
         taken = self._take_run(now, token, agents) if agents else self._take_first(now, token, wanted)
         return self._answer(Word.CLAIMED, now, taken)
 
-    def commit(self, now: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted) -> Answer:
-        self._made = {}
-        if not self.live:
-            return Answer(Word.ENDED)
+    def commit(self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted) -> Answer:
+        end = next((step.end for step in steps if step.end), None)
+        if end and self.landed.get(token) is self.status is end.status:
+            return Answer(Word.COMMITTED)
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
+        if token in self.landed:
+            return self._again(Word.COMMITTED, now, next_token)
         if any(self.agents[step.agent_id].holder != token for step in steps):
             return Answer(Word.STALE)
         if any(step.alone and self.agents[step.agent_id].mail for step in steps):
             return Answer(Word.MOVED)
         for step in steps:
-            agent = self.agents[step.agent_id]
-            agent.holder = ""
-            del agent.mail[: step.consumed]
-            agent.state = step.state or agent.state
-            agent.processed, agent.attempts = step.processed, step.attempts
-            agent.need = agent.need if step.need is None else step.need
-            agent.due_ms = 0 if step.delay_ms is None else now + step.delay_ms
+            self._land(now, step)
         for target, message in (row for step in steps for row in step.outgoing):
             self.agents[target].mail.append(message)
+        self.landed[token] = end.status if end else None
         self.moves += 1
-        if end := next((step.end for step in steps if step.end), None):
-            self._end(end)
+        if end:
+            self._end(now, end)
             return Answer(Word.COMMITTED)
-        self.waits = False
-        self._look(now)
+        self.idle_since_ms = None
+        self.look(now)
         return self._answer(Word.COMMITTED, now, self._take_first(now, next_token, wanted))
 
-    def renew(self, now: int, token: str, agents: Sequence[str]) -> Word:
-        if not self.live:
-            return Word.ENDED
+    def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> Word:
+        if refused := self._refused(run):
+            return refused
         if any(self.agents[name].holder != token for name in agents):
             return Word.STALE
         for name in agents:
             self.agents[name].until_ms = now + self.lease_ms
         return Word.RENEWED
 
-    def flush(self, now: int, moves: int, agents: Sequence[str]) -> Answer:
-        self._made = {}
-        if not self.live:
-            return Answer(Word.ENDED)
+    def flush(self, now: int, run: int, moves: int, agents: Sequence[str]) -> Answer:
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
         if self.status is not JobStatus.RUNNING or moves != self.moves:
             return Answer(Word.MOVED)
         if self.idle:
             for name in agents:
                 if self.agents[name].mail:
                     self.agents[name].need = 1
-            self._look(now)
-        return Answer(Word.FLUSHED, waiting={pool: (due, due) for pool, (due, _) in self._waiting(now).items()})
+            self.look(now)
+        return Answer(Word.FLUSHED, waiting=self.waiting(now, tell_all=True))
 
-    def settle(self, moves: int, end: End | None) -> Word:
-        if not self.live:
-            return Word.ENDED
+    def settle(self, now: int, run: int, moves: int, end: End | None) -> Word:
+        if refused := self._refused(run):
+            return refused
         if moves != self.moves or not self.idle:
             return Word.MOVED
-        if end is None:
-            self.waits = True
-        else:
-            self._end(end)
+        if end is not None:
+            self._end(now, end)
+        elif self.idle_since_ms is None:
+            self.idle_since_ms = now
+            self.record("job_idle")
         return Word.SETTLED
 
-    def finish(self, end: End) -> Word:
-        if not self.live:
-            return Word.ENDED
-        self._end(end)
+    def finish(self, now: int, run: int, end: End) -> Word:
+        if refused := self._refused(run):
+            return refused
+        self._end(now, end)
         return Word.SETTLED
 
-    def _end(self, end: End) -> None:
-        self.status, self.result, self.waits = end.status, end.result, False
-        self.ends.append(end.status)
-        for agent in self.agents.values():
-            agent.holder, agent.ready_ms = "", None
+    # -- what the rules above, and those of operators and sweepers, are made of ---------------------------------------
 
-    def _look(self, now: int) -> None:
+    def begin(self) -> None:
+        """A new call: nobody has become ready in it yet."""
+        self._made = Counter()
+
+    def record(self, *kinds: str, agent: str = "") -> None:
+        self.log += [(kind, agent) for kind in kinds]
+
+    def look(self, now: int) -> None:
         """Who has become ready?"""
         for agent in self.agents.values():
             if agent.ready_ms is None and agent.can_act:
                 agent.ready_ms = max(now, agent.due_ms)
-                if agent.due_ms <= now:
-                    self._made[agent.kind.pool] = self._made.get(agent.kind.pool, 0) + 1
+                self._made[agent.kind.pool] += agent.due_ms <= now
+                if agent.kind.pool != LIGHT:
+                    self.record("executor_lease_requested", agent=agent.name)
 
-    def _take(self, now: int, token: str, agent: Mailbox) -> tuple[str, tuple[bytes, ...]]:
+    def waiting(self, now: int, tell_all: bool = False) -> Told:
+        """Who may be claimed now. *tell_all*: nobody may have been told of any of them."""
+        if self.status is not JobStatus.RUNNING:
+            return {}
+        pools = {agent.kind.pool for agent in self.agents.values()}
+        due = {pool: len(self._due(now, pool)) for pool in pools}
+        return {pool: (n, n if tell_all else min(n, self._made[pool])) for pool, n in due.items() if n}
+
+    def _refused(self, run: int) -> Word | None:
+        """Nothing can land in a job that has ended, and nothing of an earlier run in a later one."""
+        if not self.live:
+            return Word.ENDED
+        return Word.STALE if run != self.run else None
+
+    def _land(self, now: int, step: Step) -> None:
+        agent = self.agents[step.agent_id]
+        del agent.mail[: step.consumed]
+        agent.holder, agent.losses = "", 0
+        agent.state, agent.last = step.state or agent.state, step.last or agent.last
+        agent.output, agent.error = step.output or agent.output, step.error.encode()
+        agent.processed, agent.attempts = step.processed, step.attempts
+        agent.need = agent.need if step.need is None else step.need
+        agent.due_ms = 0 if step.delay_ms is None else now + step.delay_ms
+        self.log += [(kind, agent.name) for kind, _ in step.events]
+
+    def _end(self, now: int, end: End) -> None:
+        self.status, self.result, self.finished_ms, self.idle_since_ms = end.status, end.result, now, None
+        self.record(f"job_{end.status}")
+        for agent in self.agents.values():
+            agent.cut = agent.cut or bool(agent.holder)
+            agent.holder, agent.ready_ms = "", None
+
+    def _take(self, now: int, token: str, agent: Agent) -> tuple[str, tuple[bytes, ...]]:
         agent.holder, agent.until_ms, agent.ready_ms, agent.due_ms = token, now + self.lease_ms, None, 0
+        if agent.kind.pool != LIGHT:
+            self.record("executor_lease_acquired", agent=agent.name)
         return agent.name, tuple(agent.mail[: agent.kind.take])
 
-    def _due(self, now: int, pool: str) -> list[Mailbox]:
+    def _due(self, now: int, pool: str) -> list[Agent]:
         due = sorted((at, name) for name, at in self.ready(pool).items() if at <= now)
         return [self.agents[name] for _, name in due]
 
@@ -180,19 +253,20 @@ class Job:
         first, *others = (self.agents[name] for name in names)
         if self.status is not JobStatus.RUNNING or first not in self._due(now, first.kind.pool):
             return []
-        taken = [self._take(now, token, first)]
-        for agent in others:
-            if agent.holder or agent.mail:
-                break
-            taken.append(self._take(now, token, agent))
-        return taken
+        return [self._take(now, token, agent) for agent in (first, *_free(others))]
+
+    def _again(self, word: Word, now: int, token: str) -> Answer:
+        """To a call whose reply was lost: what its token holds, for a fresh lease, and all that waits."""
+        claims = [self._take(now, token, agent) for agent in self.held(token)]
+        return Answer(word, self.idle, claims, self.waiting(now, tell_all=True))
 
     def _answer(self, word: Word, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
-        return Answer(word, self.idle and not claims, claims, self._waiting(now))
+        return Answer(word, self.idle, claims, self.waiting(now))
 
-    def _waiting(self, now: int) -> dict[str, tuple[int, int]]:
-        if self.status is not JobStatus.RUNNING:
-            return {}
-        pools = {agent.kind.pool for agent in self.agents.values()}
-        due = {pool: len(self._due(now, pool)) for pool in pools}
-        return {pool: (n, min(n, self._made.get(pool, 0))) for pool, n in due.items() if n}
+
+def _free(agents: Iterable[Agent]) -> Iterator[Agent]:
+    """Those up to the first that has mail or a holder."""
+    for agent in agents:
+        if agent.holder or agent.mail:
+            return
+        yield agent

@@ -13,7 +13,8 @@ from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Word, new_token
 from mirrorneuron.connection import Server
 from mirrorneuron.job import JobStatus
 from mirrorneuron.keys import LIGHT, Keys
-from mirrorneuron.scripts import Scripts, Wanted
+from mirrorneuron.manifest import Policies
+from mirrorneuron.scripts import NO_LIMITS, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
 LEASE_MS = 6_000
@@ -46,11 +47,12 @@ JOIN_OF_THREE = Kind(need=3)
 class Stage:
     """One job under test. *kinds* names the agents that are not plain light ones."""
 
-    def __init__(self, url: str, kinds: Mapping[str, Kind] | None = None) -> None:
+    def __init__(self, url: str, kinds: Mapping[str, Kind] | None = None, policies: Policies = NO_LIMITS) -> None:
         self.redis: Server = redis.Redis.from_url(url)
         self.keys = Keys(f"scripts-{secrets.token_hex(6)}")
         self.now = NOON_MS
         self.kinds = dict(kinds or {})
+        self.policies = policies
         self.scripts = Scripts(
             self.redis, self.keys, node="node-1", lease_ms=LEASE_MS, keep_s=KEEP_S, clock=lambda: self.now
         )
@@ -59,7 +61,14 @@ class Stage:
         agents = [(name, k.pool, k.need, k.take or "") for name, k in self.kinds.items() if not k.plain]
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
         word, status, _ = self.scripts.create(
-            JOB.job_id, digest=digest, static=b"{}", pools=pools, events_max=1000, agents=agents, mail=mail
+            JOB.job_id,
+            digest=digest,
+            static=b"{}",
+            pools=pools,
+            events_max=1000,
+            policies=self.policies,
+            agents=agents,
+            mail=mail,
         )
         return word, status
 
@@ -114,13 +123,13 @@ class Stage:
     def events(self) -> list[str]:
         return [fields[b"t"].decode() for _, fields in self.redis.xrange(self.keys.events(JOB.job_id))]
 
-    def everything(self) -> dict[str, Any]:
+    def everything(self, events_from: str = "-") -> dict[str, Any]:
         """All that the job's keys hold, by their suffixes; but not the marks of claims that were made."""
         stem, agents = self.keys.job(JOB.job_id), sorted({*AGENTS, *self.kinds})
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
         hashes = ["", *(f":agent:{name}" for name in agents)]
         lists = [f":mail:{name}" for name in agents]
-        sets = [":claims", *(f":ready:{pool}" for pool in pools)]
+        sets = [":claims", ":delivered", *(f":ready:{pool}" for pool in pools)]
         pipe = self.redis.pipeline(transaction=False)
         for suffix in hashes:
             pipe.hgetall(stem + suffix)
@@ -128,9 +137,18 @@ class Stage:
             pipe.lrange(stem + suffix, 0, -1)
         for suffix in sets:
             pipe.zrange(stem + suffix, 0, -1, withscores=True)
-        pipe.xrange(f"{stem}:events")
+        pipe.xrange(f"{stem}:events", events_from)
         found = zip([*hashes, *lists, *sets, ":events"], pipe.execute(), strict=True)
         return {suffix: value for suffix, value in found if value}
+
+    def lifetimes(self) -> dict[str, int]:
+        """The seconds that each key of the namespace has to live (-1: for ever), by the suffixes of the job's keys."""
+        names = list(self.redis.scan_iter(f"{self.keys.ns}:*", count=10_000))
+        pipe = self.redis.pipeline(transaction=False)
+        for name in names:
+            pipe.ttl(name)
+        stem = self.keys.job(JOB.job_id)
+        return dict(zip((name.decode().removeprefix(stem) for name in names), pipe.execute(), strict=True))
 
 
 def completed(result: bytes = b'{"agent_id":null,"output":1}') -> End:

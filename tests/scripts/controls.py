@@ -1,0 +1,81 @@
+"""The rules of what operators do to a job of the model: pause and resume it, send it messages, retry it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from mirrorneuron.claim import Word
+from mirrorneuron.job import JobStatus
+from tests.scripts.model import Agent, Job, Told
+
+
+@dataclass
+class Controlled:
+    """What a control answers: the status is the one that the job is in afterwards."""
+
+    word: Word
+    status: JobStatus
+    waiting: Told = field(default_factory=dict)
+    run: int = 0  #: of a retry
+
+
+def move(job: Job, now: int, to: JobStatus) -> Controlled:
+    """Only what runs can be paused and only what is paused can go on; asking for what already holds is no move.
+
+    But it tells again of all that wait: the reply that told of them may have been lost.
+    """
+    if not job.live:
+        return Controlled(Word.ENDED, job.status)
+    if job.status is to:
+        return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True))
+    if job.status is JobStatus.PENDING:
+        return Controlled(Word.REFUSED, job.status)
+    job.status = to
+    job.moves += 1
+    job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
+    return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True))
+
+
+def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
+    """A message from outside is mail like any other; one that is sent again with its id is delivered once."""
+    if not job.live:
+        return Controlled(Word.ENDED, job.status)
+    if message_id in job.delivered:
+        return Controlled(Word.DUPLICATE, job.status, job.waiting(now, tell_all=True))
+    job.begin()
+    job.delivered.add(message_id)
+    job.agents[name].mail.append(message)
+    job.moves += 1
+    job.idle_since_ms = None
+    job.look(now)
+    return Controlled(Word.DELIVERED, job.status, job.waiting(now))
+
+
+def retry(job: Job, now: int, start: str, clear: Collection[str]) -> Controlled:
+    """A failed or cancelled job goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
+    if job.status is JobStatus.RUNNING:
+        return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+    if job.live or job.status is JobStatus.COMPLETED:
+        return Controlled(Word.REFUSED, job.status)
+    job.status, job.run, job.moves = JobStatus.RUNNING, job.run + 1, job.moves + 1
+    job.result, job.finished_ms, job.aged_from_ms = b"", None, now
+    job.record("job_recovery_started", agent=start)
+    job.record("job_running")
+    again = _last_input(job.agents[start]) if start else None
+    for name in clear:
+        agent = job.agents[name]
+        agent.mail, agent.state, agent.output, agent.processed, agent.need = [], b"", b"", 0, agent.kind.need
+    if again:
+        job.agents[start].mail.append(again)
+    for agent in job.agents.values():
+        agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
+    job.look(now)
+    return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+
+
+def _last_input(agent: Agent) -> bytes | None:
+    """The message that it failed on or was at when it was cut off, else the last that it consumed, else its first."""
+    first = agent.mail[0] if agent.mail else None
+    was_at_it = agent.error or agent.losses or agent.cut
+    return (first if was_at_it else None) or agent.last or first

@@ -1,0 +1,104 @@
+"""What came of calls that are repeated at a bad moment, and of retries after a run was cut off: found by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mirrorneuron.claim import Moved, Swept, Word, new_token
+from mirrorneuron.job import JobStatus
+from mirrorneuron.keys import LIGHT
+from mirrorneuron.manifest import Policies
+from tests.scripts.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
+
+Stages = Callable[..., Stage]
+FIRST_WAIT_MS = 5_000
+
+
+def sweep(one: Stage) -> Swept:
+    return one.scripts.sweep(JOB.job_id, after_gap=False, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
+
+
+def retry(one: Stage, start: str = "") -> Moved:
+    clear = [(start, "")] if start else []
+    return one.scripts.retry(JOB.job_id, b"{}", ["a", "b", "x"], start, clear)[0]
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_retry_from_an_agent_whose_message_killed_its_workers_gives_it_that_message(
+    stage: Stages, before: int
+) -> None:
+    """Its mailbox is cleared, so the message is gone for good, and the job may even complete without it."""
+    one = stage(Policies(max_agent_restart_attempts=0), x=EXECUTOR)
+    one.open(*(("x", b"%d" % n) for n in range(before + 1)))
+    if before:
+        held = one.claim("x")
+        step = one.answer(held.claims[0])
+        step.last = held.claims[0].mail[0]
+        one.scripts.commit(JOB, held.token, [step], new_token())
+    one.claim("x")
+    one.now += LEASE_MS
+    assert sweep(one).word is Word.POISONED
+    one.finish(failed())
+    retry(one, "x")
+    assert one.mail("x") == [b"%d" % before]
+
+
+@pytest.mark.parametrize("kind", [Kind(), EXECUTOR])
+def test_a_retry_from_an_agent_that_was_cancelled_in_its_first_run_gives_it_that_input(
+    stage: Stages, kind: Kind
+) -> None:
+    one = stage(x=kind).open(("x", b"1"))
+    one.claim("x")
+    one.finish(cancelled())
+    retry(one, "x")
+    assert one.mail("x") == [b"1"]
+
+
+def test_a_claim_repeated_while_the_job_is_paused_still_returns_what_it_holds(stage: Stages) -> None:
+    """Else nobody renews that claim: it counts as a loss, and in `manual_recover` an operator has to resume twice."""
+    one = stage().open(("a", b"1"))
+    one.claim("a", token="t")
+    one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+    again = one.claim("a", token="t")
+    assert (again.word, [claim.mail for claim in again.claims]) == (Word.CLAIMED, [(b"1",)])
+
+
+def test_the_agents_of_a_job_that_was_opened_late_are_announced_again_after_the_first_wait(stage: Stages) -> None:
+    one = stage(x=EXECUTOR)
+    one.create(("x", b"1"))
+    for _ in range(4):
+        one.now += 300_000
+        sweep(one)
+    one.scripts.claim(JOB, new_token(), ((LIGHT, 1),), opening=True)
+    assert not sweep(one).waiting
+    one.now += FIRST_WAIT_MS
+    assert [row.agent_id for row in sweep(one).waiting] == ["x"]
+
+
+@pytest.mark.parametrize("way", ["resume", "retry", "deliver"])
+def test_a_control_whose_reply_was_lost_tells_again_of_those_that_wait(stage: Stages, way: str) -> None:
+    """Else nobody announces them, and the job stands still until the sweeper does, some seconds later."""
+    one = stage(x=EXECUTOR).open()
+    calls = {
+        "resume": lambda: one.scripts.move(JOB.job_id, JobStatus.RUNNING, b"{}"),
+        "retry": lambda: retry(one),
+        "deliver": lambda: one.scripts.deliver(JOB.job_id, "x", "id", b"1"),
+    }
+    if way != "deliver":
+        calls["deliver"]()
+        one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+    if way == "retry":
+        one.finish(failed())
+    first, again = calls[way](), calls[way]()
+    assert [(row.agent_id, row.due, row.new) for row in first.waiting] == [("x", 1, 1)]
+    assert again.waiting == first.waiting
+
+
+def test_a_job_that_was_cancelled_before_it_was_opened_has_started_once_it_is_retried(stage: Stages) -> None:
+    one = stage()
+    one.create(("a", b"1"))
+    one.finish(cancelled())
+    retry(one)
+    assert (one.job("status"), one.job("started_at")) == ("running", str(one.now))
