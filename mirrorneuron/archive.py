@@ -5,6 +5,7 @@ The form is a plain tar: it cannot unpack to more than its own length, and its b
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -21,8 +22,11 @@ from mirrorneuron.errors import PayloadTooLarge
 SETTING: Final = "MIRROR_NEURON_MAX_BUNDLE_BYTES"
 LEFT_OUT: Final = "__pycache__"  # running the files must not change their digest
 MAX_ENTRIES: Final = 100_000  #: files and folders; links between folders could otherwise multiply without end
+MAX_DEPTH: Final = 100  #: folders in folders; what removes a tree gives up on some hundreds
 _BLOCK: Final = tarfile.BLOCKSIZE
 _PLAIN: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
+#: what a system says to members that no folder can hold side by side, or at all; the rest is trouble of its own
+_MISFIT: Final = frozenset({errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 
 def _entry(name: str, path: str, root: str) -> Entry:
+    if name.count("/") > MAX_DEPTH:
+        return Entry(name, path, 0, problem=f"lies more than {MAX_DEPTH} folders deep")
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         link, path = path, os.path.realpath(path)
@@ -119,7 +125,8 @@ def unpack(data: bytes, target: Path) -> None:
     """Write the archive *data* as the folder *target*: all of it or nothing.
 
     A target that is there already (another process was faster) is left as it is. Raises ValueError for an archive that
-    `pack_folder` did not make: members that lead out, links, devices, sizes beyond the archive's own.
+    `pack_folder` did not make: members that lead out, links, devices, sizes beyond the archive's own; OSError for a
+    place that cannot be written to.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:80]}.", dir=target.parent))
@@ -142,17 +149,26 @@ def _write_members(data: bytes, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for count, member in enumerate(tar):
             left -= member.size
-            if left < 0 or count > MAX_ENTRIES:
+            if member.size < 0 or left < 0 or count > MAX_ENTRIES:
                 raise ValueError("the archive claims to hold more than it can")
-            path = folder / _safe(member)
-            if member.isdir():
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            content = tar.extractfile(member)
-            assert content is not None  # a plain file has content
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.read())
-            path.chmod(0o755 if member.mode & stat.S_IXUSR else 0o644)
+            try:
+                _write(tar, member, folder / _safe(member))
+            except OSError as error:
+                if error.errno not in _MISFIT:
+                    raise
+                raise ValueError(f"the archive holds {member.name!r}: {error.strerror}") from None
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write a member that is not there yet, into a folder that is: that is how they are packed."""
+    if member.isdir():
+        path.mkdir()
+        return
+    content = tar.extractfile(member)
+    assert content is not None  # a plain file has content
+    with path.open("xb") as file:
+        shutil.copyfileobj(content, file)
+    path.chmod(0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
 def _safe(member: tarfile.TarInfo) -> PurePosixPath:
@@ -162,4 +178,6 @@ def _safe(member: tarfile.TarInfo) -> PurePosixPath:
         raise ValueError(f"the archive holds {member.name!r}, which leads out of it")
     if member.issparse() or not (member.isdir() or member.type in _PLAIN):
         raise ValueError(f"the archive holds {member.name!r}, which is neither a file nor a folder")
+    if len(name.parts) > MAX_DEPTH + 1:
+        raise ValueError(f"the archive holds {member.name[:80]!r}..., which lies more than {MAX_DEPTH} folders deep")
     return name

@@ -105,12 +105,13 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
 def _load_folder(path: Path) -> JobBundle:
     path = path.absolute()
     manifest_path = path / MANIFEST_FILE
-    if path.is_file():
+    # Unlike `Path`, `os.path` finds nothing at a place that cannot be looked at, or whose name is too long.
+    if os.path.isfile(path):
         hint = f"give its folder, {path.parent}" if path.name == MANIFEST_FILE else "a bundle is a folder"
         raise _problem(f"{path} is a file", hint=hint)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise _problem(f"no folder {path}")
-    if not manifest_path.is_file():
+    if not os.path.isfile(manifest_path):
         raise _problem(f"{path} has no {MANIFEST_FILE}")
     try:
         raw = decode(manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8))
@@ -187,8 +188,9 @@ def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
 
 
 def _encoded(manifest: Manifest) -> bytes:
+    """The manifest as JSON that can be read within another document too: the store keeps it in one."""
     try:
-        return encode(manifest)
+        return encode([manifest])[1:-1]
     except (ValueError, TypeError, RecursionError) as error:
         raise _problem(f"the manifest is not JSON: {error}", hint=_JSON_HINT) from None
 

@@ -23,7 +23,7 @@ _TOKEN: Final = re.compile(
     r"""
       (?P<kept>'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*`         # literals,
              | \."(?:[^"\\]|\\.)*" | "(?:[^"\\]|\\.)*"(?=\s*:))  # and a."key" and {"key": ...}, stay as they are
-    | \$\{\s*(?P<place>[^{}]*?)\s*\}
+    | \$\{(?P<place>[^{}]*)\}
     | (?P<text>"(?:[^"\\]|\\.)*")
     | (?P<sign>[=!<>]=|[<>])(?P<gap>\s*)(?P<plain>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.([])
     """,
@@ -40,7 +40,7 @@ def normalise(text: str) -> str:
 
 def _plain(match: re.Match[str]) -> str:
     if match["place"] is not None:
-        return re.sub(r"^payload(?![\w(])", "body", match["place"])
+        return re.sub(r"^payload(?![\w(])", "body", match["place"].strip())
     if match["text"] is not None:
         return _literal(match["text"])
     if match["plain"] is not None:

@@ -5,7 +5,7 @@ On every wire a message is JSON bytes; `Message` is the read-only view that agen
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +37,7 @@ _PARTS: Final[dict[str, tuple[type, ...]]] = {
     "artifacts": (list,),
     "stream": (Mapping, type(None)),
 }
+_NO_MESSAGE: Final = "no message: it must be an object with envelope, headers, body, artifacts and stream"
 EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", "from", "type", "timestamp"})
 
 
@@ -66,9 +67,17 @@ class Message:
 
     @classmethod
     def parse(cls, raw: bytes) -> Message:
-        """Read a message that this package wrote. Raises ValueError or KeyError for anything else."""
-        parts = from_json(raw)
-        return cls(parts["envelope"], parts["body"], parts["headers"], parts["artifacts"], parts["stream"])
+        """Read a message that this package wrote. Raises ValueError for anything else."""
+        parts = decode(raw)
+        try:
+            found = cls(parts["envelope"], parts["body"], parts["headers"], parts["artifacts"], parts["stream"])
+        except (KeyError, TypeError):  # a part is missing, or all of them
+            raise ValueError(_NO_MESSAGE) from None
+        objects = isinstance(found.envelope, dict) and isinstance(found.headers, dict)
+        stream = found.stream is None or isinstance(found.stream, dict)
+        if not (objects and stream and isinstance(found.artifacts, list)):
+            raise ValueError(_NO_MESSAGE)
+        return found
 
     @property
     def id(self) -> str:
@@ -168,7 +177,7 @@ def _check(fields: Mapping[str, Any]) -> None:
 
 
 def _natural(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
+    return 0 <= value <= sys.float_info.max  # nor is a whole number so large that times cannot be told with it
 
 
 def respond(

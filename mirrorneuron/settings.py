@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis import ConnectionPool, RedisError
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.keys import LIGHT
 
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 MIB = 1024 * 1024
+
+_MOST: Final = 10**12  # as milliseconds 31 years, as bytes a TB: what is more, a server could not count with
+_POOL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as in a manifest
+
+Positive = Annotated[int, Field(ge=1, le=_MOST)]
+LeaseMs = Annotated[int, Field(ge=200, le=_MOST)]
+Seconds = Annotated[int, Field(ge=0, le=_MOST // 1000)]
+Bytes = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class Settings(BaseSettings):
@@ -29,19 +41,19 @@ class Settings(BaseSettings):
     redis_url: str = DEFAULT_REDIS_URL  #: the job store: redis, rediss, unix or sentinel scheme
     broker_url: str = ""  #: anything kombu speaks; empty means the job store's server
     redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "mirror_neuron"
-    executor_max_concurrency: PositiveInt = 4  #: slots of the pool "default" on one node
-    executor_pool_capacities: Annotated[dict[str, PositiveInt], NoDecode] = {}  #: "default=4,gpu=1"
+    executor_max_concurrency: Positive = 4  #: slots of the pool "default" on one node
+    executor_pool_capacities: Annotated[dict[str, Positive], NoDecode] = {}  #: "default=4,gpu=1"
     temp_dir: Path = (
         Path(tempfile.gettempdir()) / f"mirrorneuron-{os.getuid()}"
     )  #: run folders and the bundle cache of a node
-    max_bundle_bytes: PositiveInt = 64 * MIB
-    max_message_bytes: PositiveInt = 8 * MIB
-    max_output_bytes: PositiveInt = MIB  #: kept of a command's stdout and of its stderr, each
-    claim_lease_ms: Annotated[int, Field(ge=200)] = 6_000  #: an agent whose worker is silent this long runs again
-    stop_grace_seconds: NonNegativeInt = 30  #: that a worker which is asked to stop gives what it runs
-    retention_seconds: NonNegativeInt = 7 * 86_400  #: of a terminal job; 0 keeps it for ever
-    events_max: PositiveInt = 100_000  #: events kept of one job
-    logs_max_bytes: NonNegativeInt = 4 * MIB  #: of what commands print, kept of one job for `mn logs`; 0 keeps none
+    max_bundle_bytes: Positive = 64 * MIB
+    max_message_bytes: Positive = 8 * MIB
+    max_output_bytes: Positive = MIB  #: kept of a command's stdout and of its stderr, each
+    claim_lease_ms: LeaseMs = 6_000  #: an agent whose worker is silent this long runs again
+    retention_seconds: Seconds = 7 * 86_400  #: of a terminal job; 0 keeps it for ever
+    events_max: Positive = 100_000  #: events kept of one job
+    stop_grace_seconds: Seconds = 30  #: that a worker which is asked to stop gives what it runs
+    logs_max_bytes: Bytes = 4 * MIB  #: of what commands print, kept of one job for `mn logs`; 0 keeps none
 
     @field_validator("executor_pool_capacities", mode="before")
     @classmethod
@@ -50,17 +62,48 @@ class Settings(BaseSettings):
             return value
         pools: dict[str, str] = {}
         for part in filter(None, (piece.strip() for piece in value.split(","))):
-            name, separator, slots = part.partition("=")
-            if not separator or not name.strip():
+            name, separator, slots = (piece.strip() for piece in part.partition("="))
+            if not separator or not _POOL.fullmatch(name):
                 raise ValueError(f"{part!r} is not of the form pool=slots, as in default=4,gpu=1")
-            pools[name.strip()] = slots.strip()
+            if name == LIGHT or name in pools:
+                raise ValueError(f"{part!r}: {'this pool is reserved' if name == LIGHT else 'named twice'}")
+            pools[name] = slots
         return pools
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        if value.partition("://")[0] not in {"redis", "rediss", "unix", "sentinel"}:
+    def _readable_store(cls, value: str) -> str:
+        scheme, separator, _ = value.partition("://")
+        if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
             raise ValueError(f"{value!r} must begin with redis://, rediss://, unix:// or sentinel://")
+        parts = urlsplit(value)
+        numbers = [parts.path.strip("/")]  # the database; redis itself takes what is no number for 0
+        if scheme == "sentinel":
+            hosts = parts.netloc.rpartition("@")[2].split(",")
+            numbers = [numbers[0].partition("/")[2], *(host.partition(":")[2] for host in hosts)]
+        elif scheme == "unix":
+            numbers = []
+            if not parts.path.strip("/"):
+                raise ValueError(f"{value!r} names no socket")
+        for number in filter(None, numbers):
+            if not number.isdecimal():
+                raise ValueError(f"{number!r} should be a number")
+        if scheme != "sentinel":
+            _ask_redis(value)
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _readable_broker(cls, value: str) -> str:
+        for url in value.split(";"):  # of a cluster
+            _ = urlsplit(url).port  # raises ValueError
+        return value
+
+    @field_validator("temp_dir", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("must not be empty")
         return value
 
     @classmethod
@@ -78,3 +121,11 @@ class Settings(BaseSettings):
     def pools(self) -> dict[str, int]:
         """Pool name -> slots of one node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}
+
+
+def _ask_redis(url: str) -> None:
+    """Raise ValueError unless redis can make a connection of *url*; it does not connect."""
+    try:
+        ConnectionPool.from_url(url).make_connection()
+    except (RedisError, TypeError, ValueError) as error:
+        raise ValueError(str(error)) from None

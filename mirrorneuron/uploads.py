@@ -44,7 +44,7 @@ class Sources:
         real = os.path.realpath(path)
         if real != self._root and not real.startswith(self._root.rstrip(os.sep) + os.sep):
             return f"{shown(source)} is a link that leads out of payloads/", "put a copy there"
-        if not path.exists():
+        if not os.path.exists(path):  # `Path.exists` raises for names that are too long
             return f"{shown(source)} is not in payloads/", self._near(pure)
         return "", ""
 

@@ -61,7 +61,8 @@ class BundleCache:
         with self._locked("trim"):
             condemned = [self._condemn(path) for path in self._surplus(oldest_in_use)]
         for path in condemned:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(RecursionError):  # an agent has made it deeper than any archive is
+                shutil.rmtree(path, ignore_errors=True)
 
     def _touch(self, target: Path) -> bool:
         """Mark the folder as used; False if it is not there."""
@@ -105,10 +106,11 @@ class BundleCache:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files beneath *folder*."""
+    """Bytes of all files beneath *folder*. An agent that uses it may write there meanwhile, or have it too deep."""
     size = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):  # an agent that uses the folder may write there
-                size += os.lstat(os.path.join(where, name)).st_size
+    with suppress(RecursionError):
+        for where, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(where, name)).st_size
     return size

@@ -8,11 +8,18 @@ from typing import Any, Final
 from mirrorneuron.message import decode, encode
 
 KEPT_CHARACTERS: Final = 2_000  # of a text, when the details of a failure are too large
+ERROR_CHARACTERS: Final = 1_000  # of an error: it stands in the result, in the events and in the agent's record
 
 
 def printable(text: str) -> str:
     """*text* without what UTF-8 cannot say."""
     return text.encode("utf-8", "replace").decode()
+
+
+def one_line(text: str) -> str:
+    """*text* as the one line that an error is."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
 
 
 def encode_anyhow(value: Any) -> bytes:

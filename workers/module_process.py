@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from workers.module_child import HEADER, NAME
+from workers.runners.run_folder import remove
 
 OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
 
@@ -110,7 +110,8 @@ class ModuleProcess:
             )
         except BaseException:
             self._socket.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder:  # else there is none, and an empty path is the node's own folder
+                remove(Path(self._folder))
             raise
         finally:
             theirs.close()
@@ -243,7 +244,7 @@ class ModuleProcess:
     def end(self) -> None:
         self.kill()
         self._close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(Path(self._folder))
 
     def disown(self) -> None:
         """Let go of a child that is another process's now."""

@@ -241,7 +241,7 @@ def _result(request: ModuleRequest, answer: bytes, child: ModuleProcess) -> Modu
         match decode(answer):
             case {"state": dict(state), "actions": list(packed)}:
                 return ModuleResult(state, [_action(item) for item in packed], None, child.printed())
-            case {"error": str(error), "traceback": str(trace)}:
+            case {"error": str(error), "traceback": str(trace)} if error:
                 details = {"traceback": trace} if trace else {}
                 return _failed(request, error, details | child.printed())
     except ValueError as error:
@@ -251,10 +251,10 @@ def _result(request: ModuleRequest, answer: bytes, child: ModuleProcess) -> Modu
 
 def _action(item: object) -> Action:
     match item:
-        case ["emit", str(type), body, str() | None as to, dict(fields)]:
+        case ["emit", str(type), body, str() | None as to, dict(fields)] if type:
             check_emit_fields(fields)
             return Emit(type, body, to, fields)
-        case ["event", str(type), payload]:
+        case ["event", str(type), payload] if type:
             return Record(type, payload)
         case ["complete", output]:
             return Complete(output)

@@ -17,9 +17,10 @@ from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.manifest import RoutingMode, Template
 from mirrorneuron.message import Message, decode, encode, respond
 from mirrorneuron.plan import PlannedEdge, PlannedNode
-from workers.failure import encode_anyhow, printable, result_of
+from workers.failure import encode_anyhow, one_line, printable, result_of
 
-MOST_OUTGOING: Final = 100_000  # messages that one message may lead to
+MOST_OUTGOING: Final = 100_000  # messages that one message may lead to, and as many events
+MOST_BYTES: Final = 256 * 1024 * 1024  # of these messages: a server drops a client that sends 1 GiB at once
 FULL_MESSAGES: Final = 10_000  # after which a light agent leaves the rest of its mail to another commit
 FULL_BYTES: Final = 16 * 1024 * 1024
 USER: Final = "user"
@@ -29,7 +30,7 @@ class RunFailed(Exception):
     """The run cannot take effect; the job fails with this one line and its details."""
 
     def __init__(self, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False) -> None:
-        super().__init__(error)
+        super().__init__(one_line(error))
         self.details = dict(details or {})
         self.transient = transient  #: may go well when tried again
         self.events: list[tuple[str, Any]] = []  #: what the job's story tells of the run although it failed
@@ -55,7 +56,7 @@ class Draft:
         self.stamp = iso(around.now_ms)
         self.state: dict[str, Any] = decode(claim.state) if claim.state else {}
         self._step = Step(claim.agent_id)
-        self._bytes = 0  #: of what is sent
+        self._bytes = self._most_bytes = 0  #: of what is sent, and the most that it may come to
         self._mail = [Message.parse(raw) for raw in claim.mail]
         self._taken = len(self._mail)
         self.messages = [message for message in self._mail if not message.expired(around.now_ms)]
@@ -71,20 +72,24 @@ class Draft:
 
     def answer(self, cause: Message, actions: Sequence[Action]) -> None:
         """Carry out *actions*, which *cause* led to. Raises RunFailed."""
-        before = len(self._step.outgoing)
+        sent, told = len(self._step.outgoing), len(self._step.events)
+        self._most_bytes = self._bytes + MOST_BYTES
         for action in actions:
             try:
                 match action:
                     case Emit():
                         self._emit(cause, action)
                     case Record():
+                        self._sized(action.type.encode(), "the type of an event")
                         self.record(action.type, action.payload)
                     case Complete():
                         self.complete(action.output)
             except ValueError as error:  # JSON cannot say it
                 raise RunFailed(f"{type(action).__name__.lower()} {getattr(action, 'type', '')!r}: {error}") from None
-            if len(self._step.outgoing) - before > MOST_OUTGOING:
+            if len(self._step.outgoing) - sent > MOST_OUTGOING:
                 raise RunFailed(f"the run emits more than {MOST_OUTGOING} messages")
+            if len(self._step.events) - told > MOST_OUTGOING:
+                raise RunFailed(f"the run records more than {MOST_OUTGOING} events")
 
     def record(self, kind: str, payload: Any = None) -> None:
         text = b"" if payload is None else self._sized(encode(payload), f"payload of event {kind!r}")
@@ -118,6 +123,8 @@ class Draft:
             envelope["to"] = target
             text = self._sized(encode(message), f"message to {target!r}")
             self._bytes += len(text)
+            if self._bytes > self._most_bytes:
+                raise RunFailed(f"the run emits more than {MOST_BYTES} bytes of messages")
             self._step.outgoing.append((target, text))
 
     def _dead(self, message: dict[str, Any], to: str) -> None:
@@ -185,11 +192,17 @@ class Draft:
         if step.consumed:
             step.last = claim.mail[step.consumed - 1]
         self._count_template(step.consumed)
-        state = encode(self.state) if self.state else b""
+        state = self._state()
         step.state = self._sized(state, "the agent's state") if state != claim.state else b""
         if self.node.need is not None and step.need is None:
             step.need = self.node.need
         return step
+
+    def _state(self) -> bytes:
+        try:
+            return encode(self.state) if self.state else b""
+        except ValueError as error:  # JSON cannot say it, or nests it too deeply
+            raise RunFailed(f"the agent's state: {error}") from None
 
     def forget_changes(self) -> None:
         """Go back to the state that was claimed: a failed run changes nothing."""

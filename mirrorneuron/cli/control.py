@@ -7,17 +7,23 @@ from typing import Annotated
 import typer
 
 from mirrorneuron.cli import asking, output, runtime
-from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.cli.options import JobId, Json, utf8
 from mirrorneuron.job import JobMap
 
 ChosenJob = Annotated[
     str | None,
-    typer.Argument(metavar="JOB", help="The job's id; on a terminal it may be chosen.", show_default=False),
+    typer.Argument(
+        metavar="JOB", help="The job's id; on a terminal it may be chosen.", show_default=False, callback=utf8
+    ),
 ]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; the job's result tells it.")]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", callback=utf8, help="Why; the job's result tells it.")
+]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="AGENT", help="Begin anew here, with its last input, and with all behind it."),
+    typer.Option(
+        "--from", metavar="AGENT", callback=utf8, help="Begin anew here, with its last input, and with all behind it."
+    ),
 ]
 
 

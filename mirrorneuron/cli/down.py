@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirrorneuron import embedded
-from mirrorneuron.cli import output
+from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import Json
 
 
@@ -12,7 +12,8 @@ def down(json: Json = False) -> None:
 
     Jobs and results are kept, and are there again after the next `mn up` or `mn run`.
     """
-    ended = embedded.down()
+    with runtime.usable_home():
+        ended = embedded.down()
     if json:
         output.document({"ended": ended})
     else:

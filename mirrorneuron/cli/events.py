@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -13,10 +14,24 @@ from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.client import Client
 from mirrorneuron.job import Event
 
-After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only events after the one of this id.")]
+MOST = 10**9  # what a server can count to
+
+
+def _event_id(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", text):
+        raise typer.BadParameter(f"{text!r} is no id of an event")
+    return text
+
+
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="ID", callback=_event_id, help="Only events after the one of this id."),
+]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="The newest so many; with --after, the first so many after it."),
+    typer.Option(
+        "--limit", metavar="N", min=1, max=MOST, help="The newest so many; with --after, the first so many after it."
+    ),
 ]
 
 

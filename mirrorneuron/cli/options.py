@@ -6,8 +6,18 @@ from typing import Annotated
 
 import typer
 
+
+def utf8(text: str | None) -> str | None:
+    """*text*, which goes to the server. Raises BadParameter for bytes that are no UTF-8."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{text!r} is not UTF-8") from None
+    return text
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False, callback=utf8)]
 Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The bundle: a folder with a manifest.json.")]
 TimeoutMs = Annotated[
     float | None,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from mirrorneuron import embedded
 from mirrorneuron.client import Client
 from mirrorneuron.connection import connect
-from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.errors import MirrorNeuronError, RuntimeUnavailable, SettingsError
 from mirrorneuron.settings import PREFIX, Settings
 
 HOME_VARIABLE: Final = f"{PREFIX}HOME"
@@ -49,8 +49,9 @@ def client() -> Client:
 def find() -> Place:
     """The runtime that is there; starts nothing. Raises RuntimeUnavailable when none is configured and none answers."""
     place = _elsewhere()
-    if place is None and (url := embedded.find()):
-        place = _embedded(url)
+    with usable_home():
+        if place is None and (url := embedded.find()):
+            place = _embedded(url)
     if place is None:
         raise RuntimeUnavailable(f"{_nothing()}; start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL")
     return place
@@ -60,14 +61,27 @@ def find_or_start() -> Place:
     """The runtime that is there, or an embedded server, which is started if need be. Raises RuntimeUnavailable."""
     if place := _elsewhere():
         return place
-    server = embedded.start()
+    with usable_home():
+        server = embedded.start()
     return _embedded(server.url, started=server.started)
 
 
 def ensure_node(place: Place) -> bool:
     """Start a detached node on the embedded server unless one that is recorded there lives; True if it was started."""
-    before = embedded.start().node_pid
-    return embedded.ensure_node((*MN, "worker"), env=place.environment()) != before
+    with usable_home():
+        before = embedded.start().node_pid
+        return embedded.ensure_node((*MN, "worker"), env=place.environment()) != before
+
+
+@contextmanager
+def usable_home() -> Iterator[None]:
+    """Turn a folder of the embedded server that cannot be read or written into a SettingsError."""
+    try:
+        yield
+    except MirrorNeuronError:
+        raise
+    except (OSError, RuntimeError) as error:  # the latter of a `~user` who is not there
+        raise SettingsError(f"{HOME_VARIABLE}: the embedded server's folder cannot be used: {error}") from error
 
 
 def _elsewhere() -> Place | None:

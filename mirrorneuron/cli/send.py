@@ -7,13 +7,13 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from mirrorneuron.cli import output, runtime
-from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.cli.options import JobId, Json, utf8
 from mirrorneuron.errors import MirrorNeuronError
 from mirrorneuron.message import decode
 
 HINT = "MESSAGE"
 
-AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", show_default=False)]
+AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", show_default=False, callback=utf8)]
 File = Annotated[
     typer.FileBinaryRead,
     typer.Argument(metavar=HINT, help="A file that holds the message as JSON, or - for stdin.", show_default=False),

@@ -58,6 +58,11 @@ def test_only_failed_and_cancelled_jobs_exit_1(status):
         (["wait", "x", "--timeout", "-1"], "mn: Invalid value for '--timeout'"),
         (["job", "list", "--status", "lost"], "mn: Invalid value for '--status'"),
         (["run", RESEARCH, "--job-id", "a b"], "mn: job_id: 'a b' is no job id"),
+        (["wait", "x", "--timeout", "nan"], "mn: Invalid value for '--timeout'"),
+        (["events", "x", "--after", "soon"], "mn: Invalid value for '--after': 'soon' is no id of an event"),
+        (["events", "x", "--limit", "9" * 30], "mn: Invalid value for '--limit'"),
+        (["job", "inspect", "\udcff"], "mn: Invalid value for 'JOB': '\\udcff' is not UTF-8"),
+        (["cancel", "x", "--reason", "\udcff"], "mn: Invalid value for '--reason': '\\udcff' is not UTF-8"),
     ],
 )
 def test_bad_usage_exits_2_with_one_line(mn: Mn, args, said):
@@ -101,6 +106,15 @@ def test_a_bad_setting_exits_2_and_names_the_variable(mn: Mn, env):
     ended = mn("job", "list", env={**env, "MIRROR_NEURON_CLAIM_LEASE_MS": "soon"})
     assert ended.returncode == 2
     assert ended.stderr.startswith("mn: MIRROR_NEURON_CLAIM_LEASE_MS: ")
+
+
+@pytest.mark.parametrize("command", ["job list", "run", "down"])
+def test_a_folder_for_the_embedded_server_that_cannot_be_used_exits_2_and_names_the_variable(mn: Mn, nowhere, command):
+    words = [*command.split(), *([RESEARCH] if command == "run" else [])]
+    ended = mn(*words, env={**nowhere, "MIRROR_NEURON_HOME": "/" + "x" * 300})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("mn: MIRROR_NEURON_HOME: ")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", READERS)

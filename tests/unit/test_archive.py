@@ -157,6 +157,39 @@ def test_a_hostile_member_is_refused_and_nothing_is_left_behind(tmp_path: Path, 
     assert sorted(tmp_path.iterdir()) == [tmp_path / "cache"]
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("a"), member("a", tarfile.DIRTYPE)],
+        [member("a", tarfile.DIRTYPE), member("a")],
+        [member("a"), member("a")],
+        [member("a"), member("a/b")],
+        [member("nowhere/b")],
+        [member(".")],
+        [member("x" * 300)],
+        [member("a/" * 150, tarfile.DIRTYPE)],
+    ],
+)
+def test_members_that_no_folder_holds_together_are_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
+    """Nobody packed them: each folder comes before what is in it, and each name once."""
+    with pytest.raises(ValueError, match="the archive holds"):
+        unpack(tar_of(*members), tmp_path / "cache" / "target")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_folders_that_could_not_be_removed_again_are_not_packed(tmp_path: Path) -> None:
+    """Python gives up on trees some hundreds deep."""
+    deepest = tmp_path.joinpath("source", *"a" * archive.MAX_DEPTH)
+    deepest.mkdir(parents=True)
+    (deepest / "file").touch()
+    unpack(pack_folder(tmp_path / "source", MIB), tmp_path / "target")
+    assert tree(tmp_path / "target") == tree(tmp_path / "source")
+    (deepest / "folder").mkdir()
+    (deepest / "folder" / "file").touch()
+    with pytest.raises(ValueError, match="lies more than 100 folders deep"):
+        pack_folder(tmp_path / "source", MIB)
+
+
 def test_a_member_that_claims_a_size_beyond_the_archive_is_refused(tmp_path: Path) -> None:
     bomb = member("bomb", size=10**15)
     with pytest.raises(ValueError, match="archive"):

@@ -80,6 +80,7 @@ def test_each_way_to_be_no_bundle_has_its_own_error(tmp_path: Path) -> None:
     assert refusal(tmp_path / "file") == f"{tmp_path}/file is a file (a bundle is a folder)"
     assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (give its folder, {folder})"
     assert refusal("a\0b").startswith("no folder")
+    assert refusal("x" * 5_000).startswith("no folder")
     assert refusal("").endswith("has no manifest.json")
     for other, name in ((None, "null"), (3, "a number"), ([], "a list"), (b"x", "bytes"), ({1}, "set")):
         assert refusal(other) == f"a bundle is a folder or a manifest (an object), not {name}"
@@ -133,6 +134,7 @@ def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> Non
         ("/etc/passwd", "is absolute"),
         ("", "is no path"),
         ("a\0b", "is no path"),
+        ("x" * 300, "is not in payloads/"),
         (3, "must be a string, not a number"),
     ],
 )
@@ -280,6 +282,16 @@ def test_the_digest_tells_manifests_and_payloads_apart(tmp_path: Path) -> None:
 def test_the_packed_manifest_is_the_checked_one(tmp_path: Path) -> None:
     bundle = load(write(tmp_path))
     assert Manifest.from_dict(decode(pack(bundle, MIB).manifest_json)) == bundle.manifest
+
+
+def test_a_manifest_that_the_store_could_not_read_again_is_an_issue() -> None:
+    """It is kept within another document: a manifest as deep as can be read is too deep for that."""
+    deep: Any = 0
+    for _ in range(197):
+        deep = [deep]
+    packed = pack(load({**MANIFEST, "metadata": {"x": deep}}), MIB)
+    assert decode(b'{"manifest":%b}' % packed.manifest_json)
+    assert "nested too deeply" in refusal({**MANIFEST, "metadata": {"x": [deep]}})
 
 
 def test_packed_payloads_unpack_to_the_same_files(tmp_path: Path) -> None:

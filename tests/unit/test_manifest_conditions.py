@@ -71,6 +71,7 @@ def test_truth_is_that_of_jmespath(value: Any, expected: bool) -> None:
         ("body.[", "Incomplete expression"),
         ("body.x > 1", "column 9"),
         ("${payload.x", "Unknown token $"),
+        ("${" + " " * 9_990, "Unknown token $"),  # read in no time, however many ways there are to share out the blanks
         ("lenght(body)", 'unknown function lenght(), did you mean "length"?'),
         ("contains(body)", "contains() takes 2 arguments, not 1"),
         ("(" * 5000, "nested too deeply"),

@@ -59,6 +59,19 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("REDIS_URL", "http://127.0.0.1"),
         ("REDIS_URL", "127.0.0.1:6379"),
         ("REDIS_URL", ""),
+        ("REDIS_URL", "redis"),
+        ("REDIS_URL", "redis://["),
+        ("REDIS_URL", "redis://h:port"),
+        ("REDIS_URL", "redis://h:99999"),
+        ("REDIS_URL", "redis://h/db"),
+        ("REDIS_URL", "redis://h/0?socket_timeout=soon"),
+        ("REDIS_URL", "redis://h/0?unheard_of=1"),
+        ("REDIS_URL", "unix://"),
+        ("REDIS_URL", "sentinel://h:x/m"),
+        ("REDIS_URL", "sentinel://h/m/x"),
+        ("BROKER_URL", "amqp://["),
+        ("BROKER_URL", "amqp://h:port"),
+        ("TEMP_DIR", ""),
         ("REDIS_NAMESPACE", "has blanks"),
         ("REDIS_NAMESPACE", ""),
         ("REDIS_NAMESPACE", "x" * 65),
@@ -68,11 +81,17 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("EXECUTOR_POOL_CAPACITIES", "gpu=0"),
         ("EXECUTOR_POOL_CAPACITIES", "=1"),
         ("EXECUTOR_POOL_CAPACITIES", '{"gpu": 1}'),
+        ("EXECUTOR_POOL_CAPACITIES", "a b=1"),
+        ("EXECUTOR_POOL_CAPACITIES", "light=1"),
+        ("EXECUTOR_POOL_CAPACITIES", "gpu=1,gpu=2"),
         ("MAX_BUNDLE_BYTES", "64MiB"),
         ("MAX_MESSAGE_BYTES", "-1"),
         ("MAX_OUTPUT_BYTES", "1.5"),
         ("CLAIM_LEASE_MS", "10"),
         ("RETENTION_SECONDS", "-1"),
+        ("RETENTION_SECONDS", "9" * 20),
+        ("CLAIM_LEASE_MS", "9" * 20),
+        ("EVENTS_MAX", "9" * 20),
         ("EVENTS_MAX", ""),
     ],
 )
@@ -95,6 +114,21 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         "MIRROR_NEURON_EVENTS_MAX",
         "MIRROR_NEURON_CLAIM_LEASE_MS",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "redis://user:pass@[::1]:6379/15?socket_timeout=1.5"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=2"),
+        ("REDIS_URL", "sentinel://a:26379,b/mymaster/0"),
+        ("BROKER_URL", "amqp://a:5672//;amqp://b:5672//"),
+        ("BROKER_URL", "sqs://"),
+    ],
+)
+def test_urls_of_every_kind_are_good(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"MIRROR_NEURON_{name}", value)
+    assert getattr(Settings.load(), name.lower()) == value
 
 
 def test_settings_never_change() -> None:

@@ -212,6 +212,7 @@ def test_an_agent_without_edges_keeps_the_last_body_that_it_emitted() -> None:
     [
         ([Emit("t", "x" * CAP)], "message to 'a'"),
         ([Record("e", "x" * CAP)], "payload of event 'e'"),
+        ([Record("e" * CAP + "e")], "the type of an event"),
         ([Complete("x" * CAP)], "the job's output"),
     ],
 )
@@ -224,6 +225,20 @@ def test_what_is_over_the_cap_fails_the_run_with_both_sizes(actions: list[Action
 def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
     with pytest.raises(RunFailed, match="MAX_MESSAGE_BYTES"):
         answered(plan_of({}), [Emit("t", "x" * CAP)])
+
+
+def test_a_run_sends_and_tells_no_more_than_a_commit_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.step.MOST_OUTGOING", 10)
+    monkeypatch.setattr("workers.step.MOST_BYTES", 6_000)
+    plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
+    assert len(answered(plan, [Emit("t", 1)] * 5).outgoing) == 10
+    for actions, what in (
+        ([Emit("t", 1)] * 6, "more than 10 messages"),
+        ([Record("e")] * 11, "more than 10 events"),
+        ([Emit("t", "x" * 3_000)], "more than 6000 bytes"),
+    ):
+        with pytest.raises(RunFailed, match=what):
+            answered(plan, actions)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {1, 2}, object()])
@@ -441,6 +456,24 @@ def test_a_state_over_the_cap_fails_the_run() -> None:
     draft.state["user"] = "x" * CAP
     with pytest.raises(RunFailed, match="the agent's state"):
         draft.consumed()
+
+
+def test_a_state_that_could_not_be_read_again_fails_the_run() -> None:
+    """What an aggregator keeps stands deeper in its state than in the message that brought it."""
+    body: Any = 0
+    for _ in range(198):
+        body = [body]
+    step = step_of(plan_of({"agent_type": "aggregator", "config": {"complete_after": 2}}), message(body=body))
+    assert step.end is not None
+    assert (step.end.status, step.consumed) == (JobStatus.FAILED, 0)
+    assert "the agent's state: " in decode(step.end.result)["error"]
+
+
+def test_an_error_is_one_line_however_long_its_cause() -> None:
+    with pytest.raises(RunFailed) as caught:
+        answered(plan_of({}, mode("a", "broadcast")), [Emit("\n" * CAP, 1, None, {"headers": {"a": float("nan")}})])
+    assert len(str(caught.value)) <= 1_000
+    assert RunFailed("a\nb\udcff").args == ("a b?",)
 
 
 def test_a_state_that_did_not_change_is_not_written() -> None:

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,10 +40,14 @@ def run_folder(runs: Path, name: str) -> Iterator[Path]:
 def remove(folder: Path) -> None:
     """Delete *folder* and all in it, also what is write-protected. What cannot be deleted is logged, not raised."""
     for _ in range(_TRIES):
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except RecursionError:  # Python gives up on folders nested some hundreds deep, `rm` does not
+            with suppress(OSError):
+                subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
         if not folder.exists():
             return
-        with suppress(OSError):
+        with suppress(OSError, RecursionError):
             _make_writable(folder)
     _log.warning("run folder %s cannot be removed", folder)
 

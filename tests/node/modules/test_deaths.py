@@ -127,6 +127,7 @@ def test_odd_but_harmless_behaviour_is_success(handle: Handle, lines: str) -> No
     ("forged", "error"),
     [
         (HEADER.pack(2, 1) + b"{}", "the module's answer is neither a result nor an error"),
+        (HEADER.pack(27, 1) + b'{"error":"","traceback":""}', "the module's answer is neither a result nor an error"),
         (HEADER.pack(4, 1) + b"{{{{", "the module's answer cannot be read"),
         (HEADER.pack(2, 9) + b"{}", "the module wrote to the connection with its node"),
         (HEADER.pack(1 << 60, 1), "the module's state and messages are 1152921504606846976 bytes of JSON, more than"),

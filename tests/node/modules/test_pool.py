@@ -96,8 +96,25 @@ def test_working_folders_go_with_their_children(tmp_path: Path, bundle: Bundle) 
     bundle.write("agent.py", "class It(Agent):\n    def handle(self, m, c): open('mine', 'w').close()")
     assert bundle.run(pool).error is None
     assert [path.name for path in (tmp_path / "work").glob("*/*")] == ["mine"]
+    deep = "import os\nclass It(Agent):\n    def handle(self, m, c):\n"
+    bundle.write("deep.py", deep + "        for _ in range(1500): os.mkdir('a') or os.chdir('a')")
+    assert bundle.run(pool, module="deep:It").error is None
     pool.close()
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_child_that_gets_no_folder_leaves_the_nodes_own_alone(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> str:
+        raise OSError("the disk is full")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workers.module_process.tempfile.mkdtemp", full)
+    pool = ModulePool()
+    assert "the disk is full" in str(bundle.run(pool).error)
+    assert [path.name for path in tmp_path.iterdir()] == ["payloads"]
+    pool.close()
 
 
 def test_a_forked_process_has_children_of_its_own(bundle: Bundle) -> None:

@@ -1,0 +1,237 @@
+"""Any bytes are a manifest or are refused; whatever is accepted can be run; and the work grows with the graph alone."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mirrorneuron.bundle import JobBundle, load, pack
+from mirrorneuron.conditions import compile_condition, holds, unknown_roots
+from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
+from mirrorneuron.graph import Mark, dot, mermaid
+from mirrorneuron.manifest import Manifest
+from mirrorneuron.message import Message, decode, encode, seed
+from mirrorneuron.plan import make_plan
+from tests.fuzz.conftest import fuzzed, is_one_line
+from tests.fuzz.manifests import EVERYTHING, manifests
+from tests.fuzz.values import ANYTHING, JSON, documents, garbled, mutated, nested
+
+MIB = 1024 * 1024
+EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/*/manifest.json"))
+VALID = [EVERYTHING, *(decode(path.read_bytes()) for path in EXAMPLES)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder whose manifest is written by each try."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "payloads" / "data").mkdir(parents=True)
+    (folder / "payloads" / "main.py").touch()
+    (folder / "payloads" / "data" / "link").symlink_to("../main.py")
+    return folder
+
+
+def refused(input: Any) -> tuple[Issue, ...]:
+    """The issues of *input*; none if it is right, and then all that comes after works with it."""
+    try:
+        bundle = load(input)
+    except ManifestError as error:
+        is_told(error.issues)
+        return error.issues
+    can_be_used(bundle)
+    return ()
+
+
+def is_told(issues: tuple[Issue, ...]) -> None:
+    assert issues
+    for issue in issues:
+        assert isinstance(issue.path, str)
+        assert issue.message
+        assert issue.message in str(issue)
+
+
+def can_be_used(bundle: JobBundle) -> None:
+    """Submit, store, plan and draw the bundle, all but the server."""
+    try:
+        packed = pack(bundle, MIB)
+    except PayloadTooLarge:
+        return
+    stored = decode(b'{"manifest":%b,"payloads":%b}' % (packed.manifest_json, encode(packed.payloads_digest)))
+    manifest = Manifest.from_dict(stored["manifest"])
+    assert encode(manifest) == packed.manifest_json
+    plan = make_plan(manifest)
+    for name in plan.nodes:
+        assert plan.linear_run(name)[0] == plan.behind(name)[0] == name
+    for agent, payloads in plan.initial_inputs.items():
+        for payload in payloads:
+            Message.parse(encode(seed(payload, job_id="j", to=agent, message_id="m", timestamp="t")))
+    states = dict(zip(plan.nodes, Mark, strict=False))
+    encode([mermaid(manifest, states), dot(manifest, states), [str(issue) for issue in bundle.warnings]])
+
+
+@fuzzed(20)
+@given(JSON)
+def test_any_json_value_is_validated_or_refused(value: Any) -> None:
+    refused(value if not isinstance(value, str) else [value])  # a string would be a path
+
+
+@fuzzed(12)
+@given(manifests(wild=True))
+def test_anything_like_a_manifest_is_validated_or_refused(raw: dict[str, Any]) -> None:
+    before = copy.deepcopy(raw)
+    found = refused(raw)
+    assert len(set(found)) == len(found), "no issue is told twice"
+    assert raw == before
+
+
+@fuzzed(30)
+@given(st.sampled_from(VALID).flatmap(mutated))
+@example({**EVERYTHING, "metadata": {"deep": nested(198)}})
+@example({**EVERYTHING, "initial_inputs": {"in": [{"ttl_ms": 10**400}]}})
+def test_a_manifest_that_had_an_accident_is_validated_or_refused(folder: Path, raw: Any) -> None:
+    (folder / "manifest.json").write_bytes(text_of(raw))
+    refused(str(folder))
+
+
+def text_of(raw: Any) -> bytes:
+    try:
+        return encode(raw)
+    except ValueError:  # deeper than can be read
+        return b"[" * 201
+
+
+@fuzzed(25)
+@given(documents(*VALID))
+def test_any_bytes_are_validated_or_refused(folder: Path, data: bytes) -> None:
+    (folder / "manifest.json").write_bytes(data)
+    refused(folder)
+
+
+@fuzzed(20)
+@given(
+    st.text() | st.binary() | st.integers() | st.none() | st.floats() | st.lists(st.text())
+    | st.dictionaries(st.text() | st.integers() | st.none(), st.sets(st.integers()) | st.binary() | st.floats())
+)  # fmt: skip
+@example("x" * 5_000)
+@example("a\0b")
+@example("\udcff")
+@example(b"manifest")
+@example({"a": object()})
+@example({"graph_id": "\ud800"})
+@example(JobBundle({"a": float("nan")}))  # type: ignore[arg-type]
+def test_anything_that_python_can_hand_over_is_refused(input: Any) -> None:
+    assert refused(input)
+
+
+@fuzzed(15)
+@given(manifests(wild=False))
+def test_what_is_validated_once_stays_as_it_is(raw: dict[str, Any]) -> None:
+    """Validation is idempotent: a checked manifest, given again, changes no more."""
+    bundle = load(raw)
+    can_be_used(bundle)
+    assert encode(load(bundle.manifest.to_dict()).manifest) == encode(bundle.manifest)
+    assert Manifest.from_dict(decode(encode(bundle.manifest))) == bundle.manifest
+    assert load(bundle) is bundle
+    bundle.manifest.metadata["changed"] = True
+    again = load(bundle).manifest
+    assert (again.initial_inputs, again.policies) == (bundle.manifest.initial_inputs, bundle.manifest.policies)
+
+
+@fuzzed(15)
+@given(st.data())
+def test_a_bundle_that_was_changed_in_memory_is_validated_or_refused(data: st.DataObject) -> None:
+    bundle = load(data.draw(manifests(wild=False)))
+    part = data.draw(st.sampled_from([bundle.manifest, bundle.manifest.nodes[0], bundle.manifest.policies]))
+    setattr(part, data.draw(st.sampled_from(sorted(vars(part)))), data.draw(ANYTHING))
+    refused(bundle)
+
+
+TOKENS = (
+    "${ } payload. body .x [ ] ( ) [? [* . * @ & | || && ! == < >= , : ' \" ` \\ length( sort_by( {a: 1 -1 2.5 true"
+    " null 'low' `[]` `{` NaN"
+)
+EXPRESSIONS = st.lists(
+    st.sampled_from(TOKENS.split()) | st.sampled_from([" ", "\n", "  "]) | st.text(max_size=3),
+    max_size=25,
+).map("".join)
+
+
+@fuzzed(60)
+@given(
+    EXPRESSIONS
+    | garbled(b'${payload.outputs.branch} == "low" && body.n[?a > `1`].b | [0]').map(
+        lambda raw: raw.decode(errors="replace")
+    ),
+    JSON,
+)
+def test_any_text_is_a_condition_or_is_refused(text: str, body: Any) -> None:
+    try:
+        compiled = compile_condition(text)
+    except ValueError as error:
+        is_one_line(error)
+        return
+    unknown_roots(text)
+    message = decode(encode(seed({"body": body}, job_id="j", to="a", message_id="m", timestamp="t")))
+    try:
+        assert holds(compiled, message) in (True, False)
+    except ValueError as error:
+        is_one_line(error)
+
+
+def chain_of(length: int, *, wrong: bool = False) -> dict[str, Any]:
+    """A chain of executors with conditions; with *wrong* every edge leads to a node that does not exist."""
+    config = {"command": ["true"], "output_message_type": "x", "max_attempts": 2}
+    return {
+        "manifest_version": "1.0",
+        "graph_id": "g",
+        "entrypoints": ["n0"],
+        "nodes": [{"node_id": f"n{i}", "agent_type": "executor", "config": config} for i in range(length)],
+        "edges": [
+            {
+                "from_node": f"n{i}",
+                "to_node": f"n{i + 1}" + "-typo" * wrong,
+                "message_type": "x",
+                "conditions": {"expr": "body.x == 'y'"},
+            }
+            for i in range(length - 1)
+        ],
+    }
+
+
+def issues_of(raw: Any) -> tuple[Issue, ...]:
+    try:
+        load(raw)
+    except ManifestError as error:
+        return error.issues
+    return ()
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """How many functions of Python and C are called: a measure of work that no machine's speed changes."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
+def test_the_work_of_validation_grows_with_the_graph_not_with_its_square(wrong: bool) -> None:
+    """A hundred times the work would be quadratic. For wrong names, suggestions are looked for to the first only."""
+    small, large = chain_of(100, wrong=wrong), chain_of(1_000, wrong=wrong)
+    assert len(issues_of(small)) == len(small["edges"]) * wrong
+    assert calls_of(lambda: issues_of(large)) < 11 * calls_of(lambda: issues_of(small))

@@ -1,0 +1,196 @@
+"""Messages from outside: each is delivered as it was meant, or refused with a ValueError, and agents can bear it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mirrorneuron.client import Client
+from mirrorneuron.message import (
+    EMIT_FIELDS,
+    Message,
+    check_emit_fields,
+    decode,
+    encode,
+    respond,
+    seed,
+)
+from mirrorneuron.settings import Settings
+from tests.fuzz.conftest import fuzzed
+from tests.fuzz.steps import CAP, NOW_MS, around, can_be_committed, claim_of, plan_of
+from tests.fuzz.values import ANYTHING, JSON, documents, mutated, nested
+from workers.light import run
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+FIELDS = {
+    "type": "x",
+    "class": "command",
+    "headers": {"h": 1},
+    "artifacts": [{"a": 1}],
+    "stream": {"seq": 1},
+    "correlation_id": "c",
+    "priority": 1,
+    "ttl_ms": 1.5,
+    "attempt": 2,
+    "content_type": "text/plain",
+    "content_encoding": "identity",
+}
+SHORT = {**FIELDS, "body": {"x": [1]}}
+FULL = {
+    "envelope": {**{k: v for k, v in FIELDS.items() if k not in ("headers", "artifacts", "stream")}, "message_id": "i"},
+    "headers": {"h": 1},
+    "body": {"x": "y"},
+    "artifacts": [],
+    "stream": None,
+}
+STORED = seed(FULL, job_id="j", to="n", message_id="m", timestamp="2026-01-31T12:00:00.000Z")
+PAYLOADS = st.one_of(
+    mutated(SHORT),
+    mutated(FULL),
+    ANYTHING,
+    st.dictionaries(st.sampled_from([*FIELDS, "body", "payload", "envelope", "message_id", "from"]), ANYTHING),
+)
+LIGHT = {
+    "router": plan_of("router"),
+    "router that names a type": plan_of("router", emit_type="x"),
+    "aggregator": plan_of("aggregator", complete_after=2, output_message_type="x"),
+    "aggregator that ends the job": plan_of("aggregator", complete_on_message=True),
+    "sensor": plan_of("sensor", output_message_type="y", complete_job=True, complete_after=2),
+}
+
+
+def seeded(payload: Any) -> Message | None:
+    """The message of *payload*, as it is read again; None if it was refused."""
+    try:
+        text = encode(seed(payload, job_id="j", to="n", message_id="m", timestamp="t"))
+    except ValueError:
+        return None
+    return Message.parse(text)
+
+
+@fuzzed(50)
+@given(PAYLOADS)
+@example({"ttl_ms": 10**400})
+@example({"envelope": {"priority": -(10**400)}})
+def test_any_payload_is_a_message_or_is_refused(payload: Any) -> None:
+    if found := seeded(payload):
+        assert all(isinstance(text, str) for text in (found.id, found.type, found.sender))
+        assert found.envelope["job_id"] == "j"
+        assert found.envelope["to"] == "n"
+        assert found.expired(NOW_MS) in (True, False)
+        assert encode(seed(found.as_dict(), job_id="j", to="n", message_id="m", timestamp="t")) == encode(
+            found.as_dict()
+        )
+
+
+@fuzzed(15)
+@given(st.text().filter(lambda name: name not in STORED) | st.just("x"), JSON)
+def test_what_has_no_names_of_a_message_is_the_body(name: str, value: Any) -> None:
+    payload = {name + "_": value}
+    found = seeded(payload)
+    assert found is not None
+    assert found.body == payload
+
+
+@fuzzed(15)
+@given(st.dictionaries(st.text() | st.integers() | st.none() | st.tuples(), st.binary() | st.floats() | JSON))
+@example({"body": {1, 2}})
+@example({"body": object()})
+@example({"headers": {("a", 1): object()}})
+@example({"body": b"\xff"})
+def test_any_python_mapping_is_a_message_or_is_refused(payload: dict[Any, Any]) -> None:
+    seeded(payload)
+
+
+@fuzzed(30)
+@given(st.dictionaries(st.sampled_from(sorted(EMIT_FIELDS)) | st.text(max_size=3), ANYTHING, max_size=4), ANYTHING)
+@example({"ttl_ms": 10**400}, None)
+def test_what_an_agent_emits_is_a_message_or_is_refused(fields: dict[str, Any], body: Any) -> None:
+    cause = Message.parse(encode(STORED))
+    try:
+        check_emit_fields(fields)
+        made = respond(cause, fields, sender="n", type="x", body=body, timestamp="t")
+        found = Message.parse(encode(made))
+    except ValueError:
+        return
+    assert (found.body, found.type, found.sender) == (body, "x", "n")
+    assert found.envelope["causation_id"] == fields.get("causation_id") or cause.id
+    assert found.headers.keys() >= cause.headers.keys()
+
+
+@fuzzed(40)
+@given(documents(STORED))
+@example(b"[1]")
+@example(b'"envelope"')
+@example(b'{"envelope": [], "body": 1, "headers": {}, "artifacts": [], "stream": null}')
+def test_any_bytes_in_a_mailbox_are_a_message_or_are_refused(data: bytes) -> None:
+    try:
+        found = Message.parse(data)
+    except ValueError:
+        return
+    assert found.expired(NOW_MS) in (True, False)
+    assert found.as_dict().keys() == STORED.keys()
+    assert isinstance(found.stream, dict | None)
+
+
+@pytest.mark.parametrize("agent", LIGHT)
+@fuzzed(12)
+@given(st.lists(PAYLOADS | PAYLOADS.map(lambda value: {"body": value, "type": "x"}), min_size=1, max_size=5))
+@example([1, 2, {"body": nested(198)}])
+@example([{"body": "x" * CAP, "type": "x"}] * 3)
+def test_every_light_agent_answers_whatever_was_accepted(agent: str, payloads: list[Any]) -> None:
+    plan = LIGHT[agent]
+    try:
+        claim = claim_of(*payloads)
+    except ValueError:
+        return
+    step = run(plan.nodes["n"], claim, around(plan))
+    can_be_committed(step)
+
+
+@pytest.fixture(scope="module")
+def client(redis_url: str, leaving: None) -> Client:
+    """A client whose jobs nobody runs, with a small cap."""
+    settings = Settings(redis_url=redis_url, redis_namespace=f"fuzz-{secrets.token_hex(4)}", max_message_bytes=2_000)
+    return Client(settings)
+
+
+@pytest.fixture(scope="module")
+def ear(client: Client) -> str:
+    """A job with the sensor `ear`."""
+    head = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["ear"]}
+    return client.run_manifest({**head, "nodes": [{"node_id": "ear", "agent_type": "sensor"}]})
+
+
+@fuzzed(15)
+@given(PAYLOADS)
+def test_what_is_sent_is_delivered_once_or_refused_without_a_trace(client: Client, ear: str, payload: Any) -> None:
+    """The two errors are ValueError and PayloadTooLarge, which is one."""
+
+    def depth() -> int:
+        return client.inspect_agents(ear)[0]["mailbox_depth"]
+
+    before = depth()
+    try:
+        sent = client.send_message(ear, "ear", payload)
+    except ValueError:
+        assert depth() == before
+        return
+    assert depth() <= before + 1
+    store = client._live_parts().store
+    last = Message.parse(store.client.lrange(store.keys.mail(ear, "ear"), -1, -1)[0])
+    assert last.id == sent or depth() == before
+    assert len(encode(last.as_dict())) <= client.settings.max_message_bytes
+
+
+def test_a_message_is_read_as_it_was_written() -> None:
+    """No value of JSON changes on its way, the largest and the smallest among them."""
+    for body in (2**63, 10**30, 0.1, -0.0, 1e-308, "\0\u2028", {"": {"": []}}, [[], {}, None]):
+        found = Message.parse(encode(seed({"body": body}, job_id="j", to="n", message_id="m", timestamp="t")))
+        assert encode(found.body) == encode(body)
+        assert decode(encode(body)) == body
