@@ -70,6 +70,9 @@ COMMANDS: Final[Mapping[str, Entry | Group]] = {
     "down": Entry("down:down", "End the embedded server and the node that was started with it.", MACHINES),
     "worker": Entry("worker:worker", "Be a node: run what jobs need, until Ctrl-C.", MACHINES),
     "dashboard": Entry("dashboard:dashboard", "Serve the dashboard (Flower) until Ctrl-C.", MACHINES),
+    "chaos": Entry(
+        "chaos:chaos", "Kill nodes, commands, clients and the server while jobs run, and count what got lost.", MACHINES
+    ),
     "node": Group(
         "Look at the nodes.",
         MACHINES,

@@ -30,6 +30,7 @@ LAYERS = """
     aio
     embedded
     mirrorneuron
+    chaos
     cli
     workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure
     workers.step  workers.announce

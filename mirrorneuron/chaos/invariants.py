@@ -1,0 +1,196 @@
+"""What must hold whatever was killed: each message took effect once, every job ended, and nothing is left behind.
+
+`of_job` looks at one job, `of_store` at all that the store keeps. Both return what they find wrong; nothing is right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
+from mirrorneuron.message import encode
+from mirrorneuron.store import PAGE, Store
+
+ENDS: Final = frozenset({EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED})
+RERUNS: Final = frozenset({EventType.AGENT_RECOVERY_STARTED, EventType.EXECUTOR_RETRY})
+NO_TTL: Final = -1
+
+
+class Flaw(StrEnum):
+    LOST = "lost"  #: an effect is missing
+    DOUBLED = "doubled"  #: an effect counts twice
+    DISORDERED = "disordered"  #: messages of one sender came in another order
+    STUCK = "stuck"  #: the job has not ended
+    LEAKED = "leaked_keys"  #: a key without a live job or a time to live
+    CLAIMED = "claims_left"  #: a claim outlived its job
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that should not be."""
+
+    flaw: Flaw
+    where: str  #: the id of a job, or a key
+    what: str
+    count: int = 1  #: how many effects, keys or claims
+
+    def __str__(self) -> str:
+        return f"{self.flaw}: {self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must have come of a job."""
+
+    processed: Mapping[str, int]  #: agent -> messages that it consumes
+    messages: tuple[Any, ...] | None = None  #: that the final aggregator collects
+    ordered: bool = False  #: and whether in this order
+    output: Any = None  #: of the job, where `messages` is None
+    runs: Mapping[str, int] = field(default_factory=dict)  #: agent -> its runs, where one takes several messages
+
+
+def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
+    """What is wrong with a job that should have completed. Reads only."""
+    job = store.job(job_id)
+    if job is None:
+        return [Violation(Flaw.LOST, job_id, "there is no record")]
+    status = JobStatus(job["status"])
+    agents = store.agents(job)
+    if status not in TERMINAL:
+        return [Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}"), *_claims(store, job_id, agents)]
+    events = store.events(job_id)
+    found = [*_ends(job, events), *_consumed(job_id, agents, expected), *_told(job_id, events, expected)]
+    if status is JobStatus.COMPLETED:
+        found += _output(job_id, (job["result"] or {}).get("output"), expected)
+    return [*found, *_claims(store, job_id, agents)]
+
+
+def of_store(store: Store) -> list[Violation]:
+    """What is left behind by jobs that have ended. Reads only; looks at every key there is."""
+    found = [Violation(Flaw.LEAKED, key, "it has no live job and no time to live") for key in leaked_keys(store)]
+    for job_id in store.live_ids():
+        job = store.job(job_id)
+        if job is None or JobStatus(job["status"]) in TERMINAL:
+            said = "has ended" if job else "does not exist"
+            found.append(Violation(Flaw.LEAKED, job_id, f"it is among the live jobs and {said}"))
+    return found
+
+
+def leaked_keys(store: Store) -> list[str]:
+    """The keys of the namespace that would stay for ever: no live job, no time to live, and no index (see `keys`)."""
+    keys = store.keys
+    indexes = {keys.jobs, keys.live, keys.ended, keys.swept, keys.nodes}
+    live = {keys.job(job_id) for job_id in store.live_ids()}
+    for_ever = {keys.job(job["job_id"]) for job in store.jobs()} if not store.settings.retention_seconds else set()
+    suspects = []
+    for pattern in (f"{keys.ns}:*", f"{{{keys.ns}:*"):  # the second: archives that are being uploaded
+        for raw in store.client.scan_iter(pattern, count=1000):
+            name = raw.decode()
+            stem = name[: name.find("}") + 1]
+            if name not in indexes and stem not in live and stem not in for_ever and not _kept(store, name):
+                suspects.append(name)
+    return sorted(name for name, left in _times_to_live(store, suspects) if left == NO_TTL)
+
+
+def reruns(events: Iterable[Event]) -> int:
+    """How often a message was run again, its worker or its run having been lost."""
+    return sum(event["type"] in RERUNS for event in events)
+
+
+def _kept(store: Store, name: str) -> bool:
+    """Is it a bundle in a store that keeps everything?"""
+    return not store.settings.retention_seconds and name.startswith((store.keys.manifest(""), store.keys.bundle("")))
+
+
+def _times_to_live(store: Store, names: list[str]) -> Iterator[tuple[str, int]]:
+    for at in range(0, len(names), PAGE):
+        page = names[at : at + PAGE]
+        pipe = store.client.pipeline(transaction=False)
+        for name in page:
+            pipe.ttl(name)
+        yield from zip(page, pipe.execute(), strict=True)
+
+
+def _ends(job: JobMap, events: list[Event]) -> Iterator[Violation]:
+    job_id, ends = job["job_id"], [event["type"] for event in events if event["type"] in ENDS]
+    if job["status"] != JobStatus.COMPLETED:
+        result = job["result"] or {}
+        why = result.get("error") or result.get("reason")
+        yield Violation(Flaw.LOST, job_id, f"it ended {job['status']}: {result.get('agent_id')}: {why}")
+    elif not ends:
+        yield Violation(Flaw.LOST, job_id, "no event tells of its end")
+    if len(ends) > 1:
+        yield Violation(Flaw.DOUBLED, job_id, f"it ended {len(ends)} times: {', '.join(ends)}", len(ends) - 1)
+    again = sum(event["type"] == EventType.AGGREGATOR_DUPLICATE_IGNORED for event in events)
+    if again:
+        yield Violation(Flaw.DOUBLED, job_id, "messages came to an aggregator twice", again)
+
+
+def _consumed(job_id: str, agents: list[AgentSnapshot], expected: Expected) -> Iterator[Violation]:
+    """Every message was consumed once, and none is unread."""
+    for agent in agents:
+        name, wanted = agent["agent_id"], expected.processed.get(agent["agent_id"], 0)
+        yield from _compared(job_id, f"{name} consumed messages", agent["processed_messages"], wanted)
+        if agent["mailbox_depth"]:
+            count = agent["mailbox_depth"]
+            yield Violation(Flaw.LOST, job_id, f"{name} has unread messages: {count}", count)
+
+
+def _told(job_id: str, events: list[Event], expected: Expected) -> Iterator[Violation]:
+    """The events, which are written with each run, tell of as many messages."""
+    told: Counter[str] = Counter()
+    for event in events:
+        payload = event.get("payload") or {}
+        match event["type"]:
+            case EventType.AGENT_MESSAGE_RECEIVED | EventType.AGGREGATOR_RECEIVED:
+                told[event["agent_id"]] += payload["count"]
+            case EventType.SANDBOX_JOB_COMPLETED | EventType.SENSOR_OBSERVED:
+                told[event["agent_id"]] += 1
+            case _:
+                pass
+    for agent, wanted in {**expected.processed, **expected.runs}.items():
+        yield from _compared(job_id, f"events tell of runs of {agent}", told[agent], wanted)
+
+
+def _output(job_id: str, output: Any, expected: Expected) -> Iterator[Violation]:
+    if expected.messages is None:
+        if output != expected.output:
+            yield Violation(Flaw.LOST, job_id, f"its output is {output!r}, not {expected.output!r}")
+        return
+    got = output.get("messages", []) if isinstance(output, dict) else []
+    ours, theirs = Counter(map(encode, expected.messages)), Counter(map(encode, got))
+    for flaw, difference in ((Flaw.LOST, ours - theirs), (Flaw.DOUBLED, theirs - ours)):
+        if count := difference.total():
+            some = b", ".join(list(difference)[:10]).decode()
+            yield Violation(flaw, job_id, f"of what was collected: {some}", count)
+    if ours == theirs and expected.ordered and list(expected.messages) != got:
+        yield Violation(Flaw.DISORDERED, job_id, f"what was collected is in another order: {got!r}")
+
+
+def _claims(store: Store, job_id: str, agents: list[AgentSnapshot]) -> Iterator[Violation]:
+    held = [name.decode() for name in store.client.zrange(store.keys.claims(job_id), 0, -1)]
+    names = [agent["agent_id"] for agent in agents]
+    held += [name for name in names if name not in held and store.client.hget(store.keys.agent(job_id, name), "token")]
+    if held:
+        yield Violation(Flaw.CLAIMED, job_id, f"claimed: {', '.join(held)}", len(held))
+
+
+def _compared(job_id: str, what: str, got: int, wanted: int) -> Iterator[Violation]:
+    if got != wanted:
+        flaw = Flaw.LOST if got < wanted else Flaw.DOUBLED
+        yield Violation(flaw, job_id, f"{what}: {got}, not {wanted}", abs(got - wanted))
+
+
+def _standing(agents: list[AgentSnapshot]) -> str:
+    """Where a job stands: its agents that hold mail or are at work."""
+    words = [
+        f"{agent['agent_id']} is {agent['status']} with {agent['mailbox_depth']} unread after"
+        f" {agent['processed_messages']}"
+        for agent in agents
+        if agent["mailbox_depth"] or agent["status"] in ("busy", "running")
+    ]
+    return "; ".join(words) or "no agent has anything to do"

@@ -1,0 +1,66 @@
+"""Who may be killed now, for each kind of strike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from mirrorneuron.chaos import processes
+from mirrorneuron.chaos.graphs import MARK
+from mirrorneuron.chaos.processes import Seen
+from mirrorneuron.chaos.schedule import Kind
+from mirrorneuron.chaos.stage import Actor, Stage
+
+_NAME = re.compile(r" -n (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    name: str
+    kill: Callable[[], None]
+
+
+def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
+    """The nodes, workers, pool children, commands or module children that run now, always in the same order."""
+    return [victim for node in stage.nodes if node.alive for victim in _of_node(kind, node)]
+
+
+def _of_node(kind: Kind, node: Actor) -> list[Victim]:
+    if kind is Kind.NODE:
+        return [Victim(f"node {node.name}", node.kill)]
+    below = processes.beneath(node.pid)
+    match kind:
+        case Kind.WORKER:
+            return [_single(f"worker {_name(seen)}", seen) for seen in below if seen.depth == 1]
+        case Kind.CHILD:
+            return _pool_children(below)
+        case Kind.COMMAND:
+            return [_group(f"command {seen.pid}", seen) for seen in below if seen.leads and MARK in seen.words]
+        case Kind.MODULE:
+            return [_group(f"module {seen.pid}", seen) for seen in below if seen.leads and "module_child" in seen.words]
+        case _:
+            return []
+
+
+def _pool_children(below: list[Seen]) -> list[Victim]:
+    """The processes of a worker's pool; only those at work, if any of them is."""
+    names = {seen.pid: _name(seen) for seen in below if seen.depth == 1}
+    children = [seen for seen in below if seen.depth == 2 and names[seen.parent]]
+    at_work = {seen.parent for seen in below if MARK in seen.words or "module_child" in seen.words}
+    busy = [seen for seen in children if seen.pid in at_work] or children
+    return [_single(f"child {seen.pid} of {names[seen.parent]}", seen) for seen in busy]
+
+
+def _name(worker: Seen) -> str:
+    found = _NAME.search(worker.words)
+    return found[1] if found else str(worker.pid)
+
+
+def _single(name: str, seen: Seen) -> Victim:
+    return Victim(name, partial(processes.kill, seen.pid))
+
+
+def _group(name: str, seen: Seen) -> Victim:
+    return Victim(name, partial(processes.kill_group, seen.group))

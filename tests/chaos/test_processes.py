@@ -1,0 +1,62 @@
+"""Finding what runs beneath a process, and the end of all that belongs together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mirrorneuron.chaos import processes
+from mirrorneuron.chaos.processes import Seen
+from tests.support.waiting import wait_until
+
+ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
+
+
+@pytest.fixture
+def shell() -> Iterator[subprocess.Popen[bytes]]:
+    """A shell with a shell beneath it, which waits for its own child."""
+    name, _, value = ENTRY.partition("=")
+    inner = "sh -c 'sleep 60; :' inner; :"
+    started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
+    yield started
+    processes.kill_group(started.pid)
+    started.wait()
+
+
+def family(pid: int) -> list[Seen]:
+    """The shells' descendants, once they are all there."""
+    return wait_until(lambda: found if len(found := processes.beneath(pid)) == 2 else [])
+
+
+@pytest.mark.parametrize("table", [processes.table_of_ps, processes.table_of_kernel])
+def test_descendants_are_found_by_depth(shell, monkeypatch, table):
+    if table is processes.table_of_kernel and sys.platform != "linux":
+        pytest.skip("there is no /proc")
+    monkeypatch.setattr(processes, "table", table)
+    child, grandchild = family(shell.pid)
+    assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
+    assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
+    assert "inner" in child.words
+    assert grandchild.words.strip() == "sleep 60"
+    assert processes.beneath(grandchild.pid) == []
+
+
+def test_the_dead_are_not_found(shell):
+    _, grandchild = family(shell.pid)
+    processes.kill(grandchild.pid)
+    wait_until(lambda: not processes.beneath(shell.pid))
+    processes.kill(grandchild.pid)  # no error, though it is gone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_all_with_the_same_environment_are_killed(shell):
+    family(shell.pid)
+    processes.kill_all_with(ENTRY + "0")
+    assert shell.poll() is None
+    processes.kill_all_with(ENTRY)
+    assert shell.wait() == -9
+    assert processes.beneath(shell.pid) == []

@@ -1,0 +1,67 @@
+"""The schedule is a pure function of seed, jobs and minutes."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorneuron.chaos.schedule import EVERY_S, WEIGHTS, Kind, plan
+
+
+def test_the_same_seed_gives_the_same_schedule_in_every_version():
+    """Pinned: a seed that somebody reports must mean the same everywhere."""
+    planned = plan(1, 12, 0.1)
+    assert planned == plan(1, 12, 0.1)
+    assert [str(strike) for strike in planned.strikes] == [
+        "0.5 s client 492",
+        "0.9 s node 488",
+        "1.9 s server 24",
+        "2.5 s command 326",
+        "3.6 s freeze 770",
+        "4.2 s child 510",
+        "4.6 s module 352",
+        "5.4 s worker 459",
+    ]
+    assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
+
+
+def test_another_seed_or_size_gives_another_schedule():
+    schedules = [plan(1, 12, 0.1), plan(2, 12, 0.1), plan(1, 13, 0.1), plan(1, 12, 0.2)]
+    assert len({planned.strikes for planned in schedules}) == len(schedules)
+
+
+@pytest.mark.parametrize("minutes", [0.02, 0.1, 2])
+@pytest.mark.parametrize("jobs", [1, 12, 200])
+def test_every_kind_comes_in_order_and_in_time(jobs, minutes):
+    planned = plan(3, jobs, minutes)
+    times = [strike.at_s for strike in planned.strikes]
+    assert times == sorted(times)
+    assert 0 <= times[0] <= times[-1] <= 60 * minutes
+    assert {strike.kind for strike in planned.strikes} == set(Kind)
+    assert all(0 <= strike.which < 1_000 for strike in planned.strikes)
+    assert len(times) == max(len(Kind), round(60 * minutes / EVERY_S))
+
+
+def test_kinds_come_as_often_as_they_weigh():
+    found = [strike.kind for strike in plan(4, 1_000, 60).strikes]
+    share = len(found) / sum(WEIGHTS.values())
+    assert all(abs(found.count(kind) - weight * share) <= weight + 1 for kind, weight in WEIGHTS.items())
+
+
+def test_only_the_kinds_that_weigh_something_come():
+    planned = plan(5, 10, 1, {Kind.WORKER: 1})
+    assert {strike.kind for strike in planned.strikes} == {Kind.WORKER}
+
+
+@pytest.mark.parametrize("jobs", [1, 12, 200])
+def test_each_job_is_due_before_the_end_and_several_at_once(jobs):
+    planned = plan(6, jobs, 0.5)
+    assert len(planned.due_s) == jobs
+    assert list(planned.due_s) == sorted(planned.due_s)
+    assert planned.due_s[-1] < 30
+    assert jobs < 30 or len(set(planned.due_s)) < jobs
+
+
+def test_a_client_is_hit_while_there_is_something_to_submit():
+    planned = plan(7, 50, 1)
+    hits = [strike.at_s for strike in planned.strikes if strike.kind is Kind.CLIENT]
+    assert max(hits) <= planned.due_s[-1]
