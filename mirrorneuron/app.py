@@ -7,6 +7,7 @@ from typing import Final
 from celery import Celery
 from kombu import Exchange, Queue
 
+from mirrorneuron.connection import without_password
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 
@@ -78,5 +79,5 @@ def broker_error(app: Celery) -> str:
         try:
             connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_S)
         except Exception as error:  # whatever the broker's client raises
-            return f"the broker at {connection.as_uri()} does not answer: {error}"
+            return f"the broker at {without_password(settings.broker_url)} does not answer: {error}"
     return ""

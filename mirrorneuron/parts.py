@@ -14,7 +14,7 @@ from mirrorneuron.control import Control
 from mirrorneuron.diagnosis import Diagnosis, diagnose
 from mirrorneuron.errors import JobNotFound
 from mirrorneuron.facts import facts_of
-from mirrorneuron.job import JobMap
+from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
@@ -49,7 +49,9 @@ class Parts:
 
     def diagnosis(self, job_id: str) -> Diagnosis:
         """Why the job does not move. Raises JobNotFound and BundleNotFound."""
-        return diagnose(facts_of(self.store, self.job(job_id), broker_error=broker_error(self.app)))
+        job = self.job(job_id)
+        error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
+        return diagnose(facts_of(self.store, job, broker_error=error))
 
     @cached_property
     def submission(self) -> Submission:

@@ -20,7 +20,7 @@ from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from workers import runtime
-from workers.runners.command import MARKER
+from workers.runners.command import mark_of
 from workers.runners.strays import kill_with
 from workers.slots import Slots
 from workers.stopping import STOP
@@ -47,7 +47,7 @@ class NodeStep(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **_: Any) -> None:
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
         # What an earlier life of this worker left running: its runs have been taken up, or soon are.
-        kill_with(f"{MARKER}={worker.hostname}:", prefix=True)
+        kill_with(mark_of(worker.app.conf.mirrorneuron_settings, worker.hostname), prefix=True)
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()

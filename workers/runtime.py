@@ -21,7 +21,7 @@ from workers.keeper import Keeper
 from workers.live_output import LiveOutput
 from workers.modules import ModulePool
 from workers.runners import RUNNERS
-from workers.runners.command import MARKER
+from workers.runners.command import mark_of
 from workers.slots import Slots
 
 PLANS: Final = 64  # kept in memory
@@ -58,7 +58,10 @@ class Runtime:
 
     @cached_property
     def modules(self) -> ModulePool:
-        return ModulePool(work_root=self.settings.temp_dir / "modules", environment={MARKER: f"{self.name}:"})
+        return ModulePool(
+            work_root=self.settings.temp_dir / "modules",
+            environment=dict([mark_of(self.settings, self.name).split("=", 1)]),
+        )
 
     @cached_property
     def _bundles(self) -> BundleCache:

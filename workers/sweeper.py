@@ -23,9 +23,10 @@ from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
 from workers.idle import failed, settle
 
-INTERVAL_S: Final = 1.0
-LEASE_MS: Final = 4_000  # of the sweeper; another worker takes over after this
-GAP_MS: Final = 4_000  # between two sweeps, at least, is no mere delay
+INTERVAL_S: Final = 1.0  # between two sweeps; a quarter of a claim's lease, if that is less
+LEASE_MS: Final = 4_000  # of the sweeper; two thirds of a claim's lease, if that is less
+SHORTEST_LEASE_MS: Final = 1_000
+GAP_MS: Final = 4_000  # between the last sweep of a fleet and the first of a new worker, at least, is no mere delay
 FIRST_WAIT_MS: Final = 5_000  # before what was announced and not picked up is announced again
 LONGEST_WAIT_MS: Final = 300_000
 RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
@@ -44,13 +45,20 @@ class Sweeper:
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
         self._renew_at = 0.0
+        lease_ms = store.settings.claim_lease_ms
+        self._interval_s = min(INTERVAL_S, lease_ms / 4_000)
+        self._lease_ms = max(SHORTEST_LEASE_MS, min(LEASE_MS, lease_ms * 2 // 3))
+        self._absence_s = self._interval_s + lease_ms / 3_000  # in which no claim can have been renewed in vain
+        self._was_away = False  #: the store, since it answered last
+        self._answered_at: float | None = None  #: monotonic
 
     def run(self) -> None:
         """Sweep until `stop`, through every failure."""
-        while not self._stop.wait(INTERVAL_S):
+        while not self._stop.wait(self._interval_s):
             try:
                 self.tick()
             except AWAY as error:
+                self._was_away = True
                 log.warning("no sweep: the job store does not answer: %s", error)
             except Exception:
                 log.exception("the sweep failed")
@@ -62,10 +70,10 @@ class Sweeper:
 
     def tick(self) -> bool:
         """Sweep once, if the lease is ours; says whether it was."""
-        if not self._store.lead(self._token, LEASE_MS):
+        leads = self._store.lead(self._token, self._lease_ms)
+        after_gap = self._after_gap()
+        if not leads:
             return False
-        # Nobody could renew while the store was away either: its absence must not count as their death.
-        after_gap = self._store.mark_sweep() > max(self._store.settings.claim_lease_ms, GAP_MS)
         live = self._store.live_ids()
         if time.monotonic() >= self._renew_at:
             self._store.renew_bundles(live)
@@ -78,7 +86,23 @@ class Sweeper:
             except Exception:  # one job that cannot be mended must not keep the others from it
                 log.exception("job %s could not be swept", job_id)
         self._store.forget_expired()
+        self._answered_at = time.monotonic()
         return True
+
+    def _after_gap(self) -> bool:
+        """Was the store away? Nobody could renew then, and its absence must not count as the death of workers.
+
+        The last renewals may be older than the absence, so that one much shorter than a lease counts as well. That the
+        worker which swept has died is no absence. One that has only just started goes by the last sweep of the others.
+        """
+        now, before = time.monotonic(), self._answered_at
+        since_sweep_ms = self._store.mark_sweep()
+        if before is None:
+            found = since_sweep_ms > max(self._store.settings.claim_lease_ms, GAP_MS)
+        else:
+            found = self._was_away or now - before > self._absence_s
+        self._was_away, self._answered_at = False, now
+        return found
 
     def _job(self, job_id: str, after_gap: bool) -> None:
         swept = self._store.scripts.sweep(

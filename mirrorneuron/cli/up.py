@@ -118,7 +118,7 @@ class Family:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it would tell what `_announce` tells
             process_group=0,
-            preexec_fn=lambda: set_pdeathsig("SIGTERM"),  # safe: there is no other thread yet that holds a lock
+            preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: there is no other thread yet that holds a lock
         )
         self._children[name] = child
         threading.Thread(target=self._watch, args=(name, child), name=name, daemon=True).start()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from mirrorneuron.settings import Settings
 ANSWER_S = 20.0  #: a server that neither answers nor loads its data for this long is given up on
 NODE_SPARE_S = 30.0  #: that a node takes to end, above the grace for its runs
 SERVER_GRACE_S = 20.0
+PORTS = range(10_000, 32_000)
+TRIED_PORTS = 200
 LOG_BYTES = 8 * 1024 * 1024  #: a larger log is set aside (one `.1`) when its process is next started
 
 CONFIG = """\
@@ -154,14 +157,18 @@ def _spawn_server(folder: Path) -> Process:
 
 
 def _free_port(wanted: int) -> int:
-    """Return *wanted* when it can be bound, else any free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return *wanted* when it can be bound, else a free port.
+
+    It lies outside of the range from which systems pick the ports of outgoing connections: a client that reconnects to
+    such a port while its server is down may find itself, and then the server cannot come back.
+    """
+    for port in (*filter(None, [wanted]), *random.sample(PORTS, TRIED_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise RuntimeUnavailable(f"none of {TRIED_PORTS} ports on 127.0.0.1 is free")
 
 
 def _binary() -> str:

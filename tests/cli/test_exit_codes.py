@@ -12,7 +12,17 @@ from mirrorneuron.cli import exits
 from mirrorneuron.job import JobStatus
 from tests.cli.conftest import RESEARCH, Bundle, Mn, last_line
 
-READERS = ("wait", "job inspect", "agent list", "events", "events --follow", "graph")
+READERS = (
+    "wait",
+    "job inspect",
+    "agent list",
+    "events",
+    "events --follow",
+    "graph",
+    "logs",
+    "logs --follow",
+    "dead-letters",
+)
 
 
 @pytest.fixture

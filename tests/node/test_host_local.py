@@ -17,6 +17,7 @@ from mirrorneuron.message import Message, seed
 from mirrorneuron.settings import Settings
 from workers.runners import RUNNERS, HostLocal, RunHandle, RunRequest, RunResult
 from workers.runners.capture import Capture
+from workers.runners.command import cluster_of
 
 CAP_BYTES = 4096
 SHOW_ENVIRONMENT = ["env", "-0"]
@@ -133,7 +134,7 @@ def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeyp
         "MIRROR_NEURON_AGENT_ID": "Worker_A",
         "MIRROR_NEURON_BODY_CONTENT_TYPE": "application/json",
         "MIRROR_NEURON_BODY_CONTENT_ENCODING": "identity",
-        "MIRROR_NEURON_RUN_MARKER": "node-1:job.1:Worker_A",
+        "MIRROR_NEURON_RUN_MARKER": f"{cluster_of(Settings.load())}:node-1:job.1:Worker_A",
     }
 
 

@@ -17,6 +17,7 @@ import pytest
 from mirrorneuron.message import Message, seed
 from mirrorneuron.settings import Settings
 from workers.runners import HostLocal, RunHandle, RunRequest, RunResult, process
+from workers.runners.command import mark_of
 from workers.runners.deathwatch import DEATH_WATCH
 from workers.runners.strays import pids_with
 
@@ -296,7 +297,7 @@ def test_commands_die_with_their_node_however_it_dies(tmp_path):
     code = NODE.format(tests=str(here.parent), root=str(here.parents[2]), temp=str(tmp_path), command=command)
     with subprocess.Popen([sys.executable, "-c", code]) as node:
         wait_until(lambda: pids_in(pids))
-        assert set(pids_in(pids)) <= set(pids_with("MIRROR_NEURON_RUN_MARKER=n:j:a"))
+        assert set(pids_in(pids)) <= set(pids_with(f"{mark_of(Settings.load(), 'n')}j:a"))
         assert not any(is_gone(pid) for pid in pids_in(pids))
         node.kill()
     wait_until(lambda: all(is_gone(pid) for pid in pids_in(pids)))

@@ -123,7 +123,7 @@ class RealNode:
                 stderr=log,
                 # Out of reach of Ctrl-C, but not of the end of a test run that was killed.
                 start_new_session=True,
-                preexec_fn=lambda: set_pdeathsig("SIGTERM"),
+                preexec_fn=lambda: set_pdeathsig("SIGKILL"),
             )
 
     def _registered(self, store: Store) -> bool:

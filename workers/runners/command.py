@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -9,16 +10,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mirrorneuron.connection import without_password
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
+from mirrorneuron.settings import Settings
 from workers.runners.body_file import body_bytes
 from workers.runners.run import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
 
 INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")  # all that a command sees of the node unless `pass_env` names it
-MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # finds what a dead node left running: `<node>:<job>:<agent>`
+MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # finds what a dead node left running: `<cluster>:<node>:<job>:<agent>`
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
 _PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id)\}")
+
+
+def cluster_of(settings: Settings) -> str:
+    """What tells the nodes of one cluster from those of another on the same machine, which may have the same names."""
+    store = f"{without_password(settings.redis_url)} {settings.redis_namespace}"
+    return hashlib.sha256(store.encode()).hexdigest()[:16]
+
+
+def mark_of(settings: Settings, node: str) -> str:
+    """How the marker begins of everything that worker *node* runs."""
+    return f"{MARKER}={cluster_of(settings)}:{node}:"
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
@@ -57,8 +71,8 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
     }
 
 
-def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path) -> dict[str, str]:
-    """The variables that the runner itself sets; no key of the config overrides them."""
+def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, cluster: str) -> dict[str, str]:
+    """The variables that the runner itself sets; no key of the config overrides them. *cluster*: see `cluster_of`."""
     return {
         **files,
         "MIRROR_NEURON_AGENT_TYPE": request.agent_type,
@@ -66,7 +80,7 @@ def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path) -
         "MIRROR_NEURON_JOB_ID": request.job_id,
         "MIRROR_NEURON_AGENT_ID": request.agent_id,
         "MIRROR_NEURON_WORKDIR": str(workdir),
-        MARKER: f"{request.node_name}:{request.job_id}:{request.agent_id}",
+        MARKER: f"{cluster}:{request.node_name}:{request.job_id}:{request.agent_id}",
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from mirrorneuron.settings import Settings
 from workers.runners.capture import Capture
-from workers.runners.command import INPUT_FILE, environment_of, variables_of, words_of, write_files
+from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
 from workers.runners.process import Outcome, run_command
 from workers.runners.run import RunHandle, RunRefused, RunRequest, RunResult, SandboxResult
 from workers.runners.run_folder import remove_abandoned, run_folder
@@ -39,6 +39,7 @@ class HostLocal:
     def __init__(self, settings: Settings) -> None:
         self._runs = (settings.temp_dir / "runs").absolute()
         self._cap_bytes = settings.max_output_bytes
+        self._cluster = cluster_of(settings)
         remove_abandoned(self._runs)
 
     def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
@@ -61,7 +62,7 @@ class HostLocal:
         for upload in uploads:
             copy_upload(upload, request.payloads_path, paths)
         workdir = paths.workdir(_path(config, "workdir", root))
-        variables = variables_of(request, write_files(request, folder), workdir)
+        variables = variables_of(request, write_files(request, folder), workdir, self._cluster)
         words = words_of(config, variables, paths)
         environment = environment_of(config, variables)
         if handle.reason is not None:
