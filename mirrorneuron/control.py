@@ -5,6 +5,7 @@ repeat.
 from __future__ import annotations
 
 import getpass
+import logging
 import secrets
 import socket
 import time
@@ -28,6 +29,8 @@ from mirrorneuron.keys import LIGHT
 from mirrorneuron.message import encode, seed
 from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
+
+log = logging.getLogger("mirrorneuron")
 
 ChainsOf = Callable[[Plan], Chains]
 ROUNDS: Final = 5  # against a retry that moves the job between two calls
@@ -147,8 +150,13 @@ class Control:
             return
         ref = self._ref(job_id)
         chains = self._chains_of(self._plan(ref))
-        for row in rows:
-            chains.announce(ref, row)
+        try:
+            for row in rows:
+                chains.announce(ref, row)
+        except Exception as error:
+            # Whatever the broker's client raises: what was asked for stands in the store, and the nodes' sweeper
+            # announces what came of it.
+            log.warning("job %s: nobody could be told yet; the nodes will find it: %s", job_id, error)
 
     def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
         if moved.word is Word.MISSING:

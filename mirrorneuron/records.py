@@ -164,4 +164,5 @@ def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:
 
 
 def ends_the_job(found: Event) -> bool:
-    return found["type"] in (EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED)
+    ours = "agent_id" not in found  # an agent may record whatever it likes
+    return ours and found["type"] in (EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED)

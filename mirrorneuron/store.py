@@ -14,7 +14,7 @@ from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect
+from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect, now_ms
 from mirrorneuron.errors import PayloadTooLarge
 from mirrorneuron.job import (
     TERMINAL,
@@ -25,18 +25,17 @@ from mirrorneuron.job import (
     JobStatus,
     JobSummary,
     LogChunk,
-    NodeInfo,
     iso,
 )
-from mirrorneuron.keys import Keys, queue
+from mirrorneuron.keys import Keys
 from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.plan import Plan, make_plan
+from mirrorneuron.registry import Registry
 from mirrorneuron.scripts import Scripts
 from mirrorneuron.settings import Settings
 
 PAGE: Final = 200  # rows of one round trip
-FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
 
 
 class Store:
@@ -75,6 +74,10 @@ class Store:
     @cached_property
     def bundles(self) -> BundleStore:
         return BundleStore(self.client, self.keys, self.settings.retention_seconds)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
 
     def create(self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]) -> tuple[Word, JobStatus]:
         """Write the record of a new job, `pending`, with its initial mail: one atomic script, idempotent by job id.
@@ -121,7 +124,19 @@ class Store:
         return word, JobStatus(status)
 
     def bury(self, job_ids: Sequence[str]) -> None:
-        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls."""
+        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
+
+        A job that is live is left alone: a server that lost its last second knows nothing of the end.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hget(self.keys.job(job_id), "status")
+        live = {str(status) for status in JobStatus} - TERMINAL
+        job_ids = [
+            name for name, status in zip(job_ids, pipe.execute(), strict=True) if (status or b"").decode() not in live
+        ]
+        if not job_ids:
+            return
         pipe = self.client.pipeline(transaction=False)
         if seconds := self.settings.retention_seconds:
             over = time.time_ns() // 1_000_000 + 1000 * seconds
@@ -265,26 +280,6 @@ class Store:
                 if job := records.job_map([*row, None]):
                     yield records.summary(job)
 
-    def nodes(self) -> list[NodeInfo]:
-        """The workers that have sent a heartbeat lately, by name, with the tasks that wait in each pool's queue.
-
-        What waits is known only where the queues are on the store's own server; elsewhere it is None.
-        """
-        names = sorted(name.decode() for name in self.client.zrange(self.keys.nodes, 0, -1))
-        rows = self.client.mget([self.keys.node(name) for name in names]) if names else []
-        found: list[NodeInfo] = [decode(row) for row in rows if row]
-        pools = sorted({pool for node in found for pool in node["pools"]})
-        pipe = self.client.pipeline(transaction=False)
-        for pool in pools:
-            pipe.llen(queue(self.keys.ns, pool))
-        own = not self.settings.broker_url
-        waiting = dict(zip(pools, pipe.execute() if own else [None] * len(pools), strict=True))
-        for node in found:
-            node.setdefault("stopping", False)  # a node of an earlier version does not say
-            for pool, info in node["pools"].items():
-                info["queued"] = waiting[pool]
-        return found
-
     def lead(self, token: str, lease_ms: int) -> bool:
         """Take or renew the sweeper's lease; False while another worker has it."""
         key = self.keys.sweeper
@@ -302,8 +297,7 @@ class Store:
 
     def now_ms(self) -> int:
         """The server's time: clocks of nodes may be off."""
-        seconds, micros = self.client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        return now_ms(self.client)
 
     def live_ids(self) -> list[str]:
         return [name.decode() for name in self.client.smembers(self.keys.live)]
@@ -331,17 +325,3 @@ class Store:
         if gone:
             self.client.zrem(self.keys.jobs, *gone)
             self.client.zrem(self.keys.ended, *gone)
-
-    def register(self, node: dict[str, Any], seconds: int) -> None:
-        """Write a worker's registration, which lasts for *seconds* unless it is renewed."""
-        now = self.now_ms()
-        pipe = self.client.pipeline(transaction=False)
-        pipe.zadd(self.keys.nodes, {node["name"]: now})
-        pipe.set(self.keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)
-        pipe.zremrangebyscore(self.keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
-        pipe.execute()
-
-    def unregister(self, name: str) -> None:
-        """Remove a worker's registration."""
-        self.client.delete(self.keys.node(name))
-        self.client.zrem(self.keys.nodes, name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.bundle import JobBundle, PackedBundle, pack
@@ -78,8 +80,13 @@ def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, A
         "manifest_ref": {
             "graph_id": manifest.graph_id,
             "manifest_version": manifest.manifest_version,
-            "manifest_path": str(bundle.manifest_path) if bundle.manifest_path else None,
-            "job_path": str(bundle.path) if bundle.path else None,
+            "manifest_path": _text(bundle.manifest_path),
+            "job_path": _text(bundle.path),
             "digest": packed.digest,
         },
     }
+
+
+def _text(path: Path | None) -> str | None:
+    """*path* as JSON can say it: names of files may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "replace") if path else None

@@ -7,12 +7,16 @@ queue before it starts, and so on, until every free slot is at work. What gets l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Reply, Step, Waiting
 from mirrorneuron.keys import LIGHT
+
+log = logging.getLogger(__name__)
 
 AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
 
@@ -32,7 +36,7 @@ class Announcer:
         for row in reply.waiting:
             if row.pool not in self._own:
                 if row.new:
-                    self._chains.announce(self._job, row)
+                    self._announce(row)
             # One successor while it waits in the queue is enough. It may have come and gone when there is news.
             elif row.new or (row.pool not in self._succeeded and (heavy or row.pool == LIGHT)):
                 self._succeeded.add(row.pool)
@@ -48,7 +52,7 @@ class Announcer:
             if row.due == 1 and not kept and self._trim(row.agent_id):
                 kept = True
             else:
-                self._chains.announce(self._job, row)
+                self._announce(row)
         if not kept:
             self._rest.clear()
 
@@ -56,11 +60,21 @@ class Announcer:
         """Have agents that wait for their next attempt run when it is due."""
         for step in steps:
             if step.delay_ms is not None:
-                work = self._chains.linear_run(self._job, step.agent_id)
-                self._chains.send(work, self._job, countdown_s=step.delay_ms / 1000)
+                work, wait_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
+                self._tell(partial(self._chains.send, work, self._job, countdown_s=wait_s))
+
+    def _announce(self, row: Waiting) -> None:
+        self._tell(lambda: self._chains.announce(self._job, row))
 
     def _drain(self, pool: str) -> None:
-        self._chains.send(self._chains.drain(self._job, pool), self._job)
+        self._tell(lambda: self._chains.send(self._chains.drain(self._job, pool), self._job))
+
+    def _tell(self, send: Callable[[], None]) -> None:
+        """Send, whatever comes of it: what is held has to be run, and the sweeper announces what gets lost."""
+        try:
+            send()
+        except Exception as error:  # whatever the broker's client raises
+            log.warning("job %s: an announcement is lost: %s", self._job.job_id, error)
 
     def _trim(self, agent: str) -> bool:
         """Take steps that ran already, or have no mail, off the chain, if that makes *agent* the next."""

@@ -32,7 +32,10 @@ def _end(store: Store, job: JobRef, plan: Plan) -> End | None:
         case OnIdle.FAIL:
             return failed(None, "the job became idle, and its on_idle policy is to fail")
         case OnIdle.COMPLETE:
-            result = encode({"agent_id": None, "output": store.last_bodies(job.job_id, plan.sinks)})
+            try:
+                result = encode({"agent_id": None, "output": store.last_bodies(job.job_id, plan.sinks)})
+            except ValueError as error:  # bodies nested as deeply as messages may be, one in another
+                return failed(None, f"the job's output is not JSON: {error}")
             cap = store.settings.max_message_bytes
             if len(result) > cap:
                 name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"

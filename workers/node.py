@@ -88,7 +88,7 @@ class NodeStep(bootsteps.StartStopStep):
                 node["stopping"] = STOP.begun.is_set()
                 for pool, own in slots.items():
                     node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
-                store.register(node, KEPT_S)
+                store.registry.register(node, KEPT_S)
             except AWAY as error:
                 log.warning("the heartbeat did not reach the job store: %s", error)
             except Exception:
@@ -96,7 +96,7 @@ class NodeStep(bootsteps.StartStopStep):
             if self._stop.wait(HEARTBEAT_S):
                 break
         try:
-            store.unregister(node["name"])
+            store.registry.unregister(node["name"])
         except Exception:  # it expires by itself
             log.debug("the registration was not removed", exc_info=True)
 

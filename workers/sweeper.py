@@ -26,6 +26,7 @@ from workers.idle import failed, settle
 INTERVAL_S: Final = 1.0  # between two sweeps; a quarter of a claim's lease, if that is less
 LEASE_MS: Final = 4_000  # of the sweeper; two thirds of a claim's lease, if that is less
 SHORTEST_LEASE_MS: Final = 1_000
+SHORTEST_ABSENCE_S: Final = 2.0  # of the store; what is less is the delay of a busy machine
 GAP_MS: Final = 4_000  # between the last sweep of a fleet and the first of a new worker, at least, is no mere delay
 FIRST_WAIT_MS: Final = 5_000  # before what was announced and not picked up is announced again
 LONGEST_WAIT_MS: Final = 300_000
@@ -48,7 +49,7 @@ class Sweeper:
         lease_ms = store.settings.claim_lease_ms
         self._interval_s = min(INTERVAL_S, lease_ms / 4_000)
         self._lease_ms = max(SHORTEST_LEASE_MS, min(LEASE_MS, lease_ms * 2 // 3))
-        self._absence_s = self._interval_s + lease_ms / 3_000  # in which no claim can have been renewed in vain
+        self._absence_s = max(SHORTEST_ABSENCE_S, self._interval_s + lease_ms / 3_000)
         self._was_away = False  #: the store, since it answered last
         self._answered_at: float | None = None  #: monotonic
 
@@ -74,11 +75,14 @@ class Sweeper:
         after_gap = self._after_gap()
         if not leads:
             return False
+        began = time.monotonic()
         live = self._store.live_ids()
         if time.monotonic() >= self._renew_at:
             self._store.renew_bundles(live)
             self._renew_at = time.monotonic() + RENEWED_S
         for job_id in live:
+            after_gap = after_gap or time.monotonic() - began > self._absence_s  # the last call was held up
+            began = time.monotonic()
             try:
                 self._job(job_id, after_gap)
             except AWAY:

@@ -39,8 +39,8 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
     try:
         plan, payloads = runtime.plan(job.digest)
     except BundleNotFound as error:
-        lost = runtime.store.found_agents(job.job_id)
         if runtime.store.ref(job.job_id) == job:  # the job's own bundle, not what a garbled task names
+            lost = runtime.store.found_agents(job.job_id)
             scripts.finish(job, failed(None, f"{error}: it was deleted, or the server lost it"), lost)
             runtime.bury(job.job_id)
         return

@@ -111,7 +111,7 @@ class Stage:
             node.start()
         wanted = {f"{pool}@{node.name}" for node in self.nodes for pool in (LIGHT, "default")}
         deadline = time.monotonic() + UP_S
-        while not wanted <= {node["name"] for node in self.store.nodes()}:
+        while not wanted <= {node["name"] for node in self.store.registry.nodes()}:
             for node in self.nodes:
                 self.must_live(node)
             if time.monotonic() > deadline:

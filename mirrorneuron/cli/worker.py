@@ -99,7 +99,7 @@ def _free_name(settings: Settings) -> str:
     """The host's name, with our pid behind it where another node on this host has that name."""
     host = socket.gethostname()
     try:
-        nodes = Store(settings, retries=0).nodes()
+        nodes = Store(settings, retries=0).registry.nodes()
     except (RedisError, OSError):
         return host  # the workers wait for a store that is away
     taken = any(

@@ -33,6 +33,26 @@ def starts(folder: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
+def queued(folder: Path, count: int) -> dict[str, Any]:
+    """`gated` with *count* messages: the first is run, the others wait behind it."""
+    manifest = gated(folder)
+    manifest["initial_inputs"] = {"worker": [{"n": n} for n in range(count)]}
+    manifest["nodes"][1]["config"] = {"complete_after": count}
+    return manifest
+
+
+def failing_once(folder: Path, backoff_ms: int) -> dict[str, Any]:
+    """One executor that notes each start in `starts`, fails the first time, and is tried again."""
+    script = f"cd {folder}; echo $$ >> starts; [ -e failed ] && exit 0; touch failed; exit 1"
+    config = {"command": ["sh", "-c", script], "max_attempts": 2, "retry_backoff_ms": backoff_ms, "complete_job": True}
+    return {
+        "manifest_version": "1.0",
+        "graph_id": "failing_once",
+        "entrypoints": ["worker"],
+        "nodes": [{"node_id": "worker", "agent_type": "executor", "config": config}],
+    }
+
+
 def fed() -> dict[str, Any]:
     """A sensor that completes the job after three observations; nothing feeds it but the test."""
     return {

@@ -48,12 +48,11 @@ def claim_of(*payloads: Any, state: bytes = b"") -> Claim:
 def can_be_committed(step: Step, cap: int = CAP) -> None:
     """Everything in *step* is what a commit takes, the store keeps, and others can read and bear."""
     for text in (step.agent_id, step.error, *(kind for kind, _ in step.events)):
-        assert text.encode() is not None
+        text.encode()
     assert len(step.error) <= LONGEST_ERROR
     assert len(step.error.splitlines()) <= 1
     assert not step.state or isinstance(decode(step.state), dict)
-    if step.output:
-        decode(step.output)
+    decode(step.output or b"null")
     for target, raw in step.outgoing:
         message = Message.parse(raw)
         assert target in ("n", "a", "b")
@@ -61,7 +60,7 @@ def can_be_committed(step: Step, cap: int = CAP) -> None:
         assert message.id
     for kind, payload in step.events:
         assert 0 < len(kind.encode()) <= cap
-        assert not payload or decode(payload) is not decode
+        decode(payload or b"null")
     sizes = [step.state, step.output, *(raw for _, raw in (*step.outgoing, *step.events))]
     if step.end is not None:
         sizes += [step.end.result, step.end.summary]

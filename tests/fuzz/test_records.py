@@ -23,7 +23,7 @@ from tests.fuzz.values import documents, garbled
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-LONGEST_S = 5.0  # of one question
+LONGEST_S = 30.0  # of one question
 #: what a reader may say of a damaged record, besides our own errors: the first thing that is wrong with it
 DAMAGED = (MirrorNeuronError, ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError)
 GRAPH: dict[str, Any] = {
@@ -62,7 +62,7 @@ class Kept:
             self.client.run_manifest(GRAPH, job_id=job_id)
         self.client.cancel("ended", reason="no need")
         pools = {"light": {"slots": 1, "in_use": 0, "queued": 0}}
-        self.store.register({"name": "node", "pools": pools, "queues": []}, seconds=600)
+        self.store.registry.register({"name": "node", "pools": pools, "queues": []}, seconds=600)
 
     def damage(self, key: str, field: str, value: bytes) -> None:
         self.store.client.hset(key, field, value)

@@ -216,9 +216,9 @@ def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Stor
 
 def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
     node = {"name": "n1", "host": "h", "pid": 1, "queues": [], "pools": {}, "hardware": {}, "versions": {}}
-    store.register({**node, "name": "n2"}, 60)
-    store.register(node, 60)
-    assert [found["name"] for found in store.nodes()] == ["n1", "n2"]
-    assert store.nodes()[0]["last_heartbeat_at"].endswith("Z")
-    store.unregister("n1")
-    assert [found["name"] for found in store.nodes()] == ["n2"]
+    store.registry.register({**node, "name": "n2"}, 60)
+    store.registry.register(node, 60)
+    assert [found["name"] for found in store.registry.nodes()] == ["n1", "n2"]
+    assert store.registry.nodes()[0]["last_heartbeat_at"].endswith("Z")
+    store.registry.unregister("n1")
+    assert [found["name"] for found in store.registry.nodes()] == ["n2"]

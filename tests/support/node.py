@@ -129,7 +129,7 @@ class RealNode:
     def _registered(self, store: Store) -> bool:
         for pool, worker in self._workers.items():
             assert worker.poll() is None, f"the worker of {pool} ended:\n{self.log.read_text(errors='replace')}"
-        return {node["pid"] for node in store.nodes()} >= {worker.pid for worker in self._workers.values()}
+        return {node["pid"] for node in store.registry.nodes()} >= {worker.pid for worker in self._workers.values()}
 
 
 def environment(settings: Settings, base: Mapping[str, str] = os.environ) -> dict[str, str]:

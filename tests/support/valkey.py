@@ -65,6 +65,23 @@ class ValkeyServer:
         """End the server as a power cut would."""
         self._end(signal.SIGKILL)
 
+    def mark(self) -> int:
+        """How much the server has written down so far; see `lose_since`. Needs `durable=True`."""
+        return self._record.stat().st_size
+
+    def lose_since(self, mark: int) -> None:
+        """Kill the server and forget what it wrote down after *mark*, as if it had not been told to keep it.
+
+        With 0 it forgets everything.
+        """
+        self.kill()
+        os.truncate(self._record, mark)
+
+    @property
+    def _record(self) -> Path:
+        (file,) = (self.folder / "appendonlydir").glob("*.incr.aof")  # one, as long as nobody has it rewritten
+        return file
+
     def freeze(self) -> None:
         """Stop it in its tracks: it keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -108,7 +125,8 @@ class ValkeyServer:
             return "ended"
         try:
             # Another program may have taken the port: only our own pid counts.
-            return "up" if self.client.info("server")["process_id"] == self._process.pid else ""
+            info = self.client.info("default")
+            return "up" if info["process_id"] == self._process.pid and not info["loading"] else ""
         except redis.RedisError:
             return ""
 

@@ -21,7 +21,7 @@ LAYERS = """
     arrivals  config_keys  plan  scripts
     chain  diagnosis  graph  lint  records  validation
     bundle
-    bundle_store
+    bundle_store  registry
     store
     backend  control  facts  submission  waiting
     parts

@@ -1,0 +1,137 @@
+"""Parts of a node while the server or the broker is away: nobody is taken for dead who could not show any life."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorneuron.app import make_app
+from mirrorneuron.claim import Word, new_token
+from mirrorneuron.client import Client
+from mirrorneuron.keys import LIGHT
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from tests.crash.bundles import fed
+from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
+from tests.support.ports import free_port
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from workers.runtime import Runtime
+from workers.sweeper import Sweeper
+from workers.visit import Start, visit
+
+LEASE_MS = 1_000
+AWAY_S = 2.5  # the lease is over, and some sweeps are missing
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A server of this module's own, with no node but what the tests make of its parts."""
+    with ValkeyServer(tmp_path_factory.mktemp("away"), durable=True) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(server: ValkeyServer, tmp_path: Path) -> Settings:
+    """A namespace of the test's own, and a broker that is not there."""
+    name = "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-60:]
+    broker = f"redis://127.0.0.1:{free_port()}/0"
+    return Settings(
+        redis_url=server.url,
+        broker_url=broker,
+        redis_namespace=name,
+        temp_dir=tmp_path / "temp",
+        claim_lease_ms=LEASE_MS,
+    )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Client:
+    return Client(settings)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    running = Store(settings, node="worker@test")
+    yield running
+    running.client.close()
+
+
+@pytest.fixture
+def sweeper(settings: Settings, store: Store) -> Sweeper:
+    return Sweeper(store, make_app(settings), lambda digest: store.plan(digest)[0])
+
+
+@pytest.fixture
+def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], Word]:
+    """The claim of a living worker; called, it renews it, as the worker's keeper would."""
+    job = job_ref(client, client.run_manifest(single("true")))
+    token = new_token()
+    assert store.scripts.claim(job, token, [("default", 1)], agents=["work"], opening=True).claims
+    assert sweeper.tick()
+    return lambda: store.scripts.renew(job, token, ["work"])
+
+
+def cut_off(server: ValkeyServer) -> None:
+    """The server says nothing for AWAY_S."""
+    server.freeze()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() > began + AWAY_S)
+    server.thaw()
+
+
+def test_a_claim_outlives_an_absence_between_two_sweeps(
+    server: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], Word]
+) -> None:
+    """The sweeper comes before the keeper: it knows that nobody could renew."""
+    cut_off(server)
+    assert sweeper.tick()
+    assert claimed() is Word.RENEWED
+
+
+def test_a_claim_outlives_an_absence_within_a_sweep(
+    server: ValkeyServer, store: Store, sweeper: Sweeper, claimed: Callable[[], Word], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_ids = store.live_ids
+
+    def held_up() -> list[str]:
+        cut_off(server)
+        return live_ids()
+
+    monkeypatch.setattr(store, "live_ids", held_up)
+    sweeper.tick()
+    assert claimed() is Word.RENEWED
+
+
+GRAPHS: dict[str, tuple[dict[str, Any], str]] = {
+    "light": (light_fan(300), LIGHT),  # more than one claim holds
+    "heavy": (fan([executor(name, "true", output_message_type="done") for name in "abc"], "done"), "default"),
+}
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_a_broker_that_is_away_costs_no_claim(settings: Settings, client: Client, store: Store, kind: str) -> None:
+    """Whom nobody could be told of waits for the sweeper; what is held already is run."""
+    graph, pool = GRAPHS[kind]
+    job = job_ref(client, client.run_manifest(graph))
+    runtime, app = Runtime(settings, "worker@test"), make_app(settings)
+    for start in (Start(opening=True), Start(pool=pool)):
+        visit(runtime, app, job, None, start)
+        assert store.client.zcard(store.keys.claims(job.job_id)) == 0
+    assert sum(agent["processed_messages"] for agent in client.inspect_agents(job.job_id)) > 1
+
+
+def test_a_broker_that_is_away_keeps_no_operator_from_his_work(client: Client, store: Store) -> None:
+    """What was asked for stands in the store; the sweeper announces what came of it."""
+    job = job_ref(client, client.run_manifest(fed()))
+    store.scripts.claim(job, new_token(), [(LIGHT, 1)], opening=True)
+    assert client.send_message(job.job_id, "ear", {"envelope": {"message_id": "one"}}) == "one"
+    client.pause(job.job_id)
+    assert client.resume(job.job_id)["status"] == "running"
+    client.cancel(job.job_id)
+    assert client.retry(job.job_id)["run"] == 2
+    assert client.inspect_agents(job.job_id)[1]["mailbox_depth"] == 1
