@@ -54,8 +54,9 @@ def app_module() -> str:
     return "tests.support.crashing"
 
 
-@pytest.mark.parametrize("pool", ["light", "default"])
-@pytest.mark.parametrize("point", KILLING)
+@pytest.mark.parametrize(
+    ("pool", "point"), [*(("default", point) for point in KILLING), ("light", "claimed"), ("light", "after_commit")]
+)
 def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     own: RealNode, jobs: Client, tmp_path: Path, pool: str, point: str
 ) -> None:

@@ -94,7 +94,7 @@ def prepare(folder: Path, request: RunRequest) -> tuple[list[str], dict[str, str
     for upload in uploads:
         copy_upload(upload, request.payloads_path, paths)
     workdir = paths.workdir(config.get("workdir", root))
-    variables = variables_of(request, write_files(request, folder), workdir)
+    variables = variables_of(request, write_files(request, folder), workdir, "cluster")
     return words_of(config, variables, paths), environment_of(config, variables)
 
 

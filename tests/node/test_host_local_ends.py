@@ -293,7 +293,9 @@ HostLocal(Settings.load(temp_dir=Path({temp!r}))).run(request_for({{"command": {
 def test_commands_die_with_their_node_however_it_dies(tmp_path):
     """The node is killed outright: its command and that command's children are gone at once."""
     pids, here = tmp_path / "pids", Path(__file__)
-    command = f"sleep 1000 & echo $! $$ >{pids}.new && mv {pids}.new {pids}; wait"
+    # More than a pipe holds: it goes on once somebody reads, and so once it is watched over.
+    printed = "head -c 200000 /dev/zero"
+    command = f"{printed}; sleep 1000 & echo $! $$ >{pids}.new && mv {pids}.new {pids}; wait"
     code = NODE.format(tests=str(here.parent), root=str(here.parents[2]), temp=str(tmp_path), command=command)
     with subprocess.Popen([sys.executable, "-c", code]) as node:
         wait_until(lambda: pids_in(pids))

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.scripts.invariants import Invariants
 
 SHORT = settings(
-    max_examples=70,
+    max_examples=45,
     stateful_step_count=50,
     deadline=None,
     print_blob=True,
