@@ -69,19 +69,12 @@ def attempt(
         return draft.consumed()
     except NotEnoughSlots as error:
         return draft.failed(str(error), {"lease": lease}, [released])
-    except RunFailed as failure:
-        if handle.given_back:
-            return untouched(claim, [_encoded(released)])
-        return _again_or_failed(draft, failure, released)
     except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
         if handle.given_back:
-            return untouched(claim, [_encoded(released)])
-        details = {"traceback": traceback.format_exc()}
-        return _again_or_failed(draft, RunFailed(f"{type(error).__name__}: {error}", details), released)
-
-
-def _encoded(event: tuple[str, Any]) -> tuple[str, bytes]:
-    return event[0], encode(event[1])
+            return untouched(claim, [(released[0], encode(released[1]))])
+        if not isinstance(error, RunFailed):
+            error = RunFailed(f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
+        return _again_or_failed(draft, error, released)
 
 
 def _one(messages: list[Message], node: PlannedNode) -> Message:

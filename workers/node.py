@@ -115,7 +115,6 @@ def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started_at": iso(time.time_ns() // 1_000_000),
-        "stopping": False,
         "queues": names,
         "pools": {pool: {"slots": slots, "in_use": 0} for pool in served},
         "hardware": {
