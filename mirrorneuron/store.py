@@ -290,7 +290,7 @@ class Store:
         return bool(self.client.pexpire(key, lease_ms))
 
     def mark_sweep(self) -> int:
-        """Note that a sweeper is there; returns the milliseconds since the last one was (server time; 0 at first)."""
+        """Note that a sweep begins; returns the milliseconds since the one before (server time; 0 for the first)."""
         now = self.now_ms()
         before = self.client.set(self.keys.swept, now, get=True)
         return now - int(before) if before else 0

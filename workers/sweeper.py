@@ -71,10 +71,10 @@ class Sweeper:
 
     def tick(self) -> bool:
         """Sweep once, if the lease is ours; says whether it was."""
-        leads = self._store.lead(self._token, self._lease_ms)
-        after_gap = self._after_gap()
-        if not leads:
+        if not self._store.lead(self._token, self._lease_ms):
+            self._was_away, self._answered_at = False, time.monotonic()
             return False
+        after_gap = self._after_gap()
         began = time.monotonic()
         live = self._store.live_ids()
         if time.monotonic() >= self._renew_at:
