@@ -72,10 +72,13 @@ def summary(job: JobMap) -> JobSummary:
     return cast(JobSummary, {name: job[name] for name in SUMMARY})
 
 
-def snapshot(node: PlannedNode, row: Raw, depth: int, job: JobMap, renewed_at_ms: int | None) -> AgentSnapshot:
-    """The snapshot of one agent from the values of AGENT_FIELDS, its mailbox depth and its claim's last renewal."""
+def snapshot(
+    node: PlannedNode, row: Raw, depth: int, job_id: str, status: JobStatus, renewed_at_ms: int | None
+) -> AgentSnapshot:
+    """The snapshot of one agent of a job in *status*: from the values of AGENT_FIELDS, its mailbox depth and its
+    claim's last renewal.
+    """
     state, processed, token, assigned, _, error, attempts = row
-    status = JobStatus(job["status"])
     known: dict[str, Any] = decode(state) if state else {}
     return {
         "agent_id": node.node_id,
@@ -89,7 +92,7 @@ def snapshot(node: PlannedNode, row: Raw, depth: int, job: JobMap, renewed_at_ms
         "assigned_node": assigned.decode() if assigned else None,
         "status": _agent_status(node, status, bool(token), bool(error), depth),
         "last_heartbeat_at": iso(renewed_at_ms) if renewed_at_ms else None,
-        "parent_job_id": job["job_id"],
+        "parent_job_id": job_id,
         "last_error": error.decode("utf-8", "replace") if error else None,
         "metadata": {
             "paused": status is JobStatus.PAUSED,

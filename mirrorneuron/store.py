@@ -15,7 +15,7 @@ from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect, now_ms
-from mirrorneuron.errors import PayloadTooLarge
+from mirrorneuron.errors import JobNotFound, PayloadTooLarge
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
@@ -192,23 +192,25 @@ class Store:
         return make_plan(Manifest.from_dict(raw)), payloads_digest
 
     def agents(self, job: JobMap) -> list[AgentSnapshot]:
-        """A snapshot of every agent of *job*, in manifest order."""
+        """A snapshot of every agent of *job*, in manifest order; of PAGE agents at one moment. Raises JobNotFound."""
         job_id = job["job_id"]
         plan, _ = self.plan(job["manifest_ref"]["digest"])
-        leases = dict(self.client.zrange(self.keys.claims(job_id), 0, -1, withscores=True))
         found: list[AgentSnapshot] = []
         nodes = list(plan.nodes.values())
         for at in range(0, len(nodes), PAGE):
             page = nodes[at : at + PAGE]
-            pipe = self.client.pipeline(transaction=False)
+            pipe = self.client.pipeline(transaction=True)  # between two reads an agent could be claimed
+            pipe.hget(self.keys.job(job_id), "status")
             for node in page:
                 pipe.hmget(self.keys.agent(job_id, node.node_id), records.AGENT_FIELDS)
                 pipe.llen(self.keys.mail(job_id, node.node_id))
-            rows = pipe.execute()
-            for node, row, depth in zip(page, rows[::2], rows[1::2], strict=True):
-                lease = leases.get(node.node_id.encode())
+                pipe.zscore(self.keys.claims(job_id), node.node_id)
+            status, *rows = pipe.execute()
+            if status is None:
+                raise JobNotFound(job_id)
+            for node, row, depth, lease in zip(page, rows[::3], rows[1::3], rows[2::3], strict=True):
                 renewed = int(lease) - self.settings.claim_lease_ms if lease else None
-                found.append(records.snapshot(node, row, depth, job, renewed))
+                found.append(records.snapshot(node, row, depth, job_id, JobStatus(status.decode()), renewed))
         return found
 
     def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mirrorneuron.claim import Step, Word, new_token
+from mirrorneuron.claim import Step, Word, new_token, untouched
 from mirrorneuron.client import Client
-from mirrorneuron.job import JobStatus, iso
+from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.store.conftest import GRAPH, Jobs, packed, static
+from tests.support.waiting import wait_until
 
 Stores = Callable[..., Store]
 
@@ -166,6 +169,36 @@ def test_there_is_a_snapshot_of_every_agent_in_manifest_order(store: Store, jobs
     ]
     assert (found[0]["assigned_node"], found[1]["assigned_node"]) == ("node-1", None)
     assert found[0]["last_heartbeat_at"] is not None
+
+
+def test_a_snapshot_is_of_one_moment(store: Store, jobs: Jobs, make_store: Stores) -> None:
+    """An agent at work has a claim, and one that has none is not at work, however often it changes meanwhile."""
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    job, other, over = jobs.ref("j"), make_store(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            held = other.scripts.claim(job, new_token(), (("default", 1),))
+            other.scripts.commit(job, held.token, [untouched(claim) for claim in held.claims], new_token())
+
+    record = store.job("j")
+    assert record is not None
+    seen: set[tuple[str, bool]] = set()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            wait_until(lambda: seen.add(claimed(store.agents(record)[1])) or len(seen) > 1, every=0)
+            for _ in range(300):
+                seen.add(claimed(store.agents(record)[1]))
+        finally:
+            over.set()
+        working.result()
+    assert seen == {("running", True), ("queued", False)}
+
+
+def claimed(agent: AgentSnapshot) -> tuple[str, bool]:
+    return agent["status"], agent["last_heartbeat_at"] is not None
 
 
 def test_a_snapshot_shows_what_the_last_commit_left(store: Store, jobs: Jobs) -> None:
