@@ -17,6 +17,8 @@ from workers.visit import Start, visit
 
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
+if all(queue.no_ack for queue in app.amqp.queues.values()):
+    app.Task.Request = "workers.request:Taken"
 
 
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:

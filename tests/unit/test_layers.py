@@ -23,8 +23,8 @@ LAYERS = """
     bundle
     bundle_store  registry
     store
-    backend  control  facts  submission  waiting
-    parts
+    control  facts  submission  waiting
+    backend  parts
     client
     api
     aio
@@ -32,7 +32,7 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
-    workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure
+    workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure  workers.request
     workers.step  workers.announce
     workers.keeper  workers.live_output  workers.module_process  workers.slots
     workers.modules
