@@ -16,7 +16,8 @@ VISIT: Final = "mirrorneuron.visit"
 DRAIN: Final = "mirrorneuron.drain"
 
 CONNECT_TIMEOUT_S: Final = 3.0
-SOCKET_TIMEOUT_S: Final = 30.0  # kombu's Redis transport has none by default, and a publish could wait for ever
+SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default, and a publish could wait for ever
+PUBLISH_RETRIES: Final = 1  # each takes up to a few socket time-outs, and what is not announced is found by the sweeper
 
 
 def make_app(settings: Settings) -> Celery:
@@ -44,7 +45,7 @@ def make_app(settings: Settings) -> Celery:
         task_default_queue=names[0],
         # Each with a key of its own: by default all would share the first one's, and get its messages too.
         task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack) for name in names],
-        task_publish_retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        task_publish_retry_policy={"max_retries": PUBLISH_RETRIES, "interval_start": 0, "interval_step": 0.2},
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=True,

@@ -6,6 +6,7 @@ else is Celery's own Redis backend.
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
+from mirrorneuron.waiting import AWAY_S, RETRY_S
 
 
 def task_meta(job: JobMap) -> dict[str, Any]:
@@ -43,15 +45,54 @@ class JobResultConsumer(RedisResultConsumer):
 
     What is published for a job is a notice without the result, so that a large record is not pushed to everybody; the
     record is read again here. After a reconnect Celery reads the keys of its own results only: jobs are read here.
+
+    A lost connection is forgotten, and whoever waits makes a new one, as patiently as `wait_for_job`. Celery makes it
+    where the loss is noticed: when it gives up there, one wait ends with an error and all others sleep for ever.
     """
+
+    _away_since: float | None = None  #: monotonic; while the server does not answer
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
         if "result" not in meta:
             meta = self.backend.get_task_meta(meta["task_id"], cache=False)
         super().on_state_change(meta, message)
 
+    def start(self, initial_task_id: str, **_: Any) -> None:
+        """Listen for this task, and for all that were subscribed to on a connection that is lost."""
+        with self._locked():
+            if self.subscribed_to:
+                self.subscribed_to.add(self._get_key_for_task(initial_task_id))
+                self._listens()
+            else:
+                super().start(initial_task_id)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Take one notice. Raises RuntimeError when the server has not answered for AWAY_S."""
+        if self._listens():
+            super().drain_events(timeout)
+        else:
+            time.sleep(RETRY_S)
+
+    def _listens(self) -> bool:
+        """Is there a connection, or need there be none? Makes one where there is none."""
+        with self._locked():
+            if self._pubsub is not None or not self.subscribed_to:
+                return True
+            try:
+                self._reconnect_pubsub()
+            except self._connection_errors as error:
+                self._reconnect()
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since > AWAY_S:
+                    raise RuntimeError(f"the result backend does not answer: {error}") from error
+            return self._pubsub is not None
+
+    def _reconnect(self) -> None:
+        self._pubsub = None
+
     def _reconnect_pubsub(self) -> None:
         super()._reconnect_pubsub()
+        self._away_since = None
         prefix = len(self.backend.task_keyprefix)
         for key in list(self.subscribed_to):
             task_id = key[prefix:]

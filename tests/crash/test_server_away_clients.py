@@ -15,7 +15,7 @@ import pytest
 import redis
 from celery import Celery
 
-from mirrorneuron import RuntimeUnavailable, aio, connection
+from mirrorneuron import RuntimeUnavailable, aio, app, connection
 from mirrorneuron.client import Client
 from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
@@ -87,6 +87,21 @@ def test_every_call_gives_up_after_a_bounded_time(
         assert f"127.0.0.1:{own_server.port}" in str(error), (verb, error)
         assert "secret" not in str(error), (verb, error)
         assert seconds < BOUND_S, (verb, seconds)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["connected", "new"])
+def test_a_broker_that_is_frozen_holds_up_a_submission_for_a_bounded_time(
+    own_server: ValkeyServer, redis_url: str, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The job is submitted all the same: who could not be told will look."""
+    monkeypatch.setattr(app, "SOCKET_TIMEOUT_S", TIMEOUT_S)
+    client = Client(Settings(redis_url=redis_url, broker_url=own_server.url, redis_namespace="frozen_broker"))
+    if known:
+        client.run_manifest(line(3))
+    own_server.freeze()
+    began = time.monotonic()
+    assert client.inspect_job(client.run_manifest(line(3)))["status"] == "pending"
+    assert time.monotonic() - began < BOUND_S
 
 
 class Cut:
@@ -177,7 +192,6 @@ def other(own_server: ValkeyServer) -> Iterator[Celery]:
     app.backend.store.client.close()
 
 
-@pytest.mark.xfail(strict=True, reason="when one wait by Celery's API gives up, the others sleep for ever")
 def test_waits_by_async_result_ride_out_what_celery_gives_up_on(own_server: ValkeyServer, other: Celery) -> None:
     """They are as patient as `wait_for_job`; Celery itself tries to connect 20 times, here 2."""
     client = Client(Settings(redis_url=own_server.url))
