@@ -92,7 +92,6 @@ class Visit:
         worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
             heavy = not self._plan.nodes[reply.claims[0].agent_id].light
-            self._announcer.going_on(reply, heavy=heavy)
             steps = self._run(reply)
             if heavy:  # what a command of ten minutes made ready still rides along
                 self._light_until = time.monotonic() + SLICE_S
@@ -135,6 +134,7 @@ class Visit:
         )
         node = self._plan.nodes[held[0]]
         with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
+            self._announcer.going_on(reply, heavy=not node.light)  # kept alive by now: a broker may take its time
             if not node.light:
                 return [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
             return run_light(self._plan, reply.claims, around)
