@@ -192,10 +192,19 @@ class Scripts:
         raw = self._call("retry", job_id, args)
         return _moved(raw[:3]), int(raw[3])
 
-    def sweep(self, job_id: str, *, after_gap: bool, first_wait_ms: int, longest_wait_ms: int) -> Swept:
-        """Free claims whose lease is over, and learn what else needs doing for the job."""
+    def sweep(
+        self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int
+    ) -> Swept:
+        """Free claims whose lease was over at *now_ms* (server time), and learn what else needs doing for the job."""
         payload = encode({"node_name": self._node})
-        args = [self._now(), self._lease_ms, int(after_gap), first_wait_ms, longest_wait_ms, payload]
+        args = [
+            self._now() if now_ms is None else now_ms,
+            self._lease_ms,
+            int(after_gap),
+            first_wait_ms,
+            longest_wait_ms,
+            payload,
+        ]
         word, run, digest, moves, waiting, agent, losses = self._call("sweep", job_id, args)
         return Swept(
             Word(word.decode()),

@@ -291,11 +291,11 @@ class Store:
             return False
         return bool(self.client.pexpire(key, lease_ms))
 
-    def mark_sweep(self) -> int:
-        """Note that a sweep begins; returns the milliseconds since the one before (server time; 0 for the first)."""
+    def mark_sweep(self) -> tuple[int, int]:
+        """Note that a sweep begins; returns the server's time and how long before it the last one began (ms; 0: none)."""
         now = self.now_ms()
         before = self.client.set(self.keys.swept, now, get=True)
-        return now - int(before) if before else 0
+        return now, now - int(before) if before else 0
 
     def now_ms(self) -> int:
         """The server's time: clocks of nodes may be off."""

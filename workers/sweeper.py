@@ -74,17 +74,16 @@ class Sweeper:
         if not self._store.lead(self._token, self._lease_ms):
             self._was_away, self._answered_at = False, time.monotonic()
             return False
-        after_gap = self._after_gap()
-        began = time.monotonic()
+        # Every claim is judged as of this moment: what holds up the sweep after it ends the lease of nobody.
+        now_ms, since_last_ms = self._store.mark_sweep()
+        after_gap = self._after_gap(since_last_ms)
         live = self._store.live_ids()
         if time.monotonic() >= self._renew_at:
             self._store.renew_bundles(live)
             self._renew_at = time.monotonic() + RENEWED_S
         for job_id in live:
-            after_gap = after_gap or time.monotonic() - began > self._absence_s  # the last call was held up
-            began = time.monotonic()
             try:
-                self._job(job_id, after_gap)
+                self._job(job_id, now_ms, after_gap)
             except AWAY:
                 raise
             except Exception:  # one job that cannot be mended must not keep the others from it
@@ -93,24 +92,23 @@ class Sweeper:
         self._answered_at = time.monotonic()
         return True
 
-    def _after_gap(self) -> bool:
+    def _after_gap(self, since_last_ms: int) -> bool:
         """Was the store away? Nobody could renew then, and its absence must not count as the death of workers.
 
         The last renewals may be older than the absence, so that one much shorter than a lease counts as well. That the
         worker which swept has died is no absence. One that has only just started goes by the last sweep of the others.
         """
         now, before = time.monotonic(), self._answered_at
-        since_sweep_ms = self._store.mark_sweep()
         if before is None:
-            found = since_sweep_ms > max(self._store.settings.claim_lease_ms, GAP_MS)
+            found = since_last_ms > max(self._store.settings.claim_lease_ms, GAP_MS)
         else:
             found = self._was_away or now - before > self._absence_s
         self._was_away, self._answered_at = False, now
         return found
 
-    def _job(self, job_id: str, after_gap: bool) -> None:
+    def _job(self, job_id: str, now_ms: int, after_gap: bool) -> None:
         swept = self._store.scripts.sweep(
-            job_id, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
+            job_id, now_ms=now_ms, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
         )
         match swept.word:
             case Word.ENDED:

@@ -93,16 +93,23 @@ def test_a_claim_outlives_an_absence_between_two_sweeps(
     assert claimed() is Word.RENEWED
 
 
+@pytest.mark.parametrize("where", ["lead", "mark_sweep", "live_ids", "sweep"])
 def test_a_claim_outlives_an_absence_within_a_sweep(
-    server: ValkeyServer, store: Store, sweeper: Sweeper, claimed: Callable[[], Word], monkeypatch: pytest.MonkeyPatch
+    server: ValkeyServer,
+    store: Store,
+    sweeper: Sweeper,
+    claimed: Callable[[], Word],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
-    live_ids = store.live_ids
+    """Wherever it is held up: the call that is on its way comes to the server when it is back."""
+    call = getattr(store, where) if where != "sweep" else store.scripts.sweep
 
-    def held_up() -> list[str]:
+    def held_up(*args: Any, **options: Any) -> Any:
         cut_off(server)
-        return live_ids()
+        return call(*args, **options)
 
-    monkeypatch.setattr(store, "live_ids", held_up)
+    monkeypatch.setattr(store if where != "sweep" else store.scripts, where, held_up)
     sweeper.tick()
     assert claimed() is Word.RENEWED
 
