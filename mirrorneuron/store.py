@@ -292,7 +292,7 @@ class Store:
         return bool(self.client.pexpire(key, lease_ms))
 
     def mark_sweep(self) -> tuple[int, int]:
-        """Note that a sweep begins; returns the server's time and how long before it the last one began (ms; 0: none)."""
+        """Note that a sweep begins; returns the server's time and how long ago the last one began (ms; 0: none was)."""
         now = self.now_ms()
         before = self.client.set(self.keys.swept, now, get=True)
         return now, now - int(before) if before else 0
