@@ -103,7 +103,7 @@ class Client:
             submitted = self._live_parts().submission.submit(bundle, job_id)
         if not await_:
             return submitted
-        return submitted, self._wait(submitted, deadline)
+        return submitted, self._wait(submitted, deadline, fresh=True)
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -113,9 +113,9 @@ class Client:
         """
         return self._wait(job_id, Deadline.after(timeout))
 
-    def _wait(self, job_id: str, deadline: Deadline) -> JobMap:
+    def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
         with reaching(self.settings.redis_url, job_id):
-            return until_ended(self._live_parts().store, job_id, deadline)
+            return until_ended(self._live_parts().store, job_id, deadline, fresh=fresh)
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -28,6 +30,7 @@ CONNECT_TIMEOUT_S = 3.0
 SENTINEL_PORT = 26379
 COMMAND_TIMEOUT_S = 5.0  # of a producer: nothing that it asks for takes a server a second
 NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that only a dead server runs into it
+IDLE_SUBSCRIPTIONS = 8  # connections that wait to be used again
 AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 
@@ -74,6 +77,43 @@ def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     service, _, db = parts.path.strip("/").partition("/")
     more = {"db": int(db or 0), "username": parts.username, "password": parts.password}
     return [(name, int(port or SENTINEL_PORT)) for name, _, port in hosts], service or "mymaster", more
+
+
+class Subscriptions:
+    """Subscriptions to single channels of one server. Thread-safe.
+
+    Their connections are used again, one after the other: making one costs as much as a short job.
+    """
+
+    def __init__(self, client: Server) -> None:
+        self._client = client
+        self._idle: deque[Any] = deque(maxlen=IDLE_SUBSCRIPTIONS)
+
+    @contextmanager
+    def to(self, channel: str) -> Iterator[Callable[[float], None]]:
+        """Listen to *channel* within the block, which gets a function that waits, so many seconds at most.
+
+        It returns first when the server has confirmed the subscription, then with each message. Raises redis errors.
+        """
+        try:
+            pubsub = self._idle.pop()
+        except IndexError:
+            pubsub = self._client.pubsub()
+
+        def hear(seconds: float) -> None:
+            due = time.monotonic() + seconds
+            while found := pubsub.get_message(timeout=max(0.0, due - time.monotonic())):
+                if found["channel"] == channel.encode():  # else the farewell of a channel before
+                    return
+
+        try:
+            pubsub.subscribe(channel)
+            yield hear
+            pubsub.unsubscribe(channel)
+        except BaseException:
+            pubsub.close()
+            raise
+        self._idle.append(pubsub)
 
 
 def without_password(url: str) -> str:

@@ -14,7 +14,7 @@ from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.connection import NODE_TIMEOUT_S, Server, connect, now_ms
+from mirrorneuron.connection import NODE_TIMEOUT_S, Server, Subscriptions, connect, now_ms
 from mirrorneuron.errors import JobNotFound, PayloadTooLarge
 from mirrorneuron.job import (
     TERMINAL,
@@ -70,6 +70,10 @@ class Store:
             clock=clock,
         )
         self._clock = clock
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        return Subscriptions(self.client)
 
     @cached_property
     def bundles(self) -> BundleStore:

@@ -56,20 +56,23 @@ def read_ended(store: Store, job_id: str) -> JobMap | None:
     return job if JobStatus(job["status"]) in TERMINAL else None
 
 
-def until_ended(store: Store, job_id: str, deadline: Deadline) -> JobMap:
-    """The final job map of *job_id*. Raises JobNotFound, WaitTimeout, or redis errors after AWAY_S of silence."""
+def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
+    """The final job map of *job_id*; of a *fresh* one it is known that it has hardly begun.
+
+    Raises JobNotFound, WaitTimeout, or redis errors after AWAY_S of silence.
+    """
     away_since: float | None = None
-    first = True
+    answered = fresh
     while True:
         try:
-            if job := read_ended(store, job_id):
+            if not fresh and (job := read_ended(store, job_id)):
                 return job
-            first, away_since = False, None
+            answered, fresh, away_since = True, False, None
             return _pushed(store, job_id, deadline)
         except AWAY:
             now = time.monotonic()
             away_since = away_since or now
-            if first or now - away_since > AWAY_S:  # a store that has never answered is not waited for
+            if not answered or now - away_since > AWAY_S:  # a store that has never answered is not waited for
                 raise
             time.sleep(deadline.left(RETRY_S))
             if deadline.over:
@@ -77,11 +80,10 @@ def until_ended(store: Store, job_id: str, deadline: Deadline) -> JobMap:
 
 
 def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
-    with store.client.pubsub() as pubsub:
-        # The read comes after the server's confirmation: an end between the two would be missed otherwise.
-        pubsub.subscribe(result_channel(job_id))
+    with store.subscriptions.to(result_channel(job_id)) as hear:
         while True:
-            pubsub.get_message(timeout=deadline.left(REREAD_S))
+            # The read comes after the server's confirmation: an end between the two would be missed otherwise.
+            hear(deadline.left(REREAD_S))
             if job := read_ended(store, job_id):
                 return job
             if deadline.over:
