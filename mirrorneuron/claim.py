@@ -39,6 +39,7 @@ class Word(StrEnum):
     LOGGED = "LOGGED"
     RUNNING = "RUNNING"
     OPEN = "OPEN"
+    AGAIN = "AGAIN"
     IDLE = "IDLE"
     LATE = "LATE"
     OVERDUE = "OVERDUE"

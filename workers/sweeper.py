@@ -19,8 +19,10 @@ from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Swept, Word
 from mirrorneuron.connection import AWAY
 from mirrorneuron.errors import BundleNotFound
+from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
+from workers.backlog import Backlog
 from workers.idle import failed, settle
 
 INTERVAL_S: Final = 1.0  # between two sweeps; a quarter of a claim's lease, if that is less
@@ -46,6 +48,8 @@ class Sweeper:
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
         self._renew_at = 0.0
+        self._backlog = Backlog(app)
+        self._room: dict[str, int] = {}  #: pool -> tasks that this sweep may still add to its queue
         lease_ms = store.settings.claim_lease_ms
         self._interval_s = min(INTERVAL_S, lease_ms / 4_000)
         self._lease_ms = max(SHORTEST_LEASE_MS, min(LEASE_MS, lease_ms * 2 // 3))
@@ -78,12 +82,13 @@ class Sweeper:
         now_ms, since_last_ms = self._store.mark_sweep()
         after_gap = self._after_gap(since_last_ms)
         live = self._store.live_ids()
+        self._room = {}
         if time.monotonic() >= self._renew_at:
             self._store.renew_bundles(live)
             self._renew_at = time.monotonic() + RENEWED_S
         for job_id in live:
             try:
-                self._job(job_id, now_ms, after_gap)
+                self._job(job_id, now_ms, after_gap, len(live))
             except AWAY:
                 raise
             except Exception:  # one job that cannot be mended must not keep the others from it
@@ -106,7 +111,7 @@ class Sweeper:
         self._was_away, self._answered_at = False, now
         return found
 
-    def _job(self, job_id: str, now_ms: int, after_gap: bool) -> None:
+    def _job(self, job_id: str, now_ms: int, after_gap: bool, live: int) -> None:
         swept = self._store.scripts.sweep(
             job_id, now_ms=now_ms, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
         )
@@ -123,9 +128,9 @@ class Sweeper:
             case Word.OVERDUE:
                 self._fail(swept, "the job was idle for longer than its idle_timeout_ms")
             case _:
-                self._announce(swept)
+                self._announce(swept, live)
 
-    def _announce(self, swept: Swept) -> None:
+    def _announce(self, swept: Swept, live: int) -> None:
         if swept.job is None or (swept.word is Word.RUNNING and not swept.waiting):
             return
         try:
@@ -134,15 +139,30 @@ class Sweeper:
             self._fail(swept, f"{error}: it was deleted, or the server lost it")
             return
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
-        if swept.word is Word.OPEN:
+        if swept.word is Word.OPEN and self._has_room(LIGHT, live):
             log.info("job %s was never opened: announced again", swept.job.job_id)
             chains.send(chains.opening(swept.job), swept.job)
         elif swept.word is Word.IDLE:
             for row in settle(self._store, swept.job, plan, swept.moves):
                 chains.announce(swept.job, row)
         for row in swept.waiting:
-            log.info("job %s: %s ready in pool %s: announced again", swept.job.job_id, row.due, row.pool)
-            chains.announce(swept.job, row)
+            if swept.word is not Word.AGAIN or self._has_room(row.pool, live):
+                log.info("job %s: %s ready in pool %s: announced again", swept.job.job_id, row.due, row.pool)
+                chains.announce(swept.job, row)
+
+    def _has_room(self, pool: str, live: int) -> bool:
+        """May one more task go into the queue of *pool*, for a job that has one there unless it was lost?
+
+        A queue with a task for each of the *live* jobs is long, and has lost nothing: no backlog breeds a second one.
+        """
+        if pool not in self._room:
+            try:
+                self._room[pool] = live - self._backlog.of(queue(self._store.settings.redis_namespace, pool))
+            except Exception as error:  # whatever the broker's client raises
+                log.debug("the queue of %s cannot be looked at: %s", pool, error)
+                self._room[pool] = live
+        self._room[pool] -= 1
+        return self._room[pool] >= 0
 
     def _fail(self, swept: Swept, error: str, agent: str | None = None) -> None:
         if swept.job is None:

@@ -11,14 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
-from celery import Celery, signals
+from celery import signals
 from celery.worker import state
-from kombu import Connection
-from kombu.exceptions import ChannelError
 
+from workers.backlog import Backlog
 from workers.stopping import STOP
 
 INTERVAL_S: Final = 2.0
@@ -55,10 +53,9 @@ class Watch:
     """Looks at one worker every `INTERVAL_S`, in a thread, and ends it when it is deaf."""
 
     def __init__(self, worker: Any, grace_s: float) -> None:
-        self._app: Celery = worker.app
         self._worker = worker
         self._grace_s = grace_s
-        self._connection: Connection | None = None
+        self._backlog = Backlog(worker.app)
         self._deafness = Deafness(self._queued, self._has_room)
         signals.task_received.connect(self._deafness.heard, weak=False)
 
@@ -70,26 +67,13 @@ class Watch:
                     self._end()
             except Exception as error:  # whatever the broker's client raises: nobody is deaf to a broker that is away
                 log.debug("the queues cannot be looked at: %s", error)
-                self._hang_up()
 
     def _has_room(self) -> bool:
         return bool(len(state.reserved_requests) < self._worker.concurrency)
 
     def _queued(self) -> int:
         """How many messages wait in the queues that the worker is to take from. Raises what kombu raises."""
-        if self._connection is None:
-            self._connection = self._app.connection_for_read()
-        found = 0
-        for name in list(self._app.amqp.queues.consume_from):
-            with suppress(ChannelError):  # on Redis, a queue that is empty does not exist
-                found += self._connection.default_channel.queue_declare(name, passive=True).message_count
-        return found
-
-    def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(Exception):
-                connection.release()
+        return sum(self._backlog.of(name) for name in list(self._worker.app.amqp.queues.consume_from))
 
     def _end(self) -> None:
         log.critical("mail has waited for %g s and none was taken: this worker ends", PATIENCE * INTERVAL_S)

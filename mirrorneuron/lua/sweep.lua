@@ -3,9 +3,10 @@
 -- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: every claim gets one fresh lease instead
 --       4 first wait before a lost announcement is made again (ms); doubles up to   5 longest wait (ms)
 --       6 event payload JSON
--- Reply {word, run, digest, moves, waiting (rows to announce again), agent, losses}
---       word  OPEN (pending, and its chain never arrived) | IDLE (nobody settled it) | POISONED (agent: its claim stays)
---             LATE (older than its time-out) | OVERDUE | ENDED | MISSING | RUNNING (nothing but what waiting says)
+-- Reply {word, run, digest, moves, waiting (rows to announce), agent, losses}
+--       word  OPEN (pending, and its chain never arrived) | AGAIN (waiting was announced, and nobody came)
+--             IDLE (nobody settled it) | POISONED (agent: its claim stays) | LATE (older than its time-out) | OVERDUE
+--             ENDED | MISSING | RUNNING (nothing but what waiting says: it was freed by this sweep)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
 local h = redis.call('HMGET', JOB, 'digest', 'moves', 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
@@ -51,7 +52,7 @@ elseif now - tonumber(h[9]) >= wait then
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait',
     told and math.min(2 * wait, tonumber(ARGV[5])) or ARGV[4])
   if status == 'pending' then return answer('OPEN') end
-  return answer('RUNNING', rows)
+  return answer('AGAIN', rows)
 end
 if status == 'running' and (h[5] or '') == '' and idle() then return answer('IDLE') end
 local fresh = {}

@@ -54,7 +54,7 @@ class Recovery:
         if self._is_to_be_announced_again(now):
             if job.status is JobStatus.PENDING:
                 return Finding(Word.OPEN)
-            return Finding(Word.RUNNING, job.waiting(now, tell_all=True))
+            return Finding(Word.AGAIN, job.waiting(now, tell_all=True))
         if job.idle and job.idle_since_ms is None:
             return Finding(Word.IDLE)
         return Finding(Word.RUNNING, {pool: row for pool, row in job.waiting(now).items() if row[1]})

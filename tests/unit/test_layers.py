@@ -32,7 +32,8 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
-    workers.runners  workers.stopping  workers.module_child  workers.bundle_cache  workers.failure  workers.request
+    workers.backlog  workers.bundle_cache  workers.failure  workers.module_child  workers.request  workers.runners
+    workers.stopping
     workers.step  workers.announce
     workers.keeper  workers.live_output  workers.module_process  workers.slots
     workers.modules
