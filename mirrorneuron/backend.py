@@ -14,6 +14,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.backends.redis import ResultConsumer as RedisResultConsumer
 from celery.exceptions import TaskRevokedError
+from redis.connection import to_bool
 
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
@@ -105,6 +106,15 @@ class JobMapBackend(RedisBackend):
     """Celery's Redis backend, with job maps as the results of job ids. It owns the job store: `app.backend.store`."""
 
     ResultConsumer = JobResultConsumer
+
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        """What *url* says about the connection. With TLS, certificates are required if nobody says otherwise."""
+        if url.startswith("rediss://"):
+            defaults = {"ssl_cert_reqs": "required", **defaults}
+        found: dict[str, Any] = super()._params_from_url(url, defaults)
+        if "ssl_check_hostname" in found:  # Celery leaves it a text, and the text "false" is true
+            found["ssl_check_hostname"] = to_bool(found["ssl_check_hostname"])  # type: ignore[no-untyped-call]
+        return found
 
     @cached_property
     def store(self) -> Store:

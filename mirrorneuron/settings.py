@@ -8,7 +8,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -88,6 +88,7 @@ class Settings(BaseSettings):
         for number in filter(None, numbers):
             if not number.isdecimal():
                 raise ValueError(f"{number!r} should be a number")
+        value = _with_checks(value)
         if scheme != "sentinel":
             _ask_redis(value)
         return value
@@ -95,9 +96,10 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _readable_broker(cls, value: str) -> str:
-        for url in value.split(";"):  # of a cluster
+        urls = value.split(";")  # of a cluster
+        for url in urls:
             _ = urlsplit(url).port  # raises ValueError
-        return value
+        return ";".join(map(_with_checks, urls))
 
     @field_validator("temp_dir", mode="before")
     @classmethod
@@ -121,6 +123,22 @@ class Settings(BaseSettings):
     def pools(self) -> dict[str, int]:
         """Pool name -> slots of one node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}
+
+
+def _with_checks(url: str) -> str:
+    """*url*; one of rediss says in all cases whether certificates are checked, in the words that all its readers know.
+
+    Left to themselves, redis-py requires certificates, kombu checks none, and Celery's backend refuses the URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    query = dict(parse_qsl(parts.query))
+    given = query.get("ssl_cert_reqs", "required")
+    known = given.removeprefix("CERT_").lower()
+    if known not in ("required", "optional", "none"):
+        raise ValueError(f"ssl_cert_reqs is {given!r}, and should be required, optional or none")
+    return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": known}, safe="/")))
 
 
 def _ask_redis(url: str) -> None:

@@ -39,7 +39,8 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES", " gpu = 1 , default=8,")
     monkeypatch.setenv("MIRROR_NEURON_RETENTION_SECONDS", "0")
     settings = Settings.load()
-    assert (settings.redis_url, settings.retention_seconds) == ("rediss://there:7000/1", 0)
+    assert settings.redis_url == "rediss://there:7000/1?ssl_cert_reqs=required"
+    assert settings.retention_seconds == 0
     assert settings.pools == {"default": 8, "gpu": 1}
 
 

@@ -1,0 +1,76 @@
+"""`rediss://`: the store, the broker and the result backend read one URL, and all three check certificates."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from celery import Celery
+
+from mirrorneuron.app import make_app
+from mirrorneuron.connection import connect, connect_async
+from mirrorneuron.errors import SettingsError
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+
+URL = "rediss://user:p%40ss@there:7000/1"
+WAYS = [
+    ("", ssl.CERT_REQUIRED),
+    *((f"?ssl_cert_reqs={word}", ssl.CERT_REQUIRED) for word in ("required", "CERT_REQUIRED")),
+    *((f"?ssl_cert_reqs={word}", ssl.CERT_OPTIONAL) for word in ("optional", "CERT_OPTIONAL")),
+    *((f"?ssl_cert_reqs={word}&ssl_ca_certs=/ca.pem", ssl.CERT_NONE) for word in ("none", "CERT_NONE")),
+]
+
+
+@pytest.mark.parametrize(("query", "wanted"), WAYS)
+def test_all_three_check_certificates_unless_the_url_says_otherwise(query: str, wanted: ssl.VerifyMode) -> None:
+    settings = Settings.load(redis_url=URL + query)
+    for client in (Store(settings).client, connect(settings.redis_url), connect_async(settings.redis_url)):
+        connection = client.connection_pool.make_connection()
+        assert connection.cert_reqs == wanted
+        assert (connection.host, connection.port, connection.db) == ("there", 7000, 1)
+    app = make_app(settings)
+    broker = app.connection_for_write()
+    assert broker.ssl["ssl_cert_reqs"] == wanted
+    assert (broker.userid, broker.password, broker.hostname) == ("user", "p@ss", "there")
+    assert app.backend.connparams["ssl_cert_reqs"] == wanted
+    assert (app.backend.connparams["password"], app.backend.connparams["db"]) == ("p@ss", 1)
+
+
+def test_a_broker_of_its_own_is_checked_too_and_each_server_of_a_list() -> None:
+    settings = Settings.load(redis_url="redis://here/0", broker_url="rediss://a/0;REDISS://b/0;amqps://c//")
+    app = make_app(settings)
+    assert app.connection_for_write().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    first, second, third = settings.broker_url.split(";")
+    assert first.endswith("?ssl_cert_reqs=required")
+    assert second.endswith("?ssl_cert_reqs=required")
+    assert third == "amqps://c//"
+
+
+@pytest.mark.parametrize("name", ["redis_url", "broker_url"])
+def test_a_check_that_does_not_exist_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_.*_URL: ssl_cert_reqs.*'maybe'.*required"):
+        Settings.load(**{name: "rediss://there/0?ssl_cert_reqs=maybe"})
+
+
+@pytest.mark.parametrize(("query", "wanted"), WAYS)
+def test_the_backend_of_another_app_checks_certificates_unless_told_otherwise(
+    query: str, wanted: ssl.VerifyMode
+) -> None:
+    app = Celery("theirs", broker="memory://", backend=f"mirrorneuron+{URL}{query}", set_as_current=False)
+    assert app.backend.connparams["ssl_cert_reqs"] == wanted
+    assert app.backend.store.client.connection_pool.make_connection().cert_reqs == wanted
+
+
+def test_the_backend_of_another_app_keeps_the_tls_settings_of_that_app() -> None:
+    app = Celery("theirs", broker="memory://", backend=f"mirrorneuron+{URL}", set_as_current=False)
+    app.conf.redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_OPTIONAL}
+    assert app.backend.connparams["ssl_cert_reqs"] == ssl.CERT_OPTIONAL
+
+
+def test_a_host_name_that_need_not_match_is_left_unchecked_by_all_three() -> None:
+    settings = Settings.load(redis_url=f"{URL}?ssl_check_hostname=false")
+    assert Store(settings).client.connection_pool.make_connection().check_hostname is False
+    app = make_app(settings)
+    assert app.connection_for_write().ssl["ssl_check_hostname"] is False
+    assert app.backend.client.connection_pool.make_connection().check_hostname is False
