@@ -225,7 +225,7 @@ class _Ends:
     async def read(self, job_id: str) -> JobMap | None:
         """The job map of a terminal job, None for a live one. Raises JobNotFound."""
         async with self._reads:
-            job = records.job_map(await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
+            job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
         if job is None:
             raise JobNotFound(job_id)
         return job if JobStatus(job["status"]) in TERMINAL else None

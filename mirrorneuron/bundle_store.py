@@ -85,7 +85,7 @@ class BundleStore:
         """The manifest and the digest of its payloads. Raises BundleNotFound when the bundle is gone."""
         document = self._client.get(self._keys.manifest(digest))
         if document is None:
-            raise BundleNotFound(f"bundle {digest} is not in the store")
+            raise BundleNotFound(f"bundle {digest!r} is not in the store")
         parts = decode(document)
         return parts["manifest"], parts["payloads"]
 
@@ -94,5 +94,5 @@ class BundleStore:
         key = self._keys.bundle(payloads_digest)
         chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
         if not chunks or None in chunks:
-            raise BundleNotFound(f"payloads {payloads_digest} are not in the store")
+            raise BundleNotFound(f"payloads {payloads_digest!r} are not in the store")
         return b"".join(chunks)

@@ -161,9 +161,10 @@ class Control:
     def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
         if moved.word is Word.MISSING:
             raise JobNotFound(job_id)
+        job = self._job(job_id)  # of a record that is damaged it says so
         if moved.word is not Word.SETTLED:
             raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
-        return self._job(job_id)
+        return job
 
     def _job(self, job_id: str) -> JobMap:
         job = self._store.job(job_id)

@@ -7,6 +7,7 @@ MirrorNeuronError
 |-- NotFound (LookupError)
 |   |-- JobNotFound  AgentNotFound  MessageNotFound
 |   `-- BundleNotFound                  the store has lost the bundle of a job: submit it again
+|-- RecordDamaged                       somebody else wrote into the store: the message says what cannot be read
 |-- JobExists                           choose another job id
 |-- JobStateError                       the job is in a state in which this cannot be done
 |-- JobFailed                           `AsyncResult(job_id).get()` of a failed job: `.job_map` is its record
@@ -83,6 +84,10 @@ class MessageNotFound(NotFound):
 
 class BundleNotFound(NotFound):
     """The store has lost the bundle of a job: somebody deleted it, or the server did not keep it."""
+
+
+class RecordDamaged(MirrorNeuronError):
+    """What stands in the store is not what this package writes there; the message says where and what is wrong."""
 
 
 class JobExists(MirrorNeuronError):

@@ -64,7 +64,7 @@ def _moment(store: Store, job_id: str, plan: Plan) -> tuple[int, JobMap, list[Ro
     for pool in plan.pools:
         pipe.zrange(store.keys.ready(job_id, pool), 0, 0, withscores=True)
     (seconds, micros), row, claims, held_count, *ready = pipe.execute()
-    job = records.job_map(row)
+    job = records.job_map(job_id, row)
     if job is None:
         raise JobNotFound(job_id)
     first = {pool: rows[0] for pool, rows in zip(plan.pools, ready, strict=True) if rows}
@@ -81,17 +81,18 @@ def _details(
         pipe.hmget(store.keys.agent(job_id, name.decode()), fields)
         pipe.zcount(store.keys.ready(job_id, pool), "-inf", now_ms)
     rows, at = pipe.execute(), len(claims)
-    held = [
-        Held(name.decode(), _text(node), int(since or until), int(until), int(attempts or 0), _text(error))
-        for (name, until), (node, since, attempts, error) in zip(claims, rows[:at], strict=True)
-    ]
-    due = {
-        pool: Due(name.decode(), int(due_ms), max(1, count), int(attempts or 0), _text(error))
-        for (pool, (name, due_ms)), (_, _, attempts, error), count in zip(
-            ready.items(), rows[at::2], rows[at + 1 :: 2], strict=True
-        )
-    }
-    return held, due
+    with records.reading(f"an agent of job {job_id!r}"):
+        held = [
+            Held(name.decode(), _text(node), int(since or until), int(until), int(attempts or 0), _text(error))
+            for (name, until), (node, since, attempts, error) in zip(claims, rows[:at], strict=True)
+        ]
+        due = {
+            pool: Due(name.decode(), int(due_ms), max(1, count), int(attempts or 0), _text(error))
+            for (pool, (name, due_ms)), (_, _, attempts, error), count in zip(
+                ready.items(), rows[at::2], rows[at + 1 :: 2], strict=True
+            )
+        }
+        return held, due
 
 
 def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[Short]:

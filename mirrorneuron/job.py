@@ -7,7 +7,9 @@ import secrets
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, NotRequired, TypedDict
+from typing import Any, Final, NotRequired
+
+from typing_extensions import TypedDict  # that of typing cannot be checked by pydantic before Python 3.12
 
 
 class JobStatus(StrEnum):

@@ -1,10 +1,19 @@
-"""Raw Redis replies as the records of the API: job maps, agent snapshots, events, summaries."""
+"""Raw Redis replies as the records of the API: job maps, agent snapshots, events, nodes, summaries.
+
+Anybody may write into a store. What is read here has the shape that its type promises, or is RecordDamaged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final, TypeVar, cast
 
+from pydantic import TypeAdapter, ValidationError
+
+from mirrorneuron.errors import MirrorNeuronError, RecordDamaged
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
@@ -16,6 +25,7 @@ from mirrorneuron.job import (
     JobStatus,
     JobSummary,
     LogChunk,
+    NodeInfo,
     iso,
 )
 from mirrorneuron.message import decode
@@ -36,6 +46,44 @@ AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "err
 SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon")
 _HIDDEN: Final = frozenset({"user", "collected", "recent"})  # of an agent's state: shown elsewhere, or by its length
 Raw = Sequence[bytes | None]
+T = TypeVar("T")
+
+log = logging.getLogger("mirrorneuron")
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever stops the reading of *what* into RecordDamaged."""
+    try:
+        yield
+    except MirrorNeuronError:
+        raise
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordDamaged(f"{what} cannot be read: {where}: {first['msg']}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+        raise RecordDamaged(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def readable(read: Callable[..., T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
+    """What *read* makes of each row. One that it cannot read is passed over with a warning: it hides no other."""
+    for row in rows:
+        try:
+            yield read(*row)
+        except RecordDamaged as error:
+            log.warning("passed over: %s", error)
+
+
+@cache
+def _checker(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type[T], found: dict[str, Any]) -> T:
+    """*found*, which is a *kind*, a TypedDict. Raises ValidationError; keys that the type does not know are kept."""
+    _checker(cast(Hashable, kind)).validate_python(found, strict=True)
+    return cast(T, found)
 
 
 def _time(value: bytes | None) -> str | None:
@@ -47,25 +95,37 @@ def _time_of(entry_id: str) -> str:
     return iso(int(entry_id.partition("-")[0]))
 
 
-def job_map(row: Raw) -> JobMap | None:
-    """The job map from the values of JOB_FIELDS; None when there is no such job."""
+def job_map(job_id: str, row: Raw) -> JobMap | None:
+    """The job map from the values of JOB_FIELDS; None when there is no such job. Raises RecordDamaged."""
     static, status, run, submitted, updated, started, finished, idle_since, result = row
-    if static is None or status is None:
+    if static is None and status is None:
         return None
-    return cast(
-        JobMap,
-        {
-            **decode(static),
-            "status": status.decode(),
-            "run": int(run or 1),
-            "submitted_at": _time(submitted),
-            "updated_at": _time(updated),
-            "started_at": _time(started),
-            "finished_at": _time(finished),
-            "idle_since": _time(idle_since),
-            "result": decode(result) if result else None,
-        },
-    )
+    with reading(f"the record of job {job_id!r}"):
+        return _checked(
+            JobMap,
+            {
+                **decode(static or b""),
+                "job_id": job_id,
+                "status": JobStatus((status or b"").decode()).value,
+                "run": int(run or 1),
+                "submitted_at": _time(submitted),
+                "updated_at": _time(updated),
+                "started_at": _time(started),
+                "finished_at": _time(finished),
+                "idle_since": _time(idle_since),
+                "result": decode(result) if result else None,
+            },
+        )
+
+
+def node(name: str, raw: bytes) -> NodeInfo:
+    """One worker from its registration, without what waits in the queues of its pools. Raises RecordDamaged."""
+    with reading(f"the registration of node {name!r}"):
+        found = decode(raw)
+        found.setdefault("stopping", False)  # a node of an earlier version does not say
+        for info in found["pools"].values():
+            info["queued"] = None
+        return _checked(NodeInfo, found)
 
 
 def summary(job: JobMap) -> JobSummary:
@@ -73,11 +133,19 @@ def summary(job: JobMap) -> JobSummary:
 
 
 def snapshot(
-    node: PlannedNode, row: Raw, depth: int, job_id: str, status: JobStatus, renewed_at_ms: int | None
+    node: PlannedNode, row: Raw, depth: int, lease_ends: float | None, job_id: str, status: bytes, lease_ms: int
 ) -> AgentSnapshot:
-    """The snapshot of one agent of a job in *status*: from the values of AGENT_FIELDS, its mailbox depth and its
-    claim's last renewal.
+    """The snapshot of one agent of a job in *status*, from the values of AGENT_FIELDS, its mailbox depth and the end of
+    its claim's lease. Raises RecordDamaged.
     """
+    with reading(f"agent {node.node_id!r} of job {job_id!r}"):
+        found = _snapshot(node, row, depth, JobStatus(status.decode()))
+        renewed = iso(int(lease_ends) - lease_ms) if lease_ends else None
+        return _checked(AgentSnapshot, {**found, "parent_job_id": job_id, "last_heartbeat_at": renewed})
+
+
+def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dict[str, Any]:
+    """All of a snapshot but what its caller knows: its job, and its last heartbeat."""
     state, processed, token, assigned, _, error, attempts = row
     known: dict[str, Any] = decode(state) if state else {}
     return {
@@ -91,8 +159,6 @@ def snapshot(
         "processed_messages": int(processed or 0),
         "assigned_node": assigned.decode() if assigned else None,
         "status": _agent_status(node, status, bool(token), bool(error), depth),
-        "last_heartbeat_at": iso(renewed_at_ms) if renewed_at_ms else None,
-        "parent_job_id": job_id,
         "last_error": error.decode("utf-8", "replace") if error else None,
         "metadata": {
             "paused": status is JobStatus.PAUSED,
@@ -120,38 +186,42 @@ def _agent_status(node: PlannedNode, job: JobStatus, claimed: bool, failed: bool
 def event(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     """One event from its stream entry; its id is the entry's id, whose first part is the time in milliseconds."""
     name = entry_id.decode()
-    found: Event = {
-        "id": name,
-        "timestamp": _time_of(name),
-        "job_id": job_id,
-        "type": fields[b"t"].decode(),
-    }
-    if agent := fields.get(b"a"):
-        found["agent_id"] = agent.decode()
-    if payload := fields.get(b"p"):
-        found["payload"] = decode(payload)
-    return found
+    with reading(f"event {name} of job {job_id!r}"):
+        found: Event = {
+            "id": name,
+            "timestamp": _time_of(name),
+            "job_id": job_id,
+            "type": fields[b"t"].decode(),
+        }
+        if agent := fields.get(b"a"):
+            found["agent_id"] = agent.decode()
+        if payload := fields.get(b"p"):
+            found["payload"] = decode(payload)
+        return found
 
 
-def log_chunk(entry_id: bytes, fields: Mapping[bytes, bytes]) -> LogChunk:
+def log_chunk(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> LogChunk:
     name = entry_id.decode()
-    return {
-        "id": name,
-        "timestamp": _time_of(name),
-        "agent_id": fields[b"a"].decode(),
-        "stream": fields[b"s"].decode(),
-        "text": fields[b"t"].decode("utf-8", "replace"),
-    }
+    with reading(f"output {name} of job {job_id!r}"):
+        return {
+            "id": name,
+            "timestamp": _time_of(name),
+            "agent_id": fields[b"a"].decode(),
+            "stream": fields[b"s"].decode(),
+            "text": fields[b"t"].decode("utf-8", "replace"),
+        }
 
 
-def dead_letter(entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
-    return {
-        "message_id": fields[b"i"].decode(),
-        "agent_id": fields[b"a"].decode(),
-        "reason": fields[b"r"].decode("utf-8", "replace"),
-        "timestamp": _time_of(entry_id.decode()),
-        "message": decode(fields[b"m"]),
-    }
+def dead_letter(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    name = entry_id.decode()
+    with reading(f"dead letter {name} of job {job_id!r}"):
+        return {
+            "message_id": fields[b"i"].decode(),
+            "agent_id": fields[b"a"].decode(),
+            "reason": fields[b"r"].decode("utf-8", "replace"),
+            "timestamp": _time_of(name),
+            "message": decode(fields[b"m"]),
+        }
 
 
 def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:

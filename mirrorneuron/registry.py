@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mirrorneuron import records
 from mirrorneuron.connection import Server, now_ms
 from mirrorneuron.job import NodeInfo, iso
 from mirrorneuron.keys import Keys, queue
-from mirrorneuron.message import decode, encode
+from mirrorneuron.message import encode
 
 FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
 
@@ -25,16 +26,15 @@ class Registry:
 
         What waits is known only where the queues are on the store's own server; elsewhere it is None.
         """
-        names = sorted(name.decode() for name in self._client.zrange(self._keys.nodes, 0, -1))
+        names = sorted(name.decode("utf-8", "replace") for name in self._client.zrange(self._keys.nodes, 0, -1))
         rows = self._client.mget([self._keys.node(name) for name in names]) if names else []
-        found: list[NodeInfo] = [decode(row) for row in rows if row]
+        found = list(records.readable(records.node, [pair for pair in zip(names, rows, strict=True) if pair[1]]))
         pools = sorted({pool for node in found for pool in node["pools"]})
         pipe = self._client.pipeline(transaction=False)
         for pool in pools:
             pipe.llen(queue(self._keys.ns, pool))
         waiting = dict(zip(pools, pipe.execute() if self._queues_here else [None] * len(pools), strict=True))
         for node in found:
-            node.setdefault("stopping", False)  # a node of an earlier version does not say
             for pool, info in node["pools"].items():
                 info["queued"] = waiting[pool]
         return found

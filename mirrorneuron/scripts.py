@@ -290,4 +290,4 @@ def _waiting(rows: Any) -> tuple[Waiting, ...]:
 
 def _moved(raw: Any) -> Moved:
     word, status, waiting = raw
-    return Moved(Word(word.decode()), status.decode(), _waiting(waiting))
+    return Moved(Word(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))

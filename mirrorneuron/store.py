@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, Final
+from functools import cached_property, partial
+from typing import Any, Final, TypeVar
 
 from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
@@ -36,6 +36,7 @@ from mirrorneuron.scripts import Scripts
 from mirrorneuron.settings import Settings
 
 PAGE: Final = 200  # rows of one round trip
+T = TypeVar("T")
 
 
 class Store:
@@ -182,13 +183,14 @@ class Store:
         )
 
     def job(self, job_id: str) -> JobMap | None:
-        """The job map, or None: one read."""
-        return records.job_map(self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
+        """The job map, or None: one read. Raises RecordDamaged."""
+        return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
 
     def ref(self, job_id: str) -> JobRef | None:
-        """The job's present run and its bundle."""
+        """The job's present run and its bundle. Raises RecordDamaged."""
         run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
-        return JobRef(job_id, int(run), digest.decode()) if run and digest else None
+        with records.reading(f"the run of job {job_id!r}"):
+            return JobRef(job_id, int(run), digest.decode()) if run and digest else None
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
         """The plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
@@ -213,8 +215,7 @@ class Store:
             if status is None:
                 raise JobNotFound(job_id)
             for node, row, depth, lease in zip(page, rows[::3], rows[1::3], rows[2::3], strict=True):
-                renewed = int(lease) - self.settings.claim_lease_ms if lease else None
-                found.append(records.snapshot(node, row, depth, job_id, JobStatus(status.decode()), renewed))
+                found.append(records.snapshot(node, row, depth, lease, job_id, status, self.settings.claim_lease_ms))
         return found
 
     def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:
@@ -239,22 +240,22 @@ class Store:
             rows = self.client.xrevrange(key, count=limit)[::-1]
         else:
             rows = self.client.xrange(key, min=f"({after}" if after else "-", count=limit)
-        return [records.event(job_id, entry, fields) for entry, fields in rows]
+        return list(records.readable(partial(records.event, job_id), rows))
 
     def follow(self, job_id: str, after: str, wait_ms: int) -> list[Event]:
         """A page of the events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
-        rows = self._entries(self.keys.events(job_id), after, wait_ms)
-        return [records.event(job_id, entry, fields) for entry, fields in rows]
+        return self._page(self.keys.events(job_id), partial(records.event, job_id), after, wait_ms)
 
     def logs(self, job_id: str, after: str, wait_ms: int) -> list[LogChunk]:
         """A page of what commands have printed after *after*, waiting up to *wait_ms* for the first."""
-        return [
-            records.log_chunk(entry, fields) for entry, fields in self._entries(self.keys.logs(job_id), after, wait_ms)
-        ]
+        return self._page(self.keys.logs(job_id), partial(records.log_chunk, job_id), after, wait_ms)
 
-    def _entries(self, key: str, after: str, wait_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        rows = self.client.xread({key: after}, count=PAGE, block=wait_ms or None)
-        return list(rows[0][1]) if rows else []
+    def _page(self, key: str, read: Callable[..., T], after: str | bytes, wait_ms: int) -> list[T]:
+        while rows := self.client.xread({key: after}, count=PAGE, block=wait_ms or None):
+            if found := list(records.readable(read, rows[0][1])):
+                return found
+            after = rows[0][1][-1][0]  # a page of which nothing can be read is not the last one
+        return []
 
     def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
         """The messages of *job* that were given up on, oldest first, each with the id of its entry.
@@ -263,7 +264,8 @@ class Store:
         """
         job_id = job["job_id"]
         rows = self.client.xrange(self.keys.dead(job_id))
-        found = [(entry.decode(), records.dead_letter(entry, fields)) for entry, fields in rows]
+        read = partial(records.dead_letter, job_id)
+        found = list(records.readable(lambda entry, fields: (entry.decode(), read(entry, fields)), rows))
         result = job["result"] or {}
         if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
             raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
@@ -272,19 +274,19 @@ class Store:
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
-        """Summaries of the kept jobs, newest first."""
+        """Summaries of the kept jobs that can be read, newest first."""
         at = 0
         while ids := self.client.zrevrange(self.keys.jobs, at, at + PAGE - 1):
             at += PAGE
             if live_only:
                 flags = self.client.smismember(self.keys.live, ids)
                 ids = [name for name, flag in zip(ids, flags, strict=True) if flag]
+            names = [name.decode("utf-8", "replace") for name in ids]
             pipe = self.client.pipeline(transaction=False)
-            for name in ids:
-                pipe.hmget(self.keys.job(name.decode()), [f for f in records.JOB_FIELDS if f != "result"])
-            for row in pipe.execute():
-                if job := records.job_map([*row, None]):
-                    yield records.summary(job)
+            for name in names:
+                pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
+            rows = ((name, [*row, None]) for name, row in zip(names, pipe.execute(), strict=True))
+            yield from (records.summary(job) for job in records.readable(records.job_map, rows) if job)
 
     def lead(self, token: str, lease_ms: int) -> bool:
         """Take or renew the sweeper's lease; False while another worker has it."""
@@ -306,7 +308,7 @@ class Store:
         return now_ms(self.client)
 
     def live_ids(self) -> list[str]:
-        return [name.decode() for name in self.client.smembers(self.keys.live)]
+        return [name.decode("utf-8", "replace") for name in self.client.smembers(self.keys.live)]
 
     def renew_bundles(self, job_ids: Sequence[str]) -> None:
         """Let the bundles of these jobs live on."""

@@ -30,6 +30,16 @@ GRAPH: dict[str, Any] = {
         {"from_node": "x", "to_node": "join", "message_type": "*"},
     ],
 }
+NODE: dict[str, Any] = {
+    "name": "n1",
+    "host": "h",
+    "pid": 1,
+    "started_at": "2026-01-31T12:00:00.000Z",
+    "queues": [],
+    "pools": {"light": {"slots": 1, "in_use": 0}},
+    "hardware": {},
+    "versions": {},
+}
 
 
 class Jobs:
@@ -68,8 +78,10 @@ def packed(changes: Mapping[str, Any], payloads: Any = None) -> tuple[PackedBund
 
 
 def static(job_id: str, bundle: PackedBundle) -> dict[str, Any]:
+    head = {"job_id": job_id, "graph_id": "g", "job_name": "g", "daemon": False, "root_agent_ids": ["a"]}
+    policies = {"placement_policy": "local", "recovery_policy": "local_restart"}
     reference = {"graph_id": "g", "manifest_version": "1.0", "digest": bundle.digest}
-    return {"job_id": job_id, "graph_id": "g", "job_name": "g", "daemon": False, "manifest_ref": reference}
+    return {**head, **policies, "manifest_ref": {**reference, "manifest_path": None, "job_path": None}}
 
 
 @pytest.fixture

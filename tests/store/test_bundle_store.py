@@ -113,9 +113,9 @@ def test_a_bundle_of_which_a_part_is_lost_is_stored_again(store: Store, bundle: 
 
 
 def test_what_is_not_there_is_a_lookup_error_that_names_it(store: Store) -> None:
-    with pytest.raises(LookupError, match="bundle abc is not in the store"):
+    with pytest.raises(LookupError, match="bundle 'abc' is not in the store"):
         store.bundles.manifest("abc")
-    with pytest.raises(LookupError, match="payloads abc are not in the store"):
+    with pytest.raises(LookupError, match="payloads 'abc' are not in the store"):
         store.bundles.payloads("abc")
     with pytest.raises(LookupError):
         store.plan("abc")

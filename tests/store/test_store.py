@@ -13,7 +13,7 @@ from mirrorneuron.client import Client
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
-from tests.store.conftest import GRAPH, Jobs, packed, static
+from tests.store.conftest import GRAPH, NODE, Jobs, packed, static
 from tests.support.waiting import wait_until
 
 Stores = Callable[..., Store]
@@ -248,9 +248,8 @@ def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Stor
 
 
 def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
-    node = {"name": "n1", "host": "h", "pid": 1, "queues": [], "pools": {}, "hardware": {}, "versions": {}}
-    store.registry.register({**node, "name": "n2"}, 60)
-    store.registry.register(node, 60)
+    store.registry.register({**NODE, "name": "n2"}, 60)
+    store.registry.register(NODE, 60)
     assert [found["name"] for found in store.registry.nodes()] == ["n1", "n2"]
     assert store.registry.nodes()[0]["last_heartbeat_at"].endswith("Z")
     store.registry.unregister("n1")
