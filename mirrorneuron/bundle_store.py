@@ -5,14 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import ResponseError
 
+from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.connection import Server
-from mirrorneuron.errors import BundleNotFound
+from mirrorneuron.errors import BundleNotFound, RecordDamaged
 from mirrorneuron.keys import Keys
+from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -81,13 +83,17 @@ class BundleStore:
         else:
             self._client.persist(key)
 
-    def manifest(self, digest: str) -> tuple[dict[str, Any], str | None]:
-        """The manifest and the digest of its payloads. Raises BundleNotFound when the bundle is gone."""
+    def manifest(self, digest: str) -> tuple[Manifest, str | None]:
+        """The manifest and the digest of its payloads. Raises BundleNotFound when it is gone or cannot be read."""
         document = self._client.get(self._keys.manifest(digest))
         if document is None:
             raise BundleNotFound(f"bundle {digest!r} is not in the store")
-        parts = decode(document)
-        return parts["manifest"], parts["payloads"]
+        try:
+            with records.reading(f"bundle {digest!r}"):
+                parts = decode(document)
+                return Manifest.from_dict(parts["manifest"]), parts["payloads"]
+        except RecordDamaged as error:  # its jobs end as if it were lost
+            raise BundleNotFound(str(error)) from error
 
     def payloads(self, payloads_digest: str) -> bytes:
         """The archive of that digest. Raises BundleNotFound when it is gone."""

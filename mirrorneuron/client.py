@@ -127,8 +127,7 @@ class Client:
         with reaching(self.settings.redis_url, job_id):
             parts = self._live_parts()
             job = parts.job(job_id)
-            raw, _ = parts.store.bundles.manifest(job["manifest_ref"]["digest"])
-        return Manifest.from_dict(raw)
+            return parts.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""

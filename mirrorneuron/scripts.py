@@ -208,7 +208,7 @@ class Scripts:
         word, run, digest, moves, waiting, agent, losses = self._call("sweep", job_id, args)
         return Swept(
             Word(word.decode()),
-            JobRef(job_id, int(run), digest.decode()) if digest else None,
+            JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
             int(moves),
             _waiting(waiting),
             agent.decode(),

@@ -28,7 +28,6 @@ from mirrorneuron.job import (
     iso,
 )
 from mirrorneuron.keys import Keys
-from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.registry import Registry
@@ -194,8 +193,8 @@ class Store:
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
         """The plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
-        raw, payloads_digest = self.bundles.manifest(digest)
-        return make_plan(Manifest.from_dict(raw)), payloads_digest
+        manifest, payloads_digest = self.bundles.manifest(digest)
+        return make_plan(manifest), payloads_digest
 
     def agents(self, job: JobMap) -> list[AgentSnapshot]:
         """A snapshot of every agent of *job*, in manifest order; of PAGE agents at one moment. Raises JobNotFound."""
@@ -318,7 +317,7 @@ class Store:
             for job_id in job_ids[at : at + PAGE]:
                 pipe.hget(self.keys.job(job_id), "digest")
             digests.update(filter(None, pipe.execute()))
-        self.bundles.renew(digest.decode() for digest in digests)
+        self.bundles.renew(digest.decode("utf-8", "replace") for digest in digests)
 
     def forget_orphan(self, job_id: str, age_ms: int) -> None:
         """Drop the index entries of a job that has no record, if they are older than *age_ms*."""

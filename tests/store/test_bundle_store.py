@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from mirrorneuron.app import make_app
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import CHUNK_BYTES, SPARE_SECONDS
+from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
 from mirrorneuron.store import Store
 from tests.store.conftest import Jobs, packed
@@ -36,7 +38,7 @@ def test_what_was_put_comes_back(store: Store, bundle: PackedBundle) -> None:
     store.bundles.put(bundle)
     assert store.bundles.has(bundle) is True
     manifest, payloads_digest = store.bundles.manifest(bundle.digest)
-    assert (manifest, payloads_digest) == (decode(bundle.manifest_json), bundle.payloads_digest)
+    assert (manifest.to_dict(), payloads_digest) == (decode(bundle.manifest_json), bundle.payloads_digest)
     assert store.bundles.payloads(bundle.payloads_digest or "") == bundle.payloads
 
 
@@ -119,6 +121,39 @@ def test_what_is_not_there_is_a_lookup_error_that_names_it(store: Store) -> None
         store.bundles.payloads("abc")
     with pytest.raises(LookupError):
         store.plan("abc")
+
+
+@pytest.mark.parametrize("document", [b"", b"{", b"[]", b"{}", b'{"manifest": 1, "payloads": null}', b"\xff"])
+def test_a_manifest_that_cannot_be_read_is_as_good_as_lost(store: Store, bundle: PackedBundle, document: bytes) -> None:
+    """So that its jobs fail, as those of a lost one do, and are not tried for ever."""
+    store.client.set(store.keys.manifest(bundle.digest), document)
+    with pytest.raises(BundleNotFound, match=f"^bundle '{bundle.digest}' cannot be read: "):
+        store.plan(bundle.digest)
+    store.bundles.renew([bundle.digest])
+
+
+def test_a_job_with_a_damaged_bundle_does_not_keep_the_sweeper_from_the_others(
+    make_store: Callable[..., Store],
+) -> None:
+    """It fails, with a reason."""
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    names = ("bad", "worse", "late")
+    for job_id in names:
+        jobs.submit(job_id, graph_id=job_id, policies={"job_timeout_ms": 1} if job_id == "late" else {})
+        jobs.open(job_id)
+    store.client.set(store.keys.manifest(jobs.ref("bad").digest), b"{")
+    store.client.hset(store.keys.job("worse"), "digest", b"\xff")
+    app = make_app(store.settings)
+    sweeper = Sweeper(store, app, lambda digest: store.plan(digest)[0])
+    for _ in range(2):
+        now[0] += 600_000
+        assert sweeper.tick()
+    errors = [(job["status"], job["result"]["error"]) for name in names if (job := store.job(name)) and job["result"]]
+    assert [status for status, _ in errors] == ["failed"] * 3
+    for said, (_, error) in zip(("cannot be read", "is not in the store", "job_timeout_ms"), errors, strict=True):
+        assert said in error
 
 
 def test_a_half_made_upload_is_seen_by_nobody_and_goes_away(
