@@ -37,6 +37,7 @@ _PARTS: Final[dict[str, tuple[type, ...]]] = {
     "artifacts": (list,),
     "stream": (Mapping, type(None)),
 }
+_NEEDED: Final = ("message_id", "job_id", "from", "type")  # of an envelope, whoever wrote it
 _NO_MESSAGE: Final = "no message: it must be an object with envelope, headers, body, artifacts and stream"
 EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", "from", "type", "timestamp"})
 
@@ -77,6 +78,10 @@ class Message:
         stream = found.stream is None or isinstance(found.stream, dict)
         if not (objects and stream and isinstance(found.artifacts, list)):
             raise ValueError(_NO_MESSAGE)
+        if not all(isinstance(found.envelope.get(name), str) for name in _NEEDED):
+            raise ValueError(f"no message: its envelope must have {', '.join(_NEEDED)}, each a string")
+        if not isinstance(found.envelope.get("ttl_ms"), int | float | None):
+            raise ValueError("no message: its ttl_ms must be a number")
         return found
 
     @property

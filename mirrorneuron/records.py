@@ -28,7 +28,7 @@ from mirrorneuron.job import (
     NodeInfo,
     iso,
 )
-from mirrorneuron.message import decode
+from mirrorneuron.message import Message, decode
 from mirrorneuron.plan import PlannedNode
 
 JOB_FIELDS: Final = (
@@ -225,15 +225,16 @@ def dead_letter(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
 
 
 def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:
-    """The message at the head of the mailbox of the *agent* in which a job failed."""
-    message = decode(raw)
-    return {
-        "message_id": str(message["envelope"]["message_id"]),
-        "agent_id": agent,
-        "reason": str((job["result"] or {}).get("error")),
-        "timestamp": job["finished_at"] or job["updated_at"],
-        "message": message,
-    }
+    """The message at the head of the mailbox of the *agent* in which a job failed. Raises RecordDamaged."""
+    with reading(f"the first message in the mailbox of agent {agent!r} of job {job['job_id']!r}"):
+        message = Message.parse(raw)
+        return {
+            "message_id": message.id,
+            "agent_id": agent,
+            "reason": str((job["result"] or {}).get("error")),
+            "timestamp": job["finished_at"] or job["updated_at"],
+            "message": message.as_dict(),
+        }
 
 
 def ends_the_job(found: Event) -> bool:

@@ -218,16 +218,21 @@ class Store:
         return found
 
     def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:
-        """For each agent that did anything: the last body that it emitted, else the last that it received."""
+        """For each agent that did anything: the last body that it emitted, else the last that it received.
+
+        Raises RecordDamaged.
+        """
         pipe = self.client.pipeline(transaction=False)
         for agent in agents:
             pipe.hmget(self.keys.agent(job_id, agent), ["output", "last"])
+        rows = pipe.execute()
         bodies: dict[str, Any] = {}
-        for agent, (output, last) in zip(agents, pipe.execute(), strict=True):
-            if output:
-                bodies[agent] = decode(output)
-            elif last:
-                bodies[agent] = decode(last)["body"]
+        for agent, (output, last) in zip(agents, rows, strict=True):
+            with records.reading(f"what agent {agent!r} of job {job_id!r} did last"):
+                if output:
+                    bodies[agent] = decode(output)
+                elif last:
+                    bodies[agent] = decode(last)["body"]
         return bodies
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
@@ -269,7 +274,7 @@ class Store:
         if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
             raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
             if raw:
-                found.append(("", records.stopped_on(raw, agent, job)))
+                found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:

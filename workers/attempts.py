@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -18,7 +17,7 @@ from workers.agents.run import Run
 from workers.runners import RunHandle
 from workers.runtime import Runtime
 from workers.slots import NotEnoughSlots
-from workers.step import Draft, RunFailed, Surroundings
+from workers.step import Draft, RunFailed, Surroundings, run_failure
 
 DEFAULT_BACKOFF_MS: Final = 500
 LONGEST_BACKOFF_MS: Final = 3_600_000
@@ -41,12 +40,8 @@ def attempt(
 ) -> Step:
     """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
     draft = Draft(node, claim, around)
-    if not draft.messages:
-        return draft.consumed()
-    delay_ms = node.config.get("startup_delay_ms", 0)
-    if delay_ms and not draft.state.get(STARTED):
-        draft.state[STARTED] = True
-        return draft.again(delay_ms, attempts=0)
+    if step := _without_run(draft):
+        return step
     slots = node.config.get("pool_slots", 1)
     asked_at = time.monotonic()
     lease = {
@@ -72,9 +67,22 @@ def attempt(
     except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
         if handle.given_back:
             return untouched(claim, [(released[0], encode(released[1]))])
-        if not isinstance(error, RunFailed):
-            error = RunFailed(f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
-        return _again_or_failed(draft, error, released)
+        return _again_or_failed(draft, run_failure(error), released)
+
+
+def _without_run(draft: Draft) -> Step | None:
+    """The step of a claim that needs no run: its mail has expired or cannot be read, or the first run is delayed."""
+    try:
+        if not draft.messages:
+            return draft.consumed()
+        delay_ms = draft.node.config.get("startup_delay_ms", 0)
+        if delay_ms and not draft.state.get(STARTED):
+            draft.state[STARTED] = True
+            return draft.again(delay_ms, attempts=0)
+    except Exception as error:  # trying again would not mend it
+        failure = run_failure(error)
+        return draft.failed(str(failure), failure.details)
+    return None
 
 
 def _one(messages: list[Message], node: PlannedNode) -> Message:

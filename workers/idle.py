@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirrorneuron.claim import End, JobRef, Waiting, Word
+from mirrorneuron.errors import RecordDamaged
 from mirrorneuron.job import JobStatus
 from mirrorneuron.manifest import OnIdle
 from mirrorneuron.message import encode
@@ -36,6 +37,8 @@ def _end(store: Store, job: JobRef, plan: Plan) -> End | None:
                 result = encode({"agent_id": None, "output": store.last_bodies(job.job_id, plan.sinks)})
             except ValueError as error:  # bodies nested as deeply as messages may be, one in another
                 return failed(None, f"the job's output is not JSON: {error}")
+            except RecordDamaged as error:
+                return failed(None, f"the job's output: {error}")
             cap = store.settings.max_message_bytes
             if len(result) > cap:
                 name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"

@@ -14,7 +14,7 @@ from mirrorneuron.claim import Claim, Step, untouched
 from mirrorneuron.manifest import AgentType
 from mirrorneuron.plan import Plan, PlannedNode
 from workers.agents import aggregator, router, sensor
-from workers.step import Draft, RunFailed, Surroundings
+from workers.step import Draft, Surroundings, run_failure
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
     AgentType.ROUTER: router.handle,
@@ -56,7 +56,8 @@ def run(node: PlannedNode, claim: Claim, around: Surroundings) -> Step:
     try:
         HANDLERS[node.agent_type](draft)
         return draft.consumed()
-    except RunFailed as failure:
+    except Exception as error:  # nothing that stands in the store may end a worker or leave a job without an end
+        failure = run_failure(error)
         return draft.failed(str(failure), failure.details)
 
 

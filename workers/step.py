@@ -6,8 +6,10 @@ the other keys are the runtime's counters, and show in the snapshot's metadata.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
@@ -36,6 +38,13 @@ class RunFailed(Exception):
         self.events: list[tuple[str, Any]] = []  #: what the job's story tells of the run although it failed
 
 
+def run_failure(error: Exception) -> RunFailed:
+    """*error* as the failure of the run that raised it. To be called where it was caught."""
+    if isinstance(error, RunFailed):
+        return error
+    return RunFailed(f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a step needs to know besides its claim."""
@@ -47,19 +56,46 @@ class Surroundings:
 
 
 class Draft:
-    """A step while it is being written. `messages` are the claimed ones that have not expired."""
+    """A step while it is being written.
+
+    What was claimed is read on first use, which raises RunFailed where it is not what this package writes.
+    """
 
     def __init__(self, node: PlannedNode, claim: Claim, around: Surroundings) -> None:
         self.node = node
         self.claim = claim
         self.around = around
         self.stamp = iso(around.now_ms)
-        self.state: dict[str, Any] = decode(claim.state) if claim.state else {}
         self._step = Step(claim.agent_id)
         self._bytes = self._most_bytes = 0  #: of what is sent, and the most that it may come to
-        self._mail = [Message.parse(raw) for raw in claim.mail]
-        self._taken = len(self._mail)
-        self.messages = [message for message in self._mail if not message.expired(around.now_ms)]
+        self._taken = len(claim.mail)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """The agent's state, to be changed in place."""
+        try:
+            found = decode(self.claim.state or b"{}")
+        except ValueError as error:
+            raise RunFailed(f"the agent's state cannot be read: {error}", _text(self.claim.state)) from None
+        if not isinstance(found, dict):
+            raise RunFailed("the agent's state cannot be read: it is no object", _text(self.claim.state))
+        return found
+
+    @cached_property
+    def _mail(self) -> list[Message]:
+        found: list[Message] = []
+        for raw in self.claim.mail:
+            try:
+                found.append(Message.parse(raw))
+            except ValueError as error:
+                where = f"message {len(found) + 1} of the mailbox"
+                raise RunFailed(f"{where} cannot be read: {error}", _text(raw)) from None
+        return found
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """The claimed messages that have not expired."""
+        return [message for message in self._mail if not message.expired(self.around.now_ms)]
 
     def each(self) -> Iterator[Message]:
         """The messages in turn, until what they led to is as much as one commit should carry; the rest is left."""
@@ -206,7 +242,7 @@ class Draft:
 
     def forget_changes(self) -> None:
         """Go back to the state that was claimed: a failed run changes nothing."""
-        self.state = decode(self.claim.state) if self.claim.state else {}
+        vars(self).pop("state", None)
 
     def wait_for(self, need: int) -> None:
         """Let the agent be ready again only when *need* messages are in."""
@@ -254,6 +290,10 @@ class Draft:
                 state["flushed_batches"] = state.get("flushed_batches", 0) + (1 if consumed else 0)
             case _:
                 pass
+
+
+def _text(raw: bytes) -> dict[str, str]:
+    return {"text": raw.decode("utf-8", "replace")}
 
 
 class Quiet(Emit):

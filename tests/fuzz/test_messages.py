@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mirrorneuron.claim import Claim
 from mirrorneuron.client import Client
 from mirrorneuron.message import (
     EMIT_FIELDS,
@@ -49,6 +50,7 @@ FULL = {
     "stream": None,
 }
 STORED = seed(FULL, job_id="j", to="n", message_id="m", timestamp="2026-01-31T12:00:00.000Z")
+STATE = {"received": 1, "collected": [["m", 1]], "recent": ["i"], "observations": 1, "unrouted": 1, "round_robin": 1}
 PAYLOADS = st.one_of(
     mutated(SHORT),
     mutated(FULL),
@@ -151,6 +153,16 @@ def test_every_light_agent_answers_whatever_was_accepted(agent: str, payloads: l
         return
     step = run(plan.nodes["n"], claim, around(plan))
     can_be_committed(step)
+
+
+@pytest.mark.parametrize("agent", LIGHT)
+@fuzzed(12)
+@given(st.lists(documents(STORED), min_size=1, max_size=3), st.just(b"") | documents(STATE))
+def test_every_light_agent_bears_whatever_stands_in_its_mailbox_and_its_state(
+    agent: str, mail: list[bytes], state: bytes
+) -> None:
+    plan = LIGHT[agent]
+    can_be_committed(run(plan.nodes["n"], Claim("n", state, 0, 0, 0, tuple(mail)), around(plan)))
 
 
 @pytest.fixture(scope="module")

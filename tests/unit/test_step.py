@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -533,3 +534,23 @@ def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
         ("n", 1, ["a"], False),
         ("a", 0, [], True),
     ]
+
+
+@pytest.mark.parametrize("agent", ["router", "sensor", "aggregator"])
+@pytest.mark.parametrize("garbage", [b"", b"\xff", b"[]", b'{"envelope": {}}'])
+def test_mail_that_is_no_message_fails_the_run_with_its_place_and_text(agent: str, garbage: bytes) -> None:
+    step = step_of(plan_of({"agent_type": agent}), message(1), garbage)
+    assert step.end is not None
+    assert step.end.status is JobStatus.FAILED
+    assert (step.consumed, step.outgoing) == (0, [])
+    result = decode(step.end.result)
+    assert result["error"].startswith("message 2 of the mailbox cannot be read: ")
+    assert result["details"]["text"] == garbage.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("kept", [b"[", b"[]", b'{"recent": 1}', b'{"received": []}'])
+def test_a_state_that_cannot_be_used_fails_the_run(kept: bytes) -> None:
+    plan = plan_of({"agent_type": "aggregator"})
+    step = run(plan.nodes["n"], replace(claim(message()), state=kept), around(plan))
+    assert step.end is not None
+    assert step.end.status is JobStatus.FAILED
