@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, overload
 from weakref import WeakKeyDictionary
 
-from mirrorneuron import api, client, records
+from mirrorneuron import api, arguments, client, records
 from mirrorneuron.bundle import BundleInput, JobBundle
 from mirrorneuron.bundle import validate_manifest as _validate
 from mirrorneuron.connection import AWAY, Server, connect_async, reaching
@@ -109,6 +109,7 @@ class Client:
         return await self._wait(job_id, Deadline.after(timeout))
 
     async def _wait(self, job_id: str, deadline: Deadline) -> JobMap:
+        arguments.job_id(job_id)
         loop = asyncio.get_running_loop()
         ends = self._ends.get(loop)
         if ends is None or ends.pid != os.getpid():

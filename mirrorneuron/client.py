@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from mirrorneuron import records
+from mirrorneuron import arguments, records
 from mirrorneuron.bundle import BundleInput, JobBundle, validate_manifest
 from mirrorneuron.connection import reaching
 from mirrorneuron.diagnosis import Diagnosis, store_away
@@ -96,6 +97,7 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout needs await_=True")
         deadline = Deadline.after(timeout)
+        arguments.text("job_id", job_id, optional=True)
         if job_id is not None and not is_job_id(job_id):
             raise ManifestError([Issue("job_id", f"{job_id!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
         bundle = validate_manifest(given)
@@ -114,31 +116,30 @@ class Client:
         return self._wait(job_id, Deadline.after(timeout))
 
     def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
-        with reaching(self.settings.redis_url, job_id):
-            return until_ended(self._live_parts().store, job_id, deadline, fresh=fresh)
+        with self._asking(job_id) as parts:
+            return until_ended(parts.store, job_id, deadline, fresh=fresh)
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().job(job_id)
+        with self._asking(job_id) as parts:
+            return parts.job(job_id)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
-        with reaching(self.settings.redis_url, job_id):
-            parts = self._live_parts()
+        with self._asking(job_id) as parts:
             job = parts.job(job_id)
             return parts.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
-        with reaching(self.settings.redis_url, job_id):
-            parts = self._live_parts()
+        with self._asking(job_id) as parts:
             return parts.store.agents(parts.job(job_id))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
-        with reaching(self.settings.redis_url, job_id):
-            parts = self._live_parts()
+        arguments.event_id(after)
+        limit = arguments.count("limit", limit)
+        with self._asking(job_id) as parts:
             found = parts.store.events(job_id, after=after, limit=limit)
             if not found:
                 parts.job(job_id)
@@ -149,6 +150,7 @@ class Client:
 
         Raises JobNotFound, at once and not only when it is iterated.
         """
+        arguments.event_id(after)
         self.inspect_job(job_id)
         return self._events_to_end(job_id, after or "0")
 
@@ -164,19 +166,20 @@ class Client:
         The newest MIRROR_NEURON_LOGS_MAX_BYTES of a job are kept. Of a command that runs again, all runs are shown.
         Raises JobNotFound and AgentNotFound, at once and not only when it is iterated.
         """
+        arguments.text("agent_id", agent_id, optional=True)
         if agent_id is None:
             self.inspect_job(job_id)
         else:
-            with reaching(self.settings.redis_url, job_id):
-                self._live_parts().control.check_agent(job_id, agent_id)
+            with self._asking(job_id) as parts:
+                parts.control.check_agent(job_id, agent_id)
         chunks = self._follow(job_id, "0", Store.logs, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
         return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
 
     def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
         after = "0"
         while True:
-            with reaching(self.settings.redis_url, job_id):
-                found = self._live_parts().store.logs(job_id, after, 0)
+            with self._asking(job_id) as parts:
+                found = parts.store.logs(job_id, after, 0)
             yield from found
             if not found:
                 return
@@ -187,8 +190,7 @@ class Client:
         away_since: float | None = None
         while True:
             try:
-                with reaching(self.settings.redis_url, job_id):
-                    parts = self._live_parts()
+                with self._asking(job_id) as parts:
                     ended = JobStatus(parts.job(job_id)["status"]) in TERMINAL
                     found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
                 away_since = None
@@ -212,8 +214,11 @@ class Client:
     def list_jobs(
         self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
     ) -> list[JobSummary]:
-        """Summaries of the kept jobs, newest first; only live ones, or of one *status*, if asked for."""
-        wanted = JobStatus(status) if status else None
+        """Summaries of the kept jobs, newest first; only live ones, or of one *status*, if asked for.
+
+        Jobs whose record cannot be read are passed over. Raises ValueError for what is no status.
+        """
+        wanted, limit = arguments.status(status), arguments.count("limit", limit)
         found: list[JobSummary] = []
         with reaching(self.settings.redis_url):
             live_only = not include_terminal or (wanted is not None and wanted not in TERMINAL)
@@ -226,13 +231,15 @@ class Client:
 
     def job_details(self, job_id: str, *, event_limit: int = 25) -> JobDetails:
         """The record, the agents and the newest events of one job. Raises JobNotFound."""
+        event_limit = arguments.count("event_limit", event_limit) or 0
         job = self.inspect_job(job_id)
-        with reaching(self.settings.redis_url, job_id):
-            agents = self._live_parts().store.agents(job)
+        with self._asking(job_id) as parts:
+            agents = parts.store.agents(job)
         return {"job": job, "agents": agents, "events": self.events(job_id, limit=event_limit)}
 
     def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
         """Nodes, the newest jobs (*limit*, 20 by default), and how many kept jobs are in which status."""
+        limit = arguments.count("limit", limit)
         counts: dict[str, int] = {str(status): 0 for status in JobStatus}
         jobs = self.list_jobs()
         for job in jobs:
@@ -245,18 +252,19 @@ class Client:
 
     def pause(self, job_id: str) -> JobMap:
         """Let no agent of the job take a new message; what runs finishes. Raises JobNotFound, JobStateError."""
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.pause(job_id)
+        with self._asking(job_id) as parts:
+            return parts.control.pause(job_id)
 
     def resume(self, job_id: str) -> JobMap:
         """Go on with a paused job. Raises JobNotFound, JobStateError."""
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.resume(job_id)
+        with self._asking(job_id) as parts:
+            return parts.control.resume(job_id)
 
     def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
         """End a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.cancel(job_id, reason)
+        arguments.reason(reason)
+        with self._asking(job_id) as parts:
+            return parts.control.cancel(job_id, reason)
 
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
         """Append a message (a payload as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
@@ -264,8 +272,9 @@ class Client:
         Sent again with the same `message_id` it is delivered once. Raises JobNotFound, AgentNotFound, JobStateError,
         PayloadTooLarge, and ValueError for what is no message.
         """
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.send(job_id, agent_id, message)
+        arguments.text("agent_id", agent_id)
+        with self._asking(job_id) as parts:
+            return parts.control.send(job_id, agent_id, message)
 
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
         """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
@@ -273,8 +282,9 @@ class Client:
         *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first.
         Raises JobNotFound, AgentNotFound, JobStateError.
         """
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.retry(job_id, from_agent)
+        arguments.text("from_agent", from_agent, optional=True)
+        with self._asking(job_id) as parts:
+            return parts.control.retry(job_id, from_agent)
 
     def dead_letters(self, job_id: str) -> list[DeadLetter]:
         """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
@@ -282,8 +292,7 @@ class Client:
         They were sent to an agent that is not there, or expired. The message on which a failed job stopped is the
         last one; `retry` takes it up again.
         """
-        with reaching(self.settings.redis_url, job_id):
-            parts = self._live_parts()
+        with self._asking(job_id) as parts:
             return [dead for _, dead in parts.store.dead_letters(parts.job(job_id))]
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
@@ -292,8 +301,10 @@ class Client:
         It leaves the list of dead letters. Raises JobNotFound, MessageNotFound, AgentNotFound (nobody to take it: name
         an agent) and JobStateError (the job has ended).
         """
-        with reaching(self.settings.redis_url, job_id):
-            return self._live_parts().control.replay(job_id, message_id, to_agent)
+        arguments.text("message_id", message_id)
+        arguments.text("to_agent", to_agent, optional=True)
+        with self._asking(job_id) as parts:
+            return parts.control.replay(job_id, message_id, to_agent)
 
     def why(self, job_id: str) -> Diagnosis:
         """Why the job does not move, since when, and what to do. A store or broker that is away is a cause as well.
@@ -301,8 +312,8 @@ class Client:
         Raises JobNotFound.
         """
         try:
-            with reaching(self.settings.redis_url, job_id):
-                return self._live_parts().diagnosis(job_id)
+            with self._asking(job_id) as parts:
+                return parts.diagnosis(job_id)
         except RuntimeUnavailable as error:
             return store_away(job_id, str(error))
 
@@ -311,8 +322,16 @@ class Client:
 
         Returns the ids of the deleted jobs.
         """
+        arguments.age("older_than", older_than)
         with reaching(self.settings.redis_url):
             return self._live_parts().control.cleanup(live_too=all, older_than=older_than)
+
+    @contextmanager
+    def _asking(self, job_id: str) -> Iterator[Parts]:
+        """What answers a question about a job. Raises JobNotFound for what can be no id, and RuntimeUnavailable."""
+        arguments.job_id(job_id)
+        with reaching(self.settings.redis_url, job_id):
+            yield self._live_parts()
 
     def _live_parts(self) -> Parts:
         if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent

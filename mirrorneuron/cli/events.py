@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from mirrorneuron import arguments
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.exits import Code, complain, printable
 from mirrorneuron.cli.options import JobId, Json
@@ -18,8 +18,10 @@ MOST = 10**9  # what a server can count to
 
 
 def _event_id(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch("[0-9]{1,18}(-[0-9]{1,18})?", text):
-        raise typer.BadParameter(f"{text!r} is no id of an event")
+    try:
+        arguments.event_id(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     return text
 
 

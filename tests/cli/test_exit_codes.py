@@ -69,7 +69,7 @@ def test_only_failed_and_cancelled_jobs_exit_1(status):
         (["job", "list", "--status", "lost"], "mn: Invalid value for '--status'"),
         (["run", RESEARCH, "--job-id", "a b"], "mn: job_id: 'a b' is no job id"),
         (["wait", "x", "--timeout", "nan"], "mn: Invalid value for '--timeout'"),
-        (["events", "x", "--after", "soon"], "mn: Invalid value for '--after': 'soon' is no id of an event"),
+        (["events", "x", "--after", "soon"], "mn: Invalid value for '--after': after must be the id of an event"),
         (["events", "x", "--limit", "9" * 30], "mn: Invalid value for '--limit'"),
         (["job", "inspect", "\udcff"], "mn: Invalid value for 'JOB': '\\udcff' is not UTF-8"),
         (["cancel", "x", "--reason", "\udcff"], "mn: Invalid value for '--reason': '\\udcff' is not UTF-8"),
