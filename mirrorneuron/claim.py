@@ -143,6 +143,12 @@ class Step:
     end: End | None = None
     alone: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
 
+    @property
+    def size(self) -> int:
+        """Bytes that it carries to the server, but for ids and names."""
+        rows = sum(len(text) for _, text in (*self.outgoing, *self.handed, *self.events))
+        return len(self.state) + len(self.last) + len(self.output) + rows + sum(len(dead.message) for dead in self.dead)
+
 
 def untouched(claim: Claim, events: Sequence[tuple[str, bytes]] = ()) -> Step:
     """The step that gives a claim back as it was."""

@@ -14,7 +14,7 @@ from mirrorneuron.claim import Claim, Step, untouched
 from mirrorneuron.manifest import AgentType
 from mirrorneuron.plan import Plan, PlannedNode
 from workers.agents import aggregator, router, sensor
-from workers.step import Draft, Surroundings, run_failure
+from workers.step import FULL_BYTES, FULL_MESSAGES, Draft, Surroundings, run_failure
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
     AgentType.ROUTER: router.handle,
@@ -24,13 +24,21 @@ HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
 
 
 def run_light(plan: Plan, claims: Sequence[Claim], around: Surroundings) -> list[Step]:
-    """The steps of *claims*, in order, up to the one that ends the job."""
+    """The steps of *claims*, in order, up to the one that ends the job.
+
+    Those for which one commit would carry too much are given back as they were, and run with the next claim.
+    """
     # Only agents that were claimed without mail can be handed any: for the others it would not be the next in line.
     handed: dict[str, list[bytes]] = {claim.agent_id: [] for claim in claims if not claim.mail}
     steps: list[Step] = []
+    messages = size = 0
     for claim in claims:
         given = handed.pop(claim.agent_id, None)
-        if given is None:
+        if messages >= FULL_MESSAGES or size >= FULL_BYTES:
+            if given:
+                _send_handed(steps, claim.agent_id)
+            step = untouched(claim)
+        elif given is None:
             step = run(plan.nodes[claim.agent_id], claim, around)
         elif given:
             step = run(plan.nodes[claim.agent_id], replace(claim, mail=tuple(given)), around)
@@ -40,6 +48,7 @@ def run_light(plan: Plan, claims: Sequence[Claim], around: Surroundings) -> list
             step.consumed = 0  # none of it was ever in the mailbox
         else:
             step = untouched(claim)
+        messages, size = messages + len(step.outgoing), size + step.size
         if handed:
             _hand_over(step, handed)
         steps.append(step)

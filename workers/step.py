@@ -23,7 +23,7 @@ from workers.failure import encode_anyhow, one_line, printable, result_of
 
 MOST_OUTGOING: Final = 100_000  # messages that one message may lead to, and as many events
 MOST_BYTES: Final = 256 * 1024 * 1024  # of these messages: a server drops a client that sends 1 GiB at once
-FULL_MESSAGES: Final = 10_000  # after which a light agent leaves the rest of its mail to another commit
+FULL_MESSAGES: Final = 10_000  # after which light agents leave the rest of their mail to another commit
 FULL_BYTES: Final = 16 * 1024 * 1024
 USER: Final = "user"
 

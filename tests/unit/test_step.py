@@ -10,7 +10,7 @@ import pytest
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.bundle import load
-from mirrorneuron.claim import Claim, Step
+from mirrorneuron.claim import Claim, Dead, Step
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
 from mirrorneuron.plan import Plan, make_plan
@@ -534,6 +534,37 @@ def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
         ("n", 1, ["a"], False),
         ("a", 0, [], True),
     ]
+
+
+@pytest.mark.parametrize(("name", "most"), [("FULL_BYTES", 2_000), ("FULL_MESSAGES", 3)])
+def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    """The agents that do not run are given back as they were, and what was handed to them is mail, in order."""
+    monkeypatch.setattr(f"workers.light.{name}", most)
+    plan = line()
+    mail = [message(number, {"n": number, "x": "x" * 500}) for number in range(4)]
+    held = Claim("c", b'{"s":1}', 7, 2, 0, (message(9),))
+    claims = [claim(*mail), claim(agent="a"), claim(agent="b"), held]
+    first, *others = run_light(plan, claims, around(plan))
+    assert (first.consumed, sent(first), first.handed) == (4, ["a"] * 4, [])
+    assert [body["n"] for body in bodies(first)] == [0, 1, 2, 3]
+    assert others == [Step("a"), Step("b"), Step("c", processed=7, attempts=2)]
+
+
+def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = line()
+    monkeypatch.setattr("workers.light.FULL_MESSAGES", 3)
+    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], around(plan))
+    assert [step.consumed for step in steps] == [1, 0, 1]
+    assert sent(steps[2]) == ["c"]
+
+
+@pytest.mark.parametrize("part", ["state", "last", "output", "events", "dead"])
+def test_everything_that_a_step_carries_counts(part: str) -> None:
+    text = b"x" * 100
+    rows = {"events": [("t", text)], "dead": [Dead("m", "a", "why", text)]}
+    assert replace(Step("n"), **{part: rows.get(part, text)}).size == 100
 
 
 @pytest.mark.parametrize("agent", ["router", "sensor", "aggregator"])
