@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mirrorneuron import connection
+
 # As in tests/scripts, so that it does not matter which of the two is read last.
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)
 
@@ -25,6 +27,18 @@ def fuzzed(examples: int) -> settings:
 def is_one_line(error: Exception) -> None:
     """*error* says what is wrong, as a person wants to read it."""
     assert len(str(error).splitlines()) == 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """No client gives a server up that is merely slow: an example must fail for its values, and each time it is tried.
+
+    A time-out that hits one try and not the next, or at another line, ends a property as flaky, whatever it says.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CONNECT_TIMEOUT_S", "COMMAND_TIMEOUT_S"):
+            patch.setattr(connection, name, 100.0)
+        yield
 
 
 @pytest.fixture(scope="module")
