@@ -309,7 +309,7 @@ class Store:
 
     def now_ms(self) -> int:
         """The server's time: clocks of nodes may be off."""
-        return now_ms(self.client)
+        return self._clock() if self._clock else now_ms(self.client)
 
     def live_ids(self) -> list[str]:
         return [name.decode("utf-8", "replace") for name in self.client.smembers(self.keys.live)]
