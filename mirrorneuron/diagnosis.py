@@ -16,6 +16,7 @@ from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.manifest import AgentType, RecoveryMode
 from mirrorneuron.plan import DEFAULT_POOL, Plan
+from mirrorneuron.wording import count, span
 
 SILENT: Final = 0.5  # of a lease: renewals come at every third of it, so one that has less left has missed some
 SHOWN: Final = 3  # names in one line
@@ -120,15 +121,6 @@ def store_away(job_id: str, error: str) -> Diagnosis:
     return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=said, hint=hint)
 
 
-def span(ms: int) -> str:
-    """A length of time for humans, in its two largest units; `a moment` below a second."""
-    minutes, seconds = divmod(max(0, ms) // 1000, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [f"{n} {unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")) if n]
-    return " ".join(parts[:2]) or "a moment"
-
-
 def _diagnosis(
     facts: Facts, cause: Cause, said: str, hint: str, since: Text = None, agent: Text = None, pool: Text = None
 ) -> Diagnosis:
@@ -161,7 +153,7 @@ def _paused(facts: Facts) -> Diagnosis | None:
     if agent:
         said = f"the job is paused: the worker that ran {agent} was lost, and its recovery_mode is manual_recover"
     if facts.held_count:
-        said += f"; {_count(facts.held_count, 'agent')} still running"
+        said += f"; {count(facts.held_count, 'agent')} still running"
     return _diagnosis(facts, Cause.PAUSED, said, f"go on: {_mn(facts, 'resume')}", event.get("timestamp"), agent)
 
 
@@ -228,9 +220,9 @@ def _running(facts: Facts) -> Diagnosis | None:
     first = min(facts.held, key=lambda held: (nodes[held.agent_id].light, held.since_ms))
     said = f"{first.agent_id} runs on {first.node}"
     if first.attempts:
-        said += f", after {_count(first.attempts, 'failed run')} ({first.error})"
+        said += f", after {count(first.attempts, 'failed run')} ({first.error})"
     if facts.held_count > 1:
-        said += f"; {_count(facts.held_count - 1, 'other agent')} running too"
+        said += f"; {count(facts.held_count - 1, 'other agent')} running too"
     pool, hint = nodes[first.agent_id].pool, f"see what it prints: {_mn(facts, 'logs', first.agent_id, '--follow')}"
     hint = "wait: it takes moments" if pool == LIGHT else hint
     return _diagnosis(facts, Cause.RUNNING, said, hint, iso(first.since_ms), first.agent_id, pool)
@@ -244,13 +236,13 @@ def _waiting_for_a_slot(facts: Facts) -> Diagnosis | None:
     busy, slots = facts.busy.get(pool, ()), sum(row["slots"] for row in pools)
     # A node tells what is in use with its heartbeat: claims are known at once.
     in_use = max(sum(row["in_use"] for row in pools), len(busy))
-    who = due.agent_id if due.count == 1 else f"{due.agent_id} and {_count(due.count - 1, 'other agent')}"
+    who = due.agent_id if due.count == 1 else f"{due.agent_id} and {count(due.count - 1, 'other agent')}"
     if pool != LIGHT and in_use >= slots:
-        said = f"no slot of {_pool(pool)} is free for {who}: {_count(slots, 'slot')} taken"
+        said = f"no slot of {_pool(pool)} is free for {who}: {count(slots, 'slot')} taken"
         said += f", by {_some(busy)}" if busy else ""
         cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {_worker(facts, pool)}"
     else:
-        free = "" if pool == LIGHT else f", with {slots - in_use} of {_count(slots, 'slot')} of {_pool(pool)} free"
+        free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
         ahead, hint = _queue(facts, pool)
         cause, said = Cause.QUEUED, f"{who} can run{free}{ahead}"
     return _diagnosis(facts, cause, said, hint, iso(due.at_ms), due.agent_id, pool)
@@ -276,7 +268,7 @@ def _starved(facts: Facts) -> Diagnosis | None:
     short = next((row for row in facts.short if not row.fed and (row.have or lost)), None)
     if not short or not since:
         return None
-    said = f"{short.agent_id} has {short.have} of {_count(short.need, 'message')}, and nobody can send it more{lost}"
+    said = f"{short.agent_id} has {short.have} of {count(short.need, 'message')}, and nobody can send it more{lost}"
     hint = f"send the rest: {_mn(facts, 'send', short.agent_id, 'message.json')}; or end it: {_mn(facts, 'cancel')}"
     if facts.dead_letters:
         hint = f"see what got lost: {_mn(facts, 'dead-letters')}; send it again: {_mn(facts, 'replay', 'MESSAGE')}"
@@ -309,9 +301,9 @@ CHECKS: Final[tuple[Callable[[Facts], Diagnosis | None], ...]] = (
 
 def _lost(facts: Facts) -> str:
     """What an idle job has lost on the way: the usual reason why one stops short."""
-    names, count = list(facts.unrouted), sum(facts.unrouted.values())
-    said = f"; {_count(count, 'message')} of {_some(names)} matched no edge" if names else ""
-    return said + (f"; {_count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
+    names, lost = list(facts.unrouted), sum(facts.unrouted.values())
+    said = f"; {count(lost, 'message')} of {_some(names)} matched no edge" if names else ""
+    return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
 
 
 def _queue(facts: Facts, pool: str) -> tuple[str, str]:
@@ -320,7 +312,7 @@ def _queue(facts: Facts, pool: str) -> tuple[str, str]:
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
     names = _some([node["name"] for node in nodes])
     hint = f"wait: what got lost is announced again after 5 s, and ever less often; or see the log of {names}"
-    return f"; {_count(queued, 'task')} in the queue" if queued else "", hint
+    return f"; {count(queued, 'task')} in the queue" if queued else "", hint
 
 
 def _pool(pool: str) -> str:
@@ -338,10 +330,6 @@ def _worker(facts: Facts, pool: str) -> str:
 def _mn(facts: Facts, verb: str, *words: str) -> str:
     """A command on the job, as it is to be typed."""
     return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from mirrorneuron.chaos.stage import raised
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
+from mirrorneuron.wording import count
 
 NODE: Final = (*runtime.MN, "worker")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,7 +81,7 @@ def _audience(*, json: bool) -> AbstractContextManager[Audience]:
 
 
 def _show_schedule(planned: Schedule) -> None:
-    output.line(f"seed {planned.seed}: {output.count(planned.jobs, 'job')} in {planned.minutes:g} min, and kills at")
+    output.line(f"seed {planned.seed}: {count(planned.jobs, 'job')} in {planned.minutes:g} min, and kills at")
     strikes = ", ".join(str(strike).replace(" ", "\xa0") for strike in planned.strikes)  # each stays on one line
     for line in textwrap.wrap(strikes, WIDTH, initial_indent="  ", subsequent_indent="  "):
         output.line(line.replace("\xa0", " "))
@@ -90,7 +91,7 @@ def _show_schedule(planned: Schedule) -> None:
 def _show(report: Report) -> None:
     if output.on_terminal():
         output.line("")
-    kills = ", ".join(f"{count} {kind}" for kind, count in _by_kind(report).items())
+    kills = ", ".join(f"{number} {kind}" for kind, number in _by_kind(report).items())
     output.fields(
         {
             "seed": report.schedule.seed,

@@ -10,6 +10,7 @@ import typer
 
 from mirrorneuron.cli import asking, output, runtime
 from mirrorneuron.cli.options import Json
+from mirrorneuron.wording import count
 
 UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
@@ -46,4 +47,4 @@ def cleanup(all: All = False, older_than: OlderThan = None, yes: Yes = False, js
         output.line("nothing done")
         return
     deleted = client.cleanup_jobs(all=all, older_than=older_than)
-    output.document({"deleted": deleted}) if json else output.line(f"deleted {output.count(len(deleted), 'job')}")
+    output.document({"deleted": deleted}) if json else output.line(f"deleted {count(len(deleted), 'job')}")

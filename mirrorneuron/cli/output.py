@@ -21,11 +21,6 @@ def line(text: str) -> None:
     sys.stdout.flush()
 
 
-def count(number: int, name: str) -> str:
-    """`1 node`, `2 nodes`."""
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
 def document(value: Any) -> None:
     """Print one JSON document, at once: a command that goes on may have somebody who reads it now."""
     line(_json(value, indent=2))

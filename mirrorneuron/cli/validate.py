@@ -12,6 +12,7 @@ from mirrorneuron.cli import output
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Folder, Json
 from mirrorneuron.errors import Issue, ManifestError
+from mirrorneuron.wording import count
 
 
 def validate(folder: Folder, json: Json = False) -> None:
@@ -33,7 +34,7 @@ def validate(folder: Folder, json: Json = False) -> None:
         output.document({**found, "graph_id": manifest.graph_id, **counts})
         return
     warn(bundle)
-    size = ", ".join(output.count(number, name.removesuffix("s")) for name, number in counts.items())
+    size = ", ".join(count(number, name.removesuffix("s")) for name, number in counts.items())
     output.line(f"{manifest.graph_id} is valid: {size}")
 
 

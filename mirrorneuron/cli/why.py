@@ -10,8 +10,9 @@ import typer
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.exits import Code, printable
 from mirrorneuron.cli.options import JobId, Json
-from mirrorneuron.diagnosis import Cause, Diagnosis, span, store_away
+from mirrorneuron.diagnosis import Cause, Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.wording import span
 
 AWAY: Final = frozenset({Cause.STORE_AWAY, Cause.BROKER_AWAY})
 

@@ -22,6 +22,7 @@ from mirrorneuron.cli.runtime import Place
 from mirrorneuron.keys import queue
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store import Store
+from mirrorneuron.wording import count
 from workers import supervisor
 
 GIVING_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
@@ -112,6 +113,6 @@ def _announce(node_name: str, pools: dict[str, int], *, json: bool) -> None:
     if json:
         output.document({"node": node_name, "pid": os.getpid(), "pools": pools})
     else:
-        served = ", ".join(f"{name} ({output.count(slots, 'slot')})" for name, slots in pools.items())
+        served = ", ".join(f"{name} ({count(slots, 'slot')})" for name, slots in pools.items())
         complain(f"node {node_name} serves {served}; Ctrl-C ends it")
     sys.stdout.flush()

@@ -15,7 +15,7 @@ from typer.models import OptionInfo
 
 from mirrorneuron.bundle import validate_manifest
 from mirrorneuron.cli.commands import COMMANDS, Entry, Group
-from mirrorneuron.diagnosis import Cause, Diagnosis, Due, Facts, Held, Short, diagnose, span, store_away
+from mirrorneuron.diagnosis import Cause, Diagnosis, Due, Facts, Held, Short, diagnose, store_away
 from mirrorneuron.facts import short_of, unrouted_of
 from mirrorneuron.job import iso
 from mirrorneuron.plan import make_plan
@@ -378,15 +378,6 @@ def test_a_job_that_is_not_settled_yet_is_not_called_stuck() -> None:
 def test_what_is_to_be_typed_is_quoted() -> None:
     graph = manifest([executor("it's work", "true")])
     assert said(facts(graph, **held("it's work")))[2].endswith("""mn logs j-1 'it'"'"'s work' --follow""")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(-5, "a moment"), (0.9, "a moment"), (1, "1 s"), (60, "1 min"), (192, "3 min 12 s"), (7_500, "2 h 5 min"),
-     (90_000, "1 d 1 h"), (86_405, "1 d 5 s")],
-)  # fmt: skip
-def test_a_span_has_its_two_largest_units(seconds: float, told: str) -> None:
-    assert span(round(1000 * seconds)) == told
 
 
 def snapshot(agent_id: str, depth: int = 0, **metadata: Any) -> Any:

@@ -1,0 +1,20 @@
+"""How numbers and times are said to people."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirrorneuron.wording import count, span
+
+
+def test_one_is_singular_and_all_else_plural() -> None:
+    assert [count(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-5, "a moment"), (0.9, "a moment"), (1, "1 s"), (60, "1 min"), (192, "3 min 12 s"), (7_500, "2 h 5 min"),
+     (90_000, "1 d 1 h"), (86_405, "1 d 5 s")],
+)  # fmt: skip
+def test_a_span_has_its_two_largest_units(seconds: float, told: str) -> None:
+    assert span(round(1000 * seconds)) == told
