@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from mirrorneuron.chaos.driver import Progress
 from mirrorneuron.cli.exits import printable
-from mirrorneuron.cli.pretty import console
-
-PER_SECOND = 8
+from mirrorneuron.cli.pretty import PER_SECOND, bar, console, picture
 
 
 class Screen:
@@ -31,7 +28,7 @@ class Screen:
     def look(self, progress: Progress) -> None:
         if time.monotonic() - self._drawn_s >= 1 / PER_SECOND:
             self._drawn_s = time.monotonic()
-            self._live.update(picture(progress), refresh=True)
+            self._live.update(seen(progress), refresh=True)
 
 
 @contextmanager
@@ -41,19 +38,15 @@ def screen() -> Iterator[Screen]:
         yield Screen(live)
 
 
-def picture(progress: Progress) -> Table:
+def seen(progress: Progress) -> Table:
     """One look at *progress*."""
     planned = progress.schedule
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="ellipsis", no_wrap=True)
+    grid = picture()
     phase = Text("peace", "green") if progress.peace else Text("chaos", "bold red")
     grid.add_row("seed", str(planned.seed))
     grid.add_row("phase", Text.assemble(phase, f"  {progress.elapsed_s:.0f} s"))
-    counts = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=planned.jobs, completed=min(progress.ended, planned.jobs), width=24)
-    counts.add_row(bar, f"{progress.ended}/{planned.jobs} ended, {progress.submitted} submitted")
-    grid.add_row("jobs", counts)
+    counts = f"{progress.ended}/{planned.jobs} ended, {progress.submitted} submitted"
+    grid.add_row("jobs", bar(progress.ended, planned.jobs, counts))
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(progress.kills.items()))
     grid.add_row("kills", f"{progress.kills.total()} of {len(planned.strikes)}" + (f" ({kills})" if kills else ""))
     grid.add_row("last", Text(printable(progress.last or "-")))

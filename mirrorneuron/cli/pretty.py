@@ -1,4 +1,4 @@
-"""Tables, fields and results for a terminal. Imported only for one: a script's `mn` need not wait for rich."""
+"""What a terminal is shown: tables, fields, results, live pictures. Imported only for one: no script waits for rich."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from rich import box
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,7 @@ STYLES: Final = {  # of a status, wherever one is shown
     "queued": "blue",
 }
 LONGEST: Final = 40  # lines of a result
+PER_SECOND: Final = 8  # looks at what is drawn again and again
 
 console = Console(markup=False, highlight=False, emoji=False)  # nothing in a text is taken for mark-up
 
@@ -52,3 +54,18 @@ def json(lines: Sequence[str], more: str) -> None:
     console.print(shown, soft_wrap=True)
     if len(lines) > LONGEST:
         console.print(f"... {len(lines) - LONGEST} more lines: {more}", style="dim")
+
+
+def picture() -> Table:
+    """A grid of names and values, for what is drawn again and again: what is too long is cut."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="ellipsis", no_wrap=True)
+    return grid
+
+
+def bar(done: int, total: int, said: str) -> Table:
+    """How far it is, as a bar and in words."""
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total=max(total, 1), completed=min(done, total), width=24), said)
+    return row
