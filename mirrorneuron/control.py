@@ -57,7 +57,7 @@ class Control:
     def cancel(self, job_id: str, reason: str | None) -> JobMap:
         """End a job: its running commands are killed on every node, and its mail is kept for a retry."""
         for _ in range(ROUNDS):
-            job = self._job(job_id)
+            job = self._store.known_job(job_id)
             if JobStatus(job["status"]) in TERMINAL:
                 break
             ref = self._ref(job_id)
@@ -65,7 +65,7 @@ class Control:
             end = End(JobStatus.CANCELLED, encode(result), encode(result))
             if self._store.scripts.finish(ref, end, self._plan(ref).nodes.keys()) is Word.SETTLED:
                 self._store.bury([job_id])
-        job = self._job(job_id)
+        job = self._store.known_job(job_id)
         if job["status"] != JobStatus.CANCELLED:
             raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
         return job
@@ -78,7 +78,7 @@ class Control:
 
     def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
         """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
-        job = self._job(job_id)
+        job = self._store.known_job(job_id)
         found = [(entry, dead) for entry, dead in self._store.dead_letters(job) if dead["message_id"] == message_id]
         if not found:
             raise MessageNotFound(f"job {job_id!r} has no dead letter {message_id!r}")
@@ -161,15 +161,9 @@ class Control:
     def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
         if moved.word is Word.MISSING:
             raise JobNotFound(job_id)
-        job = self._job(job_id)  # of a record that is damaged it says so
+        job = self._store.known_job(job_id)  # of a record that is damaged it says so
         if moved.word is not Word.SETTLED:
             raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
-        return job
-
-    def _job(self, job_id: str) -> JobMap:
-        job = self._store.job(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
         return job
 
     def _ref(self, job_id: str) -> JobRef:

@@ -12,7 +12,6 @@ from mirrorneuron.app import broker_error, make_app
 from mirrorneuron.chain import Chains
 from mirrorneuron.control import Control
 from mirrorneuron.diagnosis import Diagnosis, diagnose
-from mirrorneuron.errors import JobNotFound
 from mirrorneuron.facts import facts_of
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 from mirrorneuron.plan import Plan
@@ -42,10 +41,7 @@ class Parts:
 
     def job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        job = self.store.job(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
-        return job
+        return self.store.known_job(job_id)
 
     def diagnosis(self, job_id: str) -> Diagnosis:
         """Why the job does not move. Raises JobNotFound and BundleNotFound."""

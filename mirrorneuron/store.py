@@ -185,6 +185,13 @@ class Store:
         """The job map, or None: one read. Raises RecordDamaged."""
         return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
 
+    def known_job(self, job_id: str) -> JobMap:
+        """The job map: one read. Raises JobNotFound."""
+        job = self.job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
     def ref(self, job_id: str) -> JobRef | None:
         """The job's present run and its bundle. Raises RecordDamaged."""
         run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 
 from mirrorneuron.connection import AWAY
-from mirrorneuron.errors import JobNotFound, WaitTimeout
+from mirrorneuron.errors import WaitTimeout
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 from mirrorneuron.keys import result_channel
 from mirrorneuron.store import Store
@@ -50,9 +50,7 @@ class Deadline:
 
 def read_ended(store: Store, job_id: str) -> JobMap | None:
     """The job map of a terminal job, None for a live one. Raises JobNotFound."""
-    job = store.job(job_id)
-    if job is None:
-        raise JobNotFound(job_id)
+    job = store.known_job(job_id)
     return job if JobStatus(job["status"]) in TERMINAL else None
 
 
