@@ -19,9 +19,9 @@ from mirrorneuron.job import iso
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
+from mirrorneuron.strays import kill_with
 from workers import runtime
 from workers.runners.command import mark_of
-from workers.runners.strays import kill_with
 from workers.slots import Slots
 from workers.stopping import STOP
 from workers.sweeper import Sweeper

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mirrorneuron import strays
+
 GONE_S: Final = 10.0  #: how long killed processes may take to vanish
 POLL_S: Final = 0.02
 
@@ -68,20 +70,8 @@ def kill_all_with(entry: str) -> None:
     Where there is no `/proc` nothing is found.
     """
     deadline = time.monotonic() + GONE_S
-    while (found := _with(entry)) and time.monotonic() < deadline:
-        for pid in found:
-            kill(pid)
+    while strays.kill_with(entry) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-
-
-def _with(entry: str) -> list[int]:
-    sought = b"\0" + os.fsencode(entry) + b"\0"
-    found = []
-    for folder in Path("/proc").glob("[1-9]*"):
-        with suppress(OSError):
-            if sought in b"\0" + (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-    return found
 
 
 def table_of_kernel() -> Table:

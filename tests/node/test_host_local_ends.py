@@ -16,10 +16,10 @@ import pytest
 
 from mirrorneuron.message import Message, seed
 from mirrorneuron.settings import Settings
+from mirrorneuron.strays import pids_with
 from workers.runners import HostLocal, RunHandle, RunRequest, RunResult, process
 from workers.runners.command import mark_of
 from workers.runners.deathwatch import DEATH_WATCH
-from workers.runners.strays import pids_with
 
 CAP_BYTES = 100_000
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mirrorneuron.strays import kill_with
 from workers.runners.capture import Capture
 from workers.runners.deathwatch import DEATH_WATCH
 from workers.runners.run import Echo, RunHandle
-from workers.runners.strays import kill_with
 
 PIPE_GRACE_S: Final = 0.5  # for children that still hold the pipes when the command itself has ended
 _CHUNK_BYTES: Final = 65_536  # what a pipe holds

@@ -22,8 +22,10 @@ def pids_with(entry: str, *, prefix: bool = False) -> list[int]:
     return found
 
 
-def kill_with(entry: str, *, prefix: bool = False) -> None:
-    """Kill every process that `pids_with` finds."""
-    for pid in pids_with(entry, prefix=prefix):
+def kill_with(entry: str, *, prefix: bool = False) -> bool:
+    """Kill every process that `pids_with` finds; says whether there was any."""
+    found = pids_with(entry, prefix=prefix)
+    for pid in found:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    return bool(found)
