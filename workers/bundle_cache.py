@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mirrorneuron import archive
+from workers.removal import remove
 
 IN_USE_S: Final = 3600  #: a folder asked for this recently may be in use and is kept, as are half-written ones
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -61,8 +61,7 @@ class BundleCache:
         with self._locked("trim"):
             condemned = [self._condemn(path) for path in self._surplus(oldest_in_use)]
         for path in condemned:
-            with suppress(RecursionError):  # an agent has made it deeper than any archive is
-                shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
     def _touch(self, target: Path) -> bool:
         """Mark the folder as used; False if it is not there."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from workers.module_child import HEADER, NAME
-from workers.runners.run_folder import remove
+from workers.removal import remove
 
 OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
 

@@ -32,6 +32,7 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
+    workers.removal
     workers.backlog  workers.bundle_cache  workers.failure  workers.module_child  workers.request  workers.runners
     workers.stopping
     workers.step  workers.announce

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-_log = logging.getLogger(__name__)
+from workers.removal import remove
+
 _UNOWNED_S: Final = 60.0  # a folder this young may be about to be locked by its run
-_TRIES: Final = 3  # a killed process may create a file while its folder is being removed
 
 
 @contextmanager
@@ -35,21 +32,6 @@ def run_folder(runs: Path, name: str) -> Iterator[Path]:
     finally:
         remove(folder)
         os.close(lock_fd)
-
-
-def remove(folder: Path) -> None:
-    """Delete *folder* and all in it, also what is write-protected. What cannot be deleted is logged, not raised."""
-    for _ in range(_TRIES):
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-        except RecursionError:  # Python gives up on folders nested some hundreds deep, `rm` does not
-            with suppress(OSError):
-                subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
-        if not folder.exists():
-            return
-        with suppress(OSError, RecursionError):
-            _make_writable(folder)
-    _log.warning("run folder %s cannot be removed", folder)
 
 
 def remove_abandoned(runs: Path) -> None:
@@ -71,13 +53,3 @@ def _owned(folder: str) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def _make_writable(folder: Path) -> None:
-    """Deleting needs rights on folders, not on files. Links to folders are left alone: they may point anywhere."""
-    folder.chmod(0o700)
-    for path, folders, _ in os.walk(folder):
-        for name in folders:  # before the walk goes into them
-            inner = os.path.join(path, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)
