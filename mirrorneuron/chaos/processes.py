@@ -1,4 +1,4 @@
-"""Which processes there are beneath one of ours, and the end of all that belongs to a stage."""
+"""The processes of a stage: how they start, which there are beneath one of ours, and the end of all of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from celery.platforms import set_pdeathsig
 
 from mirrorneuron import strays
 
@@ -36,6 +39,21 @@ class Seen:
     def leads(self) -> bool:
         """Does it lead a process group?"""
         return self.group == self.pid
+
+
+def start(argv: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process that dies with the thread that calls (on Linux). What it says is added to *log*."""
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            argv,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+            preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: the crash test has no other thread
+        )
 
 
 def beneath(root: int) -> list[Seen]:

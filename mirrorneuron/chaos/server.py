@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from celery.platforms import set_pdeathsig
-
 from mirrorneuron import process
+from mirrorneuron.chaos import processes
 from mirrorneuron.embedded.launcher import CONFIG, binary, comes_up, free_port
 from mirrorneuron.embedded.record import State, write_private
 from mirrorneuron.errors import RuntimeUnavailable
@@ -76,17 +75,8 @@ class Server:
     def _spawn(self, port: int) -> bool:
         text = CONFIG.format(port=port, password=self._state.password).replace("everysec", "always")
         write_private(self._folder / "server.conf", text)
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [binary(), "server.conf"],
-                cwd=self._folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: the crash test has no other thread
-            )
+        log, command = self._folder / "server.log", [binary(), "server.conf"]
+        self._process = processes.start(command, self._folder, self._environment, log)
         running = process.find(self._process.pid)
         self._state = self._state.model_copy(update={"port": port, "server": running})
         if comes_up(self._state):

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from celery.platforms import set_pdeathsig
-
 import mirrorneuron
 from mirrorneuron.chaos import processes, producer
 from mirrorneuron.chaos.server import Server
@@ -59,17 +57,7 @@ class Actor:
         return self.folder / f"{self.name}.log"
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.argv,
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: the crash test has no other thread
-            )
+        self.process = processes.start(self.argv, self.folder, self.environment, self.log)
 
     def kill(self) -> None:
         """Kill it, and where that does not take its children along, them too."""
