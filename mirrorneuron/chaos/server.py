@@ -49,7 +49,7 @@ class Server:
         assert self._process is None, "the server runs already"
         (self._folder / "data").mkdir(mode=0o700, exist_ok=True)
         for _ in range(TRIES):  # somebody may take a free port before the server does
-            if self._spawn(self._state.port or free_port(0)):
+            if self._spawn(self._state.port or free_port()):
                 return
         log = self._folder / "server.log"
         raise RuntimeUnavailable(f"the server of the stage does not come up:\n{log.read_text(errors='replace')}")

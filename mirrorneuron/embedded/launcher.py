@@ -156,7 +156,7 @@ def _spawn_server(folder: Path) -> Process:
         return spawn([command, "server.conf"], folder, "server.log", keep=(file.fileno(),))
 
 
-def free_port(wanted: int) -> int:
+def free_port(wanted: int = 0) -> int:
     """Return *wanted* when it can be bound, else a free port.
 
     It lies outside of the range from which systems pick the ports of outgoing connections: a client that reconnects to

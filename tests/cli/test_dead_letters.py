@@ -8,9 +8,9 @@ import uuid
 import pytest
 
 from mirrorneuron.client import Client
+from mirrorneuron.embedded.launcher import free_port
 from tests.cli.conftest import Mn
 from tests.jobs.graphs import agent, executor, manifest
-from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody"}, {"type": "t", "to": "nobody", "body": 2}]}' """

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from mirrorneuron import process
+from mirrorneuron.embedded.launcher import free_port
 from tests.cli.conftest import RESEARCH, Mn, Started
-from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 

@@ -9,9 +9,9 @@ import uuid
 import pytest
 
 from mirrorneuron.client import Client
+from mirrorneuron.embedded.launcher import free_port
 from tests.cli.conftest import MN, Mn
 from tests.jobs.graphs import agent, manifest
-from tests.support.ports import free_port
 from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
 

@@ -12,12 +12,12 @@ import pytest
 from mirrorneuron.app import make_app
 from mirrorneuron.claim import Word, new_token
 from mirrorneuron.client import Client
+from mirrorneuron.embedded.launcher import free_port
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.crash.bundles import fed
 from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
-from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.runtime import Runtime

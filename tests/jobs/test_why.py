@@ -10,10 +10,10 @@ import pytest
 
 from mirrorneuron.client import Client
 from mirrorneuron.diagnosis import Cause, Diagnosis
+from mirrorneuron.embedded.launcher import free_port
 from mirrorneuron.errors import JobNotFound
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, ended, executor, manifest, router, single, until_there
-from tests.support.ports import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 

