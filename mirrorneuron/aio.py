@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from mirrorneuron import api, arguments, client, records
 from mirrorneuron.bundle import BundleInput, JobBundle
 from mirrorneuron.bundle import validate_manifest as _validate
-from mirrorneuron.connection import AWAY, Server, connect_async, reaching
+from mirrorneuron.connection import AWAY, Server, connect_async, handed_on_async, reaching
 from mirrorneuron.errors import JobNotFound, WaitTimeout
 from mirrorneuron.job import (
     TERMINAL,
@@ -206,7 +206,7 @@ class _Ends:
         self._waits += 1
         if self._server is None:
             self._server = connect_async(self._url)
-            self._pubsub = self._server.pubsub()
+            self._pubsub = self._server.pubsub(push_handler_func=handed_on_async)
         try:
             yield
         finally:

@@ -79,6 +79,15 @@ def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     return [(name, int(port or SENTINEL_PORT)) for name, _, port in hosts], service or "mymaster", more
 
 
+def handed_on(push: Any) -> Any:
+    """What a subscription does with a push. Without a handler redis-py gives the process a logger that prints."""
+    return push
+
+
+async def handed_on_async(push: Any) -> Any:
+    return push
+
+
 class Subscriptions:
     """Subscriptions to single channels of one server. Thread-safe.
 
@@ -98,7 +107,7 @@ class Subscriptions:
         try:
             pubsub = self._idle.pop()
         except IndexError:
-            pubsub = self._client.pubsub()
+            pubsub = self._client.pubsub(push_handler_func=handed_on)
 
         def hear(seconds: float) -> None:
             due = time.monotonic() + seconds

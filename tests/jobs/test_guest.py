@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from tests.jobs.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router
+from tests.jobs.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router, single
 from tests.support.node import ROOT
 from tests.support.waiting import wait_until
 
@@ -42,18 +42,23 @@ def python(node, source: str) -> str:
     return done.stdout
 
 
-def test_a_producer_keeps_its_app_its_logging_and_its_signals(node):
+@pytest.mark.parametrize(
+    "wait", ["mirrorneuron.wait_for_job(job_id)", "asyncio.run(mirrorneuron.aio.wait_for_job(job_id))"]
+)
+def test_a_producer_keeps_its_app_its_logging_and_its_signals(node, wait):
     """After the import, and after a job was run, everything is what the producer made it."""
     source = f"""{SURROUNDINGS}
+import asyncio
 from celery import Celery
 producer = Celery("producer", broker="memory://")
 logging.basicConfig(level=logging.ERROR)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 before = surroundings()
-import mirrorneuron
+import mirrorneuron, mirrorneuron.aio
 mirrorneuron.Client, mirrorneuron.run_manifest
 assert surroundings() == before, "the import"
-job_id, job = mirrorneuron.run_manifest({json.dumps(line(3))}, await_=True, timeout={PATIENCE_MS})
+job_id = mirrorneuron.run_manifest({single("sleep 0.2")!r})
+job = {wait}
 assert surroundings() == before, [pair for pair in zip(before, surroundings()) if pair[0] != pair[1]]
 print(job["status"])
 """

@@ -99,9 +99,9 @@ def test_an_end_between_the_first_read_and_the_subscription_is_not_missed(
     jobs.submit("j")
     make = store.client.pubsub
 
-    def pubsub() -> Any:
+    def pubsub(**options: Any) -> Any:
         jobs.end("j")
-        return make()
+        return make(**options)
 
     monkeypatch.setattr(store.client, "pubsub", pubsub)
     assert until_ended(store, "j", Deadline.after(30_000))["status"] == "completed"
