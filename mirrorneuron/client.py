@@ -221,7 +221,7 @@ class Client:
         wanted, limit = arguments.status(status), arguments.count("limit", limit)
         found: list[JobSummary] = []
         with reaching(self.settings.redis_url):
-            live_only = not include_terminal or (wanted is not None and wanted not in TERMINAL)
+            live_only = wanted not in TERMINAL if wanted else not include_terminal
             for job in self._live_parts().store.jobs(live_only=live_only):
                 if limit is not None and len(found) >= limit:
                     break

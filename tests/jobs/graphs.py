@@ -106,7 +106,9 @@ def finish(client: Client, job_id: str, status: JobStatus = JobStatus.CANCELLED)
     store = Store(client.settings)
     job = store.ref(job_id)
     assert job is not None
-    store.scripts.finish(job, End(status, b'{"reason":"the test is over"}'), ())
+    agents = list(store.plan(job.digest)[0].nodes)
+    store.scripts.finish(job, End(status, b'{"reason":"the test is over"}'), agents)
+    store.bury([job_id])
     store.client.close()
 
 
