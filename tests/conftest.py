@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
@@ -48,11 +50,42 @@ def client(node: RealNode) -> Client:
     return Client(node.settings)
 
 
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server of the test's own, which keeps its data: it may be stopped, killed and frozen."""
+    with ValkeyServer(tmp_path / "own_server", durable=True) as running:
+        yield running
+
+
+@pytest.fixture
+def celery_app_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Celery]]:
+    """Makes somebody's own Celery app for a namespace's jobs. It knows MirrorNeuron by the URL of its result backend.
+
+    *connects* is how often it tries to connect (default: Celery's 20).
+    """
+    made: list[Celery] = []
+
+    def make(settings: Settings, connects: int = 20) -> Celery:
+        monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", settings.redis_namespace)
+        backend = f"mirrorneuron+{settings.redis_url}"
+        app = Celery("other", broker="memory://", backend=backend, set_as_current=False)
+        app.conf.result_backend_thread_safe = True
+        app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": connects}}
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.backend.result_consumer.subscribed_to.clear()  # results that are deleted later send nothing more
+        app.backend.result_consumer.stop()
+        app.backend.store.client.close()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of the node's log with each failure of a test that used it."""
+    """Show the end of a node's log with each failure of a test that used it."""
     report = yield
-    running = getattr(item, "funcargs", {}).get("node")
-    if report.failed and isinstance(running, RealNode) and running.log.exists():
-        report.sections.append(("node log", running.log.read_text(errors="replace")[-LOG_TAIL:]))
+    for running in getattr(item, "funcargs", {}).values() if report.failed else ():
+        if isinstance(running, RealNode) and running.log.exists():
+            report.sections.append(("node log", running.log.read_text(errors="replace")[-LOG_TAIL:]))
     return report

@@ -65,10 +65,3 @@ def fed() -> dict[str, Any]:
         ],
         "edges": [],
     }
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -1,4 +1,4 @@
-"""A node of the test's own, whose workers it may kill, with a short lease."""
+"""Nodes and servers of a module's own, which it may kill, with a short lease; and what its jobs may leave: nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
 from tests.support.node import RealNode
+from tests.support.valkey import ValkeyServer
 
 LEASE_MS = 1_000
 
@@ -26,20 +27,33 @@ def app_module() -> str:
 
 
 @pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A server of this module's own, which keeps its data."""
+    with ValkeyServer(tmp_path_factory.mktemp("mortal"), durable=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store_url(redis_url: str) -> str:
+    """The server of the module's node: the session's, unless the module says `mortal.url`."""
+    return redis_url
+
+
+@pytest.fixture(scope="module")
 def own(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object], app_module: str
+    store_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object], app_module: str
 ) -> Iterator[RealNode]:
     """A node of this module's own."""
     folder = tmp_path_factory.mktemp("crash")
     usual = {"temp_dir": folder / "temp", "executor_max_concurrency": 2, "claim_lease_ms": LEASE_MS}
-    settings = Settings.load(redis_url=redis_url, redis_namespace=folder.name, **(usual | overrides))
+    settings = Settings.load(redis_url=store_url, redis_namespace=folder.name, **(usual | overrides))
     with RealNode(folder, settings, app_module) as running:
         yield running
 
 
 @pytest.fixture
 def jobs(own: RealNode) -> Iterator[Client]:
-    """A client whose jobs that node runs; it leaves none behind."""
+    """A client whose jobs that node runs; they leave nothing behind."""
     client = Client(own.settings)
     yield client
     client.cleanup_jobs(all=True)

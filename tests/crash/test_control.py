@@ -9,7 +9,8 @@ import pytest
 
 from mirrorneuron import AgentNotFound, JobNotFound, JobStateError
 from mirrorneuron.client import Client
-from tests.crash.bundles import alive, fed, gated, starts
+from tests.crash.bundles import fed, gated, starts
+from tests.jobs.graphs import is_alive
 from tests.support.waiting import wait_until
 
 
@@ -36,7 +37,7 @@ def test_a_cancelled_jobs_command_dies_and_its_record_says_who_and_why(jobs: Cli
     assert job["result"] is not None
     assert job["result"]["reason"] == "not needed"
     assert job["result"]["by"]
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
     (tmp_path / "gate").touch()
     assert jobs.cancel(job_id)["result"] == job["result"]
     assert jobs.inspect_agents(job_id)[0]["mailbox_depth"] == 1, "its mail is kept for a retry"
@@ -104,7 +105,7 @@ def test_cleanup_deletes_ended_jobs_and_cancels_live_ones_if_told_to(jobs: Clien
     assert [job["job_id"] for job in jobs.list_jobs()] == [live]
     assert jobs.cleanup_jobs(all=True) == [live]
     assert jobs.list_jobs() == []
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
     server, ns = jobs._live_parts().store.client, jobs.settings.redis_namespace
     left = wait_until(lambda: [k for k in server.scan_iter(f"{ns}:job:*") if server.ttl(k) < 0] == [] or None)
     assert left

@@ -8,7 +8,8 @@ import pytest
 
 from mirrorneuron.client import Client
 from mirrorneuron.keys import queue
-from tests.crash.bundles import alive, gated, starts
+from tests.crash.bundles import gated, starts
+from tests.jobs.graphs import is_alive
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
@@ -18,7 +19,7 @@ def test_a_killed_workers_agent_runs_again_on_another(own: RealNode, jobs: Clien
     (pid,) = wait_until(lambda: starts(tmp_path))
     own.restart("default")
     wait_until(lambda: len(starts(tmp_path)) == 2)
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
     (tmp_path / "gate").touch()
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["status"] == "completed"

@@ -134,6 +134,11 @@ def snapshots(client: Client, job_id: str) -> dict[str, Any]:
     return {agent["agent_id"]: agent for agent in client.inspect_agents(job_id)}
 
 
+def processed(client: Client, job_id: str) -> dict[str, int]:
+    """Agent -> messages that it has consumed."""
+    return {name: agent["processed_messages"] for name, agent in snapshots(client, job_id).items()}
+
+
 def keys_of(client: Client) -> Keys:
     return Keys(client.settings.redis_namespace)
 

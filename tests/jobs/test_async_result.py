@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeout
 
@@ -15,15 +14,8 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def other(client, monkeypatch):
-    """Somebody's app, which knows of MirrorNeuron only by the URL of its result backend."""
-    monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", client.settings.redis_namespace)
-    url = f"mirrorneuron+{client.settings.redis_url}"
-    app = Celery("other", broker="memory://", backend=url, set_as_current=False)
-    app.conf.result_backend_thread_safe = True
-    yield app
-    app.backend.result_consumer.stop()
-    app.backend.store.client.close()
+def other(client, celery_app_of):
+    return celery_app_of(client.settings)
 
 
 def test_the_result_of_an_ended_job_is_its_map(client, other):

@@ -13,7 +13,6 @@ from mirrorneuron import JobNotFound, RuntimeUnavailable, WaitTimeout, aio, conn
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import finish, line
-from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 VERBS = {
@@ -36,12 +35,6 @@ def nobody() -> str:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, so that nobody else gets it; it does not listen
         yield f"redis://:secret@127.0.0.1:{taken.getsockname()[1]}/0"
-
-
-@pytest.fixture
-def own_server(tmp_path):
-    with ValkeyServer(tmp_path / "own", durable=True) as running:
-        yield running
 
 
 @pytest.fixture
