@@ -61,12 +61,12 @@ def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
     status = JobStatus(job["status"])
     agents = store.agents(job)
     if status not in TERMINAL:
-        return [Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}"), *_claims(store, job_id, agents)]
+        return [Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}"), *claims(store, job_id, agents)]
     events = store.events(job_id)
     found = [*_ends(job, events), *_consumed(job_id, agents, expected), *_told(job_id, events, expected)]
     if status is JobStatus.COMPLETED:
         found += _output(job_id, (job["result"] or {}).get("output"), expected)
-    return [*found, *_claims(store, job_id, agents)]
+    return [*found, *claims(store, job_id, agents)]
 
 
 def of_store(store: Store) -> list[Violation]:
@@ -94,6 +94,15 @@ def leaked_keys(store: Store) -> list[str]:
             if name not in indexes and stem not in live and stem not in for_ever and not _kept(store, name):
                 suspects.append(name)
     return sorted(name for name, left in _times_to_live(store, suspects) if left == NO_TTL)
+
+
+def claims(store: Store, job_id: str, agents: list[AgentSnapshot]) -> Iterator[Violation]:
+    """The claims that a job holds, which none does that has ended."""
+    held = [name.decode() for name in store.client.zrange(store.keys.claims(job_id), 0, -1)]
+    names = [agent["agent_id"] for agent in agents]
+    held += [name for name in names if name not in held and store.client.hget(store.keys.agent(job_id, name), "token")]
+    if held:
+        yield Violation(Flaw.CLAIMED, job_id, f"claimed: {', '.join(held)}", len(held))
 
 
 def reruns(events: Iterable[Event]) -> int:
@@ -169,14 +178,6 @@ def _output(job_id: str, output: Any, expected: Expected) -> Iterator[Violation]
             yield Violation(flaw, job_id, f"of what was collected: {some}", count)
     if ours == theirs and expected.ordered and list(expected.messages) != got:
         yield Violation(Flaw.DISORDERED, job_id, f"what was collected is in another order: {got!r}")
-
-
-def _claims(store: Store, job_id: str, agents: list[AgentSnapshot]) -> Iterator[Violation]:
-    held = [name.decode() for name in store.client.zrange(store.keys.claims(job_id), 0, -1)]
-    names = [agent["agent_id"] for agent in agents]
-    held += [name for name in names if name not in held and store.client.hget(store.keys.agent(job_id, name), "token")]
-    if held:
-        yield Violation(Flaw.CLAIMED, job_id, f"claimed: {', '.join(held)}", len(held))
 
 
 def _compared(job_id: str, what: str, got: int, wanted: int) -> Iterator[Violation]:

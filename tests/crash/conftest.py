@@ -8,6 +8,7 @@ import pytest
 
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
+from tests.support.leftovers import clear
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 
@@ -56,4 +57,4 @@ def jobs(own: RealNode) -> Iterator[Client]:
     """A client whose jobs that node runs; they leave nothing behind."""
     client = Client(own.settings)
     yield client
-    client.cleanup_jobs(all=True)
+    clear(client)

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.chaos.invariants import Expected
 from mirrorneuron.client import Client
-from tests.jobs.graphs import agent, collector, executor, kinds, manifest, router, snapshots
+from tests.jobs.graphs import agent, collector, executor, manifest, router
 from tests.support.crashing import KILLING, LASTING
+from tests.support.leftovers import assert_went_well
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
 LEAVES = 4
-#: Messages that each agent consumes, whatever happens.
-PROCESSED = {"spread": 1, "relay": LEAVES, "sum": LEAVES, **{f"leaf{n}": 1 for n in range(LEAVES)}}
+#: What comes of the job, whatever happens.
+EXPECTED = Expected(
+    processed={"spread": 1, "relay": LEAVES, "sum": LEAVES, **{f"leaf{n}": 1 for n in range(LEAVES)}},
+    messages=tuple(range(LEAVES)),
+)
 
 
 def counted(folder: Path) -> dict[str, Any]:
@@ -37,15 +42,8 @@ def counted(folder: Path) -> dict[str, Any]:
 
 def check(jobs: Client, job_id: str) -> None:
     """Every message took effect once, and the job ended once."""
-    job = jobs.wait_for_job(job_id, timeout=60_000)
-    assert job["status"] == "completed", job["result"]
-    assert job["result"] is not None
-    assert sorted(job["result"]["output"]["messages"]) == list(range(LEAVES))
-    found = {name: snapshot["processed_messages"] for name, snapshot in snapshots(jobs, job_id).items()}
-    assert found == PROCESSED
-    assert kinds(jobs, job_id).count("job_completed") == 1
-    store = jobs._live_parts().store
-    assert not store.client.exists(store.keys.claims(job_id))
+    jobs.wait_for_job(job_id, timeout=60_000)
+    assert_went_well(jobs, job_id, EXPECTED)
 
 
 @pytest.fixture(scope="module")

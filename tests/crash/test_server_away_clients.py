@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 from celery import Celery
 
 from mirrorneuron import RuntimeUnavailable, aio, app, connection
 from mirrorneuron.client import Client
 from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
-from tests.crash.bundles import gated, starts
-from tests.jobs.graphs import finish, line, snapshots
-from tests.support.node import RealNode
+from tests.jobs.graphs import finish, line
+from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -51,10 +46,11 @@ VERBS: dict[str, Callable[[Client], object]] = {
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server of the test's own."""
-    with ValkeyServer(tmp_path / "server", durable=True) as running:
-        yield running
+def own_server(own_server: ValkeyServer) -> Iterator[ValkeyServer]:
+    """What the calls did before it went, and what it found when it was back, leaves nothing behind."""
+    yield own_server
+    own_server.revive()
+    clear(Client(Settings(redis_url=own_server.url)))
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["connected", "new"])
@@ -102,56 +98,7 @@ def test_a_broker_that_is_frozen_holds_up_a_submission_for_a_bounded_time(
     began = time.monotonic()
     assert client.inspect_job(client.run_manifest(line(3)))["status"] == "pending"
     assert time.monotonic() - began < BOUND_S
-
-
-class Cut:
-    """Cuts this process off from all servers after some replies; the request whose reply is lost has its effect."""
-
-    def __init__(self, replies: int) -> None:
-        self.left = replies
-        self.happened = False
-
-    def __enter__(self) -> Cut:
-        self._patch = pytest.MonkeyPatch()
-        read = redis.connection.AbstractConnection.read_response
-
-        def read_response(link: redis.connection.AbstractConnection, *args: Any, **options: Any) -> Any:
-            answer = read(link, *args, **options)
-            self.left -= 1
-            if self.left >= 0:
-                return answer
-            self.happened = True
-            link.disconnect()
-            raise redis.exceptions.ConnectionError("cut off")
-
-        self._patch.setattr(redis.connection.Connection, "read_response", read_response)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._patch.undo()
-
-
-def test_a_submission_that_was_cut_off_anywhere_can_be_repeated(node: RealNode, tmp_path: Path) -> None:
-    """With the same job id it is the same job, and it is run once."""
-    for replies in range(100):
-        folder = tmp_path / f"{replies}"
-        (folder / "bundle" / "payloads").mkdir(parents=True)
-        (folder / "bundle" / "payloads" / "data").write_text(f"{replies}")  # a bundle that has never been stored
-        (folder / "bundle" / "manifest.json").write_text(json.dumps(gated(folder)))
-        (folder / "gate").touch()
-        new = Client(node.settings)
-        with Cut(replies) as cut:
-            try:
-                first = new.run_manifest(folder / "bundle", job_id=f"cut-{replies}")
-            except RuntimeUnavailable:
-                first = f"cut-{replies}"
-        assert new.run_manifest(folder / "bundle", job_id=first) == first
-        assert new.wait_for_job(first, timeout=60_000)["status"] == "completed"
-        assert len(starts(folder)) == 1
-        assert {agent["processed_messages"] for agent in snapshots(new, first).values()} == {1}
-        if not cut.happened:
-            break
-    assert replies > 5
+    clear(client)
 
 
 @pytest.mark.parametrize("by", ["sync", "aio"])
@@ -180,21 +127,12 @@ STREAMS: dict[str, Callable[[Client, str], list[str]]] = {
 }
 
 
-@pytest.fixture
-def other(own_server: ValkeyServer) -> Iterator[Celery]:
-    """Somebody's own Celery app, which tries to connect twice and no more."""
-    app = Celery("other", broker="memory://", backend=f"mirrorneuron+{own_server.url}", set_as_current=False)
-    app.conf.result_backend_thread_safe = True
-    app.conf.result_backend_transport_options = {"retry_policy": {"max_retries": 2}}
-    yield app
-    app.backend.result_consumer.subscribed_to.clear()  # results that are deleted later send nothing more
-    app.backend.result_consumer.stop()
-    app.backend.store.client.close()
-
-
-def test_waits_by_async_result_ride_out_what_celery_gives_up_on(own_server: ValkeyServer, other: Celery) -> None:
+def test_waits_by_async_result_ride_out_what_celery_gives_up_on(
+    own_server: ValkeyServer, celery_app_of: Callable[..., Celery]
+) -> None:
     """They are as patient as `wait_for_job`; Celery itself tries to connect 20 times, here 2."""
     client = Client(Settings(redis_url=own_server.url))
+    other = celery_app_of(client.settings, connects=2)
     jobs = [client.run_manifest(line(3)) for _ in range(2)]
     on = [threading.Event() for _ in jobs]
     with ThreadPoolExecutor(2) as pool:

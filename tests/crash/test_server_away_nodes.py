@@ -17,31 +17,25 @@ from mirrorneuron.keys import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.crash.bundles import fed
+from tests.crash.conftest import LEASE_MS
 from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
+from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.runtime import Runtime
 from workers.sweeper import Sweeper
 from workers.visit import Start, visit
 
-LEASE_MS = 1_000
 AWAY_S = 2.5  # the lease is over, and some sweeps are missing
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A server of this module's own, with no node but what the tests make of its parts."""
-    with ValkeyServer(tmp_path_factory.mktemp("away"), durable=True) as running:
-        yield running
-
-
 @pytest.fixture
-def settings(server: ValkeyServer, tmp_path: Path) -> Settings:
+def settings(mortal: ValkeyServer, tmp_path: Path) -> Settings:
     """A namespace of the test's own, and a broker that is not there."""
     name = "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-60:]
     broker = f"redis://127.0.0.1:{free_port()}/0"
     return Settings(
-        redis_url=server.url,
+        redis_url=mortal.url,
         broker_url=broker,
         redis_namespace=name,
         temp_dir=tmp_path / "temp",
@@ -50,8 +44,11 @@ def settings(server: ValkeyServer, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def client(settings: Settings) -> Client:
-    return Client(settings)
+def client(settings: Settings) -> Iterator[Client]:
+    """Its jobs leave nothing behind."""
+    made = Client(settings)
+    yield made
+    clear(made)
 
 
 @pytest.fixture
@@ -85,17 +82,17 @@ def cut_off(server: ValkeyServer) -> None:
 
 
 def test_a_claim_outlives_an_absence_between_two_sweeps(
-    server: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], Word]
+    mortal: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], Word]
 ) -> None:
     """The sweeper comes before the keeper: it knows that nobody could renew."""
-    cut_off(server)
+    cut_off(mortal)
     assert sweeper.tick()
     assert claimed() is Word.RENEWED
 
 
 @pytest.mark.parametrize("where", ["lead", "mark_sweep", "live_ids", "sweep"])
 def test_a_claim_outlives_an_absence_within_a_sweep(
-    server: ValkeyServer,
+    mortal: ValkeyServer,
     store: Store,
     sweeper: Sweeper,
     claimed: Callable[[], Word],
@@ -106,7 +103,7 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
     call = getattr(store, where) if where != "sweep" else store.scripts.sweep
 
     def held_up(*args: Any, **options: Any) -> Any:
-        cut_off(server)
+        cut_off(mortal)
         return call(*args, **options)
 
     monkeypatch.setattr(store if where != "sweep" else store.scripts, where, held_up)

@@ -88,6 +88,12 @@ class ValkeyServer:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def revive(self) -> None:
+        """Have it answer again, whether it was stopped or frozen, or neither."""
+        if self._process is None:
+            self.start()
+        self.thaw()
+
     def flush(self) -> None:
         """Delete all data of this private server."""
         self.client.flushall()
