@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.node import RealNode
+from tests.support.warm import WarmMn
 
 ROOT = Path(__file__).parents[2]
 MN = str(Path(sys.executable).parent / "mn")
@@ -29,9 +30,27 @@ def env(node: RealNode) -> dict[str, str]:
     return {name: value for name, value in node.env.items() if name not in OF_TERMINALS}
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmMn]:
+    """What most commands of these tests are forked from."""
+    made = WarmMn()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def mn(env: dict[str, str]) -> Mn:
-    """Runs `mn` to its end, by default with the session's node."""
+def mn(env: dict[str, str], warm: WarmMn) -> Mn:
+    """Runs `mn` to its end, by default with the session's node and with nothing on stdin."""
+
+    def run(*args: str, env: Mapping[str, str] = env, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        return warm.run(args, env, stdin)
+
+    return run
+
+
+@pytest.fixture
+def cold_mn(env: dict[str, str]) -> Mn:
+    """Runs `mn` to its end as a shell does: as an interpreter of its own, which sees its environment from the start."""
 
     def run(*args: str, env: Mapping[str, str] = env) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from mirrorneuron.cli.cleanup import age
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
-from tests.cli.conftest import MN, ROOT, Bundle, Mn
+from tests.cli.conftest import MN, Bundle, Mn
 from tests.support.terminal import CTRL_C, Terminal
 from tests.support.waiting import wait_until
 
@@ -64,11 +63,6 @@ def quiet(env: dict[str, str], node: Any, endless: str) -> Quiet:
     return Quiet(env, node.settings, endless)
 
 
-def sent(env: dict[str, str], *args: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
-    """`mn send` with *stdin*."""
-    return subprocess.run([MN, "send", *args], env=env, cwd=ROOT, capture_output=True, input=stdin, check=False)
-
-
 def test_pause_and_resume_say_what_the_job_is_and_may_be_repeated(mn: Mn, client, fed):
     for _ in range(2):
         ended = mn("pause", fed)
@@ -100,11 +94,11 @@ def test_a_cancelled_job_is_retried_as_a_whole_or_from_an_agent(mn: Mn, client, 
     assert json.loads(mn("retry", fed, "--json").stdout)["run"] == 4
 
 
-def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: Mn, client, env, fed, message):
+def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: Mn, client, fed, message):
     first = mn("send", fed, "ear", str(message))
     assert (first.returncode, first.stderr) == (0, "")
     named = json.dumps({"envelope": {"message_id": "mine"}, "body": {"n": 2}}).encode()
-    second = sent(env, fed, "ear", "-", "--json", stdin=named)
+    second = mn("send", fed, "ear", "-", "--json", stdin=named)
     assert (second.returncode, json.loads(second.stdout)) == (0, {"message_id": "mine"})
     job = client.wait_for_job(fed, timeout=60_000)
     assert job["result"]["output"] == {"count": 2, "last_message": {"n": 2}}
@@ -123,10 +117,10 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
     ],
 )
-def test_what_is_no_message_exits_2_and_says_why(env, client, fed, text, said):
-    ended = sent(env, fed, "ear", "-", stdin=text)
-    assert (ended.returncode, ended.stdout) == (2, b"")
-    assert ended.stderr.decode() == f"mn: Invalid value for MESSAGE: {said} (see `mn send --help`)\n"
+def test_what_is_no_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
+    ended = mn("send", fed, "ear", "-", stdin=text)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"mn: Invalid value for MESSAGE: {said} (see `mn send --help`)\n"
     assert client.inspect_agents(fed)[1]["mailbox_depth"] == client.inspect_agents(fed)[1]["processed_messages"] == 0
 
 
@@ -138,11 +132,11 @@ def test_a_message_file_that_cannot_be_read_exits_2(mn: Mn, tmp_path, given):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_message_over_the_cap_exits_2_and_names_the_cap(env, fed):
+def test_a_message_over_the_cap_exits_2_and_names_the_cap(mn: Mn, env, fed):
     small = {**env, "MIRROR_NEURON_MAX_MESSAGE_BYTES": "1000"}
-    ended = sent(small, fed, "ear", "-", stdin=json.dumps("x" * 1000).encode())
-    assert (ended.returncode, ended.stdout) == (2, b"")
-    assert b"MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000" in ended.stderr
+    ended = mn("send", fed, "ear", "-", env=small, stdin=json.dumps("x" * 1000).encode())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 
 

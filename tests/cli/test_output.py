@@ -63,9 +63,9 @@ def test_an_inspected_job_shows_its_fields_and_its_result(mn: Mn, job):
     assert json.loads(shown.partition("\n\n")[2])["agent_id"] == "reviewer"
 
 
-def test_nothing_is_coloured_in_a_pipe_whatever_the_environment_says(mn: Mn, env, job):
+def test_nothing_is_coloured_in_a_pipe_whatever_the_environment_says(cold_mn: Mn, env, job):
     for command in (["job", "list"], ["job", "inspect", job], ["wait", job], ["events", job]):
-        assert "\x1b" not in mn(*command, env={**env, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}).stdout
+        assert "\x1b" not in cold_mn(*command, env={**env, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}).stdout
 
 
 def test_no_text_of_a_bundle_steers_the_terminal(mn: Mn, tmp_path):
@@ -79,11 +79,11 @@ def test_no_text_of_a_bundle_steers_the_terminal(mn: Mn, tmp_path):
     assert "\\x1b]0;owned\\x07\\x9b31m" in mn("job", "inspect", "evil").stdout
 
 
-def test_json_is_valid_whatever_the_encoding_of_stdout_is(mn: Mn, env, tmp_path):
+def test_json_is_valid_whatever_the_encoding_of_stdout_is(cold_mn: Mn, env, tmp_path):
     only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 1}}
     bundle = Bundle(tmp_path / "text").write({"job_name": "Überfluß 🚀", "nodes": [only], "edges": []})
     for encoding in ("utf-8", "ascii"):
-        ended = mn("run", str(bundle), "--json", env={**env, "PYTHONIOENCODING": encoding})
+        ended = cold_mn("run", str(bundle), "--json", env={**env, "PYTHONIOENCODING": encoding})
         assert json.loads(ended.stdout)["job_name"] == "Überfluß 🚀"
 
 
