@@ -200,12 +200,15 @@ def test_a_killed_supervisor_leaves_no_worker(supervised):
 def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, ends_with, words):
     """With its code and its last words, and after a warm stop of the other workers."""
     polite = [sys.executable, "-c", WORKER, "polite", str(supervised.folder)]
-    supervised.start([("bad", crashing(code)), ("good", polite)], BACKOFF_S=0.3)
+    other_is_up = f"import glob, time\nwhile not glob.glob({str(supervised.folder / 'up-*')!r}): time.sleep(0.01)\n"
+    supervised.start([("bad", crashing(other_is_up + code)), ("good", polite)])
     assert supervised.wait() == ends_with
     log = supervised.log()
     assert log.count("bad ended with code") == supervisor.HOPELESS_TRIES
     assert words in log.partition("5 times in a row")[2]
-    assert all(process.find(pid) is None for pid in supervised.up())
+    (good,) = supervised.up()
+    assert (supervised.folder / f"bye-{good}").exists()
+    assert process.find(good) is None
 
 
 def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
