@@ -14,6 +14,12 @@ from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
 
+@pytest.fixture(scope="module")
+def app_module() -> str:
+    """The nodes' own app, whose sweeper is quick to tell again of what was lost."""
+    return "tests.support.crashing"
+
+
 def test_a_killed_workers_agent_runs_again_on_another(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     (pid,) = wait_until(lambda: starts(tmp_path))
