@@ -6,6 +6,7 @@ It only need not import first what all of them import, which takes longer than m
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -97,5 +98,6 @@ def serve(link: socket.socket) -> None:
 if __name__ == "__main__":
     for name in (*modules(), *LATER):
         import_module(name)
+    gc.freeze()  # else each child would look through all that was imported when it ends
     serve(socket.socket(fileno=int(sys.argv[1])))
     main()
