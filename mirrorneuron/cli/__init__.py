@@ -9,6 +9,7 @@ nor redis.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from mirrorneuron.cli.commands import root
@@ -19,4 +20,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code."""
-    sys.exit(ending(root()))
+    code = ending(root())
+    gc.freeze()  # else the interpreter looks through all modules as it ends, a tenth of the time of a short command
+    sys.exit(code)
