@@ -29,8 +29,10 @@ def clear(client: Client) -> None:
     for job in client.list_jobs(include_terminal=False):
         with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
             client.cancel(job["job_id"])
-    _settled(store)
-    client.cleanup_jobs(all=True)
+    try:
+        _settled(store)
+    finally:  # else the next test fails for it too
+        client.cleanup_jobs(all=True)
     _settled(store)
     store.client.close()
 
