@@ -116,4 +116,5 @@ class Keeper:
                 log.exception("job %s: the claim could not be renewed", holding.job.job_id)
                 continue
             if word is not Word.RENEWED and holding.handle is not None:
-                holding.handle.kill(REASONS.get(word, str(word)))
+                # Given back, not failed: a server that lost its last second may know of no end any more.
+                holding.handle.give_back(REASONS.get(word, str(word)))

@@ -86,6 +86,28 @@ def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jo
         store.client.close()
 
 
+def test_a_run_that_died_of_an_end_that_was_lost_is_no_failure(
+    mortal: ValkeyServer, jobs: Client, tmp_path: Path
+) -> None:
+    """It was told to end; by the time it has, the server knows of no end, and it is run again."""
+    graph = gated(tmp_path)
+    command = graph["nodes"][0]["config"]["command"]
+    command[-1] = f"trap 'touch {tmp_path}/told' TERM; {command[-1]}"
+    store = Store(jobs.settings)
+    job_id = jobs.run_manifest(graph)
+    wait_until(lambda: starts(tmp_path))
+    mark = mortal.mark()
+    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ())
+    wait_until((tmp_path / "told").exists)
+    mortal.lose_since(mark)
+    mortal.start()
+    store.client.close()
+    wait_until(lambda: len(starts(tmp_path)) == 2)
+    (tmp_path / "gate").touch()
+    completed(jobs, job_id)
+    assert processed(jobs, job_id) == {"worker": 1, "sink": 1}
+
+
 def test_a_job_whose_creation_was_lost_is_not_there(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
     """Who waits for it is told so, its command is ended, and it can be submitted again."""
     mark = mortal.mark()
