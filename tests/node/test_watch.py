@@ -78,7 +78,9 @@ def test_a_deaf_worker_ends_with_a_code_that_has_it_restarted(
     client, app = Client(settings), make_app(settings)
     _, job = client.run_manifest(line(2), await_=True, timeout=60_000)
     assert job["status"] == "completed"
-    app.control.broadcast(command, destination=["deaf@test"])
+    trace = tmp_path / "trace"
+    app.control.broadcast(command, arguments={"trace": str(trace)}, destination=["deaf@test"])
+    wait_until(trace.exists)
     job_id = client.run_manifest(line(2))
     wait_until(lambda: celery_worker.poll() is not None, timeout=60)
     assert celery_worker.returncode == EXIT_CODE

@@ -1,11 +1,12 @@
 """The nodes' Celery app with remote control commands that make a worker deaf.
 
-Either its loop stands still for ever, or it goes on and takes no messages.
+Either its loop stands still for ever, or it goes on and takes no messages. The file *trace* says that it has begun.
 """
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from celery.worker.control import control_command
@@ -20,10 +21,12 @@ sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # it may have taken a message
 
 
 @control_command()
-def become_deaf(_state: Any) -> None:
+def become_deaf(_state: Any, trace: str) -> None:
+    Path(trace).touch()
     threading.Event().wait()
 
 
 @control_command()
-def stop_listening(state: Any) -> None:
+def stop_listening(state: Any, trace: str) -> None:
     state.consumer.task_consumer.cancel()
+    Path(trace).touch()
