@@ -116,7 +116,7 @@ class AgentSnapshot(TypedDict):
     agent_type: str
     type: str
     role: str | None
-    current_state: dict[str, Any]
+    current_state: Any  #: JSON: the `state` of a module, the `next_state` of an executor; {} at first
     mailbox_depth: int
     processed_messages: int
     assigned_node: str | None

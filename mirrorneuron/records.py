@@ -154,7 +154,7 @@ def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dic
         "agent_type": node.agent_type,
         "type": node.template,
         "role": node.role,
-        "current_state": known.get("user") or {},
+        "current_state": known.get("user", {}),
         "mailbox_depth": depth,
         "processed_messages": int(processed or 0),
         "assigned_node": assigned.decode() if assigned else None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from mirrorneuron.claim import Step, Word, new_token, untouched
 from mirrorneuron.client import Client
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
+from mirrorneuron.message import encode
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.store.conftest import GRAPH, NODE, Jobs, packed, static
@@ -199,6 +201,16 @@ def test_a_snapshot_is_of_one_moment(store: Store, jobs: Jobs, make_store: Store
 
 def claimed(agent: AgentSnapshot) -> tuple[str, bool]:
     return agent["status"], agent["last_heartbeat_at"] is not None
+
+
+@pytest.mark.parametrize("state", [28, None, [], "text", {"n": 1}])
+def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -> None:
+    """What an executor prints as its `next_state`."""
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, encode({"user": state}))], new_token())
+    assert store.agents(store.job("j"))[1]["current_state"] == state  # type: ignore[arg-type]
 
 
 def test_a_snapshot_shows_what_the_last_commit_left(store: Store, jobs: Jobs) -> None:
