@@ -34,6 +34,7 @@ def make_app(settings: Settings) -> Celery:
     no_ack = broker.partition("://")[0].partition("+")[0] in ("redis", "rediss", "sentinel")
     app.conf.update(
         mirrorneuron_settings=settings,
+        mirrorneuron_lists=no_ack,  # its queues are Redis lists: they need no declaration, and what is taken is gone
         broker_url=broker,
         result_backend=backend_url(settings),
         result_backend_thread_safe=True,

@@ -11,13 +11,15 @@ from celery import Task
 from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.claim import JobRef
 from mirrorneuron.settings import Settings
+from workers.events import EventsInBatches
 from workers.node import NodeStep
 from workers.runtime import runtime
 from workers.visit import Start, visit
 
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
-if all(queue.no_ack for queue in app.amqp.queues.values()):
+app.steps["consumer"].add(EventsInBatches)
+if app.conf.mirrorneuron_lists:
     app.Task.Request = "workers.request:Taken"
 
 
