@@ -81,6 +81,7 @@ class Chains:
             add_to_parent=False,
             argsrepr=repr(tuple(head["args"][3:])),  # what Flower shows; the rest stands in the name and the id
             kwargsrepr="{}",
+            declare=() if self._app.conf.mirrorneuron_lists else None,  # else kombu looks at it each time
             **head["options"],
         )
 

@@ -13,10 +13,11 @@ from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.errors import JobExists
 from mirrorneuron.job import JobStatus, new_job_id
+from mirrorneuron.manifest import Manifest
 from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.store import Store
 
-KNOWN: Final = 1_000  # digests of bundles that a process remembers
+KNOWN: Final = 64  # bundles whose plans a process remembers
 
 log = logging.getLogger("mirrorneuron")
 
@@ -27,7 +28,7 @@ class Submission:
     def __init__(self, store: Store, chains_of: Callable[[Plan], Chains]) -> None:
         self._store = store
         self._chains_of = chains_of
-        self._known: dict[str, None] = {}  # digests of bundles that this process has stored or seen
+        self._known: dict[str, Plan] = {}  #: by digest: of bundles that this process has stored or seen
 
     def submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
         """Submit a validated bundle and return the job's id. Raises JobExists and PayloadTooLarge.
@@ -35,9 +36,8 @@ class Submission:
         Once the record is written the submission has happened: a failed announcement is logged, not raised.
         """
         packed = pack(bundle, self._store.settings.max_bundle_bytes)
-        plan = make_plan(bundle.manifest)
+        plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
         job_id = wanted_id or new_job_id(plan.graph_id)
-        self._ensure_bundle(packed)
         word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
         if word is Word.CONFLICT:
             raise JobExists(job_id)
@@ -46,15 +46,14 @@ class Submission:
             self._announce(plan, JobRef(job_id, 1, packed.digest))
         return job_id
 
-    def _ensure_bundle(self, packed: PackedBundle) -> None:
-        """Store the bundle unless it is there. Known digests cost nothing: `create` renews and checks them."""
-        if packed.digest in self._known:
-            return
+    def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
+        """Store a bundle unless it is there, and plan it. Known ones cost nothing: `create` renews and checks them."""
         if not self._store.bundles.has(packed):
             self._store.bundles.put(packed)
         if len(self._known) >= KNOWN:
             self._known.clear()
-        self._known[packed.digest] = None
+        self._known[packed.digest] = plan = make_plan(manifest)
+        return plan
 
     def _announce(self, plan: Plan, job: JobRef) -> None:
         try:

@@ -11,7 +11,7 @@
 -- Events: job_scheduled, job_running, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
-if run ~= ARGV[2] or redis.call('HGET', JOB, 'digest') ~= ARGV[10] then return { 'STALE', 0, 0, {}, {} } end
+if run ~= ARGV[2] or digest ~= ARGV[10] then return { 'STALE', 0, 0, {}, {} } end
 local now = clock(ARGV[1])
 local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
@@ -25,9 +25,8 @@ if ARGV[9] == 'open' and status == 'pending' then
   for pool in string.gmatch(pools, '%S+') do newly[pool] = redis.call('ZCARD', JOB .. ':ready:' .. pool) end
 end
 local mark = JOB .. ':op:' .. c.token
-if redis.call('EXISTS', mark) == 1 then return replay('CLAIMED', c) end
-if status == 'paused' then return { 'PAUSED', 0, 0, {}, {} } end
-redis.call('SET', mark, '1', 'PX', REMEMBERED)
+if status == 'paused' and redis.call('EXISTS', mark) == 0 then return { 'PAUSED', 0, 0, {}, {} } end
+if not redis.call('SET', mark, '1', 'NX', 'PX', REMEMBERED) then return replay('CLAIMED', c) end
 
 local claims = {}
 if agents > #ARGV then
@@ -41,9 +40,9 @@ elseif status == 'running' then
     for i = agents + 1, #ARGV do
       local held = redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') or ''
       if held ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
-      claims[#claims + 1] = take(ARGV[i], ARGV[12], now, c)
+      claims[#claims + 1] = take(ARGV[i], ARGV[12], now, c, true)
     end
   end
 end
 local nothing = #claims == 0 and status == 'running' and idle()
-return { 'CLAIMED', redis.call('HGET', JOB, 'moves'), nothing and 1 or 0, waiting(now), claims }
+return { 'CLAIMED', moves, nothing and 1 or 0, waiting(now), claims }

@@ -39,7 +39,9 @@ for i = first, outgoing - 1, FIELDS do
   end
 end
 
+local names = {}
 for i = first, outgoing - 1, FIELDS do
+  names[#names + 1] = ARGV[i]
   local consumed = tonumber(ARGV[i + 1])
   if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
   local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
@@ -48,8 +50,8 @@ for i = first, outgoing - 1, FIELDS do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
   end
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
-  redis.call('ZREM', JOB .. ':claims', ARGV[i])
 end
+redis.call('ZREM', JOB .. ':claims', unpack(names)) -- as many as one claim takes
 for i = outgoing, events - 1, 2 do
   redis.call('RPUSH', JOB .. ':mail:' .. ARGV[i], ARGV[i + 1])
 end
@@ -61,7 +63,7 @@ for i = dead, ending - 1, 4 do
     'm', ARGV[i + 3])
 end
 redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
-local moves = redis.call('HINCRBY', JOB, 'moves', 1)
+moves = redis.call('HINCRBY', JOB, 'moves', 1)
 if ARGV[ending] ~= '' then
   finish(ending, now)
   return { 'COMMITTED', moves, 0, {}, {} }

@@ -6,8 +6,7 @@
 --       then agent, pool, need, take for each agent that is not a plain light one; then agent, message JSON each
 -- Reply CREATED | EXISTS | CONFLICT, and the job's status    Events: job_pending, job_validated
 if status then
-  local same = redis.call('HGET', JOB, 'digest') == ARGV[2]
-  return { same and 'EXISTS' or 'CONFLICT', status }
+  return { digest == ARGV[2] and 'EXISTS' or 'CONFLICT', status }
 end
 local now = clock(ARGV[1])
 events_max = ARGV[5]

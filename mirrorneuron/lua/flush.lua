@@ -6,7 +6,7 @@
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
-local now, moves = clock(ARGV[1]), redis.call('HGET', JOB, 'moves')
+local now = clock(ARGV[1])
 if status ~= 'running' or moves ~= ARGV[3] then return { 'MOVED', moves, 0, {}, {} } end
 if idle() then
   for i = 4, #ARGV do

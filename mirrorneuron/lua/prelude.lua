@@ -1,8 +1,8 @@
 -- prelude: what the scripts of a job share. Prepended to each of them; KEYS[1] is always the job HASH.
 -- User JSON is an opaque string here: nothing is decoded or encoded.
 local JOB = KEYS[1]
-local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max')
-local status, run, pools, events_max = head[1], head[2], head[3] or '', head[4] or '1000'
+local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'moves')
+local status, run, pools, events_max, digest, moves = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
 local REMEMBERED = 60000 -- ms for which a claim or commit that is sent again is known
 local BESIDE = { ':events', ':delivered', ':dead', ':logs' } -- keys of the job that belong to no agent
 local LIVE = { pending = true, running = true, paused = true }
@@ -32,12 +32,12 @@ local function evaluate(agent, now)
 end
 
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
--- Returns {agent, state, processed, attempts, waited ms, {message...}}.
-local function take(agent, pool, score, c)
+-- *empty*: it is known to have no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
+local function take(agent, pool, score, c, empty)
   local key, box = JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent
   local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'take', 'need')
-  local most = tonumber(h[4] or '') or math.max(1000, tonumber(h[5] or '') or 1)
-  redis.call('ZREM', JOB .. ':ready:' .. pool, agent)
+  local most = empty and 0 or tonumber(h[4] or '') or math.max(1000, tonumber(h[5] or '') or 1)
+  if not empty then redis.call('ZREM', JOB .. ':ready:' .. pool, agent) end
   redis.call('HSET', key, 'token', c.token, 'node', c.node, 'claimed_at', c.now, 'due', '')
   redis.call('ZADD', JOB .. ':claims', c.now + c.lease, agent)
   local mail, at, first = {}, 0, true
@@ -101,8 +101,7 @@ local function idle() -- nothing claimed, and no agent holds mail that it can ac
   return true
 end
 
--- The answer to a claim or commit that was made already, its reply having been lost: what its token holds, and all that
--- waits, because nobody may have been told of it.
+-- Answers a claim or commit again whose reply was lost: with what its token holds, and all that waits.
 local function replay(word, c)
   local claims = {}
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
@@ -110,15 +109,16 @@ local function replay(word, c)
     if h[1] == c.token then claims[#claims + 1] = take(agent, h[2] or 'light', c.now, c) end
   end
   local left = waiting_anew(c.now)
-  return { word, redis.call('HGET', JOB, 'moves'), #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
+  return { word, moves, #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
 end
 
 -- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of
 -- the keepers, seconds to keep its keys (0: for ever), count of agents, agents. Mail and states stay as long as the record, for a retry.
 local function finish(at, now)
   -- Whoever still runs something of this job is told at once; the renewal of the claim would tell it later.
-  if redis.call('ZCARD', JOB .. ':claims') > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
-  for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
+  local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
+  if #held > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
+  for _, agent in ipairs(held) do
     redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was cut off
   end
   redis.call('DEL', JOB .. ':claims')

@@ -6,7 +6,7 @@
 if not status then return 'MISSING' end
 if not LIVE[status] then return 'ENDED' end
 if run ~= ARGV[2] then return 'STALE' end
-if status ~= 'running' or redis.call('HGET', JOB, 'moves') ~= ARGV[3] or not idle() then return 'MOVED' end
+if status ~= 'running' or moves ~= ARGV[3] or not idle() then return 'MOVED' end
 local now = clock(ARGV[1])
 if ARGV[4] == 'wait' then
   if (redis.call('HGET', JOB, 'idle_since') or '') == '' then
