@@ -114,6 +114,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def in_a_row(count: int, work: Callable[[], object]) -> float:
+    """The median time of *count* calls, one after the other: a side is not asked just after the other's pause.
+
+    A machine takes the longer to wake up the longer it was idle, and the slower side leaves the faster one more pause.
+    """
+    return median([seconds(work) for _ in range(count)])
+
+
 def median(samples: list[float]) -> float:
     return statistics.median(samples)
 
