@@ -130,15 +130,9 @@ class Store:
     def bury(self, job_ids: Sequence[str]) -> None:
         """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
 
-        A job that is live is left alone: a server that lost its last second knows nothing of the end.
+        One that is found to be live is put back: a server that lost its last second knows nothing of the end, and what
+        was sent to it before may be sent again.
         """
-        pipe = self.client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipe.hget(self.keys.job(job_id), "status")
-        live = {str(status) for status in JobStatus} - TERMINAL
-        job_ids = [
-            name for name, status in zip(job_ids, pipe.execute(), strict=True) if (status or b"").decode() not in live
-        ]
         if not job_ids:
             return
         pipe = self.client.pipeline(transaction=False)
@@ -146,7 +140,12 @@ class Store:
             over = time.time_ns() // 1_000_000 + 1000 * seconds
             pipe.zadd(self.keys.ended, dict.fromkeys(job_ids, over))
         pipe.srem(self.keys.live, *job_ids)
-        pipe.execute()
+        for job_id in job_ids:
+            pipe.hget(self.keys.job(job_id), "status")
+        live = {status.encode() for status in JobStatus if status not in TERMINAL}
+        for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
+            if status in live:
+                self.unbury(job_id)
 
     def unbury(self, job_id: str) -> None:
         """Put an ended job that is to run again back among the live ones."""
