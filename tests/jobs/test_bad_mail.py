@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from mirrorneuron import JobStateError
 from mirrorneuron.client import Client
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, completed, executor, is_alive, line, manifest
 from tests.support.node import RealNode
@@ -49,7 +51,8 @@ def test_garbage_in_a_mailbox_fails_the_job_and_ends_no_worker(
     job_id = client.run_manifest(graph)
     store = client._live_parts().store
     store.client.rpush(store.keys.mail(job_id, "in"), garbage)
-    client.send_message(job_id, "in", 2)
+    with suppress(JobStateError):  # a batch is run with what there is where the job is idle: it has failed already
+        client.send_message(job_id, "in", 2)
     result = fails(client, node, job_id)
     assert result["agent_id"] == "in"
     assert result["error"].startswith("message 1 of the mailbox cannot be read: ")
