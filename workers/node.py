@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import platform
@@ -10,7 +11,9 @@ import threading
 import time
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from celery import bootsteps, signals
 
@@ -46,8 +49,13 @@ class NodeStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **_: Any) -> None:
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
-        # What an earlier life of this worker left running: its runs have been taken up, or soon are.
-        kill_with(mark_of(worker.app.conf.mirrorneuron_settings, worker.hostname), prefix=True)
+        settings: Settings = worker.app.conf.mirrorneuron_settings
+        mark = mark_of(settings, worker.hostname)
+        if _is_alone(runtime.own_folder(settings), mark):
+            # What an earlier life of this worker left running: its runs have been taken up, or soon are.
+            kill_with(mark, prefix=True)
+        else:
+            log.warning("another worker here is called %s: give each a name of its own", worker.hostname)
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()
@@ -99,6 +107,22 @@ class NodeStep(bootsteps.StartStopStep):
             store.registry.unregister(node["name"])
         except Exception:  # it expires by itself
             log.debug("the registration was not removed", exc_info=True)
+
+
+def _is_alone(folder: Path, mark: str) -> bool:
+    """Is this the only worker of its name on the machine? It says so to later ones as long as it lives.
+
+    The kernel drops the lock with the process, and its children do not inherit it.
+    """
+    lives = folder / "lives"
+    lives.mkdir(exist_ok=True)
+    held = os.open(lives / quote(mark, safe="@="), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # open for good
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        return False
+    return True
 
 
 def _begin_stop(**_: Any) -> None:

@@ -39,7 +39,7 @@ class Runtime:
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
         self.name = name
-        _private(settings.temp_dir)
+        own_folder(settings)
         self._ended: deque[str] = deque()
         self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: the runner that `runner_module` names
         self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises BundleNotFound
@@ -96,11 +96,17 @@ class Runtime:
         return self.store.plan(digest)
 
 
-def _private(folder: Path) -> None:
-    """Make the node's own folder. Raises SettingsError if it is somebody else's: agents' code is run from there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+def own_folder(settings: Settings) -> Path:
+    """Make the node's own folder. Raises SettingsError if it cannot be made, or is somebody else's: code runs there."""
+    folder = settings.temp_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} cannot be used: {error.strerror}") from None
+    if owner != os.getuid():
         raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} belongs to another user")
+    return folder
 
 
 def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:

@@ -85,6 +85,11 @@ class RealNode:
         old.terminate()
         return old
 
+    def double(self, pool: str) -> None:
+        """Start another worker of the same name as that of *pool*, which lives on."""
+        self._stopping.append(self._workers[pool])
+        self._spawn(pool)
+
     def stop(self) -> None:
         """End all workers at once: how they stop when they are asked to has tests of its own, and takes seconds."""
         for worker in [*self._workers.values(), *self._stopping]:
