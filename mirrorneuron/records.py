@@ -42,7 +42,7 @@ JOB_FIELDS: Final = (
     "idle_since",
     "result",
 )
-AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "error", "attempts")
+AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "error", "attempts", "losses")
 SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon")
 _HIDDEN: Final = frozenset({"user", "collected", "recent"})  # of an agent's state: shown elsewhere, or by its length
 Raw = Sequence[bytes | None]
@@ -146,7 +146,9 @@ def snapshot(
 
 def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dict[str, Any]:
     """All of a snapshot but what its caller knows: its job, and its last heartbeat."""
-    state, processed, token, assigned, _, error, attempts = row
+    state, processed, token, assigned, _, error, attempts, losses = row
+    if losses and status is JobStatus.FAILED:
+        error = error or b"its worker died while it ran this message"
     known: dict[str, Any] = decode(state) if state else {}
     return {
         "agent_id": node.node_id,
@@ -158,7 +160,9 @@ def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dic
         "mailbox_depth": depth,
         "processed_messages": int(processed or 0),
         "assigned_node": assigned.decode() if assigned else None,
-        "status": _agent_status(node, status, bool(token), bool(error), depth),
+        "status": _agent_status(
+            node, status, claimed=bool(token), failed=bool(error), depth=depth, processed=int(processed or 0)
+        ),
         "last_error": error.decode("utf-8", "replace") if error else None,
         "metadata": {
             "paused": status is JobStatus.PAUSED,
@@ -171,16 +175,20 @@ def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dic
     }
 
 
-def _agent_status(node: PlannedNode, job: JobStatus, claimed: bool, failed: bool, depth: int) -> AgentStatus:
+def _agent_status(
+    node: PlannedNode, job: JobStatus, *, claimed: bool, failed: bool, depth: int, processed: int
+) -> AgentStatus:
     if failed and (job is JobStatus.FAILED or not claimed):
         return AgentStatus.ERROR
-    if job in TERMINAL:
+    if job is JobStatus.COMPLETED:
         return AgentStatus.COMPLETED
     if claimed:
         return AgentStatus.BUSY if node.light else AgentStatus.RUNNING
     if job is JobStatus.PAUSED:
         return AgentStatus.PAUSED
-    return AgentStatus.QUEUED if depth >= (node.need or 1) else AgentStatus.READY
+    if depth >= (node.need or 1):
+        return AgentStatus.QUEUED  # in a job that failed or was cancelled: kept for a retry
+    return AgentStatus.COMPLETED if job in TERMINAL and processed and not depth else AgentStatus.READY
 
 
 def event(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:

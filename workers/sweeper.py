@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from celery import Celery
@@ -20,6 +21,7 @@ from mirrorneuron.claim import JobRef, Swept, Word
 from mirrorneuron.connection import AWAY
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.message import Message
 from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
 from workers.backlog import Backlog
@@ -122,7 +124,7 @@ class Sweeper:
                 self._store.forget_orphan(job_id, ORPHAN_MS)
             case Word.POISONED:
                 error = f"its worker died {swept.losses} times while it ran this message"
-                self._fail(swept, error, swept.agent_id)
+                self._fail(swept, error, swept.agent_id, self._at_head(job_id, swept.agent_id))
             case Word.LATE:
                 self._fail(swept, "the job is older than its job_timeout_ms")
             case Word.OVERDUE:
@@ -164,13 +166,20 @@ class Sweeper:
         self._room[pool] -= 1
         return self._room[pool] >= 0
 
-    def _fail(self, swept: Swept, error: str, agent: str | None = None) -> None:
+    def _fail(self, swept: Swept, error: str, agent: str | None = None, message_id: str | None = None) -> None:
         if swept.job is None:
             return
-        end = failed(agent, error, {"losses": swept.losses} if swept.losses else None)
+        end = failed(agent, error, {"losses": swept.losses, "message_id": message_id} if agent else None)
         if self._store.scripts.finish(swept.job, end, self._agents(swept.job)) is Word.SETTLED:
             log.warning("job %s failed: %s", swept.job.job_id, error)
             self._store.bury([swept.job.job_id])
+
+    def _at_head(self, job_id: str, agent: str) -> str | None:
+        """The id of the message that an agent is at; None where it cannot be read."""
+        raw = self._store.client.lindex(self._store.keys.mail(job_id, agent), 0)
+        with suppress(ValueError):
+            return Message.parse(raw or b"").id
+        return None
 
     def _agents(self, job: JobRef) -> list[str]:
         try:
