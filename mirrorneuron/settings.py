@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from kombu.transport import TRANSPORT_ALIASES
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool, RedisError
@@ -33,7 +34,7 @@ Bytes = Annotated[int, Field(ge=0, le=_MOST)]
 class Settings(BaseSettings):
     """One frozen object for a client or a node. Each field is the environment variable `MIRROR_NEURON_<FIELD>`.
 
-    Build it with `Settings.load()`, which raises `SettingsError` naming the variable that is wrong.
+    Raises `SettingsError`, which names each variable that is wrong.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, extra="forbid")
@@ -96,8 +97,11 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _readable_broker(cls, value: str) -> str:
-        urls = value.split(";")  # of a cluster
+        urls = value.split(";") if value else []  # of a cluster
         for url in urls:
+            scheme = urlsplit(url).scheme.partition("+")[0]
+            if scheme not in (*TRANSPORT_ALIASES, "unix"):  # the last stands for kombu's redis+socket
+                raise ValueError(f"{url!r} begins with no scheme that kombu knows, like redis:// or amqp://")
             _ = urlsplit(url).port  # raises ValueError
         return ";".join(map(_with_checks, urls))
 
@@ -108,16 +112,19 @@ class Settings(BaseSettings):
             raise ValueError("must not be empty")
         return value
 
-    @classmethod
-    def load(cls, **overrides: Any) -> Self:
-        """Read the environment, with *overrides* before it. Raises SettingsError."""
+    def __init__(self, **given: Any) -> None:
         try:
-            return cls(**overrides)
+            super().__init__(**given)
         except ValidationError as error:
             problems = [
                 f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
             ]
             raise SettingsError("\n".join(problems)) from None
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment, with *overrides* before it. Raises SettingsError."""
+        return cls(**overrides)
 
     @cached_property
     def pools(self) -> dict[str, int]:

@@ -59,10 +59,12 @@ class Submission:
         try:
             chains = self._chains_of(plan)
             chains.send(chains.opening(job), job, task_id=job.job_id)
-        except Exception:
+        except Exception as error:
             # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
             # announces pending jobs whose chain never arrived.
-            log.exception("job %s is submitted, but could not be announced; the nodes will find it", job.job_id)
+            told = "job %s is submitted, but could not be announced; the nodes will find it: %s"
+            log.error(told, job.job_id, error)
+            log.debug("the announcement of job %s", job.job_id, exc_info=True)
 
 
 def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, Any]:

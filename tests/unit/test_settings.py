@@ -72,6 +72,8 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("REDIS_URL", "sentinel://h/m/x"),
         ("BROKER_URL", "amqp://["),
         ("BROKER_URL", "amqp://h:port"),
+        ("BROKER_URL", "foo://h"),
+        ("BROKER_URL", "h:5672"),
         ("TEMP_DIR", ""),
         ("REDIS_NAMESPACE", "has blanks"),
         ("REDIS_NAMESPACE", ""),
@@ -135,3 +137,8 @@ def test_urls_of_every_kind_are_good(monkeypatch: pytest.MonkeyPatch, name: str,
 def test_settings_never_change() -> None:
     with pytest.raises(ValidationError):
         Settings().redis_namespace = "another"
+
+
+def test_settings_made_by_hand_say_what_is_wrong_too() -> None:
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must begin"):
+        Settings(redis_url="foo")
