@@ -13,7 +13,7 @@ home). Indexes, bundles and nodes live in other slots and are written beside a s
     :claims        ZSET    agent by end of lease (ms)                              claim, commit, renew, sweep
     :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     all that change mail or claims
     :events        STREAM  t(ype) a(gent) p(ayload JSON)                           all
-    :delivered     ZSET    ids of messages from outside, by time (ms)              deliver
+    :delivered     ZSET    agent and id of messages from outside, by time (ms)     deliver
     :dead          STREAM  dead letters: i(d) a(gent) r(eason) m(essage JSON)      commit, deliver
     :logs          STREAM  output of running commands: a(gent) s(tream) t(ext)     log
     :op:<token>    STRING  mark of a claim, or with :done of a commit; 60 s        claim, commit

@@ -1,14 +1,14 @@
--- deliver: append one message from outside to an agent's mailbox. Idempotent by message id, for the newest *kept* ids.
+-- deliver: append one message from outside to an agent's mailbox. Idempotent by agent and message id, for the newest ids.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 agent   3 message id   4 message JSON   5 ids kept
 --       6 entry of the dead letter that it replays, which is taken off their list, or ''
 -- Reply {DELIVERED | DUPLICATE | GONE (there is no such entry any more) | ENDED | MISSING, status, waiting}
 if not status then return { 'MISSING', '', {} } end
 if not LIVE[status] then return { 'ENDED', status, {} } end
-local now, ids = clock(ARGV[1]), JOB .. ':delivered'
-if redis.call('ZSCORE', ids, ARGV[3]) then return { 'DUPLICATE', status, waiting_anew(now) } end
+local now, ids, name = clock(ARGV[1]), JOB .. ':delivered', ARGV[2] .. ' ' .. ARGV[3]
+if redis.call('ZSCORE', ids, name) then return { 'DUPLICATE', status, waiting_anew(now) } end
 if ARGV[6] ~= '' and redis.call('XDEL', JOB .. ':dead', ARGV[6]) == 0 then return { 'GONE', status, {} } end
-redis.call('ZADD', ids, now, ARGV[3])
+redis.call('ZADD', ids, now, name)
 redis.call('ZREMRANGEBYRANK', ids, 0, -1 - tonumber(ARGV[5]))
 redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], ARGV[4])
 redis.call('HINCRBY', JOB, 'moves', 1)

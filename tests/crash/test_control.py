@@ -10,7 +10,7 @@ import pytest
 from mirrorneuron import AgentNotFound, JobNotFound, JobStateError
 from mirrorneuron.client import Client
 from tests.crash.bundles import fed, gated, starts
-from tests.jobs.graphs import is_alive
+from tests.jobs.graphs import is_alive, processed
 from tests.support.waiting import wait_until
 
 
@@ -78,6 +78,15 @@ def test_a_message_from_outside_is_delivered_once(jobs: Client) -> None:
     jobs.send_message(job_id, "ear", {"n": 3})
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] == {"agent_id": "ear", "output": {"count": 3, "last_message": {"n": 3}}}
+
+
+def test_one_id_may_name_messages_of_several_agents(jobs: Client, tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    job_id = jobs.run_manifest({**fed(), "nodes": [*fed()["nodes"], {"node_id": "nose", "agent_type": "sensor"}]})
+    message = {"envelope": {"message_id": "one"}, "body": 1}
+    for agent in ("ear", "nose", "ear"):
+        jobs.send_message(job_id, agent, message)
+    wait_until(lambda: processed(jobs, job_id) == {"start": 1, "ear": 1, "nose": 1})
 
 
 def test_control_of_what_is_not_there_or_in_a_wrong_state_is_one_clear_error(jobs: Client, tmp_path: Path) -> None:

@@ -38,13 +38,14 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
 
 
 def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
-    """A message from outside is mail like any other; one that is sent again with its id is delivered once."""
+    """A message from outside is mail like any other; one that is sent again is delivered once."""
     if not job.live:
         return Controlled(Word.ENDED, job.status)
-    if message_id in job.delivered:
+    known = f"{name} {message_id}"
+    if known in job.delivered:
         return Controlled(Word.DUPLICATE, job.status, job.waiting(now, tell_all=True))
     job.begin()
-    job.delivered.add(message_id)
+    job.delivered.add(known)
     job.agents[name].mail.append(message)
     job.moves += 1
     job.idle_since_ms = None

@@ -39,11 +39,11 @@ class Operators(Workers):
 
     @act(3, data=st.data(), agent=agents, used=rarely, repeated=st.booleans())
     def send(self, data: st.DataObject, agent: str, used: bool, repeated: bool) -> None:
-        """A message from outside; with an id that was used it is taken for the one that came before."""
+        """A message from outside; with an id that this agent knows it is taken for the one that came before."""
         message = self.ledger.new()
         name = f"id-{message.decode()}"
         if used and self.job.delivered:
-            name = data.draw(st.sampled_from(sorted(self.job.delivered)))
+            name = data.draw(st.sampled_from(sorted(self.job.delivered))).partition(" ")[2]
         call = Call(
             lambda: self.stage.scripts.deliver(JOB.job_id, agent, name, message),
             lambda: controls.deliver(self.job, self.now, agent, name, message),
