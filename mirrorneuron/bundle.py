@@ -127,15 +127,18 @@ def _load_again(bundle: JobBundle) -> JobBundle:
     origin, manifest = bundle._origin, bundle.manifest
     if not isinstance(manifest, Manifest | Mapping):
         raise _problem(f"bundle.manifest must be a Manifest, not {_type_name(manifest)}")
+    unchanged = False
     if not isinstance(manifest, Manifest):
         raw = _plain(manifest)
-    elif bundle.payloads_path == origin.payloads_path and _encoded(manifest) == origin.text:
-        return bundle
     else:
+        unchanged = bundle.payloads_path == origin.payloads_path and _encoded(manifest) == origin.text
+        if unchanged and bundle.payloads_path is None:
+            return bundle
         raw = _plain(manifest)
         _unfill(raw, origin.filled)
     payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
-    return _checked(raw, bundle.path, bundle.manifest_path, payloads)
+    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # files may have gone since
+    return bundle if unchanged else checked
 
 
 def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:

@@ -201,9 +201,20 @@ def test_what_is_neither_file_nor_folder_is_an_issue(tmp_path: Path) -> None:
     assert refusal(tmp_path / "k") == "payloads: must be a folder"
 
 
-def test_a_bundle_that_nobody_changed_is_not_checked_again(tmp_path: Path) -> None:
+def test_a_bundle_that_nobody_changed_is_the_same_again(tmp_path: Path) -> None:
     for bundle in (load(MANIFEST), load(write(tmp_path, file="x"))):
         assert load(bundle) is bundle
+
+
+def test_payloads_that_have_gone_since_are_found_missing(tmp_path: Path) -> None:
+    node = {"node_id": "x", "agent_type": "executor", "config": {"command": "true", "upload_path": "data"}}
+    manifest = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["x"], "nodes": [node]}
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "data").write_text("x")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    bundle = load(tmp_path)
+    (tmp_path / "payloads" / "data").unlink()
+    assert "nodes[0].config.upload_path" in refusal(bundle)
 
 
 def test_a_changed_bundle_is_checked_again_and_the_callers_is_left_alone() -> None:
