@@ -68,6 +68,8 @@ def count(name: str, value: Any) -> int | None:
 
 
 def age(name: str, value: Any) -> None:
-    """A timedelta, or None."""
+    """A timedelta that is not negative, or None."""
     if not isinstance(value, timedelta | None):
         raise TypeError(f"{name} must be a timedelta or None, not {value!r}")
+    if value is not None and value < timedelta():
+        raise ValueError(f"{name} must not be negative, and is {value!r}")

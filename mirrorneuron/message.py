@@ -47,7 +47,11 @@ def encode(value: Any) -> bytes:
     text: bytes = to_json(value, inf_nan_mode="constants")
     # What may be NaN, perhaps only inside a string, or nested deeper than can be read back: let the parser tell.
     if b"NaN" in text or b"Infinity" in text or text.count(b"[") + text.count(b"{") > SAFE_DEPTH:
-        from_json(text, allow_inf_nan=False)
+        try:
+            from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            known = "NaN and Infinity are not JSON: " if "expected value" in str(error) else ""
+            raise ValueError(f"{known}{error}") from None
     return text
 
 

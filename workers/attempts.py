@@ -40,7 +40,8 @@ def attempt(
 ) -> Step:
     """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
     draft = Draft(node, claim, around)
-    if step := _without_run(draft):
+    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
+    if step := _without_run(draft, released):
         return step
     slots = node.config.get("pool_slots", 1)
     asked_at = time.monotonic()
@@ -50,7 +51,6 @@ def attempt(
         "slots": slots,
         "queue_wait_ms": claim.waited_ms,
     }
-    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
     try:
         folder = runtime.payloads(payloads) if payloads else None
         with (
@@ -70,18 +70,19 @@ def attempt(
         return _again_or_failed(draft, run_failure(error), released)
 
 
-def _without_run(draft: Draft) -> Step | None:
+def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
     """The step of a claim that needs no run: its mail has expired or cannot be read, or the first run is delayed."""
     try:
         if not draft.messages:
+            draft.record(*released)
             return draft.consumed()
         delay_ms = draft.node.config.get("startup_delay_ms", 0)
         if delay_ms and not draft.state.get(STARTED):
             draft.state[STARTED] = True
-            return draft.again(delay_ms, attempts=0)
+            return draft.again(delay_ms, attempts=0, events=[released])
     except Exception as error:  # trying again would not mend it
         failure = run_failure(error)
-        return draft.failed(str(failure), failure.details)
+        return draft.failed(str(failure), failure.details, [released])
     return None
 
 

@@ -121,7 +121,8 @@ class Draft:
                     case Complete():
                         self.complete(action.output)
             except ValueError as error:  # JSON cannot say it
-                raise RunFailed(f"{type(action).__name__.lower()} {getattr(action, 'type', '')!r}: {error}") from None
+                named = f" {action.type!r}" if isinstance(action, Emit | Record) else ""
+                raise RunFailed(f"{type(action).__name__.lower()}{named}: {error}") from None
             if len(self._step.outgoing) - sent > MOST_OUTGOING:
                 raise RunFailed(f"the run emits more than {MOST_OUTGOING} messages")
             if len(self._step.events) - told > MOST_OUTGOING:

@@ -85,6 +85,7 @@ MISUSES: list[tuple[Call, type[Exception], str]] = [
 ]
 BLOCKING_ONLY: list[tuple[Call, type[Exception], str]] = [
     (lambda c: c.stream_events("None", after="soon"), ValueError, "after must be the id of an event"),
+    (lambda c: c.cleanup_jobs(older_than=timedelta(days=-1)), ValueError, "older_than must not be negative"),
     (lambda c: c.logs("None", 5), TypeError, "agent_id must be a string"),
     (lambda c: c.send_message("None", ["in"], 1), TypeError, "agent_id must be a string"),
     (lambda c: c.retry("None", from_agent=5), TypeError, "from_agent must be a string"),

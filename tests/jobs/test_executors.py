@@ -100,6 +100,7 @@ def test_a_start_up_delay_delays_the_first_run_alone(client, outside):
     began = [ms(event) for event in events if event["type"] == "executor_lease_acquired"]
     assert (runs(outside), len(began)) == (2, 3)
     assert began[1] - began[0] >= 60
+    assert kinds(client, job["job_id"]).count("executor_lease_released") == 3
     assert "executor_retry" not in kinds(client, job["job_id"])
 
 
