@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.message import Message, seed
+from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.settings import Settings
 from workers.runners import RUNNERS, HostLocal, RunHandle, RunRequest, RunResult
 from workers.runners.capture import Capture
@@ -347,3 +347,14 @@ def test_a_cap_of_one_byte_keeps_one_byte():
     capture = Capture(1)
     capture.add(b"abc")
     assert capture.text() == "a\n[... output cut: 3 bytes in all, 1 kept ...]\n"
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff", b'"', b"\n"])
+def test_output_that_json_blows_up_is_cut_until_it_fits(byte):
+    """Both streams, and both once more in the logs, are part of one message, whose cap is eight times theirs."""
+    cap = 100_000
+    capture = Capture(cap)
+    capture.add(byte * cap)
+    assert len(encode(capture.text())) <= 1.9 * cap
+    assert capture.cut
+    assert "[... output cut: 100000 bytes in all, " in capture.text()
