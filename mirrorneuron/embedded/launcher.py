@@ -105,13 +105,20 @@ def end(folder: Path, *, nodes: bool) -> list[str]:
     state = read(folder)
     if state is None:
         return []
-    ended = ["node" for node in state.nodes if nodes and process.end(node, _node_grace_s())]
+    ending = state if nodes else state.model_copy(update={"nodes": ()})
+    ended = end_processes(ending)
+    kept = () if nodes else state.nodes
+    write(folder, state.model_copy(update={"server": None, "watcher": None, "nodes": kept}))
+    return ended
+
+
+def end_processes(state: State) -> list[str]:
+    """End the nodes, the watcher (unless it is the caller) and the server of *state*; return what was ended."""
+    ended = ["node" for node in state.nodes if process.end(node, _node_grace_s())]
     if state.watcher and state.watcher.pid != os.getpid() and process.end(state.watcher, SERVER_GRACE_S):
         ended.append("watcher")  # before the server, which it would start again
     if state.server and process.end(state.server, SERVER_GRACE_S):
         ended.append("server")
-    kept = state.nodes if not nodes else ()
-    write(folder, state.model_copy(update={"server": None, "watcher": None, "nodes": kept}))
     return ended
 
 

@@ -1,7 +1,8 @@
 """The watcher: a small process beside the embedded server.
 
 It starts a server that crashed again, and ends the nodes and the server when nothing has happened for a while:
-no live job, no submission, no `start` or `find`, no holder. Run as `python -m mirrorneuron.embedded.watcher FOLDER`.
+no live job, no submission, no `start` or `find`, no holder. It also ends them when somebody deletes their folder, since
+nobody else could find them then. Run as `python -m mirrorneuron.embedded.watcher FOLDER`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import redis
 
 from mirrorneuron import process
-from mirrorneuron.embedded.launcher import connect, end, launch
+from mirrorneuron.embedded.launcher import connect, end, end_processes, launch
 from mirrorneuron.embedded.record import IDLE_S, State, changing, read
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.settings import Settings
@@ -34,17 +35,23 @@ class Watcher:
         self._folder = folder
         self._idle_s = idle_s
         self._namespace = namespace
+        self._seen: State | None = None  # what was recorded when we last looked
         self._last_sign: object = None
         self._quiet_since = 0.0
 
     def tick(self, now: float) -> bool:
-        """Look once; return False when the watching is over: all was idle and has been ended, or another took over."""
+        """Look once; return False when the watching is over: all has been ended, or another took over."""
+        if not self._folder.exists():  # taking its lock would create it again
+            self._end_forgotten(None)
+            return False
         with changing(self._folder, math.inf):
             state = read(self._folder)
             if state is None or state.watcher is None or state.watcher.pid != os.getpid():
+                self._end_forgotten(state)
                 return False
             if not process.alive(state.server):
                 state = _revive(self._folder, state)
+            self._seen = state
             sign = _sign_of_life(self._folder, state, self._namespace)
             if sign is None or sign != self._last_sign:
                 self._last_sign, self._quiet_since = sign, now
@@ -53,6 +60,16 @@ class Watcher:
                 logger.info("nothing happened for %g s: ended %s", self._idle_s, ", ".join(ended))
                 return False
             return True
+
+    def _end_forgotten(self, state: State | None) -> None:
+        """End what was recorded and is not in *state*: its folder or its record was deleted or made anew."""
+        if self._seen is None:
+            return
+        known = {state.server, *state.nodes} if state else set()
+        nodes = tuple(node for node in self._seen.nodes if node not in known)
+        server = None if self._seen.server in known else self._seen.server
+        if ended := end_processes(self._seen.model_copy(update={"nodes": nodes, "server": server})):
+            logger.warning("%s was deleted: ended %s", self._folder / "state.json", ", ".join(ended))
 
 
 def watch(folder: Path, idle_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -306,6 +307,32 @@ def test_a_watcher_that_was_replaced_leaves_everything_alone(folder, watcher):
     assert not watcher.tick(0)
     assert embedded.find()
     record.write(folder, state(folder).model_copy(update={"watcher": None}))
+
+
+def test_a_watcher_ends_what_runs_in_a_deleted_folder(folder, watcher):
+    """Nobody could find it any more: not `down`, and not the next command."""
+    node = process.find(embedded.ensure_node(SLEEPER))
+    assert watcher.tick(0)
+    running = state(folder)
+    shutil.rmtree(folder)
+    assert not watcher.tick(1)
+    assert not process.alive(node)
+    assert not process.alive(running.server)
+    assert not folder.exists()
+
+
+def test_a_watcher_ends_what_a_deleted_record_forgot_and_nothing_else(folder, watcher):
+    """The folder was deleted and a server started there anew before it looked."""
+    forgotten = process.find(embedded.ensure_node(SLEEPER))
+    assert watcher.tick(0)
+    before = state(folder)
+    (folder / "state.json").unlink()
+    anew = before.model_copy(update={"watcher": process.find(os.getppid()), "nodes": ()})
+    record.write(folder, anew)
+    assert not watcher.tick(1)
+    assert not process.alive(forgotten)
+    assert process.alive(before.server)
+    record.write(folder, anew.model_copy(update={"watcher": None}))
 
 
 def test_what_needs_a_server_says_so_when_there_was_never_one(folder):
