@@ -241,7 +241,10 @@ class _Fleet:
 
 @contextmanager
 def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
-    """Turn TERM, INT, HUP and CHLD into a readable socket; yield it and the list of signals to end that came."""
+    """Turn TERM, INT, HUP and CHLD into a readable socket; yield it and the list of signals to end that came.
+
+    A signal that is ignored stays ignored: nohup has done that to HUP, and a shell's `&` may have done it to INT.
+    """
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
@@ -251,9 +254,10 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
         received.append(number)
 
     handlers: dict[int, Callable[[int, FrameType | None], None]]
-    handlers = {signal.SIGTERM: note, signal.SIGINT: note, signal.SIGCHLD: lambda _number, _frame: None}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is under nohup
-        handlers[signal.SIGHUP] = note
+    handlers = {signal.SIGCHLD: lambda _number, _frame: None}
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            handlers[ending] = note
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:

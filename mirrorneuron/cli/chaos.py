@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import textwrap
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,13 +15,12 @@ from mirrorneuron.chaos.driver import Audience, Driver, Progress, Report
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.schedule import Kind, Schedule
 from mirrorneuron.chaos.stage import raised
-from mirrorneuron.cli import output, runtime
+from mirrorneuron.cli import output, runtime, signals
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.wording import count
 
 NODE: Final = (*runtime.MN, "worker")
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SEEDS: Final = 1_000_000
 WIDTH: Final = 100  # of the printed schedule
 SHOWN: Final = 20  # violations that are told without --json
@@ -52,9 +48,9 @@ def chaos(
         complain(f"seed {planned.seed}")
     else:
         _show_schedule(planned)
-    with _signals(), raised(NODE) as stage, _audience(json=json) as audience:
+    with signals.interrupting(once=True), raised(NODE) as stage, _audience(json=json) as audience:
         report = Driver(stage, planned, audience).run()
-        _ignore_signals()  # from here it is only the way out
+        signals.ignore()  # from here it is only the way out
     output.document(_document(report)) if json else _show(report)
     raise typer.Exit(Code.JOB_FAILED if report.violations else Code.OK)
 
@@ -131,24 +127,3 @@ def _document(report: Report) -> dict[str, Any]:
             for found in report.violations
         ],
     }
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let TERM and HUP do what Ctrl-C does, once: nothing may interrupt the way out."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        _ignore_signals()
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

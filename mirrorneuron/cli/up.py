@@ -6,17 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Annotated, Final
 
 import typer
 from celery.platforms import set_pdeathsig
 
 from mirrorneuron import embedded
-from mirrorneuron.cli import output, runtime
+from mirrorneuron.cli import output, runtime, signals
 from mirrorneuron.cli.dashboard import ADDRESS, PORT, Address, Port, check_free, url
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
@@ -42,7 +41,7 @@ def up(
     if with_dashboard:
         check_free(address, port)
     where = url(address, port) if with_dashboard else None
-    with _signals():
+    with signals.interrupting():
         place = runtime.find_or_start()
         family = Family(place.environment(), place.settings.stop_grace_seconds + SPARE_S)
         try:
@@ -73,8 +72,7 @@ def _start(place: Place, family: Family) -> int:
 
 
 def _stop(place: Place, family: Family) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a closed terminal sends more than one
+    signals.ignore((signal.SIGTERM, signal.SIGHUP))  # a closed terminal sends more than one
     try:
         family.stop()
     finally:
@@ -146,18 +144,3 @@ class Family:
                 for child in self._children.values():
                     child.wait(self.grace_s if not again else None)
                 return
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let TERM and HUP do what Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

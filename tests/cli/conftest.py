@@ -66,7 +66,14 @@ class Started:
     def __init__(self, *args: str, env: Mapping[str, str], cwd: Path = ROOT) -> None:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [MN, *args], env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True, stdin=subprocess.DEVNULL
+            [MN, *args],
+            env=env,
+            cwd=cwd,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the suite itself may run under nohup
         )
 
     def line_of_stderr(self, words: str) -> str:

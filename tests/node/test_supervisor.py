@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,12 +56,24 @@ class Supervised:
         self.log_path = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, specs: Sequence[tuple[str, list[str]]], *, grace_s: float = 30, **constants: float) -> None:
+    def start(
+        self,
+        specs: Sequence[tuple[str, list[str]]],
+        *,
+        grace_s: float = 30,
+        hup: signal.Handlers = signal.SIG_DFL,
+        **constants: float,
+    ) -> None:
         payload = json.dumps([specs, {"BACKOFF_S": 0.01, **constants}, grace_s])
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", HARNESS, payload], cwd=ROOT, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", HARNESS, payload],
+                cwd=ROOT,
+                stderr=log,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, hup),  # the suite itself may run under nohup
+            )
 
-    def fakes(self, *acts: str, **options: float) -> list[int]:
+    def fakes(self, *acts: str, **options: Any) -> list[int]:
         """Start one fake worker for each act; return their pids once all are up."""
         self.start([(act, [sys.executable, "-c", WORKER, act, str(self.folder)]) for act in acts], **options)
         return wait_until(lambda: found if len(found := self.up()) == len(acts) else [])
@@ -153,6 +166,13 @@ def test_a_signal_stops_the_workers_warmly(supervised, number):
     assert supervised.wait() == 0
     assert all((supervised.folder / f"bye-{pid}").exists() for pid in pids)
     assert "killed" not in supervised.log()
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(supervised):
+    (victim,) = supervised.fakes("plain", hup=signal.SIG_IGN)
+    supervised.signal(signal.SIGHUP)
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(supervised.up()) == 2)
 
 
 def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
