@@ -9,7 +9,7 @@ import re
 from datetime import timedelta
 from typing import Any, Final
 
-from mirrorneuron.errors import JobNotFound
+from mirrorneuron.errors import Issue, JobNotFound, ManifestError
 from mirrorneuron.job import JobStatus, is_job_id
 
 MOST: Final = 2**63 - 1  # that a server counts to
@@ -21,6 +21,13 @@ def job_id(value: Any) -> None:
     text("job_id", value)
     if not is_job_id(value):
         raise JobNotFound(value)
+
+
+def new_job_id(value: Any) -> None:
+    """The id that a new job shall have, or None. Raises ManifestError for a string that can be no id."""
+    text("job_id", value, optional=True)
+    if value is not None and not is_job_id(value):
+        raise ManifestError([Issue("job_id", f"{value!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
 
 
 def text(name: str, value: Any, *, optional: bool = False) -> None:

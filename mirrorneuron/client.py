@@ -14,7 +14,7 @@ from mirrorneuron import arguments, records
 from mirrorneuron.bundle import BundleInput, JobBundle, validate_manifest
 from mirrorneuron.connection import reaching
 from mirrorneuron.diagnosis import Diagnosis, store_away
-from mirrorneuron.errors import Issue, ManifestError, RuntimeUnavailable
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
@@ -27,7 +27,6 @@ from mirrorneuron.job import (
     JobSummary,
     LogChunk,
     NodeInfo,
-    is_job_id,
 )
 from mirrorneuron.manifest import Manifest
 from mirrorneuron.parts import Parts
@@ -97,9 +96,7 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout needs await_=True")
         deadline = Deadline.after(timeout)
-        arguments.text("job_id", job_id, optional=True)
-        if job_id is not None and not is_job_id(job_id):
-            raise ManifestError([Issue("job_id", f"{job_id!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
+        arguments.new_job_id(job_id)
         bundle = validate_manifest(given)
         with reaching(self.settings.redis_url, job_id):
             submitted = self._live_parts().submission.submit(bundle, job_id)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mirrorneuron.errors import Issue
 from mirrorneuron.manifest import AgentType
+from mirrorneuron.message import ENCODINGS
 from mirrorneuron.reading import below, kind, shown
 from mirrorneuron.suggest import one_of
 
@@ -57,6 +58,12 @@ def text(value: Any, path: str) -> Iterator[Issue]:
         yield Issue(path, "must not be empty")
     elif "\0" in value:
         yield Issue(path, "must not hold a NUL character")
+
+
+def sandbox_path(value: Any, path: str) -> Iterator[Issue]:
+    yield from text(value, path)
+    if isinstance(value, str) and ".." in value.split("/"):
+        yield Issue(path, f"{shown(value)} leads out of the run folder", "remove the `..`")
 
 
 def word(choices: tuple[str, ...]) -> Check:
@@ -159,11 +166,11 @@ KEYS: Final[dict[str, Check]] = {
     "command": command,
     "environment": environment,
     "pass_env": pass_env,
-    "workdir": text,
-    "sandbox_upload_path": text,
+    "workdir": sandbox_path,
+    "sandbox_upload_path": sandbox_path,
     "name_prefix": text,
     "content_type": text,
-    "content_encoding": text,
+    "content_encoding": word(ENCODINGS),
 }
 #: for "did you mean" alone; what stands in these is checked in `uploads`
 UPLOAD_KEYS: Final = ("upload_path", "upload_as", "upload_paths", "uploads")

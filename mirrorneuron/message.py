@@ -18,6 +18,8 @@ SENDER_OF_SEEDS: Final = "runtime"
 DEFAULT_PRIORITY: Final = 100
 JSON_TYPE: Final = "application/json"
 IDENTITY: Final = "identity"
+GZIP: Final = "gzip"
+ENCODINGS: Final = (IDENTITY, GZIP)  # that a body's file can have
 SAFE_DEPTH: Final = 150  # levels of nesting that the parser surely reads; its limit is 200
 
 _STRINGS: Final = (  # envelope names that hold text, in the order in which an envelope is written

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from mirrorneuron import arguments
 from mirrorneuron.bundle import validate_manifest
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.exits import code_of_job, complain
@@ -43,6 +44,7 @@ def run(
     """
     if timeout is not None and not await_:
         raise typer.BadParameter("--timeout is how long to wait, and --no-await does not")
+    arguments.new_job_id(job_id)  # before anything is started
     bundle = validate_manifest(folder)
     warn(bundle)
     place = runtime.find_or_start()

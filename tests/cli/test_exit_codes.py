@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,13 @@ def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowher
     for words in (nowhere["MIRROR_NEURON_HOME"], "mn up", "mn run", "MIRROR_NEURON_REDIS_URL"):
         assert words in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_job_id_that_can_be_none_is_told_of_before_anything_starts(mn: Mn, nowhere):
+    ended = mn("run", RESEARCH, "--job-id", "a b", env=nowhere)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert last_line(ended.stderr) == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -)"
+    assert not Path(nowhere["MIRROR_NEURON_HOME"]).exists()
 
 
 def test_a_known_error_shows_its_traceback_only_when_asked(mn: Mn):

@@ -141,6 +141,7 @@ def test_a_wrong_value_is_one_issue_at_its_place(path: str, value: Any, where: s
     + [("pool", bad) for bad in ("", "a b", "x" * 65, 3, "light")]
     + [("output_message_type", ""), ("output_message_type", 3), ("workdir", []), ("complete_on_message", 1)]
     + [("command", []), ("command", ""), ("command", " "), ("command", {}), ("command", 3)]
+    + [("workdir", "a/../.."), ("sandbox_upload_path", "/sandbox/.."), ("content_encoding", "br")]
     + [("environment", []), ("pass_env", "HOME"), ("upload_as", "../x"), ("uploads", {})],
 )
 def test_a_bad_config_value_is_one_issue_at_its_key(key: str, value: Any) -> None:

@@ -7,7 +7,7 @@ import binascii
 import gzip
 from typing import Any, Final
 
-from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
+from mirrorneuron.message import ENCODINGS, GZIP, IDENTITY, JSON_TYPE, encode
 from workers.runners.run import RunRefused
 
 _NDJSON: Final = frozenset(
@@ -26,9 +26,9 @@ def body_bytes(body: Any, content_type: str, content_encoding: str) -> bytes:
     data = _typed(body, content_type.partition(";")[0].strip().lower())
     if content_encoding == IDENTITY:
         return data
-    if content_encoding == "gzip":
+    if content_encoding == GZIP:
         return gzip.compress(data, mtime=0)
-    raise RunRefused(f"content_encoding {content_encoding!r} is not known (identity or gzip)")
+    raise RunRefused(f"content_encoding {content_encoding!r} is not known ({' or '.join(ENCODINGS)})")
 
 
 def _typed(body: Any, kind: str) -> bytes:
