@@ -12,13 +12,14 @@ from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.claim import JobRef
 from mirrorneuron.settings import Settings
 from workers.events import EventsInBatches
+from workers.garbage import OutlivesGarbage
 from workers.node import NodeStep
 from workers.runtime import runtime
 from workers.visit import Start, visit
 
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
-app.steps["consumer"].add(EventsInBatches)
+app.steps["consumer"].update((EventsInBatches, OutlivesGarbage))
 if app.conf.mirrorneuron_lists:
     app.Task.Request = "workers.request:Taken"
 

@@ -43,6 +43,22 @@ GARBAGE = [
     ["nobody}{:*", -1, "../../etc/passwd", "\0"],
 ]
 
+NO_MESSAGES = [
+    b"\xff\xfe",
+    b"{",
+    b"5",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{}",
+    b'{"properties": 5}',
+    b'{"properties": {}, "body": 5}',
+    b'{"properties": {"delivery_tag": "x", "delivery_info": {}}, "headers": [], "body": "%%%"}',
+    b'{"properties": {"delivery_tag": "x", "body_encoding": "base64"}, "headers": {"task": 5}, "body": "%%%"}',
+    b'{"properties": {"delivery_tag": "x"}, "content-type": "application/x-python-serialize", "body": "gASVAAAAAAAA"}',
+    b'{"properties": {"delivery_tag": "x"}, "content-encoding": "zip", "body": "x"}',
+]
+
 
 @pytest.fixture
 def send(client, node):
@@ -64,6 +80,15 @@ def test_wrong_arguments_never_end_a_worker(client, send, pool):
     for name, args in itertools.product((OPEN_JOB, VISIT, DRAIN), GARBAGE):
         send(name, args, pool)
     assert "nobody" not in [job["job_id"] for job in client.list_jobs()]
+
+
+@pytest.mark.parametrize("pool", ["light", "default"])
+def test_what_is_no_message_never_ends_a_worker(client, node, send, server, pool):
+    """Bytes that are no JSON, and JSON that kombu cannot take apart: each is gone, and what comes after it is taken."""
+    name = queue(client.settings.redis_namespace, pool)
+    for raw in NO_MESSAGES:
+        server.client.lpush(name, raw)
+    wait_until(lambda: not server.client.llen(name))
 
 
 def test_an_unknown_task_never_ends_a_worker(send):
