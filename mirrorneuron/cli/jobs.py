@@ -25,7 +25,7 @@ def list_jobs(
         output.document(jobs)
         return
     rows = ((job["job_id"], job["status"], job["submitted_at"], job["updated_at"], job["job_name"]) for job in jobs)
-    output.table(("job", "status", "submitted", "updated", "name"), rows)
+    output.table(("job", "status", "submitted", "updated", "name"), rows, spare=("updated", "name"))
 
 
 def inspect(job: JobId, json: Json = False) -> None:

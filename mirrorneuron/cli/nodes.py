@@ -26,4 +26,4 @@ def list_nodes(json: Json = False) -> None:
         )
         for node in nodes
     )
-    output.table(COLUMNS, rows)
+    output.table(COLUMNS, rows, spare=("version", "started"))

@@ -36,11 +36,14 @@ def compact(value: Any) -> str:
     return printable(json.dumps(value, ensure_ascii=False))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; None is shown as `-`."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()) -> None:
+    """Print a table; None is shown as `-`.
+
+    A terminal is shown how long ago times were, and a narrow one goes without the columns *spare*.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     if on_terminal():
-        _pretty().table(columns, cells)
+        _pretty().table(columns, cells, spare)
         return
     heads = [name.upper() for name in columns]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]

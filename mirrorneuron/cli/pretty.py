@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from rich import box
@@ -11,6 +14,8 @@ from rich.highlighter import JSONHighlighter
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from mirrorneuron.wording import span
 
 STYLES: Final = {  # of a status, wherever one is shown
     "completed": "green",
@@ -23,6 +28,9 @@ STYLES: Final = {  # of a status, wherever one is shown
     "queued": "blue",
 }
 LONGEST: Final = 40  # lines of a result
+GAP: Final = 2  # between columns
+LAST: Final = 12  # of a last column that is folded
+TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 PER_SECOND: Final = 8  # looks at what is drawn again and again
 
 console = Console(markup=False, highlight=False, emoji=False)  # nothing in a text is taken for mark-up
@@ -33,11 +41,36 @@ def styled(text: str) -> Text:
     return Text(text, STYLES.get(text, ""), overflow="fold")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    made = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for row in rows:
-        made.add_row(*map(styled, row))
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> None:
+    """Print a table. Only the last column is folded; a terminal too narrow for that goes without *spare*, in turn."""
+    now_ms = time.time_ns() // 1_000_000
+    cells = [[_ago(cell, now_ms) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    kept = list(range(len(columns)))
+    for name in spare:
+        if _fits([widths[index] for index in kept]):
+            break
+        kept.remove(columns.index(name))
+    whole = _fits([widths[index] for index in kept])
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, GAP - 1, 0, 0), pad_edge=False)
+    for index in kept:
+        made.add_column(columns[index], no_wrap=whole and index != kept[-1], overflow="fold")
+    for row in cells:
+        made.add_row(*(styled(row[index]) for index in kept))
     console.print(made)
+
+
+def _fits(widths: Sequence[int]) -> bool:
+    """Is there room for all columns if the last one is folded?"""
+    return sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST) <= console.width
+
+
+def _ago(cell: str, now_ms: int) -> str:
+    """*cell*, or how long ago it was if it is a time of the API."""
+    if not TIME.fullmatch(cell):
+        return cell
+    ms = round(datetime.fromisoformat(cell).timestamp() * 1000)
+    return f"{span(now_ms - ms, units=1)} ago"
 
 
 def fields(values: Mapping[str, str]) -> None:

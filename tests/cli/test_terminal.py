@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import uuid
+
 import pytest
 
 from tests.cli.conftest import MN, RESEARCH, Bundle, Mn
@@ -72,3 +75,16 @@ def test_tables_show_no_mark_up_of_a_bundle(env, tmp_path, mn: Mn):
     with Terminal([MN, "job", "list", "--limit", "1"], env, columns=200) as screen:
         assert screen.end() == 0
     assert "[red]not red[/red]" in screen.text
+
+
+def test_a_narrow_terminal_shows_whole_ids_and_goes_without_the_rest(env, mn: Mn):
+    """An id is there to be copied: the name gives way, not the id."""
+    job = f"research_flow-1795616906040-{uuid.uuid4().hex[:12]}"
+    mn("run", RESEARCH, "--job-id", job)
+    shown = {}
+    for columns in (80, 160):
+        with Terminal([MN, "job", "list", "--limit", "1"], env, columns=columns) as screen:
+            assert screen.end() == 0
+        shown[columns] = next(line for line in screen.text.splitlines() if job in line)
+    assert re.search(r"completed +(a moment|\d+ \w+) ago *$", shown[80])
+    assert shown[160].endswith("Research flow ")
