@@ -119,18 +119,18 @@ class Client:
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
         with self._asking(job_id) as parts:
-            return parts.job(job_id)
+            return parts.store.known_job(job_id)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
         with self._asking(job_id) as parts:
-            job = parts.job(job_id)
+            job = parts.store.known_job(job_id)
             return parts.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
         with self._asking(job_id) as parts:
-            return parts.store.agents(parts.job(job_id))
+            return parts.store.agents(parts.store.known_job(job_id))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
@@ -139,7 +139,7 @@ class Client:
         with self._asking(job_id) as parts:
             found = parts.store.events(job_id, after=after, limit=limit)
             if not found:
-                parts.job(job_id)
+                parts.store.known_job(job_id)
             return found
 
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
@@ -188,7 +188,7 @@ class Client:
         while True:
             try:
                 with self._asking(job_id) as parts:
-                    ended = JobStatus(parts.job(job_id)["status"]) in TERMINAL
+                    ended = JobStatus(parts.store.known_job(job_id)["status"]) in TERMINAL
                     found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
                 away_since = None
             except RuntimeUnavailable:  # rides it out as a wait does
@@ -290,7 +290,7 @@ class Client:
         last one; `retry` takes it up again.
         """
         with self._asking(job_id) as parts:
-            return [dead for _, dead in parts.store.dead_letters(parts.job(job_id))]
+            return [dead for _, dead in parts.store.dead_letters(parts.store.known_job(job_id))]
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
         """Send a dead letter again, as a new message whose id is returned; to another agent if *to_agent* names one.

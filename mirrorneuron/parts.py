@@ -13,7 +13,7 @@ from mirrorneuron.chain import Chains
 from mirrorneuron.control import Control
 from mirrorneuron.diagnosis import Diagnosis, diagnose
 from mirrorneuron.facts import facts_of
-from mirrorneuron.job import TERMINAL, JobMap, JobStatus
+from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
@@ -39,13 +39,9 @@ class Parts:
     def control(self) -> Control:
         return Control(self.store, self._chains_of)
 
-    def job(self, job_id: str) -> JobMap:
-        """The job map. Raises JobNotFound."""
-        return self.store.known_job(job_id)
-
     def diagnosis(self, job_id: str) -> Diagnosis:
         """Why the job does not move. Raises JobNotFound and BundleNotFound."""
-        job = self.job(job_id)
+        job = self.store.known_job(job_id)
         error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
         return diagnose(facts_of(self.store, job, broker_error=error))
 

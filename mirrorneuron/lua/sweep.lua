@@ -9,16 +9,16 @@
 --             ENDED | MISSING | RUNNING (nothing but what waiting says: it was freed by this sweep)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
-local h = redis.call('HMGET', JOB, 'digest', 'moves', 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
+local h = redis.call('HMGET', JOB, 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
   'max_losses', 'recovery', 'announced_at', 'announced_wait', 'announced_moves', 'counted_from')
-local function answer(word, rows, agent, losses) return { word, run, h[1], h[2], rows or {}, agent or '', losses or 0 } end
+local function answer(word, rows, agent, losses) return { word, run, digest, moves, rows or {}, agent or '', losses or 0 } end
 if not LIVE[status] then return answer('ENDED') end
 local now, lease = clock(ARGV[1]), tonumber(ARGV[2])
 local function past(since, limit)
   return (since or '') ~= '' and (limit or '') ~= '' and now - tonumber(since) >= tonumber(limit)
 end
-if past(h[12] or h[3], h[4]) then return answer('LATE') end
-if past(h[5], h[6]) then return answer('OVERDUE') end
+if past(h[10] or h[1], h[2]) then return answer('LATE') end
+if past(h[3], h[4]) then return answer('OVERDUE') end
 
 local claims = JOB .. ':claims'
 if ARGV[3] == '1' then
@@ -28,11 +28,11 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local key = JOB .. ':agent:' .. agent
   local losses = tonumber(redis.call('HGET', key, 'losses') or '') or 0
   if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses = losses + 1 end
-  if losses > tonumber(h[7] or '3') then return answer('POISONED', {}, agent, losses) end
+  if losses > tonumber(h[5] or '3') then return answer('POISONED', {}, agent, losses) end
   redis.call('HSET', key, 'token', '', 'losses', losses)
   redis.call('ZREM', claims, agent)
   record('agent_recovery_started', agent, ARGV[6])
-  if h[8] == 'manual_recover' and status == 'running' then
+  if h[6] == 'manual_recover' and status == 'running' then
     status = 'paused'
     redis.call('HSET', JOB, 'status', status, 'updated_at', now)
     record('job_paused', agent, ARGV[6])
@@ -42,11 +42,11 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
 end
 
 -- A long queue is not a loss: wait, and wait longer each time, as long as nothing moves.
-local still = h[2] == h[11]
-local wait = still and tonumber(h[10] or '') or tonumber(ARGV[4])
+local still = moves == h[9]
+local wait = still and tonumber(h[8] or '') or tonumber(ARGV[4])
 if not still then
-  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_moves', h[2])
-elseif now - tonumber(h[9]) >= wait then
+  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_moves', moves)
+elseif now - tonumber(h[7]) >= wait then
   local rows = waiting_anew(now)
   local told = status == 'pending' or #rows > 0 -- with nobody to tell of, the next who is due shall not wait longer
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait',
@@ -54,7 +54,7 @@ elseif now - tonumber(h[9]) >= wait then
   if status == 'pending' then return answer('OPEN') end
   return answer('AGAIN', rows)
 end
-if status == 'running' and (h[5] or '') == '' and idle() then return answer('IDLE') end
+if status == 'running' and (h[3] or '') == '' and idle() then return answer('IDLE') end
 local fresh = {}
 for _, row in ipairs(waiting(now)) do if row[3] > 0 then fresh[#fresh + 1] = row end end
 return answer('RUNNING', fresh)
