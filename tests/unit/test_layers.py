@@ -32,7 +32,7 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
-    workers.removal
+    workers.garbage  workers.removal
     workers.backlog  workers.bundle_cache  workers.events  workers.failure  workers.module_child  workers.request
     workers.runners  workers.stopping
     workers.step  workers.announce
