@@ -34,8 +34,9 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from mirrorneuron.waiting import AWAY_S, RETRY_S, Deadline, Timeout, until_ended
 
-FOLLOW_MS: Final = 2_000  # one blocking read of a live stream
-LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command has printed
+EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last of them tells its end
+LOGS_MS: Final = 500  # and of its logs, which nothing ends
+LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command printed that was cut off
 RECENT_JOBS: Final = 20
 
 T = TypeVar("T", Event, LogChunk)
@@ -152,7 +153,7 @@ class Client:
         return self._events_to_end(job_id, after or "0")
 
     def _events_to_end(self, job_id: str, after: str) -> Iterator[Event]:
-        for event in self._follow(job_id, after, Store.follow, 0):
+        for event in self._follow(job_id, after, Store.follow, EVENTS_MS, 0):
             yield event
             if records.ends_the_job(event) and JobStatus(self.inspect_job(job_id)["status"]) in TERMINAL:
                 return
@@ -169,7 +170,10 @@ class Client:
         else:
             with self._asking(job_id) as parts:
                 parts.control.check_agent(job_id, agent_id)
-        chunks = self._follow(job_id, "0", Store.logs, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
+        if follow:
+            chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS)
+        else:
+            chunks = self._logs_so_far(job_id)
         return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
 
     def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
@@ -182,14 +186,14 @@ class Client:
                 return
             after = found[-1]["id"]
 
-    def _follow(self, job_id: str, after: str, read: _Reader[T], last_ms: int) -> Iterator[T]:
+    def _follow(self, job_id: str, after: str, read: _Reader[T], wait_ms: int, last_ms: int) -> Iterator[T]:
         """The entries of one of the job's streams as they come, until it has ended and none came in *last_ms*."""
         away_since: float | None = None
         while True:
             try:
                 with self._asking(job_id) as parts:
                     ended = JobStatus(parts.store.known_job(job_id)["status"]) in TERMINAL
-                    found = read(parts.store, job_id, after, last_ms if ended else FOLLOW_MS)
+                    found = read(parts.store, job_id, after, last_ms if ended else wait_ms)
                 away_since = None
             except RuntimeUnavailable:  # rides it out as a wait does
                 away_since = away_since or time.monotonic()

@@ -1,7 +1,8 @@
 """What running commands print, passed on to the store while they run, for `mn logs --follow`.
 
-It never holds up a run, and never grows: what a command prints faster than it can be passed on is left out here and
-counted. The run's own record of its output (`workers.runners.capture`) is not touched by that.
+It never grows: of what a command prints faster than it can be passed on, the middle is left out here and counted. The
+run's own record of its output (`workers.runners.capture`) is not touched by that. What a run has printed is written
+before its commit is, so whoever sees a job's end finds all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from workers.runners.run import Echo
 
 FLUSH_S: Final = 0.25  # between two writes
 CHUNK_BYTES: Final = 16 * 1024  # of one entry
-MOST_BYTES: Final = 128 * 1024  # of one stream between two writes
+HALF_BYTES: Final = 64 * 1024  # of one stream between two writes: that many of the first, and of the last
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class LiveOutput:
                 for stream in streams.values():
                     stream.over = True
             if streams:
-                self._printed.set()
+                self.flush()
 
     def _run(self) -> None:
         pause = threading.Event()
@@ -96,25 +97,39 @@ class _Stream:
         self.over = False  #: the run has ended
         self._head = (agent_id, name)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._bytes = bytearray()
-        self._left_out = 0
+        self._first = bytearray()
+        self._last = bytearray()
+        self._left_out = 0  #: bytes between the two
 
     def add(self, chunk: bytes) -> None:
-        room = MOST_BYTES - len(self._bytes)
-        self._bytes += chunk[:room]
-        self._left_out += max(0, len(chunk) - room)
+        room = max(0, HALF_BYTES - len(self._first))
+        self._first += chunk[:room]
+        self._last += chunk[room:]
+        if len(self._last) > 2 * HALF_BYTES:  # in big steps, so that each byte is moved once
+            self._leave_out()
 
     def take(self) -> list[tuple[str, str, str]]:
         """What is to be written: (agent, stream, text), each of `CHUNK_BYTES` at most before decoding."""
-        pieces = [self._bytes[at : at + CHUNK_BYTES] for at in range(0, len(self._bytes), CHUNK_BYTES)]
-        texts = [self._decoder.decode(bytes(piece)) for piece in pieces]
-        if self.over:
-            texts.append(self._decoder.decode(b"", final=True))
+        self._leave_out()
+        texts = list(self._texts(self._first))
         if self._left_out:
             texts.append(f"\n[... {self._left_out} bytes left out of the live output ...]\n")
-        self._bytes.clear()
+        texts += self._texts(self._last)
+        if self.over:
+            texts.append(self._decoder.decode(b"", final=True))
+        self._first.clear()
+        self._last.clear()
         self._left_out = 0
         return [(*self._head, text) for text in texts if text]
+
+    def _texts(self, what: bytearray) -> Iterator[str]:
+        for at in range(0, len(what), CHUNK_BYTES):
+            yield self._decoder.decode(bytes(what[at : at + CHUNK_BYTES]))
+
+    def _leave_out(self) -> None:
+        spare = max(0, len(self._last) - HALF_BYTES)
+        del self._last[:spare]
+        self._left_out += spare
 
 
 def _deaf(_stream: str, _chunk: bytes) -> None:

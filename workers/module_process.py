@@ -168,6 +168,7 @@ class ModuleProcess:
                 events = self._wait(due)
                 answer = self._read(going, events)
                 if answer is not None:
+                    self._read_rest()
                     return answer
             raise InterruptedError
         finally:
@@ -216,11 +217,15 @@ class ModuleProcess:
         del self._printed[:-OUTPUT_KEPT_BYTES]
         return bool(chunk)
 
-    def printed(self) -> dict[str, str]:
-        """The end of what it printed since the question, as details of a result."""
-        for _ in range(4):  # what is still in the pipe; a process that got away may print for ever
+    def _read_rest(self) -> None:
+        """Take what is still in the pipe; a process that got away may print for ever."""
+        for _ in range(4):
             if not self._read_output():
                 break
+
+    def printed(self) -> dict[str, str]:
+        """The end of what it printed since the question, as details of a result."""
+        self._read_rest()
         return {"stderr": self._printed.decode(errors="replace")} if self._printed else {}
 
     def ends_by_itself(self) -> bool:

@@ -43,7 +43,6 @@ def test_the_lines_of_several_agents_begin_with_their_names(mn: Mn, client: Clie
     graph = fan([executor(name, f"echo I am {name}", output_message_type="m") for name in ("one", "other")], "m")
     job_id = printed(client, graph, "I am one")
     client.wait_for_job(job_id, 60_000)
-    wait_until(lambda: len(list(client.logs(job_id))) == 2)
     shown = mn("logs", job_id)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert sorted(shown.stdout.splitlines()) == ["one   | I am one", "other | I am other"]

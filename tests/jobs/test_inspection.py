@@ -176,7 +176,7 @@ def test_a_stream_of_events_is_live_and_ends_with_the_job(client, outside):
 
 
 def test_a_stream_goes_on_after_the_event_that_one_had(client, job, monkeypatch):
-    monkeypatch.setattr(client_module, "FOLLOW_MS", 20)
+    monkeypatch.setattr(client_module, "EVENTS_MS", 20)
     events = client.events(job["job_id"])
     assert list(client.stream_events(job["job_id"], after=events[1]["id"])) == events[2:]
     assert list(client.stream_events(job["job_id"], after=events[-1]["id"])) == []

@@ -10,7 +10,6 @@ import pytest
 from mirrorneuron.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound
 from tests.jobs.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
-from tests.support.waiting import wait_until
 
 
 def text(client: Client, job_id: str, agent: str | None = None) -> str:
@@ -33,13 +32,17 @@ def test_following_ends_with_the_job_and_misses_nothing(client: Client) -> None:
     assert [(c["stream"], c["text"]) for c in client.logs(job_id, follow=True)] == [("stderr", "last words\n")]
 
 
+def test_whoever_sees_the_end_finds_all_of_the_output(client: Client) -> None:
+    job_id, _ = client.run_manifest(single("echo out; echo the error >&2; exit 1"), await_=True, timeout=PATIENCE_MS)
+    assert {c["stream"]: c["text"] for c in client.logs(job_id)} == {"stdout": "out\n", "stderr": "the error\n"}
+
+
 def test_one_agent_is_told_from_another(client: Client) -> None:
     nodes = [executor("one", "echo 1", output_message_type="m"), executor("two", "echo 2", output_message_type="m")]
     graph = manifest(
         [*nodes, collector("end", 2)], [("one", "end", "m"), ("two", "end", "m")], entrypoints=["one", "two"]
     )
     job_id, _ = client.run_manifest(graph, await_=True, timeout=PATIENCE_MS)
-    wait_until(lambda: len(list(client.logs(job_id))) == 2)
     assert (text(client, job_id, "one"), text(client, job_id, "two")) == ("1\n", "2\n")
     assert text(client, job_id, "end") == ""
 
@@ -58,7 +61,7 @@ def test_what_a_module_prints_is_there_too(client: Client, tmp_path: Path) -> No
     (tmp_path / "manifest.json").write_text(json.dumps(graph))
     job_id, job = client.run_manifest(tmp_path, await_=True, timeout=PATIENCE_MS)
     assert job["status"] == "completed"
-    wait_until(lambda: text(client, job_id) == "hello from the module\n")
+    assert text(client, job_id) == "hello from the module\n"
 
 
 def test_unknown_jobs_and_agents_are_told_at_once(client: Client) -> None:

@@ -13,7 +13,7 @@ from mirrorneuron.job import LogChunk
 from mirrorneuron.plan import make_plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
-from workers.live_output import CHUNK_BYTES, MOST_BYTES, LiveOutput
+from workers.live_output import CHUNK_BYTES, HALF_BYTES, LiveOutput
 
 GRAPH: dict[str, Any] = {
     "manifest_version": "1.0",
@@ -78,15 +78,26 @@ def test_half_a_character_at_the_end_is_not_lost(store: Store, live: LiveOutput)
     assert texts(store) == ["\ufffd"]
 
 
-def test_what_comes_too_fast_is_counted_and_not_kept(store: Store, live: LiveOutput) -> None:
+def test_of_what_comes_too_fast_the_middle_is_counted_and_not_kept(store: Store, live: LiveOutput) -> None:
+    """The head says what a command set out to do, the tail what went wrong."""
     with live.of(JOB, "a") as echo:
-        for _ in range(3):
-            echo("stdout", b"x" * MOST_BYTES)
-        live.flush()
-    *pieces, last = texts(store)
-    assert "".join(pieces) == "x" * MOST_BYTES
-    assert {len(piece) for piece in pieces} == {CHUNK_BYTES}
-    assert f"{2 * MOST_BYTES} bytes left out" in last
+        for letter in b"abcd":
+            echo("stdout", bytes([letter]) * HALF_BYTES)
+        echo("stdout", b"error")
+    found = texts(store)
+    marker = next(text for text in found if "left out" in text)
+    assert f" {2 * HALF_BYTES + len('error')} bytes left out" in marker
+    before, _, after = "".join(found).partition(marker)
+    assert before == "a" * HALF_BYTES
+    assert after == "d" * (HALF_BYTES - len("error")) + "error"
+    assert max(map(len, found)) == CHUNK_BYTES
+
+
+def test_all_output_of_a_run_is_there_when_the_run_is_over(store: Store, live: LiveOutput) -> None:
+    """Its commit comes next, and may end the job that somebody waits for."""
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"last words")
+    assert texts(store) == ["last words"]
 
 
 def test_the_newest_output_of_a_job_is_kept(store: Store) -> None:
