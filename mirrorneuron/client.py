@@ -170,10 +170,7 @@ class Client:
         else:
             with self._asking(job_id) as parts:
                 parts.control.check_agent(job_id, agent_id)
-        if follow:
-            chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS)
-        else:
-            chunks = self._logs_so_far(job_id)
+        chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
         return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
 
     def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
@@ -268,10 +265,10 @@ class Client:
             return parts.control.cancel(job_id, reason)
 
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
-        """Append a message (a payload as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
+        """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
 
         Sent again with the same `message_id` it is delivered once. Raises JobNotFound, AgentNotFound, JobStateError,
-        PayloadTooLarge, and ValueError for what is no message.
+        PayloadTooLarge, and MessageInvalid.
         """
         arguments.text("agent_id", agent_id)
         with self._asking(job_id) as parts:

@@ -21,6 +21,7 @@ from mirrorneuron.errors import (
     BundleNotFound,
     JobNotFound,
     JobStateError,
+    MessageInvalid,
     MessageNotFound,
     PayloadTooLarge,
 )
@@ -28,6 +29,7 @@ from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.message import encode, seed
 from mirrorneuron.plan import Plan
+from mirrorneuron.reading import kind
 from mirrorneuron.store import Store
 
 log = logging.getLogger("mirrorneuron")
@@ -71,10 +73,18 @@ class Control:
         return job
 
     def send(self, job_id: str, agent: str, payload: Any) -> str:
-        """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`."""
+        """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`, an object."""
+        if not isinstance(payload, Mapping):
+            raise MessageInvalid(
+                f'a message must be an object, not {kind(payload)} (say it with a body: {{"body": ...}})'
+            )
         new = secrets.token_hex(16)
-        message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())
-        return self._deliver(job_id, agent, message)
+        try:
+            message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())
+            text = encode(message)
+        except ValueError as error:
+            raise MessageInvalid(str(error)) from error
+        return self._deliver(job_id, agent, message, text)
 
     def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
         """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
@@ -88,11 +98,11 @@ class Control:
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
         fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
-        return self._deliver(job_id, target, message, entry)
+        return self._deliver(job_id, target, message, encode(message), entry)
 
-    def _deliver(self, job_id: str, agent: str, message: dict[str, Any], dead: str = "") -> str:
+    def _deliver(self, job_id: str, agent: str, message: dict[str, Any], text: bytes, dead: str = "") -> str:
         self._known(job_id, self._plan(self._ref(job_id)), agent)
-        text, cap = encode(message), self._store.settings.max_message_bytes
+        cap = self._store.settings.max_message_bytes
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
         message_id = str(message["envelope"]["message_id"])

@@ -4,6 +4,7 @@ MirrorNeuronError
 |-- ManifestError (ValueError)          fix the bundle: `.issues` lists every problem
 |-- SettingsError (ValueError)          fix the environment variable that it names
 |-- PayloadTooLarge (ValueError)        send less, or raise the cap that it names
+|-- MessageInvalid (ValueError)         mend the message: which part, and what is wrong with it
 |-- NotFound (LookupError)
 |   |-- JobNotFound  AgentNotFound  MessageNotFound
 |   `-- BundleNotFound                  the store has lost the bundle of a job: submit it again
@@ -57,6 +58,10 @@ class SettingsError(MirrorNeuronError, ValueError):
 
 class PayloadTooLarge(MirrorNeuronError, ValueError):
     """A bundle or message is larger than its cap; the message gives both sizes and the setting."""
+
+
+class MessageInvalid(MirrorNeuronError, ValueError):
+    """What was to be sent is no message, or cannot be said in JSON."""
 
 
 class NotFound(MirrorNeuronError, LookupError):

@@ -181,6 +181,8 @@ def _check(fields: Mapping[str, Any]) -> None:
             continue
         if name in _STRINGS and not isinstance(value, str):
             raise ValueError(f"{name} must be a string, not {type(value).__name__}")
+        if name in _NEEDED and not value:
+            raise ValueError(f"{name} must not be empty")
         if name in _NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool) or not _natural(value)):
             raise ValueError(f"{name} must be a number of 0 or more")
         if name in _PARTS and not isinstance(value, _PARTS[name]):

@@ -8,7 +8,7 @@ import typer
 
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import JobId, Json, utf8
-from mirrorneuron.errors import MirrorNeuronError
+from mirrorneuron.errors import MessageInvalid
 from mirrorneuron.message import decode
 
 HINT = "MESSAGE"
@@ -23,7 +23,7 @@ File = Annotated[
 def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
     """Send a message to an agent of a job and print the message's id.
 
-    The message is a payload as in `initial_inputs`, or a full one with an `envelope`; sent again with the same
+    The message is an object as in `initial_inputs`, or a full one with an `envelope`; sent again with the same
     `message_id` it is delivered once.
 
     Exit codes: 0 delivered; 2 no JSON, no message, too large, or the job has ended; 3 no such job or agent.
@@ -32,9 +32,7 @@ def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
     client = runtime.client()
     try:
         sent = client.send_message(job, agent, payload)
-    except MirrorNeuronError:
-        raise
-    except ValueError as error:
+    except MessageInvalid as error:
         raise typer.BadParameter(str(error), param_hint=HINT) from error
     output.document({"message_id": sent}) if json else output.line(sent)
 

@@ -115,6 +115,9 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
         (b'{"envelope": 1}', "envelope must be an object"),
         (b'{"headers": []}', "headers must be an object"),
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
+        (b'{"message_id": ""}', "message_id must not be empty"),
+        (b'{"envelope": {"type": ""}}', "type must not be empty"),
+        (b"[5]", 'a message must be an object, not a list (say it with a body: {"body": ...})'),
     ],
 )
 def test_what_is_no_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
@@ -134,7 +137,7 @@ def test_a_message_file_that_cannot_be_read_exits_2(mn: Mn, tmp_path, given):
 
 def test_a_message_over_the_cap_exits_2_and_names_the_cap(mn: Mn, env, fed):
     small = {**env, "MIRROR_NEURON_MAX_MESSAGE_BYTES": "1000"}
-    ended = mn("send", fed, "ear", "-", env=small, stdin=json.dumps("x" * 1000).encode())
+    ended = mn("send", fed, "ear", "-", env=small, stdin=json.dumps({"body": "x" * 1000}).encode())
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -143,7 +146,7 @@ def test_a_message_over_the_cap_exits_2_and_names_the_cap(mn: Mn, env, fed):
 @pytest.mark.parametrize("command", JOB_COMMANDS)
 def test_a_job_that_is_completed_already_exits_2(mn: Mn, client, fed, message, command):
     for number in range(2):
-        client.send_message(fed, "ear", number)
+        client.send_message(fed, "ear", {"body": number})
     client.wait_for_job(fed, timeout=60_000)
     ended = mn(*command.format(fed, message=message).split())
     assert (ended.returncode, ended.stdout) == (2, "")

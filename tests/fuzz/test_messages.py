@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mirrorneuron.claim import Claim
 from mirrorneuron.client import Client
+from mirrorneuron.errors import MessageInvalid, PayloadTooLarge
 from mirrorneuron.message import (
     EMIT_FIELDS,
     Message,
@@ -182,14 +183,14 @@ def ear(client: Client) -> str:
 @fuzzed(15)
 @given(PAYLOADS)
 def test_what_is_sent_is_delivered_once_or_refused_without_a_trace(client: Client, ear: str, payload: Any) -> None:
-    """The two errors are ValueError and PayloadTooLarge, which is one."""
+    """The two errors are MessageInvalid and PayloadTooLarge."""
     store = client._live_parts().store
     mail = store.keys.mail(ear, "ear")
     # What an earlier payload left must not change what this one does: tried again it would not do the same.
     store.client.delete(mail, f"{store.keys.job(ear)}:delivered")
     try:
         sent = client.send_message(ear, "ear", payload)
-    except ValueError:
+    except (MessageInvalid, PayloadTooLarge):
         assert store.client.llen(mail) == 0
         return
     (raw,) = store.client.lrange(mail, 0, -1)

@@ -46,7 +46,7 @@ QUESTIONS: dict[str, Callable[[Client, str], Any]] = {
     "why": lambda client, job: client.why(job),
     "dead_letters": lambda client, job: client.dead_letters(job),
     "pause": lambda client, job: client.pause(job),
-    "send_message": lambda client, job: client.send_message(job, "all", 1),
+    "send_message": lambda client, job: client.send_message(job, "all", {"body": 1}),
 }
 VALUES = st.one_of(
     st.binary(max_size=40),

@@ -52,7 +52,7 @@ def test_garbage_in_a_mailbox_fails_the_job_and_ends_no_worker(
     store = client._live_parts().store
     store.client.rpush(store.keys.mail(job_id, "in"), garbage)
     with suppress(JobStateError):  # a batch is run with what there is where the job is idle: it has failed already
-        client.send_message(job_id, "in", 2)
+        client.send_message(job_id, "in", {"body": 2})
     result = fails(client, node, job_id)
     assert result["agent_id"] == "in"
     assert result["error"].startswith("message 1 of the mailbox cannot be read: ")
@@ -68,5 +68,5 @@ def test_a_state_that_cannot_be_read_fails_the_job_and_ends_no_worker(
     job_id = client.run_manifest(manifest([collector("in", 2)], entrypoints=["in"], initial_inputs={"in": [1]}))
     store = client._live_parts().store
     store.client.hset(store.keys.agent(job_id, "in"), "state", state)
-    client.send_message(job_id, "in", 2)
+    client.send_message(job_id, "in", {"body": 2})
     assert fails(client, node, job_id)["agent_id"] == "in"

@@ -115,7 +115,7 @@ def test_a_job_that_waits_for_the_outside_names_its_sensor(live: Live) -> None:
     found = live.until(job_id, Cause.WAITING_OUTSIDE)
     assert found["message"] == "the job waits for a message from outside, at ear"
     assert found["since"] == live.inspect_job(job_id)["idle_since"]
-    live.send_message(job_id, "ear", 1)
+    live.send_message(job_id, "ear", {"body": 1})
     assert live.wait_for_job(job_id, PATIENCE_MS)["status"] == "completed"
 
 
