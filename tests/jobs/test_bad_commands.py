@@ -113,20 +113,45 @@ def test_a_nul_and_controls_in_the_output_are_kept(client):
 @pytest.mark.parametrize(
     "text",
     [
-        '{"complete_job": {"n": 1}',
-        '{"complete_job": {"n": 1}} and more',
-        '{"next_state": NaN}',
+        '{"other": 1',
+        '{"other": NaN}',
         '[{"complete_job": 1}]',
         '{"other": 1}',
-        '{"emit_messages" [}',
     ],
 )
-def test_what_is_almost_json_is_plain_output(client, outside, text):
+def test_what_asks_for_nothing_is_plain_output_json_or_not(client, outside, text):
     """It is the command's text, carried out in no part and lost in no part."""
     (outside / "text").write_text(text)
     job = ended(client, single(f"cat {outside}/text"))
     assert job["result"]["output"]["sandbox"]["stdout"] == text
     assert job["result"]["output"]["agent_id"] == "work"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"complete_job": {"n": 1}', "stdout: holds complete_job, but is no JSON: EOF while parsing an object"),
+        ('{"complete_job": {"n": 1}} and more', "stdout: holds complete_job, but is no JSON: trailing characters"),
+        ('{"next_state": NaN}', "stdout: holds next_state, but is no JSON: expected value at line 1 column 16"),
+        ('{"emit_messages" [}', "stdout: holds emit_messages, but is no JSON: expected `:` at line 1 column 18"),
+    ],
+)
+def test_structured_output_that_is_almost_json_fails_the_run(client, outside, text, error):
+    """The reason is in the record, and so is the output."""
+    (outside / "text").write_text(text)
+    result = failed(client, single(f"cat {outside}/text"))
+    assert result["error"].startswith(error)
+    assert result["details"]["stdout"] == text
+
+
+def test_structured_output_over_the_cap_fails_the_run(client, outside):
+    """Messages that could be sent one by one were lost in silence."""
+    answer = json.dumps({"emit_messages": [{"type": "x", "body": "y" * 600_000}] * 2})
+    (outside / "answer").write_text(answer)
+    error = failed(client, single(f"cat {outside}/answer", output_message_type=None))["error"]
+    cap = client.settings.max_output_bytes
+    sizes = f"it has {len(answer)} bytes, MIRROR_NEURON_MAX_OUTPUT_BYTES is {cap}"
+    assert error == f"stdout: holds emit_messages, but was cut: {sizes}"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_both_names_of_the_manifest_lead_to_this_runner():
 def test_a_result_has_all_the_fields_of_the_contract(bench):
     result = bench.run("echo out; echo err >&2", name_prefix="Demo!")
     assert result.error is None
-    assert result.cut == ()
+    assert result.cut == {}
     folder = result.sandbox.pop("remote_dir")
     assert Path(folder).parent == bench.runs
     assert result.sandbox == {

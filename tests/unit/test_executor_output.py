@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -24,17 +25,31 @@ def parse(**found) -> StructuredOutput:
         "[1]",
         '"next_state"',
         '{"result": 1}',
-        '{"next_state": 1',
-        '{"next_state": 1} trailing',
-        '{"next_state": 1}\n{"next_state": 2}',
-        'log line\n{"next_state": 1}',
-        '{"next_state": NaN}',
-        "{'next_state': 1}",
-        '{"next_state": ' + "[" * 100_000,
+        '{"result": 1',
+        '{"result": NaN, "events": []}',
+        'log line\n{"next_state": 1',
+        "{braces, and no JSON}",
     ],
 )
 def test_what_is_no_json_object_with_one_of_the_keys_is_plain_output(stdout):
     assert parse_output(stdout) is None
+
+
+@pytest.mark.parametrize(
+    ("stdout", "said"),
+    [
+        ('{"next_state": 1', "holds next_state, but is no JSON: EOF while parsing an object at line 1 column 16"),
+        ('{"next_state": 1} trailing', "holds next_state, but is no JSON: trailing characters at line 1 column 19"),
+        ('{"events": []}\n{"events": []}', "holds events, but is no JSON: trailing characters at line 2 column 1"),
+        ('{"a": 1, "complete_job?": NaN}', "holds complete_job?, but is no JSON: expected value at line 1 column 27"),
+        ("{'emit_messages': []}", "holds emit_messages, but is no JSON: key must be a string at line 1 column 2"),
+        ('{"next_state": ' + "[" * 100_000, "holds next_state, but is no JSON: "),
+    ],
+)
+def test_what_is_meant_as_structured_output_and_is_no_json_says_where(stdout, said):
+    """As plain output it would be lost in silence, and what it asks for with it."""
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}[^\n]*$"):
+        parse_output(stdout)
 
 
 def test_white_space_around_the_object_does_no_harm():

@@ -7,7 +7,7 @@ from typing import Any, Final
 from mirrorneuron.agent import Action, Complete, Emit
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
-from workers.agents.executor_output import UNSET, parse_output
+from workers.agents.executor_output import UNSET, asks_for, parse_output
 from workers.agents.run import Run
 from workers.runners import RunRequest
 from workers.step import USER, Draft, Quiet, RunFailed
@@ -36,7 +36,7 @@ def handle(draft: Draft, run: Run) -> None:
         run.handle,
     )
     sandbox: dict[str, Any] = {**result.sandbox, "attempts": run.attempt, "lease": run.lease}
-    cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": result.cut})] if result.cut else []
+    cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": list(result.cut)})] if result.cut else []
     try:
         if result.error:
             details = {name: sandbox[name] for name in ("sandbox_name", "lease")}
@@ -44,11 +44,21 @@ def handle(draft: Draft, run: Run) -> None:
         for event in cut:
             draft.record(*event)
         draft.record(EventType.SANDBOX_JOB_COMPLETED, {"exit_code": result.sandbox["exit_code"]})
+        if "stdout" in result.cut:
+            _refuse_cut(sandbox["stdout"], result.cut["stdout"], run.runtime.settings.max_output_bytes)
         _answer(draft, message, sandbox)
     except RunFailed as failure:
         failure.details |= {name: sandbox[name] for name in ("exit_code", "stdout", "stderr")}
         failure.events += cut
         raise
+
+
+def _refuse_cut(stdout: str, total: int, cap: int) -> None:
+    """Raise RunFailed when what was cut is structured output: nothing of it can be carried out."""
+    if key := asks_for(stdout):
+        raise RunFailed(
+            f"stdout: holds {key}, but was cut: it has {total} bytes, MIRROR_NEURON_MAX_OUTPUT_BYTES is {cap}"
+        )
 
 
 def _answer(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +15,9 @@ from mirrorneuron.message import EMIT_FIELDS, check_emit_fields, decode
 
 OCTETS: Final = "application/octet-stream"
 _KEYS: Final = frozenset({"emit_messages", "events", "next_state", "complete_job", "complete_job?"})
+#: Text that begins as an object and holds one of these is meant as structured output, whatever else it is. `events` is
+#: too common a word for that where it is not the first key.
+_MEANT: Final = re.compile(r"""["'](emit_messages|next_state|complete_job\??)["']|\A\s*\{\s*["'](events)["']""")
 _BODIES: Final = ("body", "payload", "body_base64")
 
 
@@ -34,17 +38,19 @@ class StructuredOutput:
 
 
 def parse_output(stdout: str) -> StructuredOutput | None:
-    """Read structured output; None for plain output: text, almost JSON, or an object with none of the five keys.
+    """Read structured output; None for plain output: text, or an object with none of the five keys.
 
     A key whose value is null counts as not given, but for `next_state`. `complete_job` goes before `complete_job?`.
-    Raises ValueError, in one line that says where, if an object has one of the keys and is malformed.
+    Raises ValueError, in one line that says where, if an object has one of the keys and is malformed, or is no JSON.
     Source: MirrorNeuron (Elixir) lib/mirror_neuron/builtins/executor.ex; what is malformed was skipped silently there.
     """
     if not stdout.lstrip().startswith("{"):
         return None
     try:
         found = decode(stdout)
-    except ValueError:
+    except ValueError as error:
+        if key := asks_for(stdout):
+            raise ValueError(f"holds {key}, but is no JSON: {error}") from None
         return None
     if not isinstance(found, dict) or _KEYS.isdisjoint(found):
         return None
@@ -57,6 +63,12 @@ def parse_output(stdout: str) -> StructuredOutput | None:
     if output is not None:
         actions.append(Complete(output))
     return StructuredOutput(actions, found.get("next_state", UNSET), bool(by_default) and output is None)
+
+
+def asks_for(stdout: str) -> str:
+    """The key for which output that cannot be read was meant as structured output; "" if it was not."""
+    found = _MEANT.search(stdout) if stdout.lstrip().startswith("{") else None
+    return found[1] or found[2] if found else ""
 
 
 def _entries(found: Mapping[str, Any], key: str) -> Iterator[tuple[Mapping[str, Any], str]]:

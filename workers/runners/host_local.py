@@ -115,7 +115,7 @@ def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> 
     return RunResult(
         _sandbox(request, name, code, str(workdir), streams),
         error and _one_line(error),
-        tuple(stream for stream, capture in streams.items() if capture.cut),
+        {stream: capture.total for stream, capture in streams.items() if capture.cut},
         transient,
     )
 

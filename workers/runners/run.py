@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypedDict
 
@@ -57,7 +57,7 @@ class SandboxResult(TypedDict):
 class RunResult:
     sandbox: SandboxResult
     error: str | None  #: None is success; else one line
-    cut: tuple[str, ...] = ()  #: which of "stdout" and "stderr" were longer than the cap
+    cut: Mapping[str, int] = field(default_factory=dict)  #: of stdout and stderr those over the cap: bytes in all
     transient: bool = False  #: may go well when tried again: timed out, killed, short of resources, exit code 75
 
 
