@@ -79,7 +79,7 @@ def test_tables_show_no_mark_up_of_a_bundle(env, tmp_path, mn: Mn):
 
 def test_a_narrow_terminal_shows_whole_ids_and_goes_without_the_rest(env, mn: Mn):
     """An id is there to be copied: the name gives way, not the id."""
-    job = f"research_flow-1795616906040-{uuid.uuid4().hex[:12]}"
+    job = f"prime_sweep_scale-1795616906040-{uuid.uuid4().hex[:12]}"
     mn("run", RESEARCH, "--job-id", job)
     shown = {}
     for columns in (80, 160):
