@@ -277,7 +277,8 @@ class Client:
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
         """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
 
-        *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first.
+        *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first, and a
+        `mail_cleared` event tells of each agent that had some.
         Raises JobNotFound, AgentNotFound, JobStateError.
         """
         arguments.text("from_agent", from_agent, optional=True)

@@ -96,6 +96,7 @@ class Control:
         if not entry:
             raise JobStateError(f"job {job_id!r} failed on this message and still holds it: retry the job instead")
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
+        self._known(job_id, self._plan(self._ref(job_id)), target, "; name the one that shall take it (--to)")
         fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
         return self._deliver(job_id, target, message, encode(message), entry)
@@ -195,9 +196,9 @@ class Control:
         """Raise JobNotFound or AgentNotFound if there is none."""
         self._known(job_id, self._plan(self._ref(job_id)), agent)
 
-    def _known(self, job_id: str, plan: Plan, agent: str) -> None:
+    def _known(self, job_id: str, plan: Plan, agent: str, advice: str = "") -> None:
         if agent not in plan.nodes:
-            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}")
+            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}{advice}")
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -271,7 +271,8 @@ def _starved(facts: Facts) -> Diagnosis | None:
     said = f"{short.agent_id} has {short.have} of {count(short.need, 'message')}, and nobody can send it more{lost}"
     hint = f"send the rest: {_mn(facts, 'send', short.agent_id, 'message.json')}; or end it: {_mn(facts, 'cancel')}"
     if facts.dead_letters:
-        hint = f"see what got lost: {_mn(facts, 'dead-letters')}; send it again: {_mn(facts, 'replay', 'MESSAGE')}"
+        again = f"{_mn(facts, 'replay', 'MESSAGE')} [--to AGENT]"
+        hint = f"see what got lost: {_mn(facts, 'dead-letters')}; send it again: {again}"
     return _diagnosis(facts, Cause.INCOMPLETE, said, hint, since, short.agent_id)
 
 

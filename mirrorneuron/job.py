@@ -63,6 +63,7 @@ class EventType(StrEnum):
     JOB_FAILED = "job_failed"
     JOB_CANCELLED = "job_cancelled"
     JOB_RECOVERY_STARTED = "job_recovery_started"
+    MAIL_CLEARED = "mail_cleared"
     AGENT_MESSAGE_RECEIVED = "agent_message_received"
     AGENT_RECOVERY_STARTED = "agent_recovery_started"
     AGENT_RECOVERED = "agent_recovered"

@@ -1,13 +1,14 @@
 -- retry: a failed or cancelled job goes on, as another run, so that nothing of an earlier one can land.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 agent to begin with, or ''   3 event payload JSON   4 count of agents to clear
---       then agent, need for each of these (the one to begin with, and all behind it); then all agents of the job
--- Reply {SETTLED | REFUSED | MISSING, status, waiting, run}    Events: job_recovery_started, job_running
+--       then agent, need for each of these (first the one to begin with, then all behind it); then all agents of the job
+-- Reply {SETTLED | REFUSED | MISSING, status, waiting, run}    Events: job_recovery_started, job_running, mail_cleared
 if not status then return { 'MISSING', '', {}, 0 } end
 local now = clock(ARGV[1])
 if status == 'running' then return { 'SETTLED', status, waiting_anew(now), tonumber(run) } end
 if status ~= 'failed' and status ~= 'cancelled' then return { 'REFUSED', status, {}, 0 } end
-local all = 5 + 2 * tonumber(ARGV[4])
+local first = 5
+local all = first + 2 * tonumber(ARGV[4])
 redis.call('PERSIST', JOB)
 for _, suffix in ipairs(BESIDE) do redis.call('PERSIST', JOB .. suffix) end
 run = redis.call('HINCRBY', JOB, 'run', 1)
@@ -18,19 +19,24 @@ redis.call('HINCRBY', JOB, 'moves', 1)
 record('job_recovery_started', ARGV[2], ARGV[3])
 record('job_running', '', '')
 redis.call('HSETNX', JOB, 'started_at', now) -- it may have been cancelled before it was opened
-local again
-if ARGV[2] ~= '' then -- its last input: the one that it was at, else the last that it consumed, else what came first
-  local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[2], 'last', 'error', 'losses', 'cut')
+local again, kept = {}, 0
+if ARGV[2] ~= '' then -- its last input: what it was at, else the last that it consumed, else what came first
+  local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[2], 'last', 'error', 'losses', 'cut', 'take')
   local was_at_it = (h[2] or '') ~= '' or (h[3] or '') ~= '' or (h[4] or '') ~= ''
-  local first = redis.call('LINDEX', JOB .. ':mail:' .. ARGV[2], 0)
-  again = was_at_it and first or h[1] or first
+  if was_at_it or not h[1] then -- as many messages as it acts on at once
+    again = redis.call('LRANGE', JOB .. ':mail:' .. ARGV[2], 0, (tonumber(h[5] or '') or tonumber(ARGV[first + 1]) or 1) - 1)
+    kept = #again
+  end
+  if kept == 0 then again = { h[1] or nil } end
 end
-for i = 5, all - 1, 2 do
+for i = first, all - 1, 2 do
+  local lost = redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) - (i == first and kept or 0)
+  if lost > 0 then record('mail_cleared', ARGV[i], '{"count":' .. lost .. '}') end
   redis.call('DEL', JOB .. ':mail:' .. ARGV[i])
   redis.call('HDEL', JOB .. ':agent:' .. ARGV[i], 'state', 'output', 'processed')
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], 'need', ARGV[i + 1])
 end
-if again then redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], again) end
+for _, message in ipairs(again) do redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], message) end
 for i = all, #ARGV do
   local key, box = JOB .. ':agent:' .. ARGV[i], JOB .. ':mail:' .. ARGV[i]
   redis.call('PERSIST', key)

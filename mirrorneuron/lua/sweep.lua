@@ -18,7 +18,7 @@ local function past(since, limit)
   return (since or '') ~= '' and (limit or '') ~= '' and now - tonumber(since) >= tonumber(limit)
 end
 if past(h[10] or h[1], h[2]) then return answer('LATE') end
-if past(h[3], h[4]) then return answer('OVERDUE') end
+if status == 'running' and past(h[3], h[4]) then return answer('OVERDUE') end
 
 local claims = JOB .. ':claims'
 if ARGV[3] == '1' then

@@ -41,7 +41,10 @@ def test_dead_letters_are_replayed_to_another_agent_and_leave_the_list(mn: Mn, c
     first, second = (dead["message_id"] for dead in client.dead_letters(job))
     refused = mn("replay", job, first)
     assert (refused.returncode, refused.stdout) == (3, "")
-    assert refused.stderr == f"mn: job '{job}' has no agent 'nobody'; it has work, end\n"
+    assert (
+        refused.stderr
+        == f"mn: job '{job}' has no agent 'nobody'; it has work, end; name the one that shall take it (--to)\n"
+    )
     sent = mn("replay", job, first, "--to", "end")
     assert (sent.returncode, sent.stderr, len(sent.stdout.split())) == (0, "", 1)
     new = json.loads(mn("replay", job, second, "--to", "end", "--json").stdout)

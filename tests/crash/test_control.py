@@ -54,7 +54,7 @@ def test_a_cancelled_job_goes_on_where_it_stopped(jobs: Client, tmp_path: Path) 
 
 
 def test_a_job_can_be_retried_from_an_agent_that_has_finished(jobs: Client, tmp_path: Path) -> None:
-    """It gets its last input again; all behind it begins anew."""
+    """It gets its last input again; all behind it begins anew, and an event tells what mail that has cost."""
     manifest = gated(tmp_path)
     manifest["nodes"][1]["config"] = {"complete_after": 2}
     (tmp_path / "gate").touch()
@@ -65,6 +65,8 @@ def test_a_job_can_be_retried_from_an_agent_that_has_finished(jobs: Client, tmp_
     wait_until(lambda: len(starts(tmp_path)) == 2)
     wait_until(lambda: jobs.inspect_job(job_id)["idle_since"])
     assert {a["agent_id"]: a["mailbox_depth"] for a in jobs.inspect_agents(job_id)} == {"worker": 0, "sink": 1}
+    cleared = [event for event in jobs.events(job_id) if event["type"] == "mail_cleared"]
+    assert [(event["agent_id"], event["payload"]) for event in cleared] == [("sink", {"count": 1})]
 
 
 def test_a_message_from_outside_is_delivered_once(jobs: Client) -> None:

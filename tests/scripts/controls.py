@@ -33,6 +33,8 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
         return Controlled(Word.REFUSED, job.status)
     job.status = to
     job.moves += 1
+    if to is JobStatus.RUNNING:
+        job.idle_since_ms = None
     job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
     return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True))
 
@@ -63,20 +65,26 @@ def retry(job: Job, now: int, start: str, clear: Collection[str]) -> Controlled:
     job.result, job.finished_ms, job.aged_from_ms = b"", None, now
     job.record("job_recovery_started", agent=start)
     job.record("job_running")
-    again = _last_input(job.agents[start]) if start else None
+    again, kept = _last_input(job.agents[start]) if start else ([], 0)
     for name in clear:
         agent = job.agents[name]
+        if len(agent.mail) > (kept if name == start else 0):
+            job.record("mail_cleared", agent=name)
         agent.mail, agent.state, agent.output, agent.processed, agent.need = [], b"", b"", 0, agent.kind.need
-    if again:
-        job.agents[start].mail.append(again)
+    if start:
+        job.agents[start].mail += again
     for agent in job.agents.values():
         agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
     job.look(now)
     return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
 
 
-def _last_input(agent: Agent) -> bytes | None:
-    """The message that it failed on or was at when it was cut off, else the last that it consumed, else its first."""
-    first = agent.mail[0] if agent.mail else None
+def _last_input(agent: Agent) -> tuple[list[bytes], int]:
+    """What it failed on or was at when it was cut off, else the last that it consumed, else what it has; and how many
+    of these are from its mailbox.
+    """
     was_at_it = agent.error or agent.losses or agent.cut
-    return (first if was_at_it else None) or agent.last or first
+    mail = agent.mail[: agent.kind.take or agent.kind.need or 1]
+    if mail and (was_at_it or not agent.last):
+        return mail, len(mail)
+    return [agent.last] if agent.last else [], 0

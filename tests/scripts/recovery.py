@@ -64,7 +64,7 @@ class Recovery:
         job, limits = self._job, self._job.policies
         if limits.job_timeout_ms is not None and now - job.aged_from_ms >= limits.job_timeout_ms:
             return Word.LATE
-        if limits.idle_timeout_ms is None or job.idle_since_ms is None:
+        if limits.idle_timeout_ms is None or job.idle_since_ms is None or job.status is not JobStatus.RUNNING:
             return None
         return Word.OVERDUE if now - job.idle_since_ms >= limits.idle_timeout_ms else None
 

@@ -353,7 +353,7 @@ def test_an_aggregator_that_nobody_can_feed_says_how_many_messages_it_has() -> N
 def test_where_messages_are_dead_letters_they_are_the_first_to_look_at() -> None:
     _, message, hint = said(facts(idle=True, short=[Short("all", 4, 5, fed=False)], dead_letters=1))
     assert message.endswith("nobody can send it more; 1 dead letter")
-    assert hint == "see what got lost: mn dead-letters j-1; send it again: mn replay j-1 MESSAGE"
+    assert hint == "see what got lost: mn dead-letters j-1; send it again: mn replay j-1 MESSAGE [--to AGENT]"
 
 
 def test_an_aggregator_without_messages_is_short_only_if_some_got_lost() -> None:
