@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from celery import Celery
-from kombu import Exchange, Queue
+from celery.loaders.app import AppLoader
+from kombu import Connection, Exchange, Queue
 
 from mirrorneuron.connection import without_password
 from mirrorneuron.keys import LIGHT, queue
@@ -20,15 +21,45 @@ SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default, an
 PUBLISH_RETRIES: Final = 1  # each takes up to a few socket time-outs, and what is not announced is found by the sweeper
 
 
+class _NoConfigModule(AppLoader):
+    """Reads no configuration: CELERY_CONFIG_MODULE is about the Celery app of whoever imports us."""
+
+    def read_configuration(self, _env: str = "") -> dict[str, Any]:
+        return {}
+
+
+class _App(Celery):
+    """An app on which the environment of other Celery apps has no effect.
+
+    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND and CELERY_CONFIG_MODULE go before what an app is told, and its
+    fixup for Django may make an app the default one. A guest in a producer's process uses none of these, and sets none.
+    Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
+    """
+
+    def __init__(self, broker: str, backend: str) -> None:
+        super().__init__("mirrorneuron", set_as_current=False, loader=_NoConfigModule, fixups=[])
+        self._broker = broker
+        self.backend_cls = backend
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+        return super().connection_for_read(url or self._broker, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+        return super().connection_for_write(url or self._broker, **options)
+
+    def connection(self, hostname: str | None = None, **options: Any) -> Connection:
+        return self.connection_for_write(hostname, **options)
+
+
 def make_app(settings: Settings) -> Celery:
     """A Celery app for *settings*: JSON only, early acknowledgement, nothing stored for agent tasks.
 
     Why so: the transport is a wake-up call and never the record, so a lost task costs time and a doubled one nothing
     (DESIGN, "Acknowledge early"). With prefetching, a short task would wait behind a long one beside an idle worker.
     """
-    app = Celery("mirrorneuron", set_as_current=False)
     names = [queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)]
-    broker = broker_url(settings)
+    broker, backend = broker_url(settings), backend_url(settings)
+    app = _App(broker, backend)
     # Taking a message off the queue is all the acknowledgement that a wake-up call needs: on Redis this halves kombu's
     # round trips a task. Over AMQP it would lift the limit on what is sent ahead to a worker.
     no_ack = broker.partition("://")[0].partition("+")[0] in ("redis", "rediss", "sentinel")
@@ -36,7 +67,7 @@ def make_app(settings: Settings) -> Celery:
         mirrorneuron_settings=settings,
         mirrorneuron_lists=no_ack,  # its queues are Redis lists: they need no declaration, and what is taken is gone
         broker_url=broker,
-        result_backend=backend_url(settings),
+        result_backend=backend,
         result_backend_thread_safe=True,
         accept_content=["json"],
         task_serializer="json",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
 
+from mirrorneuron.client import Client
 from tests.jobs.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router, single
-from tests.support.node import ROOT
+from tests.support.node import ROOT, RealNode
 from tests.support.waiting import wait_until
 
 SURROUNDINGS = """
@@ -33,10 +35,16 @@ def surroundings():
 """
 
 
-def python(node, source: str) -> str:
+def python(node, source: str, **env: str) -> str:
     """Run *source* as a producer program on the node's store; its standard output."""
     done = subprocess.run(
-        [sys.executable, "-c", source], cwd=ROOT, env=node.env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        env={**node.env, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -63,6 +71,47 @@ assert surroundings() == before, [pair for pair in zip(before, surroundings()) i
 print(job["status"])
 """
     assert python(node, source) == "completed\n"
+
+
+#: What a producer of a Celery app of its own, perhaps under Django, has in its environment.
+OF_OTHER_APPS = {
+    "CELERY_BROKER_URL": "redis://127.0.0.1:1/7",
+    "CELERY_BROKER_READ_URL": "redis://127.0.0.1:1/7",
+    "CELERY_BROKER_WRITE_URL": "redis://127.0.0.1:1/7",
+    "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/7",
+    "CELERY_CONFIG_MODULE": "no_such_module",
+    "CELERY_LOADER": "no.such:Loader",
+    "DJANGO_SETTINGS_MODULE": "no_such_module",
+}
+
+
+def test_the_environment_of_other_celery_apps_changes_nothing(node):
+    """Nor does ours become anybody's default app."""
+    source = f"""
+import logging, sys, warnings
+import celery
+warnings.simplefilter("error")
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+import mirrorneuron
+client = mirrorneuron.Client()
+job = client.run_manifest({line(3)!r}, await_=True, timeout={PATIENCE_MS})[1]
+app = client._live_parts().app
+ours = app.connection_for_write().as_uri()
+assert ours == app.connection_for_read().as_uri() == app.connection().as_uri()
+assert ours.partition("@")[2] == client.settings.redis_url.partition("//")[2].rpartition("@")[2]
+print(job["status"], type(app.backend).__name__, celery._state.default_app is app)
+"""
+    assert python(node, source, **OF_OTHER_APPS) == "completed JobMapBackend False\n"
+
+
+def test_a_node_takes_its_broker_from_our_settings_alone(node, tmp_path):
+    """It is Celery's own worker, and the variables are Celery's."""
+    settings = node.settings.model_copy(update={"redis_namespace": f"surrounded-{uuid.uuid4().hex}"})
+    surrounded = RealNode(tmp_path, settings)
+    surrounded.env |= {**OF_OTHER_APPS, "BROKER_URL": "redis://127.0.0.1:1/7", "RESULT_BACKEND": "redis://127.0.0.1:1"}
+    with surrounded:
+        assert completed(Client(settings), single("true"))["agent_id"] == "work"
+    assert "127.0.0.1:1/" not in surrounded.log.read_text()
 
 
 def test_validation_needs_neither_celery_nor_redis(node):
