@@ -52,24 +52,41 @@ class Context:
         """Send a message along every matching edge, or straight to agent *to*.
 
         *message_fields* are envelope fields (`correlation_id`, `ttl_ms`, ...), `headers`, `artifacts` and `stream`;
-        what is not given is inherited from the message that is being handled. Raises ValueError for an unknown field.
+        what is not given is inherited from the message that is being handled. The body is taken as it is now: what is
+        changed later does not change the message. Raises ValueError for an unknown field.
         """
         if not isinstance(type, str) or not type:
             raise ValueError("the type of a message is a string that is not empty")
         if "class_" in message_fields:  # `class` is a keyword of Python
             message_fields["class"] = message_fields.pop("class_")
         check_emit_fields(message_fields)
-        self.actions.append(Emit(type, body, to, message_fields))
+        self.actions.append(Emit(type, _as_now(body), to, _as_now(message_fields)))
 
     def event(self, type: str, payload: Any = None) -> None:
         """Append an event to the job's log."""
         if not isinstance(type, str) or not type:
             raise ValueError("the type of an event is a string that is not empty")
-        self.actions.append(Record(type, payload))
+        self.actions.append(Record(type, _as_now(payload)))
 
     def complete_job(self, output: Any) -> None:
         """End the job as completed with *output* (JSON). The first completion of a job wins."""
-        self.actions.append(Complete(output))
+        self.actions.append(Complete(_as_now(output)))
+
+
+def _as_now(value: Any) -> Any:
+    """*value* with containers that nobody else holds. What JSON cannot say stays as it is, and is told of later."""
+    try:
+        return _copied(value)
+    except RecursionError:
+        return value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
 
 
 class Agent:

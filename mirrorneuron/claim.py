@@ -130,7 +130,7 @@ class Step:
     consumed: int = 0  #: messages taken off the head of the mailbox
     processed: int = 0  #: messages consumed in all, these included
     state: bytes = b""  #: JSON; empty: unchanged
-    last: bytes = b""  #: the last message consumed; empty: unchanged
+    last: bytes = b""  #: the last message consumed that had not expired; empty: unchanged
     output: bytes = b""  #: JSON of the last body emitted, kept of agents without outgoing edges
     need: int | None = None  #: messages that must be in before it is ready again; None: unchanged
     attempts: int = 0

@@ -57,7 +57,8 @@ def attempt(
             runtime.slots(node.pool).taken(slots, lambda: handle.reason),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
-            run = Run(runtime, job, _one(draft.messages, node), folder, lease, claim.attempts + 1, echo, handle)
+            message = _one(draft.messages, node, claim.attempts)
+            run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
         draft.record(*released)
@@ -86,11 +87,17 @@ def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
     return None
 
 
-def _one(messages: list[Message], node: PlannedNode) -> Message:
-    """The message of a run; that of a batch has the list of the bodies as its body."""
-    if node.template is not Template.BATCH:
-        return messages[0]
-    return replace(messages[-1], body=[message.body for message in messages])
+def _one(messages: list[Message], node: PlannedNode, failed: int) -> Message:
+    """The message of a run, whose `attempt` counts the *failed* ones before; that of a batch has the list of the bodies
+    as its body.
+    """
+    message = messages[0]
+    if node.template is Template.BATCH:
+        message = replace(messages[-1], body=[message.body for message in messages])
+    if failed:
+        attempt = message.envelope.get("attempt", 1)
+        message = replace(message, envelope={**message.envelope, "attempt": attempt + failed})
+    return message
 
 
 def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:

@@ -18,6 +18,7 @@ import signal
 import struct
 import sys
 import traceback
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from operator import attrgetter
 from os import read, write  # by name: a module that patches `os` does not change how its child answers
@@ -162,10 +163,11 @@ class Sources:
         agent = agent_class()
         agent.state = question["state"]
         returned: object = agent.handle(message, context)  # type: ignore[func-returns-value]
-        if hasattr(returned, "__await__"):
+        if hasattr(returned, "__await__") or isinstance(returned, Generator | AsyncGenerator):
             with suppress(Exception):
                 returned.close()  # type: ignore[attr-defined]  # or Python warns that nobody awaited it
-            raise Refusal(f"{agent_class.__qualname__}.handle is async; it must be a plain method")
+            kind = "a generator" if isinstance(returned, Generator) else "async"
+            raise Refusal(f"{agent_class.__qualname__}.handle is {kind}; it must be a plain method")
         return _success(agent.state, list(context.actions))
 
     def _find(self, config: dict[str, Any], payloads: str | None) -> type[Agent]:

@@ -184,14 +184,14 @@ class Draft:
     def _unrouted(self, action: Emit) -> None:
         """Count what nobody gets. Types that only the runtime's defaults name (`Quiet`) make no event."""
         self.state["unrouted"] = self.state.get("unrouted", 0) + 1
-        if not isinstance(action, Quiet):
+        if not isinstance(action, Quiet) or self.node.edges_for(action.type):
             self.record(EventType.MESSAGE_UNROUTED, {"type": action.type})
 
     def _route(self, message: Mapping[str, Any]) -> list[str]:
         """Who gets *message*: every broadcast edge that holds, the first of first_match, one of round_robin in turn."""
         edges = self.node.edges_for(message["envelope"]["type"])
         targets: list[str] = []
-        in_turn: list[str] = []
+        in_turn: list[PlannedEdge] = []
         matched = False
         for edge in edges:
             if edge.mode == RoutingMode.FIRST_MATCH and matched:
@@ -199,15 +199,22 @@ class Draft:
             if edge.condition is not None and not self._holds(edge, message):
                 continue
             if edge.mode == RoutingMode.ROUND_ROBIN:
-                in_turn.append(edge.to)
+                in_turn.append(edge)
             else:
                 matched = matched or edge.mode == RoutingMode.FIRST_MATCH
                 targets.append(edge.to)
         if in_turn:
-            turn = self.state.get("round_robin", 0)
-            self.state["round_robin"] = turn + 1
-            targets.append(in_turn[turn % len(in_turn)])
+            targets.append(self._in_turn(in_turn).to)
         return targets
+
+    def _in_turn(self, edges: Sequence[PlannedEdge]) -> PlannedEdge:
+        """One of *edges*. Each set that competes has a counter of its own, under the place of its first edge: one for
+        all would give sets that take turns the same edges for ever.
+        """
+        turns: dict[str, int] = self.state.setdefault("round_robin", {})
+        name = str(edges[0].position)
+        turns[name] = turns.get(name, 0) + 1
+        return edges[(turns[name] - 1) % len(edges)]
 
     def _holds(self, edge: PlannedEdge, message: Mapping[str, Any]) -> bool:
         assert edge.condition is not None
@@ -221,13 +228,13 @@ class Draft:
         step, claim = self._step, self.claim
         step.consumed = self._taken
         for raw, message in zip(claim.mail, self._mail[: self._taken], strict=False):
-            if message.expired(self.around.now_ms):
+            if not message.expired(self.around.now_ms):
+                step.last = raw
+            else:
                 self.record(EventType.MESSAGE_EXPIRED, _brief(message))
                 reason = f"expired: older than its ttl_ms ({message.envelope['ttl_ms']})"
                 step.dead.append(Dead(message.id, self.node.node_id, reason, raw))
         step.processed = claim.processed + step.consumed
-        if step.consumed:
-            step.last = claim.mail[step.consumed - 1]
         self._count_template(step.consumed)
         state = self._state()
         step.state = self._sized(state, "the agent's state") if state != claim.state else b""

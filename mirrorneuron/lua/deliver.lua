@@ -5,7 +5,7 @@
 -- Reply {DELIVERED | DUPLICATE | GONE (there is no such entry any more) | ENDED | MISSING, status, waiting}
 if not status then return { 'MISSING', '', {} } end
 if not LIVE[status] then return { 'ENDED', status, {} } end
-local now, ids, name = clock(ARGV[1]), JOB .. ':delivered', ARGV[2] .. ' ' .. ARGV[3]
+local now, ids, name = clock(ARGV[1]), JOB .. ':delivered', ARGV[2] .. '\n' .. ARGV[3]
 if redis.call('ZSCORE', ids, name) then return { 'DUPLICATE', status, waiting_anew(now) } end
 if ARGV[6] ~= '' and redis.call('XDEL', JOB .. ':dead', ARGV[6]) == 0 then return { 'GONE', status, {} } end
 redis.call('ZADD', ids, now, name)

@@ -37,7 +37,7 @@ def test_a_killed_workers_agent_runs_again_on_another(own: RealNode, jobs: Clien
 
 def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     """No poison message loops for ever."""
-    job_id = jobs.run_manifest(gated(tmp_path, max_agent_restart_attempts=1))
+    job_id = jobs.run_manifest(gated(tmp_path, max_agent_restart_attempts=2))
     for deaths in (1, 2):
         wait_until(lambda deaths=deaths: len(starts(tmp_path)) == deaths)
         own.restart("default")

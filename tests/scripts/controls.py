@@ -43,7 +43,7 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
     """A message from outside is mail like any other; one that is sent again is delivered once."""
     if not job.live:
         return Controlled(Word.ENDED, job.status)
-    known = f"{name} {message_id}"
+    known = f"{name}\n{message_id}"
     if known in job.delivered:
         return Controlled(Word.DUPLICATE, job.status, job.waiting(now, tell_all=True))
     job.begin()

@@ -73,7 +73,7 @@ class Recovery:
         job = self._job
         for agent in [agent for agent in job.held() if agent.until_ms <= now]:
             lost = agent.losses + bool(agent.mail)
-            if lost > job.policies.max_agent_restart_attempts:
+            if lost and lost >= job.policies.max_agent_restart_attempts:
                 return agent
             agent.holder, agent.losses = "", lost
             job.record("agent_recovery_started", "agent_recovered", agent=agent.name)

@@ -100,13 +100,24 @@ def test_first_match_reaches_the_first_edge_whose_condition_holds() -> None:
 def test_round_robin_reaches_one_edge_in_turn_and_remembers_whose_turn_it_is() -> None:
     plan = plan_of({}, *(mode(name, "round_robin") for name in "abc"))
     first = step_of(plan, *(message(n) for n in range(4)))
-    assert (sent(first), state(first)["round_robin"]) == (["a", "b", "c", "a"], 4)
+    assert (sent(first), state(first)["round_robin"]) == (["a", "b", "c", "a"], {"0": 4})
     assert sent(step_of(plan, message(4), state=state(first))) == ["b"]
 
 
 def test_round_robin_turns_among_the_edges_whose_condition_holds() -> None:
     plan = plan_of({}, mode("a", "round_robin"), mode("b", "round_robin", "body.n == `9`"), mode("c", "round_robin"))
     assert sent(step_of(plan, *(message(n) for n in range(4)))) == ["a", "c", "a", "c"]
+
+
+def test_round_robin_takes_turns_within_each_set_of_edges_that_competes() -> None:
+    """Two types in turn, and two groups of conditions: one counter for all would pin each to one edge for ever."""
+    types = plan_of({}, *(mode(to, "round_robin", message_type=kind) for to, kind in zip("abcd", "xxyy", strict=True)))
+    step = answered(types, [Emit("x", 1), Emit("y", 1)] * 4)
+    assert sent(step) == ["a", "c", "b", "d"] * 2
+    even, odd = "body.k == 'even'", "body.k == 'odd'"
+    split = plan_of({}, *(mode(to, "round_robin", k) for to, k in zip("abcd", (even, even, odd, odd), strict=True)))
+    given = (message(body={"k": k}) for k in ("even", "odd") * 4)
+    assert sent(step_of(split, *given)) == ["a", "c", "b", "d"] * 2
 
 
 def test_mixed_modes_add_up() -> None:
@@ -157,6 +168,12 @@ def test_what_matches_no_edge_is_counted_and_told() -> None:
     assert events(step) == [("message_unrouted", {"type": "y"})]
 
 
+def test_a_default_type_that_an_edge_names_is_told_where_no_condition_holds() -> None:
+    plan = plan_of({}, mode("a", "broadcast", "body.n == `7`", "executor_result"))
+    step = answered(plan, [Quiet("executor_result", {"n": 1})])
+    assert events(step) == [("message_unrouted", {"type": "executor_result"})]
+
+
 def test_a_condition_that_cannot_be_evaluated_fails_the_run() -> None:
     plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast", "length(body.n) > `1`"))
     step = step_of(plan, message(1), message(2), state={"unrouted": 1})
@@ -194,6 +211,13 @@ def test_an_expired_message_is_consumed_with_an_event_and_not_answered() -> None
     step = step_of(plan, message(1, ttl_ms=10), message(2), now_ms=NOW_MS + 11)
     assert (step.consumed, step.processed, bodies(step)) == (2, 2, [{"n": 2}])
     assert events(step)[-1] == ("message_expired", {"message_id": "m1", "type": "init", "from": "runtime"})
+
+
+def test_an_expired_message_is_nobodys_last_input() -> None:
+    """What `on_idle` shows of an agent, and what a retry gives it again, is what it has acted on."""
+    late, fresh = message(1, ttl_ms=5), message(2)
+    for mail, last in (([fresh, late], fresh), ([late], b"")):
+        assert step_of(plan_of({}), *mail, now_ms=NOW_MS + 6).last == last
 
 
 def test_a_step_keeps_the_last_message_and_counts_all() -> None:

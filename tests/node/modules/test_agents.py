@@ -36,6 +36,19 @@ def test_an_agent_changes_its_state_and_answers_with_actions(handle: Handle) -> 
     )
 
 
+def test_what_is_emitted_is_what_it_was_then(handle: Handle) -> None:
+    """A body, a header, a payload and an output that change afterwards change nothing that was said."""
+    lines = (
+        "body = {'n': [1]}\n"
+        "context.emit('e', body, headers=body)\ncontext.event('e', body)\ncontext.complete_job(body)\n"
+        "body['n'].append(2)\nself.state = body"
+    )
+    result = handle(lines)
+    then = {"n": [1]}
+    assert result.actions == [Emit("e", then, None, {"headers": then}), Record("e", then), Complete(then)]
+    assert result.state == {"n": [1, 2]}
+
+
 def test_the_state_comes_in_and_each_message_gets_a_fresh_instance(pool: ModulePool, bundle: Bundle) -> None:
     bundle.write(
         "agent.py",

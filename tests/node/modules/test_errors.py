@@ -47,9 +47,19 @@ def test_text_that_is_no_unicode_is_refused(handle: Handle) -> None:
     assert str(handle("self.state['half'] = '\\ud800'").error).startswith("state or actions are no JSON: ")
 
 
-def test_an_async_handle_is_refused(pool: ModulePool, bundle: Bundle) -> None:
-    bundle.write("agent.py", "class It(Agent):\n    async def handle(self, message, context): pass")
-    assert bundle.run(pool).error == "It.handle is async; it must be a plain method"
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("async def handle(self, message, context): pass", "async"),
+        ("async def handle(self, message, context): yield", "async"),
+        ("def handle(self, message, context): yield", "a generator"),
+    ],
+)
+def test_a_handle_whose_body_nobody_would_run_is_refused(
+    pool: ModulePool, bundle: Bundle, method: str, kind: str
+) -> None:
+    bundle.write("agent.py", f"class It(Agent):\n    {method}")
+    assert bundle.run(pool).error == f"It.handle is {kind}; it must be a plain method"
 
 
 def test_an_exception_comes_with_a_traceback_that_begins_in_the_module(handle: Handle) -> None:
