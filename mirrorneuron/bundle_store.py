@@ -20,6 +20,8 @@ from mirrorneuron.message import decode, encode
 CHUNK_BYTES: Final = 1024 * 1024
 UPLOAD_SECONDS: Final = 600  # a half-made upload is gone after this
 SPARE_SECONDS: Final = 86_400  # a bundle outlives the retention of its jobs by this
+FOR_EVER_SECONDS: Final = 10**9  # where jobs are kept for ever; EXPIRE also says whether there was anything to keep
+FREED_SECONDS: Final = 600  # that a bundle which no job has any more is kept for a submission that has just seen it
 
 
 class BundleStore:
@@ -28,22 +30,36 @@ class BundleStore:
     def __init__(self, client: Server, keys: Keys, retention_seconds: int) -> None:
         self._client = client
         self._keys = keys
-        self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else 0
+        self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else FOR_EVER_SECONDS
 
     def renewals(self, digest: str, payloads_digest: str | None) -> list[tuple[str | int, ...]]:
         """The commands that renew a bundle's time to live; a reply of 0 says that a part is not there."""
         names = [self._keys.manifest(digest)]
         if payloads_digest:
             names.append(self._keys.bundle(payloads_digest))
-        return [("EXPIRE", name, self._ttl_s) if self._ttl_s else ("PERSIST", name) for name in names]
+        return [("EXPIRE", name, self._ttl_s) for name in names]
 
     def renew(self, digests: Iterable[str]) -> None:
         """Renew the time to live of bundles that live jobs need, as far as they are there."""
         for digest in digests:
-            with suppress(BundleNotFound):
+            with suppress(BundleNotFound, ResponseError):  # the latter of a key that is somebody else's
                 _, payloads_digest = self.manifest(digest)
                 for command in self.renewals(digest, payloads_digest):
                     self._client.execute_command(*command)
+
+    def free(self, digests: Iterable[str], kept: Iterable[str]) -> None:
+        """Let bundles that no job has any more go soon, with their payloads, unless one of *kept* has the same."""
+        freed = {digest: self._payloads_of(digest) for digest in digests}
+        needed = {self._payloads_of(digest) for digest in kept} if any(freed.values()) else set()
+        for digest, payloads_digest in freed.items():
+            self._client.expire(self._keys.manifest(digest), FREED_SECONDS)
+            if payloads_digest and payloads_digest not in needed:
+                self._client.expire(self._keys.bundle(payloads_digest), FREED_SECONDS)
+
+    def _payloads_of(self, digest: str) -> str | None:
+        with suppress(BundleNotFound, ResponseError):
+            return self.manifest(digest)[1]
+        return None
 
     def has(self, bundle: PackedBundle) -> bool:
         """Renew the bundle's time to live; False if it is not all there."""
@@ -61,7 +77,7 @@ class BundleStore:
         if bundle.payloads is not None and bundle.payloads_digest:
             self._put_payloads(self._keys.bundle(bundle.payloads_digest), bundle.payloads)
         document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
-        self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s or None)
+        self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s)
 
     def _put_payloads(self, key: str, archive: bytes) -> None:
         if self._client.exists(key):
@@ -78,10 +94,7 @@ class BundleStore:
         except ResponseError:  # sent twice, too: the draft has its name already
             if not self._client.exists(key):
                 raise
-        if self._ttl_s:
-            self._client.expire(key, self._ttl_s)
-        else:
-            self._client.persist(key)
+        self._client.expire(key, self._ttl_s)
 
     def manifest(self, digest: str) -> tuple[Manifest, str | None]:
         """The manifest and the digest of its payloads. Raises BundleNotFound when it is gone or cannot be read."""

@@ -65,8 +65,8 @@ class Control:
             ref = self._ref(job_id)
             result = {"reason": reason or "cancelled", "by": _user()}
             end = End(JobStatus.CANCELLED, encode(result), encode(result))
-            if self._store.scripts.finish(ref, end, self._plan(ref).nodes.keys()) is Word.SETTLED:
-                self._store.bury([job_id])
+            if self._store.scripts.finish(ref, end, self._agents(ref)) is Word.SETTLED:
+                self._store.index.bury([job_id])
         job = self._store.known_job(job_id)
         if job["status"] != JobStatus.CANCELLED:
             raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
@@ -119,15 +119,17 @@ class Control:
 
     def retry(self, job_id: str, start: str | None) -> JobMap:
         """Go on with a failed or cancelled job where it stopped, or from agent *start* and all behind it."""
-        plan = self._plan(self._ref(job_id))
+        ref = self._ref(job_id)
+        plan = self._plan(ref)
         if start is not None:
             self._known(job_id, plan, start)
         clear = [(name, plan.nodes[name].need or "") for name in (plan.behind(start) if start else ())]
-        self._store.unbury(job_id)
-        moved, _ = self._store.scripts.retry(job_id, _who(), plan.nodes.keys(), start or "", clear)
+        self._store.index.unbury(job_id)
+        moved, _ = self._store.scripts.retry(ref, _who(), plan.nodes.keys(), start or "", clear)
         if moved.word is Word.REFUSED and JobStatus(moved.status) in TERMINAL:
-            self._store.bury([job_id])
+            self._store.index.bury([job_id])
         job = self._after(job_id, moved, "retried")
+        self._store.index.unbury(job_id)  # again: whoever buried the ended job meanwhile did not know of this run
         # With nothing ready, a drain still finds out that the job is idle, and settles it.
         self._announce(job_id, moved.waiting or [Waiting(LIGHT, 2, 0, "")])
         return job
@@ -148,12 +150,14 @@ class Control:
 
     def delete(self, job_ids: Iterable[str]) -> list[str]:
         """Delete the records of ended jobs with everything that belongs to them; returns the ids of those deleted."""
-        deleted = []
+        deleted: dict[str, str] = {}  # job id -> its bundle
         for job_id in job_ids:
             ref = self._store.ref(job_id)
             if ref is not None and self._store.delete(job_id, self._agents(ref)):
-                deleted.append(job_id)
-        return deleted
+                deleted[job_id] = ref.digest
+        if deleted:
+            self._store.free_bundles(set(deleted.values()))
+        return list(deleted)
 
     def _announce(self, job_id: str, waiting: Iterable[Waiting]) -> None:
         rows = list(waiting)

@@ -130,7 +130,7 @@ def _paused(store: Store, job_id: str) -> Event | None:
 
 def _busy(store: Store, pools: Sequence[str]) -> dict[str, list[str]]:
     """What holds slots of *pools* now, in any job, as `job/agent`: some of it, where there is much."""
-    live = store.live_ids()[:JOBS]
+    live = store.index.live()[:JOBS]
     pipe = store.client.pipeline(transaction=False)
     for job_id in live:
         pipe.zrange(store.keys.claims(job_id), 0, LOOKED_AT - 1)

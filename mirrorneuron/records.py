@@ -95,6 +95,13 @@ def _time_of(entry_id: str) -> str:
     return iso(int(entry_id.partition("-")[0]))
 
 
+def job_head(job_id: str, row: Raw | Exception) -> JobMap | None:
+    """The job map without its result, from all but the last of JOB_FIELDS, or from what the server said instead."""
+    if isinstance(row, Exception):
+        raise RecordDamaged(f"the record of job {job_id!r} cannot be read: {row}")
+    return job_map(job_id, [*row, None])
+
+
 def job_map(job_id: str, row: Raw) -> JobMap | None:
     """The job map from the values of JOB_FIELDS; None when there is no such job. Raises RecordDamaged."""
     static, status, run, submitted, updated, started, finished, idle_since, result = row

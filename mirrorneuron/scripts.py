@@ -182,14 +182,16 @@ class Scripts:
         return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead]))
 
     def retry(
-        self, job_id: str, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
+        self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
     ) -> tuple[Moved, int]:
-        """Let a failed or cancelled job, which has *agents*, go on as another run; returns that run's number too.
+        """Let a job, which has *agents* and whose run failed or was cancelled, go on as another run; returns that
+        run's number too. Asked again, it is the same one, even if that has ended as well.
 
         With *start*, the agents in *clear* ((agent, need): it and all behind it) begin anew; it gets its last input.
         """
-        args: list[Arg] = [self._now(), start, payload, len(clear), *(part for row in clear for part in row), *agents]
-        raw = self._call("retry", job_id, args)
+        rows = [part for row in clear for part in row]
+        args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
+        raw = self._call("retry", job.job_id, args)
         return _moved(raw[:3]), int(raw[3])
 
     def sweep(

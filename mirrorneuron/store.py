@@ -1,6 +1,7 @@
-"""The job store: creates jobs, keeps the indexes beside them, and reads their records.
+"""The job store: creates jobs, reads their records, and deletes them.
 
-Moves within a job (claim, commit, settle ...) are scripts: `store.scripts`. Bundles are in `store.bundles`.
+Moves within a job (claim, commit, settle ...) are scripts: `store.scripts`. Which jobs there are is in `store.index`,
+bundles are in `store.bundles`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
@@ -16,6 +17,7 @@ from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.connection import NODE_TIMEOUT_S, Server, Subscriptions, connect, now_ms
 from mirrorneuron.errors import JobNotFound, PayloadTooLarge
+from mirrorneuron.index import PAGE, JobIndex
 from mirrorneuron.job import (
     TERMINAL,
     AgentSnapshot,
@@ -34,7 +36,6 @@ from mirrorneuron.registry import Registry
 from mirrorneuron.scripts import Scripts
 from mirrorneuron.settings import Settings
 
-PAGE: Final = 200  # rows of one round trip
 T = TypeVar("T")
 
 
@@ -76,6 +77,10 @@ class Store:
         return Subscriptions(self.client)
 
     @cached_property
+    def index(self) -> JobIndex:
+        return JobIndex(self.client, self.keys, self.settings.retention_seconds, self.now_ms)
+
+    @cached_property
     def bundles(self) -> BundleStore:
         return BundleStore(self.client, self.keys, self.settings.retention_seconds)
 
@@ -104,10 +109,8 @@ class Store:
             for n in plan.nodes.values()
             if not n.plain
         ]
-        # The indexes come first: an entry without a job is mended by the sweeper, a job without one would be lost.
         beside = [
-            ("ZADD", self.keys.jobs, "NX", now, job_id),
-            ("SADD", self.keys.live, job_id),
+            *self.index.entries(job_id, now),
             *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
         ]
         word, status, replies = self.scripts.create(
@@ -127,33 +130,6 @@ class Store:
             self.client.srem(self.keys.live, job_id)
         return word, JobStatus(status)
 
-    def bury(self, job_ids: Sequence[str]) -> None:
-        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
-
-        One that is found to be live is put back: a server that lost its last second knows nothing of the end, and what
-        was sent to it before may be sent again.
-        """
-        if not job_ids:
-            return
-        pipe = self.client.pipeline(transaction=False)
-        if seconds := self.settings.retention_seconds:
-            over = time.time_ns() // 1_000_000 + 1000 * seconds
-            pipe.zadd(self.keys.ended, dict.fromkeys(job_ids, over))
-        pipe.srem(self.keys.live, *job_ids)
-        for job_id in job_ids:
-            pipe.hget(self.keys.job(job_id), "status")
-        live = {status.encode() for status in JobStatus if status not in TERMINAL}
-        for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
-            if status in live:
-                self.unbury(job_id)
-
-    def unbury(self, job_id: str) -> None:
-        """Put an ended job that is to run again back among the live ones."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.sadd(self.keys.live, job_id)
-        pipe.zrem(self.keys.ended, job_id)
-        pipe.execute()
-
     def delete(self, job_id: str, agents: Sequence[str]) -> bool:
         """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
         stem = self.keys.job(job_id)
@@ -165,12 +141,18 @@ class Store:
             self.client.unlink(*names[at : at + PAGE])
         beside = (self.keys.events(job_id), self.keys.dead(job_id), self.keys.logs(job_id), f"{stem}:delivered")
         self.client.unlink(stem, *beside)
-        pipe = self.client.pipeline(transaction=False)
-        pipe.zrem(self.keys.jobs, job_id)
-        pipe.zrem(self.keys.ended, job_id)
-        pipe.srem(self.keys.live, job_id)
-        pipe.execute()
+        self.index.remove(job_id)
         return True
+
+    def free_bundles(self, digests: set[str]) -> None:
+        """Let those of these bundles go that no kept job has: their jobs were deleted."""
+        kept = self._kept_bundles()
+        self.bundles.free(digests - kept, kept)
+        # A job that was created meanwhile may have renewed its bundle before that.
+        self.bundles.renew((digests - kept) & self._kept_bundles())
+
+    def _kept_bundles(self) -> set[str]:
+        return set().union(*(self.index.digests(ids) for ids in self.index.pages()))
 
     def found_agents(self, job_id: str) -> list[str]:
         """The agents of a job that have keys, for a job whose bundle is lost. Slow: it looks at every key there is."""
@@ -285,18 +267,12 @@ class Store:
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
         """Summaries of the kept jobs that can be read, newest first."""
-        at = 0
-        while ids := self.client.zrevrange(self.keys.jobs, at, at + PAGE - 1):
-            at += PAGE
-            if live_only:
-                flags = self.client.smismember(self.keys.live, ids)
-                ids = [name for name, flag in zip(ids, flags, strict=True) if flag]
-            names = [name.decode("utf-8", "replace") for name in ids]
+        for names in self.index.pages(live_only=live_only):
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
-            rows = ((name, [*row, None]) for name, row in zip(names, pipe.execute(), strict=True))
-            yield from (records.summary(job) for job in records.readable(records.job_map, rows) if job)
+            rows = zip(names, pipe.execute(raise_on_error=False), strict=True)
+            yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
 
     def lead(self, token: str, lease_ms: int) -> bool:
         """Take or renew the sweeper's lease; False while another worker has it."""
@@ -316,30 +292,3 @@ class Store:
     def now_ms(self) -> int:
         """The server's time: clocks of nodes may be off."""
         return self._clock() if self._clock else now_ms(self.client)
-
-    def live_ids(self) -> list[str]:
-        return [name.decode("utf-8", "replace") for name in self.client.smembers(self.keys.live)]
-
-    def renew_bundles(self, job_ids: Sequence[str]) -> None:
-        """Let the bundles of these jobs live on."""
-        digests: set[bytes] = set()
-        for at in range(0, len(job_ids), PAGE):
-            pipe = self.client.pipeline(transaction=False)
-            for job_id in job_ids[at : at + PAGE]:
-                pipe.hget(self.keys.job(job_id), "digest")
-            digests.update(filter(None, pipe.execute()))
-        self.bundles.renew(digest.decode("utf-8", "replace") for digest in digests)
-
-    def forget_orphan(self, job_id: str, age_ms: int) -> None:
-        """Drop the index entries of a job that has no record, if they are older than *age_ms*."""
-        submitted = self.client.zscore(self.keys.jobs, job_id)
-        if submitted is None or self.now_ms() - submitted > age_ms:
-            self.client.zrem(self.keys.jobs, job_id)
-            self.client.srem(self.keys.live, job_id)
-
-    def forget_expired(self) -> None:
-        """Drop the index entries of jobs whose retention is over; their keys have expired."""
-        gone = self.client.zrangebyscore(self.keys.ended, "-inf", self.now_ms(), start=0, num=PAGE)
-        if gone:
-            self.client.zrem(self.keys.jobs, *gone)
-            self.client.zrem(self.keys.ended, *gone)

@@ -22,7 +22,7 @@ def settle(store: Store, job: JobRef, plan: Plan, moves: int) -> tuple[Waiting, 
             return flushed.waiting
     end = _end(store, job, plan)
     if store.scripts.settle(job, moves, end, plan.nodes.keys()) is Word.SETTLED and end is not None:
-        store.bury([job.job_id])
+        store.index.bury([job.job_id])
     return ()
 
 

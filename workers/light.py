@@ -6,6 +6,7 @@ Redis. The commit proves that nothing else had come into that mailbox meanwhile;
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -71,10 +72,15 @@ def run(node: PlannedNode, claim: Claim, around: Surroundings) -> Step:
 
 
 def first_alone(claims: Sequence[Claim], steps: Sequence[Step]) -> list[Step]:
-    """The steps that were handed nothing; the other agents are given back as they were, and what was handed is sent."""
+    """The steps that were handed nothing; the other agents are given back as they were, and what was handed is sent.
+
+    There are fewer steps than claims where one ends the job; if it is among those given back, so are all behind it.
+    """
     for claim in claims:
         _send_handed(steps, claim.agent_id)
-    return [untouched(claim) if step.alone else step for claim, step in zip(claims, steps, strict=False)]
+    return [
+        untouched(claim) if step is None or step.alone else step for claim, step in itertools.zip_longest(claims, steps)
+    ]
 
 
 def _hand_over(step: Step, handed: dict[str, list[bytes]]) -> None:

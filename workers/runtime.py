@@ -88,7 +88,7 @@ class Runtime:
         while self._ended:
             ended.append(self._ended.popleft())
         try:
-            self.store.bury(ended)
+            self.store.index.bury(ended)
         except Exception:
             log.warning("%s ended jobs stay among the live ones until they are swept", len(ended), exc_info=True)
 

@@ -35,6 +35,7 @@ GAP_MS: Final = 4_000  # between the last sweep of a fleet and the first of a ne
 FIRST_WAIT_MS: Final = 5_000  # before what was announced and not picked up is announced again
 LONGEST_WAIT_MS: Final = 300_000
 RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
+JOBS_A_LEASE: Final = 500  # jobs that are swept before the lease is renewed
 ORPHAN_MS: Final = 60_000  # an index entry without a job is that of a submission that died, once it is this old
 
 log = logging.getLogger(__name__)
@@ -83,19 +84,21 @@ class Sweeper:
         # Every claim is judged as of this moment: what holds up the sweep after it ends the lease of nobody.
         now_ms, since_last_ms = self._store.mark_sweep()
         after_gap = self._after_gap(since_last_ms)
-        live = self._store.live_ids()
+        live = self._store.index.live()
         self._room = {}
         if time.monotonic() >= self._renew_at:
-            self._store.renew_bundles(live)
             self._renew_at = time.monotonic() + RENEWED_S
-        for job_id in live:
+            self._store.bundles.renew(self._store.index.digests(live))
+        for number, job_id in enumerate(live, start=1):
+            if number % JOBS_A_LEASE == 0 and not self._store.lead(self._token, self._lease_ms):
+                break  # it took so long that another has begun a sweep of its own
             try:
                 self._job(job_id, now_ms, after_gap, len(live))
             except AWAY:
                 raise
             except Exception:  # one job that cannot be mended must not keep the others from it
                 log.exception("job %s could not be swept", job_id)
-        self._store.forget_expired()
+        self._store.index.forget_expired()
         self._answered_at = time.monotonic()
         return True
 
@@ -119,9 +122,9 @@ class Sweeper:
         )
         match swept.word:
             case Word.ENDED:
-                self._store.bury([job_id])
+                self._store.index.bury([job_id])
             case Word.MISSING:
-                self._store.forget_orphan(job_id, ORPHAN_MS)
+                self._store.index.forget_orphan(job_id, ORPHAN_MS)
             case Word.POISONED:
                 error = f"its worker died {swept.losses} times while it ran this message"
                 self._fail(swept, error, swept.agent_id, self._at_head(job_id, swept.agent_id))
@@ -172,7 +175,7 @@ class Sweeper:
         end = failed(agent, error, {"losses": swept.losses, "message_id": message_id} if agent else None)
         if self._store.scripts.finish(swept.job, end, self._agents(swept.job)) is Word.SETTLED:
             log.warning("job %s failed: %s", swept.job.job_id, error)
-            self._store.bury([swept.job.job_id])
+            self._store.index.bury([swept.job.job_id])
 
     def _at_head(self, job_id: str, agent: str) -> str | None:
         """The id of the message that an agent is at; None where it cannot be read."""

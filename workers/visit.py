@@ -91,11 +91,7 @@ class Visit:
         """Run what *reply* claimed and commit; claim what that made ready, until the slice is over."""
         worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
-            heavy = not self._plan.nodes[reply.claims[0].agent_id].light
-            steps = self._run(reply)
-            if heavy:  # what a command of ten minutes made ready still rides along
-                self._light_until = time.monotonic() + SLICE_S
-            reply = self._commit(reply, steps)
+            reply = self._round(reply)
         waiting = settle(self._runtime.store, self._job, self._plan, reply.moves) if reply.idle else reply.waiting
         self._announcer.leaving(waiting, worked=worked)
 
@@ -108,22 +104,28 @@ class Visit:
         return (*light, *self._heavy) if now < self._heavy_until else light
 
     def _commit(self, held: Reply, steps: list[Step]) -> Reply:
-        agents = self._plan.nodes.keys() if any(step.end for step in steps) else ()
         next_token = new_token()
-        reply = self._scripts.commit(self._job, held.token, steps, next_token, self._wanted(), agents=agents)
+        reply = self._written(held.token, steps, next_token)
         if reply.word is Word.MOVED:  # mail came in that ours must not overtake: one at a time, then
-            steps, agents = first_alone(held.claims, steps), ()
-            reply = self._scripts.commit(self._job, held.token, steps, next_token, self._wanted())
+            steps = first_alone(held.claims, steps)
+            reply = self._written(held.token, steps, next_token)
         if reply.word is not Word.COMMITTED:
             log.info("job %s: a commit was refused: %s", self._job.job_id, reply.word)
-        elif agents:
+        elif _ends(steps):
             self._runtime.bury(self._job.job_id)
         else:
             self._announcer.delayed(steps)
         return reply
 
-    def _run(self, reply: Reply) -> list[Step]:
-        """Run the claimed agents, up to the one that ends the job."""
+    def _written(self, token: str, steps: list[Step], next_token: str) -> Reply:
+        """Commit; what ends the job gives all of its agents their time to live."""
+        agents = self._plan.nodes.keys() if _ends(steps) else ()
+        return self._scripts.commit(self._job, token, steps, next_token, self._wanted(), agents=agents)
+
+    def _round(self, reply: Reply) -> Reply:
+        """Run the claimed agents, up to the one that ends the job, and commit. The claim is kept alive until that is
+        done: much to send takes its time too.
+        """
         held = [claim.agent_id for claim in reply.claims]
         handle = RunHandle()
         around = Surroundings(
@@ -135,6 +137,14 @@ class Visit:
         node = self._plan.nodes[held[0]]
         with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
             self._announcer.going_on(reply, heavy=not node.light)  # kept alive by now: a broker may take its time
-            if not node.light:
-                return [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
-            return run_light(self._plan, reply.claims, around)
+            if node.light:
+                steps = run_light(self._plan, reply.claims, around)
+            else:
+                steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
+                # What a command of ten minutes made ready still rides along.
+                self._light_until = time.monotonic() + SLICE_S
+            return self._commit(reply, steps)
+
+
+def _ends(steps: list[Step]) -> bool:
+    return any(step.end for step in steps)

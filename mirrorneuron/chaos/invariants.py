@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from mirrorneuron.index import PAGE
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.store import PAGE, Store
+from mirrorneuron.store import Store
 
 ENDS: Final = frozenset({EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED})
 RERUNS: Final = frozenset({EventType.AGENT_RECOVERY_STARTED, EventType.EXECUTOR_RETRY})
@@ -72,7 +73,7 @@ def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
 def of_store(store: Store) -> list[Violation]:
     """What is left behind by jobs that have ended. Reads only; looks at every key there is."""
     found = [Violation(Flaw.LEAKED, key, "it has no live job and no time to live") for key in leaked_keys(store)]
-    for job_id in store.live_ids():
+    for job_id in store.index.live():
         job = store.job(job_id)
         if job is None or JobStatus(job["status"]) in TERMINAL:
             said = "has ended" if job else "does not exist"
@@ -84,7 +85,7 @@ def leaked_keys(store: Store) -> list[str]:
     """The keys of the namespace that would stay for ever: no live job, no time to live, and no index (see `keys`)."""
     keys = store.keys
     indexes = {keys.jobs, keys.live, keys.ended, keys.swept, keys.nodes}
-    live = {keys.job(job_id) for job_id in store.live_ids()}
+    live = {keys.job(job_id) for job_id in store.index.live()}
     for_ever = {keys.job(job["job_id"]) for job in store.jobs()} if not store.settings.retention_seconds else set()
     suspects = []
     for pattern in (f"{keys.ns}:*", f"{{{keys.ns}:*"):  # the second: archives that are being uploaded

@@ -1,14 +1,16 @@
 -- retry: a failed or cancelled job goes on, as another run, so that nothing of an earlier one can land.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 agent to begin with, or ''   3 event payload JSON   4 count of agents to clear
+-- ARGV  1 now (ms or '')   2 agent to begin with, or ''   3 event payload JSON   4 number of the run that has ended
+--       5 count of agents to clear
 --       then agent, need for each of these (first the one to begin with, then all behind it); then all agents of the job
 -- Reply {SETTLED | REFUSED | MISSING, status, waiting, run}    Events: job_recovery_started, job_running, mail_cleared
 if not status then return { 'MISSING', '', {}, 0 } end
 local now = clock(ARGV[1])
-if status == 'running' then return { 'SETTLED', status, waiting_anew(now), tonumber(run) } end
+-- Another run than the one that was to be retried: this was sent again, and its run may have ended as well.
+if status == 'running' or run ~= ARGV[4] then return { 'SETTLED', status, waiting_anew(now), tonumber(run) } end
 if status ~= 'failed' and status ~= 'cancelled' then return { 'REFUSED', status, {}, 0 } end
-local first = 5
-local all = first + 2 * tonumber(ARGV[4])
+local first = 6
+local all = first + 2 * tonumber(ARGV[5])
 redis.call('PERSIST', JOB)
 for _, suffix in ipairs(BESIDE) do redis.call('PERSIST', JOB .. suffix) end
 run = redis.call('HINCRBY', JOB, 'run', 1)

@@ -28,7 +28,10 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local key = JOB .. ':agent:' .. agent
   local losses = tonumber(redis.call('HGET', key, 'losses') or '') or 0
   if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses = losses + 1 end
-  if losses > 0 and losses >= tonumber(h[5] or '3') then return answer('POISONED', {}, agent, losses) end
+  if losses > 0 and losses >= tonumber(h[5] or '3') then
+    redis.call('HSET', key, 'token', 'poisoned') -- whoever still holds it lands nothing more: the job is to fail of it
+    return answer('POISONED', {}, agent, losses)
+  end
   redis.call('HSET', key, 'token', '', 'losses', losses)
   redis.call('ZREM', claims, agent)
   record('agent_recovery_started', agent, ARGV[6])

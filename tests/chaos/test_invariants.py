@@ -63,7 +63,7 @@ def run(own: RealNode, store: Store, graph: Graph, folder: Path) -> str:
     produce(client, folder)
     assert submitted(folder) == {job_id}
     client.wait_for_job(job_id, timeout=60_000)
-    wait_until(lambda: not store.live_ids())
+    wait_until(lambda: not store.index.live())
     return job_id
 
 
@@ -84,7 +84,7 @@ def test_a_job_that_went_well_violates_nothing(own: RealNode, store: Store, tmp_
     produce(Client(own.settings), tmp_path)
     (tmp_path / "submitted").write_bytes(b"")
     produce(Client(own.settings), tmp_path)
-    wait_until(lambda: not store.live_ids())
+    wait_until(lambda: not store.index.live())
     assert [*invariants.of_job(store, job_id, GRAPHS[name].expected), *invariants.of_store(store)] == []
 
 

@@ -28,8 +28,13 @@ def shell() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def family(pid: int) -> list[Seen]:
-    """The shells' descendants, once they are all there."""
-    return wait_until(lambda: found if len(found := processes.beneath(pid)) == 2 else [])
+    """The shells' descendants, once they are all there and each is what it was forked for."""
+
+    def found() -> list[Seen]:
+        seen = processes.beneath(pid)
+        return seen if [one.words.strip() for one in seen[1:]] == ["sleep 60"] else []
+
+    return wait_until(found)
 
 
 @pytest.mark.parametrize("table", [processes.table_of_ps, processes.table_of_kernel])

@@ -78,9 +78,9 @@ def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jo
     assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ())
     mortal.lose_since(mark)
     mortal.start()
-    store.bury([job_id])
+    store.index.bury([job_id])
     try:
-        assert job_id in store.live_ids()
+        assert job_id in store.index.live()
     finally:
         jobs.cancel(job_id)
         store.client.close()

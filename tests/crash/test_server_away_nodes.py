@@ -90,7 +90,7 @@ def test_a_claim_outlives_an_absence_between_two_sweeps(
     assert claimed() is Word.RENEWED
 
 
-@pytest.mark.parametrize("where", ["lead", "mark_sweep", "live_ids", "sweep"])
+@pytest.mark.parametrize("where", ["lead", "mark_sweep", "live", "sweep"])
 def test_a_claim_outlives_an_absence_within_a_sweep(
     mortal: ValkeyServer,
     store: Store,
@@ -100,13 +100,14 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
     where: str,
 ) -> None:
     """Wherever it is held up: the call that is on its way comes to the server when it is back."""
-    call = getattr(store, where) if where != "sweep" else store.scripts.sweep
+    asked = {"live": store.index, "sweep": store.scripts}.get(where, store)
+    call = getattr(asked, where)
 
     def held_up(*args: Any, **options: Any) -> Any:
         cut_off(mortal)
         return call(*args, **options)
 
-    monkeypatch.setattr(store if where != "sweep" else store.scripts, where, held_up)
+    monkeypatch.setattr(asked, where, held_up)
     sweeper.tick()
     assert claimed() is Word.RENEWED
 

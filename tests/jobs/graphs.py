@@ -108,7 +108,7 @@ def finish(client: Client, job_id: str, status: JobStatus = JobStatus.CANCELLED)
     assert job is not None
     agents = list(store.plan(job.digest)[0].nodes)
     store.scripts.finish(job, End(status, b'{"reason":"the test is over"}'), agents)
-    store.bury([job_id])
+    store.index.bury([job_id])
     store.client.close()
 
 

@@ -55,9 +55,9 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
     return Controlled(Word.DELIVERED, job.status, job.waiting(now))
 
 
-def retry(job: Job, now: int, start: str, clear: Collection[str]) -> Controlled:
-    """A failed or cancelled job goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
-    if job.status is JobStatus.RUNNING:
+def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) -> Controlled:
+    """A job whose run *ended* goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
+    if job.status is JobStatus.RUNNING or job.run != ended:
         return Controlled(Word.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
     if job.live or job.status is JobStatus.COMPLETED:
         return Controlled(Word.REFUSED, job.status)

@@ -107,7 +107,7 @@ class Invariants(Sweepers):
             assert scripts.settle(job, 0, None) is scripts.finish(job, failed(), list(KINDS)) is Word.MISSING
         assert scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}").word is Word.MISSING
         assert scripts.deliver(JOB.job_id, "a", "id", b"1").word is Word.MISSING
-        assert scripts.retry(JOB.job_id, b"{}", list(KINDS), "a", [("a", "")])[0].word is Word.MISSING
+        assert scripts.retry(JOB, b"{}", list(KINDS), "a", [("a", "")])[0].word is Word.MISSING
         assert scripts.sweep(JOB.job_id, after_gap=True, first_wait_ms=1, longest_wait_ms=1).word is Word.MISSING
         assert self.stage.lifetimes() == {}
 

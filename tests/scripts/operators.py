@@ -69,15 +69,20 @@ class Operators(Workers):
         cleared = [message for name, _ in clear for message in self.stage.mail(name)]
         runs: list[int] = []
 
+        ref = self.ref
+
         def script() -> Moved:
-            moved, run = self.stage.scripts.retry(JOB.job_id, b"{}", list(KINDS), start, clear)
+            moved, run = self.stage.scripts.retry(ref, b"{}", list(KINDS), start, clear)
             runs.append(run)
             return moved
 
         def rule() -> Controlled:
-            return controls.retry(self.job, self.now, start, BEHIND.get(start, ()))
+            return controls.retry(self.job, self.now, ref.run, start, BEHIND.get(start, ()))
 
-        moved = self.ask(Call(script, rule), repeated)
+        call = Call(script, rule)
+        moved = self.ask(call, repeated)
+        if self.job.run > ref.run:  # else the same call may yet be the one that moves it
+            self.again.append(call)
         assert set(runs) == {self.job.run if moved.word is Word.SETTLED else 0}
         if self.job.run > self.ledger.run:
             self.ledger.next_run(cleared, self.job.agents[start].mail if start else ())

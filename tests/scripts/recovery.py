@@ -74,6 +74,7 @@ class Recovery:
         for agent in [agent for agent in job.held() if agent.until_ms <= now]:
             lost = agent.losses + bool(agent.mail)
             if lost and lost >= job.policies.max_agent_restart_attempts:
+                agent.holder = "poisoned"  # its worker may only have been slow, and must land nothing more
                 return agent
             agent.holder, agent.losses = "", lost
             job.record("agent_recovery_started", "agent_recovered", agent=agent.name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrorneuron.claim import Moved, Swept, Word, new_token
+from mirrorneuron.claim import JobRef, Moved, Swept, Word, new_token
 from mirrorneuron.job import JobStatus
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.manifest import Policies
@@ -22,7 +22,8 @@ def sweep(one: Stage) -> Swept:
 
 def retry(one: Stage, start: str = "") -> Moved:
     clear = [(start, "")] if start else []
-    return one.scripts.retry(JOB.job_id, b"{}", ["a", "b", "x"], start, clear)[0]
+    run = JobRef(JOB.job_id, int(one.job("run")), JOB.digest)
+    return one.scripts.retry(run, b"{}", ["a", "b", "x"], start, clear)[0]
 
 
 @pytest.mark.parametrize("before", [0, 1])

@@ -12,11 +12,12 @@ import pytest
 
 from mirrorneuron.app import make_app
 from mirrorneuron.bundle import PackedBundle
-from mirrorneuron.bundle_store import CHUNK_BYTES, SPARE_SECONDS
+from mirrorneuron.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
+from mirrorneuron.client import Client
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
 from mirrorneuron.store import Store
-from tests.store.conftest import Jobs, packed
+from tests.store.conftest import Jobs, packed, static
 from workers.sweeper import Sweeper
 
 TTL_S = 3_600 + SPARE_SECONDS
@@ -88,7 +89,7 @@ def test_sweeping_renews_the_bundles_of_live_jobs_and_of_no_others(store: Store,
     store.create("live", plan, bundle, {"job_id": "live"})
     jobs.submit("over", graph_id="other")
     jobs.end("over")
-    store.bury(["over"])
+    store.index.bury(["over"])
     names = [*parts(store, bundle), store.keys.manifest(jobs.ref("over").digest)]
     for name in names:
         store.client.expire(name, 60)
@@ -99,10 +100,51 @@ def test_sweeping_renews_the_bundles_of_live_jobs_and_of_no_others(store: Store,
 def test_without_retention_bundles_are_kept_for_ever(make_store: Callable[..., Store], bundle: PackedBundle) -> None:
     store = make_store(retention_seconds=0)
     store.bundles.put(bundle)
-    assert [store.client.ttl(name) for name in parts(store, bundle)] == [-1, -1]
+    assert all(store.client.ttl(name) > FOR_EVER_SECONDS - 60 for name in parts(store, bundle))
     store.client.expire(parts(store, bundle)[1], 60)
     store.bundles.has(bundle)
-    assert store.client.ttl(parts(store, bundle)[1]) == -1
+    assert store.client.ttl(parts(store, bundle)[1]) > FOR_EVER_SECONDS - 60
+
+
+@pytest.mark.parametrize("retention_seconds", [0, 3_600])
+def test_a_bundle_that_no_job_has_any_more_goes_soon_after_the_last_one_was_deleted(
+    make_store: Callable[..., Store], tmp_path: Path, retention_seconds: int
+) -> None:
+    """Its payloads too, unless another job's bundle has the same."""
+    store = make_store(retention_seconds=retention_seconds)
+    (tmp_path / "file").write_text("x")
+    bundles = {}
+    for name, graph in (("one", "g"), ("same", "g"), ("other", "h")):
+        bundles[name], plan = packed({"graph_id": graph}, tmp_path)
+        store.bundles.put(bundles[name])
+        store.create(name, plan, bundles[name], static(name, bundles[name]))
+    manifest, payloads = parts(store, bundles["one"])
+    client = Client(store.settings)
+    lasts = []
+    for name in ("one", "same", "other"):
+        client.cancel(name)
+        assert client.cleanup_jobs() == [name]
+        lasts.append([store.client.ttl(key) > FREED_SECONDS for key in (manifest, payloads)])
+    assert lasts == [[True, True], [False, True], [False, False]]
+    assert store.client.ttl(parts(store, bundles["other"])[0]) <= FREED_SECONDS
+
+
+def test_a_bundle_that_is_submitted_while_it_is_freed_is_kept(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.submit("j")
+    name, digest = store.keys.manifest(jobs.ref("j").digest), jobs.ref("j").digest
+    jobs.end("j")
+    store.delete("j", ["a", "x", "join"])
+    free = store.bundles.free
+
+    def submitted_meanwhile(*args: Any) -> None:
+        jobs.submit("k")
+        free(*args)
+
+    monkeypatch.setattr(store.bundles, "free", submitted_meanwhile)
+    store.free_bundles({digest})
+    assert store.client.ttl(name) > FREED_SECONDS
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -21,7 +21,7 @@ LAYERS = """
     arrivals  config_keys  plan  scripts
     chain  diagnosis  graph  lint  records  validation
     bundle
-    bundle_store  registry
+    bundle_store  index  registry
     store
     control  facts  submission  waiting
     backend  parts

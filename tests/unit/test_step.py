@@ -14,7 +14,7 @@ from mirrorneuron.claim import Claim, Dead, Step
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
 from mirrorneuron.plan import Plan, make_plan
-from workers.light import run, run_light
+from workers.light import first_alone, run, run_light
 from workers.step import Draft, Quiet, RunFailed, Surroundings
 
 STAMP = "2026-01-31T12:00:00.000Z"
@@ -609,3 +609,19 @@ def test_a_state_that_cannot_be_used_fails_the_run(kept: bytes) -> None:
     step = run(plan.nodes["n"], replace(claim(message()), state=kept), around(plan))
     assert step.end is not None
     assert step.end.status is JobStatus.FAILED
+
+
+def test_what_stood_behind_an_end_that_is_given_back_is_given_back_too() -> None:
+    """Mail came in for `a`, which would have ended the job on what `n` handed to it: `b` was claimed with them."""
+    ending = {"agent_type": "sensor", "config": {"complete_job": True}}
+    plan = plan_of({}, mode("a", "broadcast"), a=ending)
+    claims = [claim(message()), claim(agent="a"), claim(agent="b")]
+    steps = run_light(plan, claims, around(plan))
+    assert [(step.agent_id, bool(step.end)) for step in steps] == [("n", False), ("a", True)]
+    again = first_alone(claims, steps)
+    assert [(step.agent_id, step.consumed, bool(step.end)) for step in again] == [
+        ("n", 1, False),
+        ("a", 0, False),
+        ("b", 0, False),
+    ]
+    assert sent(again[0]) == ["a"]
