@@ -169,6 +169,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "aio":  # `mirrorneuron.aio.run_manifest` after `import mirrorneuron`
+        return import_module("mirrorneuron.aio")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _HOME:

@@ -51,6 +51,8 @@ class Client:
         self._lock = threading.Lock()
         self._parts = Parts(self.settings)
 
+    validate_manifest = staticmethod(validate_manifest)  # it needs no cluster
+
     @overload
     def run_manifest(
         self,

@@ -213,9 +213,11 @@ class Store:
         pipe = self.client.pipeline(transaction=False)
         for agent in agents:
             pipe.hmget(self.keys.agent(job_id, agent), ["output", "last"])
+            pipe.lindex(self.keys.mail(job_id, agent), -1)  # received too, if not acted on
         rows = pipe.execute()
         bodies: dict[str, Any] = {}
-        for agent, (output, last) in zip(agents, rows, strict=True):
+        for agent, (output, consumed), waiting in zip(agents, rows[::2], rows[1::2], strict=True):
+            last = waiting or consumed
             with records.reading(f"what agent {agent!r} of job {job_id!r} did last"):
                 if output:
                     bodies[agent] = decode(output)

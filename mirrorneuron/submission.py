@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.bundle import JobBundle, PackedBundle, pack
 from mirrorneuron.chain import Chains
 from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.errors import JobExists
+from mirrorneuron.errors import BundleNotFound, JobExists
 from mirrorneuron.job import JobStatus, new_job_id
 from mirrorneuron.manifest import Manifest
+from mirrorneuron.message import decode, encode
 from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.store import Store
 
@@ -39,12 +41,23 @@ class Submission:
         plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
         job_id = wanted_id or new_job_id(plan.graph_id)
         word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
-        if word is Word.CONFLICT:
-            raise JobExists(job_id)
+        digest = packed.digest if word is not Word.CONFLICT else self._digest_of_same(job_id, packed)
         # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
         if status is JobStatus.PENDING:
-            self._announce(plan, JobRef(job_id, 1, packed.digest))
+            self._announce(plan, JobRef(job_id, 1, digest))
         return job_id
+
+    def _digest_of_same(self, job_id: str, packed: PackedBundle) -> str:
+        """The digest of the job's bundle, if it differs from *packed* in nothing but the order of keys, which JSON does
+        not count: a producer whose manifest comes from a database may not know it. Raises JobExists.
+        """
+        ref = self._store.ref(job_id)
+        with suppress(BundleNotFound):
+            manifest, payloads_digest = self._store.bundles.manifest(ref.digest) if ref else (None, None)
+            same = decode(encode(manifest)) == decode(packed.manifest_json)
+            if ref and same and payloads_digest == packed.payloads_digest:
+                return ref.digest
+        raise JobExists(job_id)
 
     def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
         """Store a bundle unless it is there, and plan it. Known ones cost nothing: `create` renews and checks them."""

@@ -46,6 +46,13 @@ def runs(outside: Path) -> int:
 # ------------------------------------------------------------------ attempts
 
 
+def test_a_message_says_which_attempt_at_it_this_is(client):
+    script = """grep -o '"attempt":[0-9]*' "$MIRROR_NEURON_MESSAGE_FILE"; false"""
+    job = ended(client, single(script, max_attempts=3, retry_backoff_ms=1))
+    printed = "".join(chunk["text"] for chunk in client.logs(job["job_id"]))
+    assert printed.split() == ['"attempt":1', '"attempt":2', '"attempt":3']
+
+
 def test_a_failed_run_is_tried_again_after_a_growing_backoff(client, outside):
     """Two failures and a success: three runs, two `executor_retry`, the second after twice the time."""
     graph = single(fails_until(3, outside), max_attempts=5, retry_backoff_ms=20)

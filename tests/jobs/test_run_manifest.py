@@ -105,6 +105,21 @@ def test_the_same_id_and_bundle_are_the_same_job(client):
     assert before.count("job_pending") == before.count("job_completed") == 1
 
 
+def test_the_order_of_keys_makes_no_other_bundle(unserved):
+    """JSON does not count it, and a manifest that comes from a database may have lost it."""
+    first = manifest([{"node_id": "a", "agent_type": "router"}], initial_inputs={"a": {"p": [1, 2], "q": 2}})
+    second = {
+        **first,
+        "initial_inputs": {"a": {"q": 2, "p": [1, 2]}},
+        "nodes": [{"agent_type": "router", "node_id": "a"}],
+    }
+    for graph in (first, second):
+        assert unserved.run_manifest(graph, job_id="ordered") == "ordered"
+    assert kinds(unserved, "ordered") == ["job_pending", "job_validated"]
+    with pytest.raises(JobExists):
+        unserved.run_manifest({**second, "initial_inputs": {"a": {"q": 2, "p": [2, 1]}}}, job_id="ordered")
+
+
 def test_an_id_is_not_given_to_another_bundle(unserved):
     unserved.run_manifest(line(3), job_id="taken")
     before = unserved.inspect_job("taken")

@@ -259,7 +259,7 @@ def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Stor
     store.scripts.commit(job, "t", [Step("x", 1, 1, last=held.mail[0], output=b"[9]")], new_token())
     (held,) = store.scripts.claim(job, "u", (("light", 1),), agents=["join"]).claims
     store.scripts.commit(job, "u", [Step("join", 2, 2, last=held.mail[1])], new_token())
-    assert store.last_bodies("j", ["x", "join", "a"]) == {"x": [9], "join": 2}
+    assert store.last_bodies("j", ["x", "join", "a", "nobody"]) == {"x": [9], "join": 2, "a": {}}, "`a` has mail"
 
 
 def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:

@@ -74,7 +74,7 @@ def test_a_function_has_the_signature_of_the_contract(name: str, expected: str) 
     assert getattr(mirrorneuron, name).__doc__
 
 
-@pytest.mark.parametrize(("name", "expected"), [row for row in FUNCTIONS.items() if row[0] != "validate_manifest"])
+@pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
 def test_a_client_has_the_same_methods(name: str, expected: str) -> None:
     assert shape(getattr(Client, name)) == expected
 
@@ -84,6 +84,12 @@ def test_aio_has_the_same_as_coroutines(name: str, expected: str) -> None:
     function = getattr(aio, name)
     assert shape(function) == expected
     assert inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function))
+
+
+def test_aio_is_there_after_the_import_of_the_package() -> None:
+    program = "import mirrorneuron; print(mirrorneuron.aio.run_manifest.__module__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "mirrorneuron.aio\n"
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
