@@ -13,7 +13,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -41,7 +41,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
     rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
     """
     options = _options(
-        url, Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S
+        url, Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S
     )
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
@@ -51,7 +51,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
 
 def connect_async(url: str, *, retries: int = 1) -> Server:
     """The same for asyncio."""
-    options = _options(url, AsyncRetry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
+    options = _options(url, AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
         return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
