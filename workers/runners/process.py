@@ -46,7 +46,7 @@ def run_command(
     handle: RunHandle,
     echo: Echo | None = None,
 ) -> Outcome:
-    """Run *words* in *folder* until it ends, is killed by *handle*, or *timeout_s* are over. Nothing of its group is left.
+    """Run *words* in *folder* until it ends, is killed by *handle*, or *timeout_s* are over. Nothing of its group stays.
 
     It leads a session and process group of its own. When it ends, what remains of the group gets `PIPE_GRACE_S` to
     finish writing and is killed then; after a stop, or where the pipes are held still, so is every process with
