@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Literal, overload
+from typing import Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
 from mirrorneuron import api, arguments, client, records
@@ -199,6 +199,7 @@ class _Ends:
         self._server: Server = None
         self._pubsub: Server = None
         self._listener: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()  #: other channels are waited for than before
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -236,32 +237,55 @@ class _Ends:
         """An event that is set when there may be news of the job: a push, or that the subscription has begun."""
         channel, news = result_channel(job_id), asyncio.Event()
         waits = self._news.setdefault(channel, set())
+        if waits:  # perhaps it has begun already
+            news.set()
         waits.add(news)
+        self._changed.set()
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen())
         try:
-            if len(waits) == 1:
-                await self._pubsub.subscribe(channel)
-            else:
-                news.set()
-            if self._listener is None:
-                self._listener = asyncio.create_task(self._listen())
             yield news
         finally:
             waits.discard(news)
-            if not waits:
-                self._news.pop(channel, None)
-                await self._pubsub.unsubscribe(channel)
+            if not waits and self._news.get(channel) is waits:
+                del self._news[channel]
+                self._changed.set()
 
     async def _listen(self) -> None:
-        pubsub = self._pubsub
-        while True:
+        """Subscribe to what is waited for, and wake the waits. Nobody else uses the subscription: whatever is called of
+        it may have to connect again, and two that do so at once read each other's replies.
+        """
+        pubsub, have = self._pubsub, set[str]()
+        while self._pubsub is pubsub:
+            self._changed.clear()
             try:
-                message = await pubsub.get_message(timeout=REREAD_S)
+                if new := self._news.keys() - have:
+                    await pubsub.subscribe(*new)
+                    have |= new
+                if old := have - self._news.keys():
+                    await pubsub.unsubscribe(*old)
+                    have -= old
+                if self._pubsub is not pubsub:  # sending loses a cancellation, see `_pushed`
+                    return
+                message = await self._next(pubsub) if have else await self._changed.wait() and None
             except AWAY:  # it subscribes again when it has connected, and then tells of it
                 await asyncio.sleep(RETRY_S)
                 continue
             if message is not None and message["type"] in ("message", "subscribe"):
                 for news in self._news.get(message["channel"].decode(), ()):
                     news.set()
+
+    async def _next(self, pubsub: Server) -> dict[str, Any] | None:
+        """The next message of the subscription; None where there is none, or where the channels are to change first."""
+        reading = asyncio.ensure_future(pubsub.get_message(timeout=REREAD_S))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reading, changed):
+                task.cancel()
+            await asyncio.gather(reading, changed, return_exceptions=True)
+        return None if reading.cancelled() else reading.result()
 
 
 _default: Final = Client()

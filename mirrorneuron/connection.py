@@ -40,9 +40,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
     It connects on first use. A server silent for *timeout_s* (5 s) counts as away; *retries* bounds how long a call
     rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
     """
-    options = _options(
-        url, Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S
-    )
+    options = _options(url, Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
     if url.startswith("sentinel://"):
         hosts, service, more = _sentinel(url)
         return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]

@@ -46,11 +46,11 @@ def run_command(
     handle: RunHandle,
     echo: Echo | None = None,
 ) -> Outcome:
-    """Run *words* in *folder* until it ends, is killed by *handle*, or *timeout_s* are over. Nothing of its group stays.
+    """Run *words* in *folder* until it ends, *handle* kills it, or *timeout_s* are over. Nothing of its group is left.
 
     It leads a session and process group of its own. When it ends, what remains of the group gets `PIPE_GRACE_S` to
     finish writing and is killed then; after a stop, or where the pipes are held still, so is every process with
-    *stray_mark* (an environment entry of this run alone) that has left the group. One that has made itself a daemon
+    *stray_mark* (an environment entry of this run alone) that has left the group. One that made itself a daemon
     lives on after a good end, until the worker's next start: to look for it after each run would cost more than the
     run. Raises OSError or ValueError if the command cannot be started.
     """
