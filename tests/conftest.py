@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def own_server(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A server of the test's own, which keeps its data: it may be stopped, killed and frozen."""
     with ValkeyServer(tmp_path / "own_server", durable=True) as running:
         yield running
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Host and port at which nothing listens while the test runs: the port is taken, so that no other test gets it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture

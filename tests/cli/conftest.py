@@ -175,5 +175,11 @@ def nowhere(tmp_path: Path) -> dict[str, str]:
     return {**clean, "MIRROR_NEURON_HOME": str(tmp_path / "home")}
 
 
+@pytest.fixture
+def away(env: dict[str, str], nobody: str) -> dict[str, str]:
+    """An environment whose server is away."""
+    return {**env, "MIRROR_NEURON_REDIS_URL": f"redis://{nobody}/0"}
+
+
 def last_line(text: str) -> str:
     return text.splitlines()[-1]

@@ -8,7 +8,6 @@ import uuid
 import pytest
 
 from mirrorneuron.client import Client
-from mirrorneuron.embedded.launcher import free_port
 from tests.cli.conftest import Mn
 from tests.jobs.graphs import agent, executor, manifest
 from tests.support.waiting import wait_until
@@ -80,7 +79,7 @@ def test_unknown_jobs_and_messages_exit_3(mn: Mn, job: str):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
-def test_without_a_server_a_replay_exits_5(mn: Mn, env):
-    ended = mn("replay", "some", "m", env={**env, "MIRROR_NEURON_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+def test_without_a_server_a_replay_exits_5(mn: Mn, away):
+    ended = mn("replay", "some", "m", env=away)
     assert (ended.returncode, ended.stdout) == (5, "")
     assert len(ended.stderr.splitlines()) == 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +22,6 @@ READERS = (
     "logs --follow",
     "dead-letters",
 )
-
-
-@pytest.fixture
-def away(env) -> Iterator[dict[str, str]]:
-    """An environment whose server is away: the port is taken, and nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield {**env, "MIRROR_NEURON_REDIS_URL": f"redis://127.0.0.1:{taken.getsockname()[1]}/0"}
 
 
 def test_a_completed_job_exits_0_with_its_result_on_stdout_and_its_id_first_on_stderr(mn: Mn):

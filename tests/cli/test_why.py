@@ -9,7 +9,6 @@ import uuid
 import pytest
 
 from mirrorneuron.client import Client
-from mirrorneuron.embedded.launcher import free_port
 from tests.cli.conftest import MN, Mn
 from tests.jobs.graphs import agent, manifest
 from tests.support.terminal import Terminal
@@ -24,12 +23,6 @@ def waiting(client: Client) -> str:
     job_id = client.run_manifest(manifest([agent("ear", "sensor")]), job_id=f"ear-{uuid.uuid4().hex[:8]}")
     wait_until(lambda: client.why(job_id)["cause"] == "waiting_outside")
     return job_id
-
-
-@pytest.fixture
-def away(env: dict[str, str]) -> dict[str, str]:
-    """An environment whose server is away."""
-    return {**env, "MIRROR_NEURON_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
 
 
 def test_the_first_line_says_what_and_since_when_and_the_second_what_to_do(mn: Mn, client: Client, waiting: str):
@@ -77,7 +70,7 @@ def test_without_any_server_it_says_how_to_start_one(mn: Mn, nowhere: dict[str, 
     assert found["hint"].startswith("start one with `mn up` or `mn run FOLDER`")
 
 
-def test_a_broker_that_is_away_exits_5_too(mn: Mn, env, waiting: str):
-    ended = mn("why", waiting, env={**env, "MIRROR_NEURON_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"})
+def test_a_broker_that_is_away_exits_5_too(mn: Mn, env, nobody: str, waiting: str):
+    ended = mn("why", waiting, env={**env, "MIRROR_NEURON_BROKER_URL": f"redis://{nobody}/0"})
     assert ended.returncode == 5
     assert ended.stdout.startswith("the broker at ")

@@ -12,7 +12,6 @@ import pytest
 from mirrorneuron.app import make_app
 from mirrorneuron.claim import Word, new_token
 from mirrorneuron.client import Client
-from mirrorneuron.embedded.launcher import free_port
 from mirrorneuron.keys import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
@@ -30,13 +29,12 @@ AWAY_S = 2.5  # the lease is over, and some sweeps are missing
 
 
 @pytest.fixture
-def settings(mortal: ValkeyServer, tmp_path: Path) -> Settings:
+def settings(mortal: ValkeyServer, nobody: str, tmp_path: Path) -> Settings:
     """A namespace of the test's own, and a broker that is not there."""
     name = "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-60:]
-    broker = f"redis://127.0.0.1:{free_port()}/0"
     return Settings(
         redis_url=mortal.url,
-        broker_url=broker,
+        broker_url=f"redis://{nobody}/0",
         redis_namespace=name,
         temp_dir=tmp_path / "temp",
         claim_lease_ms=LEASE_MS,

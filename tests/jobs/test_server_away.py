@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -30,11 +29,9 @@ VERBS = {
 
 
 @pytest.fixture
-def nobody() -> str:
-    """The address of a port on which nothing listens while the test runs."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, so that nobody else gets it; it does not listen
-        yield f"redis://:secret@127.0.0.1:{taken.getsockname()[1]}/0"
+def away(nobody):
+    """The URL of a server that is away, with a password."""
+    return f"redis://:secret@{nobody}/0"
 
 
 @pytest.fixture
@@ -46,13 +43,13 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_where_nothing_listens_the_error_names_the_server(nobody, verb):
+def test_where_nothing_listens_the_error_names_the_server(away, verb):
     """Without its password, and with the setting that names it."""
-    client = Client(Settings(redis_url=nobody))
+    client = Client(Settings(redis_url=away))
     with pytest.raises(RuntimeUnavailable) as caught:
         VERBS[verb](client)
     text = str(caught.value)
-    assert nobody.replace(":secret@", "***@") in text
+    assert away.replace(":secret@", "***@") in text
     assert "secret" not in text
     assert "MIRROR_NEURON_REDIS_URL" in text
     assert isinstance(caught.value, ConnectionError)
@@ -67,9 +64,9 @@ def test_a_server_that_does_not_answer_is_given_up_on(own_server, impatient, ver
         VERBS[verb](client)
 
 
-def test_a_coroutine_gives_up_too(nobody):
+def test_a_coroutine_gives_up_too(away):
     async def main() -> None:
-        client = aio.Client(Settings(redis_url=nobody))
+        client = aio.Client(Settings(redis_url=away))
         for call in (client.run_manifest(line(3)), client.wait_for_job("job"), client.list_jobs()):
             with pytest.raises(RuntimeUnavailable):
                 await call
@@ -113,9 +110,9 @@ def test_a_server_that_lost_everything_knows_no_job(own_server):
     assert client.inspect_agents(job_id)[0]["agent_id"] == "r0"
 
 
-def test_a_broker_that_is_away_is_logged_for_the_job_is_submitted(own_server, nobody, caplog):
+def test_a_broker_that_is_away_is_logged_for_the_job_is_submitted(own_server, away, caplog):
     """The record is written: the id comes back, and the nodes mend the rest."""
-    client = Client(Settings(redis_url=own_server.url, broker_url=nobody))
+    client = Client(Settings(redis_url=own_server.url, broker_url=away))
     with caplog.at_level(logging.ERROR, logger="mirrorneuron"):
         job_id = client.run_manifest(line(3))
     assert client.inspect_job(job_id)["status"] == "pending"

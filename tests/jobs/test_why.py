@@ -11,7 +11,6 @@ import pytest
 
 from mirrorneuron.client import Client
 from mirrorneuron.diagnosis import Cause, Diagnosis
-from mirrorneuron.embedded.launcher import free_port
 from mirrorneuron.errors import JobNotFound, JobStateError
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, ended, executor, manifest, router, single, until_there
@@ -159,13 +158,12 @@ def test_an_unknown_job_has_no_diagnosis(client: Client) -> None:
         client.why("no-such-job")
 
 
-def test_a_server_or_a_broker_that_is_away_is_a_cause(tmp_path: Path) -> None:
+def test_a_server_or_a_broker_that_is_away_is_a_cause(tmp_path: Path, nobody: str) -> None:
     with ValkeyServer(tmp_path / "own") as server:
-        away = f"127.0.0.1:{free_port()}"
         job_id = Client(Settings(redis_url=server.url)).run_manifest(single("true"))
-        found = Client(Settings(redis_url=server.url, broker_url=f"redis://{away}/0")).why(job_id)
+        found = Client(Settings(redis_url=server.url, broker_url=f"redis://{nobody}/0")).why(job_id)
         assert found["cause"] == "broker_away"
-        assert away in found["message"]
+        assert nobody in found["message"]
         assert "MIRROR_NEURON_BROKER_URL" in found["hint"]
         server.stop()
         found = Client(Settings(redis_url=server.url)).why(job_id)
