@@ -47,6 +47,12 @@ def check(jobs: Client, job_id: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def overrides() -> dict[str, object]:
+    """A lease that is soon over: each test waits for one, and none counts how often a command ran."""
+    return {"claim_lease_ms": 1_000}
+
+
+@pytest.fixture(scope="module")
 def app_module() -> str:
     """The nodes' own app, which can be spoilt, and whose sweeper is quick to tell again of what was lost."""
     return "tests.support.crashing"

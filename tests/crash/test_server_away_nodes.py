@@ -16,7 +16,6 @@ from mirrorneuron.keys import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.crash.bundles import fed
-from tests.crash.conftest import LEASE_MS
 from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
 from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
@@ -25,6 +24,7 @@ from workers.runtime import Runtime
 from workers.sweeper import Sweeper
 from workers.visit import Start, visit
 
+LEASE_MS = 1_000
 AWAY_S = 2.5  # the lease is over, and some sweeps are missing
 
 
@@ -66,8 +66,8 @@ def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], Word
     """The claim of a living worker; called, it renews it, as the worker's keeper would."""
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
+    assert sweeper.tick()  # before the claim: it could find one whose lease is over already
     assert store.scripts.claim(job, token, [("default", 1)], agents=["work"], opening=True).claims
-    assert sweeper.tick()
     return lambda: store.scripts.renew(job, token, ["work"])
 
 

@@ -11,7 +11,7 @@ from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
 from tests.support.node import RealNode
 
-LEASE_MS = 1_000
+LEASE_MS = 3_000  # long enough for a keeper that has to wait for a busy machine
 MESSAGE_CAP = 32 * 1024
 OUTPUT_CAP = 20 * 1024  # stdout and logs together are over the cap of a message
 

@@ -93,7 +93,7 @@ def test_more_slots_than_the_pool_has_are_an_error_and_no_wait_for_ever(client):
 
 
 def test_a_claim_lives_as_long_as_its_command(tight, outside, server):
-    """The lease is a second; it is renewed again and again while the command runs, which runs once."""
+    """The lease is three seconds; it is renewed again and again while the command runs, which runs once."""
     script = f"echo x >> {outside}/tries; {until_there(outside / 'gate')}"
     job_id = tight.run_manifest(single(script))
     claims = keys_of(tight).claims(job_id)
