@@ -7,23 +7,38 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron.client import Client
+from mirrorneuron.diagnosis import Diagnosis
 from tests.crash.bundles import gated, starts
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
+LEASE_MS = 60_000  # nothing of it passes by itself while the test runs
+
 
 @pytest.fixture(scope="module")
 def overrides() -> dict[str, object]:
-    """A lease whose second half, in which the worker counts as silent, is long enough to be seen."""
-    return {"claim_lease_ms": 2_000}
+    return {"claim_lease_ms": LEASE_MS}
+
+
+def leave(client: Client, job_id: str, left_ms: int) -> None:
+    """As if time had passed: the worker's lease ends in *left_ms*."""
+    store = client._live_parts().store
+    store.client.zadd(store.keys.claims(job_id), {"worker": store.now_ms() + left_ms})
 
 
 def test_a_killed_worker_is_named_before_its_lease_is_over(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    """In the second half of it, in which the worker counts as silent."""
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     wait_until(lambda: jobs.why(job_id)["cause"] == "running")
     own.end("default")
-    found = wait_until(lambda: told if (told := jobs.why(job_id))["cause"] == "dead_node" else None)
+
+    def told() -> Diagnosis | None:
+        leave(jobs, job_id, LEASE_MS // 3)
+        found = jobs.why(job_id)
+        return found if found["cause"] == "dead_node" else None
+
+    found = wait_until(told)
     assert found is not None
     name = f"default@{own.settings.redis_namespace}"
     assert found["message"] == f"worker is held by {name}, which is silent"
@@ -31,4 +46,5 @@ def test_a_killed_worker_is_named_before_its_lease_is_over(own: RealNode, jobs: 
     assert (found["agent_id"], found["pool"]) == ("worker", "default")
     own.restart("default")
     (tmp_path / "gate").touch()
+    leave(jobs, job_id, 0)
     assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
