@@ -20,7 +20,7 @@ ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
 def shell() -> Iterator[subprocess.Popen[bytes]]:
     """A shell with a shell beneath it, which waits for its own child."""
     name, _, value = ENTRY.partition("=")
-    inner = "sh -c 'sleep 60; :' inner; :"
+    inner = "sh -c 'sleep 600; :' inner; :"
     started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
     yield started
     processes.kill_group(started.pid)
@@ -28,11 +28,11 @@ def shell() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def family(pid: int) -> list[Seen]:
-    """The shells' descendants, once they are all there and each is what it was forked for."""
+    """The shells' descendants, once they are all there and the last is what it shall be."""
 
     def found() -> list[Seen]:
         seen = processes.beneath(pid)
-        return seen if [one.words.strip() for one in seen[1:]] == ["sleep 60"] else []
+        return seen if len(seen) == 2 and seen[-1].words.strip() == "sleep 600" else []
 
     return wait_until(found)
 
@@ -46,7 +46,7 @@ def test_descendants_are_found_by_depth(shell, monkeypatch, table):
     assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
     assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
     assert "inner" in child.words
-    assert grandchild.words.strip() == "sleep 60"
+    assert grandchild.words.strip() == "sleep 600"
     assert processes.beneath(grandchild.pid) == []
 
 
