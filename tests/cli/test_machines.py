@@ -41,9 +41,8 @@ def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stderr
     assert {job["job_id"] for job in json.loads(mn("job", "list", "--json", env=home).stdout)} == {"first", "again"}
-    assert wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=home).stdout)), timeout=60), (
-        "a job of light agents may end before the node's second worker is there"
-    )
+    # A job of light agents may end before the node's second worker is there.
+    wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=home).stdout)), timeout=60)
     assert json.loads(mn("down", "--json", env=home).stdout) == {"ended": ["node", "watcher", "server"]}
     assert mn("job", "list", env=home).returncode == 5
     assert mn("down", env=home).stdout == "nothing was running\n"

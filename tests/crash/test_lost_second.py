@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron import JobNotFound
-from mirrorneuron.claim import End
+from mirrorneuron.claim import End, Word
 from mirrorneuron.client import Client
 from mirrorneuron.job import JobMap, JobStatus
 from mirrorneuron.keys import Keys
@@ -59,7 +59,7 @@ def test_a_job_whose_end_was_lost_ends_again(mortal: ValkeyServer, jobs: Client,
     wait_until(lambda: not live(mortal, jobs))
     mortal.lose_since(mark)
     mortal.start()
-    assert jobs.inspect_job(job_id)["status"] == "running"
+    wait_until(lambda: len(starts(tmp_path)) == 2)
     after = completed(jobs, job_id)
     assert after["result"] is not None
     assert before["result"] is not None
@@ -75,7 +75,7 @@ def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jo
     job_id = jobs.run_manifest(gated(tmp_path / "never"))
     wait_until(lambda: starts(tmp_path / "never"))
     mark = mortal.mark()
-    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ())
+    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ()) is Word.SETTLED
     mortal.lose_since(mark)
     mortal.start()
     store.index.bury([job_id])
@@ -97,7 +97,7 @@ def test_a_run_that_died_of_an_end_that_was_lost_is_no_failure(
     job_id = jobs.run_manifest(graph)
     wait_until(lambda: starts(tmp_path))
     mark = mortal.mark()
-    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ())
+    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ()) is Word.SETTLED
     wait_until((tmp_path / "told").exists)
     mortal.lose_since(mark)
     mortal.start()
