@@ -36,7 +36,7 @@ def fed(tmp_path: Path, client: Client) -> str:
     ear = {"node_id": "ear", "agent_type": "sensor", "config": {"complete_job": True, "complete_after": 2}}
     bundle = Bundle(tmp_path / "fed").write({"nodes": [start, ear], "edges": [], "entrypoints": ["start"]})
     client.run_manifest(str(bundle), job_id=job_id)
-    wait_until(lambda: client.inspect_job(job_id)["status"] == "running")
+    wait_until(lambda: client.inspect_job(job_id)["idle_since"])
     return job_id
 
 

@@ -14,8 +14,8 @@ from tests.support.terminal import COLOURS, CTRL_C, Terminal
 def test_a_run_shows_its_progress_then_the_result_then_what_to_try_next(env, gate):
     with Terminal([MN, "run", str(gate), "--job-id", "watched"], env) as screen:
         screen.read_until("0/1 done, 1 busy, 0 queued")
+        screen.read_until("executor_lease_acquired only")
         assert "running" in screen.text
-        assert "executor_lease_acquired only" in screen.text
         assert '"agent_id"' not in screen.text
         gate.open()
         assert screen.end() == 0

@@ -11,6 +11,7 @@ from mirrorneuron import JobStateError
 from mirrorneuron.client import Client
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, completed, executor, is_alive, line, manifest
 from tests.support.node import RealNode
+from tests.support.waiting import wait_until
 
 GARBAGE = [
     b"",
@@ -66,6 +67,7 @@ def test_a_state_that_cannot_be_read_fails_the_job_and_ends_no_worker(
     client: Client, node: RealNode, state: bytes
 ) -> None:
     job_id = client.run_manifest(manifest([collector("in", 2)], entrypoints=["in"], initial_inputs={"in": [1]}))
+    wait_until(lambda: client.inspect_job(job_id)["idle_since"])  # nobody writes another state over it
     store = client._live_parts().store
     store.client.hset(store.keys.agent(job_id, "in"), "state", state)
     client.send_message(job_id, "in", {"body": 2})

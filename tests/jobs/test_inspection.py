@@ -117,13 +117,13 @@ def test_a_snapshot_tells_who_is_at_work_and_who_waits(client, outside):
     ]
     edges = [("spread", name, "go") for name in ("works", "elsewhere", "waits")]
     job_id = client.run_manifest(manifest(nodes, edges))
-    found = wait_until(lambda: (s := snapshots(client, job_id))["works"]["status"] == "running" and s)
-    assert {name: agent["status"] for name, agent in found.items()} == {
-        "spread": "ready",
-        "works": "running",
-        "elsewhere": "queued",
-        "waits": "ready",
-    }
+    statuses = {"spread": "ready", "works": "running", "elsewhere": "queued", "waits": "ready"}
+
+    def all_tell() -> dict[str, Any] | None:
+        found = snapshots(client, job_id)
+        return found if {name: agent["status"] for name, agent in found.items()} == statuses else None
+
+    found = wait_until(all_tell)
     assert TIME.fullmatch(found["works"]["last_heartbeat_at"])
     assert found["works"]["assigned_node"] == f"default@{client.settings.redis_namespace}"
     assert [found[name]["mailbox_depth"] for name in ("elsewhere", "waits")] == [1, 1]

@@ -45,6 +45,7 @@ def test_a_long_command_holds_nobody_up(client, outside):
     assert completed(client, line(5))["count"] == 1
     assert completed(client, single("echo done"))["sandbox"]["stdout"] == "done\n"
     wait_until(lambda: snapshots(client, job_id)["all"]["mailbox_depth"] == 5)
+    wait_until(lambda: snapshots(client, job_id)["long"]["status"] == "running")
     found = snapshots(client, job_id)
     assert [found[f"short{number}"]["processed_messages"] for number in range(5)] == [1] * 5
     assert (found["long"]["status"], found["long"]["processed_messages"]) == ("running", 0)
@@ -60,7 +61,7 @@ def test_light_agents_never_wait_for_a_slot(client, outside):
     edges = [("spread", node["node_id"], "go") for node in nodes[1:]]
     job_id = client.run_manifest(manifest(nodes, edges))
     wait_until(lambda: [snapshots(client, job_id)[n["node_id"]]["status"] for n in long] == ["running"] * slots)
-    assert snapshots(client, job_id)["light"]["processed_messages"] == 1
+    wait_until(lambda: snapshots(client, job_id)["light"]["processed_messages"] == 1)
     assert completed(client, line(5))["count"] == 1
     wait_until(lambda: slots_in_use(client) == slots)
     (outside / "gate").touch()

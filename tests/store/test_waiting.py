@@ -134,7 +134,7 @@ def test_a_wait_that_takes_too_long_says_so_and_leaves_the_job_alone(store: Stor
     with pytest.raises(WaitTimeout, match="'j' has not ended in time") as caught:
         until_ended(store, "j", Deadline.after(timeout))
     assert (caught.value.job_id, store.job("j")["status"]) == ("j", "pending")  # type: ignore[index]
-    assert listeners(store, "j") == 0
+    wait_until(lambda: listeners(store, "j") == 0)
 
 
 @pytest.mark.parametrize("timeout", ["5", True, [5], object()])
