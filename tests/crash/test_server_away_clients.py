@@ -21,7 +21,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 BOUND_S = 20  # a machine that is busy; each gives up after some tries of TIMEOUT_S
-TIMEOUT_S = 0.2
+TIMEOUT_S = 0.5
 JOB = "some-job"
 
 VERBS: dict[str, Callable[[Client], object]] = {
@@ -137,7 +137,7 @@ def test_waits_by_async_result_ride_out_what_celery_gives_up_on(
     on = [threading.Event() for _ in jobs]
     with ThreadPoolExecutor(2) as pool:
         waits = [
-            pool.submit(other.AsyncResult(job_id).get, timeout=5, on_interval=found.set)
+            pool.submit(other.AsyncResult(job_id).get, timeout=60, on_interval=found.set)
             for job_id, found in zip(jobs, on, strict=True)
         ]
         wait_until(lambda: all(found.is_set() for found in on))
@@ -147,4 +147,4 @@ def test_waits_by_async_result_ride_out_what_celery_gives_up_on(
         own_server.start()
         for job_id in jobs:
             finish(client, job_id, JobStatus.COMPLETED)
-        assert [wait.result(timeout=20)["status"] for wait in waits] == ["completed"] * 2
+        assert [wait.result(timeout=60)["status"] for wait in waits] == ["completed"] * 2

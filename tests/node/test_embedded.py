@@ -159,8 +159,8 @@ def test_an_unreadable_state_is_as_good_as_none(folder, text):
 
 def test_a_lost_state_never_leads_to_two_servers_on_the_same_data(folder, monkeypatch):
     """The server itself holds a lock: the record may vanish, the data stays whole."""
-    monkeypatch.setattr(launcher, "ANSWER_S", 0.1)
     embedded.start()
+    monkeypatch.setattr(launcher, "ANSWER_S", 0.1)
     record = (folder / "state.json").read_text()
     (folder / "state.json").unlink()
     with pytest.raises(RuntimeUnavailable, match="not recorded"):
@@ -227,7 +227,7 @@ def test_a_server_that_is_killed_comes_back_under_its_nodes(folder):
 
 def test_an_idle_server_ends_with_its_node(folder):
     """The finished jobs in the list do not keep it up."""
-    url = embedded.start(idle_s=0.5).url
+    url = embedded.start(idle_s=3).url
     with client_of(url) as client:
         client.zadd("mirror_neuron:jobs", {"old-job": 1})
     node = process.find(embedded.ensure_node(SLEEPER))
