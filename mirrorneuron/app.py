@@ -8,9 +8,9 @@ from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu import Connection, Exchange, Queue
 
-from mirrorneuron.connection import without_password
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
+from mirrorneuron.wording import without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"
 VISIT: Final = "mirrorneuron.visit"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -21,6 +21,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.wording import without_password
 
 # redis-py types each reply for both protocols and both decodings at once. Ours are bytes; the typed methods of
 # `scripts`, `store` and `bundle_store` are the contract.
@@ -121,14 +122,6 @@ class Subscriptions:
             pubsub.close()
             raise
         self._idle.append(pubsub)
-
-
-def without_password(url: str) -> str:
-    """*url* as it may stand in a log or an error."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
 @contextmanager

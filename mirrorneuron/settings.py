@@ -8,7 +8,7 @@ import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from kombu.transport import TRANSPORT_ALIASES
 from pydantic import Field, ValidationError, field_validator
@@ -17,6 +17,7 @@ from redis import ConnectionPool, RedisError
 
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.keys import LIGHT
+from mirrorneuron.wording import without_password
 
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -76,8 +77,8 @@ class Settings(BaseSettings):
     def _readable_store(cls, value: str) -> str:
         scheme, separator, _ = value.partition("://")
         if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
-            raise ValueError(f"{value!r} must begin with redis://, rediss://, unix:// or sentinel://")
-        parts = urlsplit(value)
+            raise ValueError(f"{without_password(value)!r} must begin with redis://, rediss://, unix:// or sentinel://")
+        parts = _split(value, port=scheme in ("redis", "rediss"))
         numbers = [parts.path.strip("/")]  # the database; redis itself takes what is no number for 0
         if scheme == "sentinel":
             hosts = parts.netloc.rpartition("@")[2].split(",")
@@ -85,10 +86,9 @@ class Settings(BaseSettings):
         elif scheme == "unix":
             numbers = []
             if not parts.path.strip("/"):
-                raise ValueError(f"{value!r} names no socket")
-        for number in filter(None, numbers):
-            if not number.isdecimal():
-                raise ValueError(f"{number!r} should be a number")
+                raise ValueError(f"{without_password(value)!r} names no socket")
+        if not all(number.isdecimal() for number in filter(None, numbers)):
+            raise ValueError(f"a port or the database of {without_password(value)!r} is no number")
         value = _with_checks(value)
         if scheme != "sentinel":
             _ask_redis(value)
@@ -99,10 +99,11 @@ class Settings(BaseSettings):
     def _readable_broker(cls, value: str) -> str:
         urls = value.split(";") if value else []  # of a cluster
         for url in urls:
-            scheme = urlsplit(url).scheme.partition("+")[0]
+            scheme = _split(url).scheme.partition("+")[0]
             if scheme not in (*TRANSPORT_ALIASES, "unix"):  # the last stands for kombu's redis+socket
-                raise ValueError(f"{url!r} begins with no scheme that kombu knows, like redis:// or amqp://")
-            _ = urlsplit(url).port  # raises ValueError
+                raise ValueError(
+                    f"{without_password(url)!r} begins with no scheme that kombu knows, like redis:// or amqp://"
+                )
         return ";".join(map(_with_checks, urls))
 
     @field_validator("temp_dir", mode="before")
@@ -130,6 +131,16 @@ class Settings(BaseSettings):
     def pools(self) -> dict[str, int]:
         """Pool name -> slots of one node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}
+
+
+def _split(url: str, *, port: bool = True) -> SplitResult:
+    """*url* in its parts. Raises ValueError, which says nothing of a password, unlike urllib's own."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port if port else None
+    except ValueError:
+        raise ValueError(f"{without_password(url)!r} has no host and port that can be read") from None
+    return parts
 
 
 def _with_checks(url: str) -> str:

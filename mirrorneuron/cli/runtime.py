@@ -20,6 +20,7 @@ from mirrorneuron.client import Client
 from mirrorneuron.connection import connect
 from mirrorneuron.errors import MirrorNeuronError, RuntimeUnavailable, SettingsError
 from mirrorneuron.settings import PREFIX, Settings
+from mirrorneuron.wording import without_password
 
 HOME_VARIABLE: Final = f"{PREFIX}HOME"
 MN: Final = (sys.executable, "-P", "-m", "mirrorneuron.cli")  # -P: the user's folder may have a `workers` of its own
@@ -108,4 +109,4 @@ def answers(url: str) -> bool:
 def _nothing() -> str:
     if os.environ.get(HOME_VARIABLE):
         return f"no embedded server runs in {embedded.home()}"
-    return f"nothing answers at {Settings.load().redis_url} and no embedded server runs"
+    return f"nothing answers at {without_password(Settings.load().redis_url)} and no embedded server runs"

@@ -20,8 +20,8 @@ from mirrorneuron.cli.dashboard import ADDRESS, PORT, Address, Port, check_free,
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.runtime import Place
-from mirrorneuron.connection import without_password
 from mirrorneuron.settings import PREFIX
+from mirrorneuron.wording import without_password
 
 SPARE_S: Final = 30.0  #: that the node takes to end, above the grace for its runs
 NODE: Final = (*runtime.MN, "worker", "--log-level", "warning")

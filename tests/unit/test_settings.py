@@ -108,6 +108,28 @@ def test_a_bad_value_is_one_error_that_names_its_variable(
     assert line.startswith(f"MIRROR_NEURON_{name}: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "http://user:secret@host"),
+        ("REDIS_URL", "user:secret@host"),
+        ("REDIS_URL", "redis://user:secret/x@host"),
+        ("REDIS_URL", "redis://host/0/user:secret@host"),
+        ("REDIS_URL", "redis://user:[secret]@host"),
+        ("REDIS_URL", "sentinel://:secret/x@host/service/0"),
+        ("REDIS_URL", "unix://?password=secret"),
+        ("BROKER_URL", "foo://user:secret@host"),
+        ("BROKER_URL", "amqp://user:secret/x@host"),
+        ("BROKER_URL", "amqp://user:[secret]@host"),
+    ],
+)
+def test_an_error_repeats_no_password(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"MIRROR_NEURON_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert "secret" not in str(caught.value)
+
+
 def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR_NEURON_EVENTS_MAX", "no")
     monkeypatch.setenv("MIRROR_NEURON_CLAIM_LEASE_MS", "no")

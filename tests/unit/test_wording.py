@@ -1,10 +1,10 @@
-"""How numbers and times are said to people."""
+"""How numbers, times and URLs are said to people."""
 
 from __future__ import annotations
 
 import pytest
 
-from mirrorneuron.wording import count, span
+from mirrorneuron.wording import count, span, without_password
 
 
 def test_one_is_singular_and_all_else_plural() -> None:
@@ -18,3 +18,22 @@ def test_one_is_singular_and_all_else_plural() -> None:
 )  # fmt: skip
 def test_a_span_has_its_two_largest_units(seconds: float, told: str) -> None:
     assert span(round(1000 * seconds)) == told
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://user:secret@h/0", "redis://***@h/0"),
+        ("redis://user:se/cr@et@h/0", "redis://***@h/0"),
+        ("unix:///run/s?db=2&password=secret", "unix:///run/s?db=2&password=***"),
+        ("rediss://h?ssl_password=secret&Password=secret", "rediss://h?ssl_password=***&Password=***"),
+        ("amqp://u:secret@a//;amqp://u:secret@b//", "amqp://***@a//;amqp://***@b//"),
+        ("redis://:sec;ret@h", "redis://***@h"),
+        ("user:secret@h", "***@h"),
+        ("foo", "foo"),
+        ("redis://[", "redis://["),
+    ],
+)
+def test_a_url_is_told_without_its_password(url: str, told: str) -> None:
+    assert without_password(url) == told

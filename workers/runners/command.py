@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorneuron.connection import without_password
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
 from mirrorneuron.settings import Settings
+from mirrorneuron.wording import without_password
 from workers.runners.body_file import body_bytes
 from workers.runners.run import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
