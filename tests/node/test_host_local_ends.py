@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -341,6 +342,19 @@ def test_runs_leak_no_descriptors(run):
     for command in ("echo a", ["no-such-command"], "sleep 1000 & true"):
         run(command)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_descriptors_for_its_watch_no_command_is_started(run, monkeypatch, tmp_path):
+    """Another thread takes the last ones. A command that nobody waits for would go on for ever."""
+
+    def none_left():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(process.selectors, "DefaultSelector", none_left)
+    result = run("exec sleep 1000", environment={"LEFT_ALONE": str(tmp_path)})
+    assert "Too many open files" in result.error
+    assert result.transient
+    assert pids_with(f"LEFT_ALONE={tmp_path}") == []
 
 
 def test_many_runs_at_once_do_not_mix(run):

@@ -54,7 +54,8 @@ def run_command(
     lives on after a good end, until the worker's next start: to look for it after each run would cost more than the
     run. Raises OSError or ValueError if the command cannot be started.
     """
-    with handle.wake_fd() as wake_fd:
+    # What takes a descriptor comes first: between the start and the context of the child nothing may fail.
+    with handle.wake_fd() as wake_fd, selectors.DefaultSelector() as selector:
         process = subprocess.Popen(
             words,
             cwd=folder,
@@ -65,7 +66,7 @@ def run_command(
             bufsize=0,
             start_new_session=True,
         )
-        child = _Child(process, cap_bytes, echo)
+        child = _Child(process, selector, cap_bytes, echo)
         with child, DEATH_WATCH.guard(process.pid):
             child.listen(wake_fd)
             stopped, timed_out = _follow(child, handle, timeout_s)
@@ -99,7 +100,9 @@ def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[
 class _Child:
     """A started command, its pipes, and its end. Leaving the context kills the group and reaps the command."""
 
-    def __init__(self, process: subprocess.Popen[bytes], cap_bytes: int, echo: Echo | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector, cap_bytes: int, echo: Echo | None
+    ) -> None:
         self.stdout, self.stderr = (
             Capture(cap_bytes, functools.partial(echo, name) if echo else None) for name in ("stdout", "stderr")
         )
@@ -107,7 +110,7 @@ class _Child:
         self.pipes_open = 0
         self._process = process
         self._exit_fd = -1
-        self._selector = selectors.DefaultSelector()
+        self._selector = selector
 
     def listen(self, wake_fd: int) -> None:
         self._selector.register(wake_fd, selectors.EVENT_READ)
@@ -149,7 +152,6 @@ class _Child:
         if not self.ended:  # an exception: a soft time limit, Ctrl-C, no descriptors left
             self.signal(signal.SIGKILL)
         self._process.wait()
-        self._selector.close()
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
