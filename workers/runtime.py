@@ -21,7 +21,7 @@ from workers.keeper import Keeper
 from workers.live_output import LiveOutput
 from workers.modules import ModulePool
 from workers.runners import RUNNERS
-from workers.runners.command import mark_of
+from workers.runners.command import cluster_of, mark_of
 from workers.slots import Slots
 
 PLANS: Final = 64  # kept in memory
@@ -110,9 +110,13 @@ def own_folder(settings: Settings) -> Path:
 
 
 def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:
-    """The slots of *pool* on the worker of that name: as the settings say, but no more than it has processes."""
+    """The slots of *pool* on the worker of that name: as the settings say, but no more than it has processes.
+
+    A worker of another cluster on this machine may have the same name and folder: its slots are its own.
+    """
     capacity = min(settings.pools.get(pool, _concurrency), _concurrency)
-    return Slots(settings.temp_dir / "slots" / quote(worker, safe="@") / quote(pool, safe=""), capacity)
+    folder = settings.temp_dir / "slots" / cluster_of(settings) / quote(worker, safe="@") / quote(pool, safe="")
+    return Slots(folder, capacity)
 
 
 _runtimes: dict[int, Runtime] = {}  # by process id: a forked pool process makes its own

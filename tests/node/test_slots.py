@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mirrorneuron.settings import Settings
 from tests.support.waiting import wait_until
+from workers.runtime import worker_slots
 from workers.slots import NotEnoughSlots, Slots
 
 
@@ -71,3 +73,13 @@ def test_a_killed_process_gives_its_slots_back(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert slots.in_use() == 0
+
+
+@pytest.mark.parametrize("other", [{"redis_namespace": "two"}, {"redis_url": "redis://127.0.0.1:6379/1"}])
+def test_two_clusters_on_one_machine_share_no_slots(tmp_path: Path, other: dict[str, str]) -> None:
+    """Also where their workers have the same name and the same folder: the default is one folder for each user."""
+    one, two = (
+        worker_slots(Settings.load(temp_dir=tmp_path, **more), "default@box", "default") for more in ({}, other)
+    )
+    with one.taken(1, never):
+        assert (one.in_use(), two.in_use()) == (1, 0)
