@@ -97,6 +97,11 @@ class Keeper:
                     log.warning("the job store does not answer: %s", error)
                     news = None
                     time.sleep(min(self._interval_s, AWAY_S))
+                except Exception:  # this thread is never started again: without it every claim would be lost
+                    log.exception("the ends of jobs cannot be listened to")
+                    news = None
+                    ends.reset()
+                    time.sleep(min(self._interval_s, AWAY_S))
                 self._woken.clear()
                 if news or time.monotonic() >= due:
                     self.tick()
