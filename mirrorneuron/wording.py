@@ -1,8 +1,9 @@
-"""How numbers, times and URLs are said to people."""
+"""How numbers, times, signals and URLs are said to people."""
 
 from __future__ import annotations
 
 import re
+import signal
 from typing import Final
 
 _ONE_OF_SEVERAL: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's way to write several brokers
@@ -21,6 +22,14 @@ def span(ms: int, units: int = 2) -> str:
     days, hours = divmod(hours, 24)
     parts = [f"{n} {unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")) if n]
     return " ".join(parts[:units]) or "a moment"
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM`; the number of one that has no name, which most real-time signals have not."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def without_password(url: str) -> str:

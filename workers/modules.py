@@ -7,7 +7,6 @@ What a child says is not trusted: it is measured, parsed and checked, and a chil
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
+from mirrorneuron.wording import signal_name
 from workers.module_child import CHANNEL_LOST
 from workers.module_process import Killable, ModuleProcess, ProtocolBroken
 
@@ -269,18 +269,11 @@ def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
     if not by_itself or status == CHANNEL_LOST:
         error, details = "the module closed the connection with its node", {}
     elif status < 0:
-        name = _signal_name(-status)
-        error, details = f"child was killed by {name}", {"signal": name}
+        name = signal_name(-status)
+        error, details = f"child was killed by signal {name}", {"signal": name}
     else:
         error, details = f"child ended with exit code {status}", {"exit_code": status}
     return _failed(request, error, details | child.printed(), transient=True)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _failed(

@@ -24,6 +24,7 @@ from types import FrameType
 from celery.platforms import set_pdeathsig
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.wording import signal_name
 
 logger = logging.getLogger(__name__)
 
@@ -307,5 +308,5 @@ def _is_hopeless(code: int, tail: Sequence[bytes]) -> bool:
 
 def _said(code: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by signal {signal_name(-code)}"
     return f"ended with code {code}"

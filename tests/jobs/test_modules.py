@@ -121,7 +121,7 @@ def test_a_module_is_tried_again_like_an_executor(client, bundle, outside):
     ("name", "config", "error", "detail"),
     [
         ("Spins", {"timeout_seconds": 0.3}, "timed out after 0.3 s", {}),
-        ("Crashes", {}, "child was killed by SIGSEGV", {"signal": "SIGSEGV"}),
+        ("Crashes", {}, "child was killed by signal SIGSEGV", {"signal": "SIGSEGV"}),
         ("Leaves", {}, "child ended with exit code 5", {"exit_code": 5}),
     ],
 )

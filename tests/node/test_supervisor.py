@@ -139,7 +139,7 @@ def test_a_pool_cannot_take_the_queue_of_the_light_agents():
         plan_workers("box", {"light": 1}, queue_of=str)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, 40])
 def test_a_worker_that_is_ended_is_started_again(supervised, number):
     """Whatever ended it. The log has one line for it."""
     victim, survivor = supervised.fakes("plain", "plain")

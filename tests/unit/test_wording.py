@@ -1,10 +1,10 @@
-"""How numbers, times and URLs are said to people."""
+"""How numbers, times, signals and URLs are said to people."""
 
 from __future__ import annotations
 
 import pytest
 
-from mirrorneuron.wording import count, span, without_password
+from mirrorneuron.wording import count, signal_name, span, without_password
 
 
 def test_one_is_singular_and_all_else_plural() -> None:
@@ -18,6 +18,10 @@ def test_one_is_singular_and_all_else_plural() -> None:
 )  # fmt: skip
 def test_a_span_has_its_two_largest_units(seconds: float, told: str) -> None:
     assert span(round(1000 * seconds)) == told
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert [signal_name(number) for number in (15, 40)] == ["SIGTERM", "40"]
 
 
 @pytest.mark.parametrize(

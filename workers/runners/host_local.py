@@ -10,12 +10,12 @@ import errno
 import math
 import os
 import re
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.settings import Settings
+from mirrorneuron.wording import signal_name
 from workers.runners.capture import Capture
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
 from workers.runners.process import Outcome, run_command
@@ -125,17 +125,10 @@ def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
     if outcome.stopped is not None:
         return outcome.stopped, outcome.timed_out
     if outcome.returncode < 0:
-        return f"killed by signal {_signal_name(-outcome.returncode)}", True
+        return f"killed by signal {signal_name(-outcome.returncode)}", True
     if outcome.returncode > 0:
         return f"command exited with code {outcome.returncode}", outcome.returncode == os.EX_TEMPFAIL
     return None, False
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return str(number)
 
 
 def _not_run(request: RunRequest, name: str, code: int, error: str, cause: OSError | None = None) -> RunResult:

@@ -21,9 +21,10 @@ from workers.runners.run import RunHandle
     ("lines", "error", "detail"),
     [
         ("import os; os._exit(7)", "child ended with exit code 7", ("exit_code", 7)),
-        ("import ctypes; ctypes.string_at(0)", "child was killed by SIGSEGV", ("signal", "SIGSEGV")),
-        ("import os; os.abort()", "child was killed by SIGABRT", ("signal", "SIGABRT")),
-        ("import os; os.kill(os.getpid(), 9)", "child was killed by SIGKILL", ("signal", "SIGKILL")),
+        ("import ctypes; ctypes.string_at(0)", "child was killed by signal SIGSEGV", ("signal", "SIGSEGV")),
+        ("import os; os.abort()", "child was killed by signal SIGABRT", ("signal", "SIGABRT")),
+        ("import os; os.kill(os.getpid(), 9)", "child was killed by signal SIGKILL", ("signal", "SIGKILL")),
+        ("import os; os.kill(os.getpid(), 40)", "child was killed by signal 40", ("signal", "40")),
         ("import os; os.closerange(0, 4096)", "the module closed the connection with its node", None),
         ("import os; os.closerange(0, 4096); import signal; signal.pause()", "the module closed the connection", None),
     ],
