@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from mirrorneuron.errors import Issue
+from mirrorneuron.keys import pool_problem
 from mirrorneuron.manifest import AgentType
 from mirrorneuron.message import ENCODINGS
 from mirrorneuron.reading import below, kind, shown
@@ -19,11 +20,9 @@ Check = Callable[[Any, str], Iterator[Issue]]
 
 RUNNERS: Final = ("host_local", "MirrorNeuron.Runner.HostLocal")
 RETRY_ON: Final = ("any", "transient")
-LIGHT_POOL: Final = "light"  # its queue is that of the light agents
 DEFAULT_UPLOAD_PATH: Final = "/sandbox/job"
 _MOST: Final = 10**12  # as milliseconds 31 years: what is more would overflow a date
 
-_POOL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CLASS: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -79,10 +78,10 @@ def word(choices: tuple[str, ...]) -> Check:
 def pool(value: Any, path: str) -> Iterator[Issue]:
     if not isinstance(value, str):
         yield Issue(path, f"must be a string, not {kind(value)}")
-    elif not _POOL.fullmatch(value):
-        yield Issue(path, f"{shown(value)} is no name of a pool", "1 to 64 letters, digits, `.`, `_` or `-`")
-    elif value == LIGHT_POOL:
-        yield Issue(path, f'"{LIGHT_POOL}" is reserved for routers, aggregators and sensors', "choose another pool")
+        return
+    problem, hint = pool_problem(value)
+    if problem:
+        yield Issue(path, f"{shown(value)} {problem}", hint)
 
 
 def command(value: Any, path: str) -> Iterator[Issue]:

@@ -24,10 +24,21 @@ They live as long as the job, and after its end for the time of retention.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 LIGHT: Final = "light"  # the pool of routers, aggregators and sensors: it has a queue, but no slots to wait for
+_POOL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def pool_problem(name: str) -> tuple[str, str]:
+    """Why executors can have no pool *name*, and a hint; the first is "" when they can."""
+    if not _POOL.fullmatch(name):
+        return "is no name of a pool", "1 to 64 letters, digits, `.`, `_` or `-`"
+    if name == LIGHT:
+        return "is reserved for routers, aggregators and sensors", "choose another pool"
+    return "", ""
 
 
 def queue(namespace: str, pool: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool, RedisError
 
 from mirrorneuron.errors import SettingsError
-from mirrorneuron.keys import LIGHT
+from mirrorneuron.keys import pool_problem
 from mirrorneuron.wording import without_password
 
 PREFIX = "MIRROR_NEURON_"
@@ -24,7 +23,6 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 MIB = 1024 * 1024
 
 _MOST: Final = 10**12  # as milliseconds 31 years, as bytes a TB: what is more, a server could not count with
-_POOL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # as in a manifest
 
 Positive = Annotated[int, Field(ge=1, le=_MOST)]
 LeaseMs = Annotated[int, Field(ge=200, le=_MOST)]
@@ -65,12 +63,21 @@ class Settings(BaseSettings):
         pools: dict[str, str] = {}
         for part in filter(None, (piece.strip() for piece in value.split(","))):
             name, separator, slots = (piece.strip() for piece in part.partition("="))
-            if not separator or not _POOL.fullmatch(name):
+            if not separator:
                 raise ValueError(f"{part!r} is not of the form pool=slots, as in default=4,gpu=1")
-            if name == LIGHT or name in pools:
-                raise ValueError(f"{part!r}: {'this pool is reserved' if name == LIGHT else 'named twice'}")
+            if name in pools:
+                raise ValueError(f"{part!r}: named twice")
             pools[name] = slots
         return pools
+
+    @field_validator("executor_pool_capacities")
+    @classmethod
+    def _names_of_pools(cls, value: dict[str, int]) -> dict[str, int]:
+        for name in value:
+            problem, hint = pool_problem(name)
+            if problem:
+                raise ValueError(f"{name!r} {problem} ({hint})")
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -19,7 +19,7 @@ from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.runtime import Place
-from mirrorneuron.keys import queue
+from mirrorneuron.keys import pool_problem, queue
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store import Store
 from mirrorneuron.wording import count
@@ -90,8 +90,9 @@ def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
 def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str, int]:
     """Pool -> slots of this node."""
     if pool is not None:
-        if not pool or set(pool) & set("=, "):
-            raise typer.BadParameter(f"{pool!r} is no pool name", param_hint="--pool")
+        problem, hint = pool_problem(pool)
+        if problem:
+            raise typer.BadParameter(f"{pool!r} {problem} ({hint})", param_hint="--pool")
         return {pool: slots or settings.pools.get(pool, 1)}
     return {**settings.pools, **({"default": slots} if slots else {})}
 

@@ -49,6 +49,12 @@ def test_the_default_pool_has_the_slots_of_its_own_variable(monkeypatch: pytest.
     assert Settings.load(executor_pool_capacities={"gpu": 2}).pools == {"default": 3, "gpu": 2}
 
 
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "light"])
+def test_names_of_pools_are_checked_however_they_are_given(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: .* is (no name|reserved)"):
+        Settings.load(executor_pool_capacities={name: 1})
+
+
 def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", "theirs")
     assert Settings.load(redis_namespace="ours").redis_namespace == "ours"
