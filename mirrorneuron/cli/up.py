@@ -41,7 +41,7 @@ def up(
     if with_dashboard:
         check_free(address, port)
     where = url(address, port) if with_dashboard else None
-    with signals.interrupting():
+    with signals.interrupting(once=True):
         place = runtime.find_or_start()
         family = Family(place.environment(), place.settings.stop_grace_seconds + SPARE_S)
         try:
@@ -52,7 +52,10 @@ def up(
         except KeyboardInterrupt:
             return
         finally:
-            _stop(place, family)
+            try:
+                _stop(place, family)
+            except KeyboardInterrupt:  # the first signal, while the end of a child was ending us: no other one follows
+                _stop(place, family)
     if family.failed:
         complain(f"the {family.failed} ended, see above")
         raise typer.Exit(Code.BUG)
@@ -72,7 +75,7 @@ def _start(place: Place, family: Family) -> int:
 
 
 def _stop(place: Place, family: Family) -> None:
-    signals.ignore((signal.SIGTERM, signal.SIGHUP))  # a closed terminal sends more than one
+    signals.ignore()  # a closed terminal sends more than one
     try:
         family.stop()
     finally:
@@ -135,10 +138,10 @@ class Family:
     def stop(self) -> None:
         """Ask the children to end, and wait; a Ctrl-C meanwhile asks again, which ends a node at once."""
         self._ended.set()
-        if any(child.poll() is None for child in self._children.values()):
-            complain("ending what was started here")
         for again in range(2):
-            with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt), signals.interrupting((signal.SIGINT,)):
+                if not again and any(child.poll() is None for child in self._children.values()):
+                    complain("ending what was started here")
                 for child in self._children.values():
                     child.terminate()
                 for child in self._children.values():

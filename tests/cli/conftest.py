@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.node import RealNode
+from tests.support.waiting import wait_until
 from tests.support.warm import WarmMn
 
 ROOT = Path(__file__).parents[2]
@@ -61,12 +62,12 @@ def cold_mn(env: dict[str, str]) -> Mn:
 
 
 class Started:
-    """An `mn` that runs in the background; ended with the test."""
+    """An `mn` (or *program*) that runs in the background; ended with the test."""
 
-    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+    def __init__(self, *args: str, env: Mapping[str, str], cwd: Path = ROOT, program: str = MN) -> None:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [MN, *args],
+            [program, *args],
             env=env,
             cwd=cwd,
             stdout=pipe,
@@ -154,8 +155,13 @@ class Gate(Bundle):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._file = folder.parent / "open"
-        self.executor("sh", "-c", f"until [ -e '{self._file}' ]; do sleep 0.02; done", complete_job=True)
+        self._file, self._begun = folder.parent / "open", folder.parent / "begun"
+        script = f"touch '{self._begun}'; until [ -e '{self._file}' ]; do sleep 0.02; done"
+        self.executor("sh", "-c", script, complete_job=True)
+
+    def wait(self) -> None:
+        """Wait until its command runs."""
+        wait_until(self._begun.exists, timeout=60)
 
     def open(self) -> None:
         self._file.touch()

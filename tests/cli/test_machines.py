@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -93,6 +94,45 @@ def test_a_terminal_that_is_closed_ends_what_up_has_started(mn: Mn, home):
         up.process.send_signal(signal.SIGHUP)
         up.process.send_signal(signal.SIGHUP)
         up.process.wait(timeout=100)
+    assert mn("down", env=home).stdout == "nothing was running\n"
+
+
+SECOND_AT_ONCE = """
+import os, signal
+from mirrorneuron.cli import main, up
+stop = up._stop
+
+def stop_late(*args):
+    os.kill(os.getpid(), signal.SIG{second})
+    stop(*args)
+
+up._stop = stop_late
+main()
+"""
+
+
+@pytest.mark.parametrize("second", ["HUP", "TERM", "INT"])
+def test_a_second_signal_on_the_heels_of_the_first_stops_no_tidying_up(mn: Mn, home, second):
+    """It comes after the first has ended the wait, and before `up` begins to end what it has started."""
+    code = SECOND_AT_ONCE.format(second=second)
+    with Started("-c", code, "up", "--no-dashboard", "--json", env=home, program=sys.executable) as up:
+        node_pid = up.document()["node_pid"]
+        up.process.send_signal(signal.SIGTERM)
+        _, err = up.process.communicate(timeout=100)
+        assert up.process.returncode == 0, err
+    assert mn("down", env=home).stdout == "nothing was running\n"
+    assert process.find(node_pid) is None
+
+
+def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):
+    """Its node gives a command that runs for long no more time."""
+    with Started("up", "--no-dashboard", "--json", env={**home, "MIRROR_NEURON_STOP_GRACE_SECONDS": "1000"}) as up:
+        up.document()
+        assert mn("run", str(gate), "--no-await", env=home).returncode == 0
+        gate.wait()
+        up.process.send_signal(signal.SIGINT)
+        up.line_of_stderr("ending what was started here")
+        assert up.ctrl_c()[0] == 0
     assert mn("down", env=home).stdout == "nothing was running\n"
 
 
