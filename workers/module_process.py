@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -17,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from workers.held_folder import HeldFolder
 from workers.module_child import HEADER, NAME
-from workers.removal import remove
 
 OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
 
@@ -92,14 +91,21 @@ class ModuleProcess:
         self._killed = False
         self._printed = bytearray()
         self._echo: Callable[[str, bytes], None] | None = None
-        self._folder = ""
+        self._folder = HeldFolder(root, "mn-module")
+        try:
+            self._start(environment, lifetime_s)
+        except BaseException:
+            self._folder.remove()
+            raise
+        self._watch()
+
+    def _start(self, environment: Mapping[str, str], lifetime_s: float) -> None:
         self._socket, theirs = socket.socketpair()
         words = [str(os.getpid()), str(theirs.fileno()), str(lifetime_s), str(_HERE.parent), str(_HERE)]
         try:
-            self._folder = tempfile.mkdtemp(prefix="mn-module-", dir=root)
             self._process = subprocess.Popen(
                 [*_PYTHON, *words],
-                cwd=self._folder,
+                cwd=self._folder.path,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -110,12 +116,9 @@ class ModuleProcess:
             )
         except BaseException:
             self._socket.close()
-            if self._folder:  # else there is none, and an empty path is the node's own folder
-                remove(Path(self._folder))
             raise
         finally:
             theirs.close()
-        self._watch()
 
     def _watch(self) -> None:
         self._socket.setblocking(False)
@@ -249,12 +252,13 @@ class ModuleProcess:
     def end(self) -> None:
         self.kill()
         self._close()
-        remove(Path(self._folder))
+        self._folder.remove()
 
     def disown(self) -> None:
         """Let go of a child that is another process's now."""
         self._process.returncode = 0  # or Popen would report, and later wait for, a child that is not ours
         self._close()
+        self._folder.disown()
 
     def _close(self) -> None:
         self._socket.close()

@@ -19,6 +19,7 @@ from typing import Any, Final
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
 from mirrorneuron.wording import signal_name
+from workers.held_folder import remove_abandoned
 from workers.module_child import CHANNEL_LOST
 from workers.module_process import Killable, ModuleProcess, ProtocolBroken
 
@@ -61,7 +62,8 @@ class ModulePool:
     Thread-safe: a child serves one message at a time, and a second message for a bundle whose child is busy gets a
     child of its own. Survives `fork`: the new process starts with no children and leaves its parent's alone.
     *environment* is added to what children see, *work_root* holds their working directories (empty, one for each child,
-    gone with it: the bundle's folder is a cache that files written by accident must not change).
+    gone with it: the bundle's folder is a cache that files written by accident must not change). What killed nodes have
+    left there is removed at the start.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class ModulePool:
         self._clock = clock
         self._reset()
         _POOLS.add(self)
+        if work_root is not None:
+            remove_abandoned(work_root)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -142,8 +146,6 @@ class ModulePool:
     def _start(self, digest: str) -> ModuleProcess:
         environment = _inherited() | self._environment
         lifetime_s = self._idle_s + _LINGER_S
-        if self._work_root is not None:
-            self._work_root.mkdir(parents=True, exist_ok=True)
         start = self._starter.submit(
             ModuleProcess, digest, environment, self._work_root, lifetime_s, self._max_answer_bytes
         )

@@ -1,6 +1,6 @@
 """Runners carry out executors' commands: `run` (the protocol), then `host_local` and what it is made of.
 
-`host_local` reads in this order: run_folder, sandbox_paths, uploads, body_file, command, process, capture, deathwatch.
+`host_local` reads in this order: sandbox_paths, uploads, body_file, command, process, capture, deathwatch.
 """
 
 from __future__ import annotations

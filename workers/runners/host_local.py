@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from mirrorneuron.settings import Settings
 from mirrorneuron.wording import signal_name
+from workers.held_folder import HeldFolder, remove_abandoned
 from workers.runners.capture import Capture
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
 from workers.runners.process import Outcome, run_command
 from workers.runners.run import RunHandle, RunRefused, RunRequest, RunResult, SandboxResult
-from workers.runners.run_folder import remove_abandoned, run_folder
 from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
 
@@ -46,7 +46,7 @@ class HostLocal:
         """Run the command of *request* to its end; everything that goes wrong is in the result."""
         name = sandbox_name(request)
         try:
-            with run_folder(self._runs, name) as folder:
+            with HeldFolder(self._runs, name) as folder:
                 return self._run_in(folder, name, request, handle)
         except ValueError as error:  # RunRefused, a body that JSON cannot say, a NUL in a word
             return _not_run(request, name, NOT_RUN, str(error))

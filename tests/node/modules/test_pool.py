@@ -103,6 +103,23 @@ def test_working_folders_go_with_their_children(tmp_path: Path, bundle: Bundle) 
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_new_pool_removes_what_a_killed_node_left_but_no_folder_in_use(tmp_path: Path, bundle: Bundle) -> None:
+    """A child's folder is locked by its node. Neither a kill nor the end of a worker leaves the time to remove it."""
+    bundle.write("agent.py", "class It(Agent):\n    def handle(self, m, c): open('mine', 'w').close()")
+    with node_program(bundle, "bundle.run(pool); print('there', flush=True); open(0).read()") as node:
+        assert node.stdout is not None
+        assert node.stdout.readline() == "there\n"
+        (folder,) = tmp_path.glob("mn-module-*")
+        os.utime(folder, (0, 0))
+        ModulePool(work_root=tmp_path)
+        assert (folder / "mine").exists()
+        os.utime(bundle.payloads)  # as young as a folder that is not locked yet
+        node.kill()
+        node.wait()
+        ModulePool(work_root=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["payloads"]
+
+
 def test_a_child_that_gets_no_folder_leaves_the_nodes_own_alone(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +127,7 @@ def test_a_child_that_gets_no_folder_leaves_the_nodes_own_alone(
         raise OSError("the disk is full")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("workers.module_process.tempfile.mkdtemp", full)
+    monkeypatch.setattr("tempfile.mkdtemp", full)
     pool = ModulePool()
     assert "the disk is full" in str(bundle.run(pool).error)
     assert [path.name for path in tmp_path.iterdir()] == ["payloads"]
@@ -170,7 +187,7 @@ pool = ModulePool(work_root=Path({str(bundle.payloads.parent)!r}))
 bundle = Bundle(Path({str(bundle.payloads)!r}))
 """
     words = [sys.executable, "-c", head + textwrap.dedent(lines)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def program(bundle: Bundle, lines: str) -> list[int]:
