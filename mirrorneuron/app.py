@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import quote
 
 from celery import Celery
 from celery.loaders.app import AppLoader
 from kombu import Connection, Exchange, Queue
 
+from mirrorneuron.connection import SENTINEL, sentinel_of
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.wording import without_password
@@ -82,12 +84,7 @@ def make_app(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "max_retries": 3,
-            "interval_step": 0.2,
-        },
+        broker_transport_options=_transport_options(settings),
     )
     return app
 
@@ -95,7 +92,28 @@ def make_app(settings: Settings) -> Celery:
 def broker_url(settings: Settings) -> str:
     """Where Celery's messages go: the job store's own server unless the settings name another."""
     url = settings.broker_url or settings.redis_url
+    if url.startswith(SENTINEL):
+        return _kombus_sentinels(url)
     return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+
+
+def _kombus_sentinels(url: str) -> str:
+    """Our `sentinel://host,host/service/db` as kombu has it: a URL for each host, the service among the options."""
+    hosts, _, more = sentinel_of(url)
+    user, password = (quote(more[name] or "", safe="") for name in ("username", "password"))
+    who = f"{user}:{password}@" if user or password else ""
+    return ";".join(f"{SENTINEL}{who}{host}:{port}/{more['db']}" for host, port in hosts)
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    options = {
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "max_retries": 3,
+        "interval_step": 0.2,
+    }
+    url = settings.broker_url or settings.redis_url
+    return {**options, "master_name": sentinel_of(url)[1]} if url.startswith(SENTINEL) else options
 
 
 def backend_url(settings: Settings) -> str:

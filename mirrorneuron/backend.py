@@ -15,12 +15,15 @@ from celery.backends.redis import RedisBackend
 from celery.backends.redis import ResultConsumer as RedisResultConsumer
 from celery.exceptions import TaskRevokedError
 from redis.connection import to_bool
+from redis.sentinel import Sentinel
 
+from mirrorneuron.connection import SENTINEL, sentinel_of
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from mirrorneuron.waiting import AWAY_S, RETRY_S
+from mirrorneuron.wording import without_password
 
 
 def task_meta(job: JobMap) -> dict[str, Any]:
@@ -109,12 +112,28 @@ class JobMapBackend(RedisBackend):
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """What *url* says about the connection. With TLS, certificates are required if nobody says otherwise."""
+        if url.startswith(SENTINEL):
+            hosts, service, more = sentinel_of(url)
+            kept = {name: value for name, value in defaults.items() if name not in ("host", "port")}
+            return {**kept, **more, "sentinels": hosts, "service": service}
         if url.startswith("rediss://"):
             defaults = {"ssl_cert_reqs": "required", **defaults}
         found: dict[str, Any] = super()._params_from_url(url, defaults)
         if "ssl_check_hostname" in found:  # Celery leaves it a text, and the text "false" is true
             found["ssl_check_hostname"] = to_bool(found["ssl_check_hostname"])  # type: ignore[no-untyped-call]
         return found
+
+    def _get_pool(self, **params: Any) -> Any:
+        if "sentinels" not in params:
+            return super()._get_pool(**params)
+        hosts, service = params.pop("sentinels"), params.pop("service")
+        return Sentinel(hosts).master_for(service, redis_class=self._get_client(), **params).connection_pool  # type: ignore[no-untyped-call]
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """The URL as it may be shown. Celery's own way to say it cannot read several hosts."""
+        if not str(self.url).startswith(SENTINEL):
+            return str(super().as_uri(include_password))
+        return str(self.url) if include_password else without_password(str(self.url))
 
     @cached_property
     def store(self) -> Store:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -28,6 +28,7 @@ from mirrorneuron.wording import without_password
 Server: TypeAlias = Any
 
 CONNECT_TIMEOUT_S = 3.0
+SENTINEL = "sentinel://"
 SENTINEL_PORT = 26379
 COMMAND_TIMEOUT_S = 5.0  # of a producer: nothing that it asks for takes a server a second
 NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that only a dead server runs into it
@@ -42,8 +43,8 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
     rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
     """
     options = _options(url, Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
-    if url.startswith("sentinel://"):
-        hosts, service, more = _sentinel(url)
+    if url.startswith(SENTINEL):
+        hosts, service, more = sentinel_of(url)
         return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return Redis.from_url(url, **options)
 
@@ -51,8 +52,8 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
 def connect_async(url: str, *, retries: int = 1) -> Server:
     """The same for asyncio."""
     options = _options(url, AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
-    if url.startswith("sentinel://"):
-        hosts, service, more = _sentinel(url)
+    if url.startswith(SENTINEL):
+        hosts, service, more = sentinel_of(url)
         return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return AsyncRedis.from_url(url, **options)
 
@@ -70,11 +71,16 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
     return options
 
 
-def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """The sentinels of a `sentinel://` URL, the name of their service, and what its server is told (`db`, ...)."""
     parts = urlsplit(url)
     hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
     service, _, db = parts.path.strip("/").partition("/")
-    more = {"db": int(db or 0), "username": parts.username, "password": parts.password}
+    more = {
+        "db": int(db or 0),
+        "username": unquote(parts.username or "") or None,
+        "password": unquote(parts.password or "") or None,
+    }
     return [(name, int(port or SENTINEL_PORT)) for name, _, port in hosts], service or "mymaster", more
 
 

@@ -85,25 +85,24 @@ class Settings(BaseSettings):
         scheme, separator, _ = value.partition("://")
         if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
             raise ValueError(f"{without_password(value)!r} must begin with redis://, rediss://, unix:// or sentinel://")
-        parts = _split(value, port=scheme in ("redis", "rediss"))
-        numbers = [parts.path.strip("/")]  # the database; redis itself takes what is no number for 0
         if scheme == "sentinel":
-            hosts = parts.netloc.rpartition("@")[2].split(",")
-            numbers = [numbers[0].partition("/")[2], *(host.partition(":")[2] for host in hosts)]
-        elif scheme == "unix":
-            numbers = []
-            if not parts.path.strip("/"):
-                raise ValueError(f"{without_password(value)!r} names no socket")
-        if not all(number.isdecimal() for number in filter(None, numbers)):
-            raise ValueError(f"a port or the database of {without_password(value)!r} is no number")
+            _check_sentinels(value)
+            return value
+        path = _split(value).path.strip("/")
+        if scheme == "unix" and not path:
+            raise ValueError(f"{without_password(value)!r} names no socket")
+        if scheme != "unix" and path and not path.isdecimal():  # redis itself would take it for 0
+            raise ValueError(f"the database of {without_password(value)!r} is no number")
         value = _with_checks(value)
-        if scheme != "sentinel":
-            _ask_redis(value)
+        _ask_redis(value)
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _readable_broker(cls, value: str) -> str:
+        if value.startswith("sentinel://"):
+            _check_sentinels(value)
+            return value
         urls = value.split(";") if value else []  # of a cluster
         for url in urls:
             scheme = _split(url).scheme.partition("+")[0]
@@ -148,6 +147,24 @@ def _split(url: str, *, port: bool = True) -> SplitResult:
     except ValueError:
         raise ValueError(f"{without_password(url)!r} has no host and port that can be read") from None
     return parts
+
+
+def _check_sentinels(url: str) -> None:
+    """Raise ValueError unless *url* is of the form `sentinel://host:port,host:port/service/db`."""
+    parts = _split(url, port=False)
+    hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    ports = [port for _, separator, port in hosts if separator]
+    db = parts.path.strip("/").partition("/")[2]
+    good = all(name for name, _, _ in hosts) and all(_is_port(port) for port in ports) and (db or "0").isdecimal()
+    if not good:
+        raise ValueError(
+            f"{without_password(url)!r} is not of the form sentinel://host:port,host:port/service/db"
+            " (by itself: port 26379, service mymaster, db 0)"
+        )
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65_536
 
 
 def _with_checks(url: str) -> str:

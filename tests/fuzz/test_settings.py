@@ -58,6 +58,7 @@ def _nothing_set() -> Iterator[None]:
 @example("redis_url", "redis://h?x=1")
 @example("redis_url", "unix://")
 @example("redis_url", "sentinel://h:x/m")
+@example("redis_url", "sentinel://:p%2F@h:1,h/m/1")
 @example("broker_url", "amqp://[")
 @example("retention_seconds", "9" * 25)
 @example("executor_pool_capacities", "light=1")
@@ -99,6 +100,9 @@ def can_be_used(settings: Settings) -> None:
     if not settings.redis_url.startswith("sentinel://"):
         store.client.connection_pool.make_connection()
     app = make_app(settings)
+    if settings.redis_url.startswith("sentinel://"):
+        app.connection_for_write().close()
+        assert app.backend.as_uri()
     assert len({queue.name for queue in app.conf.task_queues}) == len({"light", *settings.pools})
     assert settings.pools
     assert settings.temp_dir.absolute()

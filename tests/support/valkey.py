@@ -107,14 +107,17 @@ class ValkeyServer:
         if self._client is not None:
             self._client.close()
 
+    def _arguments(self) -> list[str]:
+        keep = ("--appendonly", "yes", "--appendfsync", "always") if self.durable else ("--appendonly", "no")
+        return ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", *keep]
+
     def _spawn(self, port: int) -> None:
         if port != self.port:
             self.port, self._client = port, None
         self.folder.mkdir(parents=True, exist_ok=True)
-        keep = ("--appendonly", "yes", "--appendfsync", "always") if self.durable else ("--appendonly", "no")
         with open(self.folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
-                [binary(), "--bind", "127.0.0.1", "--port", str(port), "--save", "", *keep],
+                [binary(), *self._arguments()],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -131,7 +134,7 @@ class ValkeyServer:
         try:
             # Another program may have taken the port: only our own pid counts.
             info = self.client.info("default")
-            return "up" if info["process_id"] == self._process.pid and not info["loading"] else ""
+            return "up" if info["process_id"] == self._process.pid and not info.get("loading") else ""
         except redis.RedisError:
             return ""
 
@@ -145,3 +148,18 @@ class ValkeyServer:
 
     def _forget(self) -> None:
         self._process = None
+
+
+class Sentinel(ValkeyServer):
+    """A sentinel that knows *server* by the name of *service*."""
+
+    def __init__(self, folder: Path, server: ValkeyServer, service: str) -> None:
+        super().__init__(folder)
+        self._watched, self._service = server, service
+
+    def _arguments(self) -> list[str]:
+        config = self.folder / "sentinel.conf"  # a sentinel writes to it too
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\nsentinel monitor {self._service} 127.0.0.1 {self._watched.port} 1\n"
+        )
+        return [str(config), "--sentinel"]

@@ -76,6 +76,9 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
         ("REDIS_URL", "unix://"),
         ("REDIS_URL", "sentinel://h:x/m"),
         ("REDIS_URL", "sentinel://h/m/x"),
+        ("REDIS_URL", "sentinel://"),
+        ("REDIS_URL", "sentinel://h:99999/m"),
+        ("BROKER_URL", "sentinel://a;sentinel://b"),
         ("BROKER_URL", "amqp://["),
         ("BROKER_URL", "amqp://h:port"),
         ("BROKER_URL", "foo://h"),
@@ -155,6 +158,7 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         ("REDIS_URL", "sentinel://a:26379,b/mymaster/0"),
         ("BROKER_URL", "amqp://a:5672//;amqp://b:5672//"),
         ("BROKER_URL", "sqs://"),
+        ("BROKER_URL", "sentinel://a:26379,b/mymaster/0"),
     ],
 )
 def test_urls_of_every_kind_are_good(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
