@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -30,6 +31,7 @@ class Code(IntEnum):
     TIMED_OUT = 4
     UNREACHABLE = 5
     BUG = 70
+    UNWRITTEN = 74  #: stdout takes no more: a full disk
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -41,6 +43,8 @@ CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (
     (RuntimeUnavailable, Code.UNREACHABLE),
     (MirrorNeuronError, Code.USAGE),
 )
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # why stdout may take no more
 
 _verbose = False
 
@@ -80,10 +84,18 @@ def ending(command: TyperGroup) -> int:
         code = _run(command)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
-        # End without a word, also at the flush of the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()
         return Code.BROKEN_PIPE
+    except OSError as error:
+        _let_go()
+        complain(f"the output cannot be written: {error.strerror}")
+        return Code.UNWRITTEN
     return code
+
+
+def _let_go() -> None:
+    """Have nothing more said about stdout, also at the flush of the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: TyperGroup) -> int:
@@ -101,10 +113,16 @@ def _run(command: TyperGroup) -> int:
         return next(code for kind, code in CODES if isinstance(error, kind))
     except ReaderGone:
         raise
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Typer's own way out, where it prints by itself: `mn --help`
+            raise ReaderGone from end
+        raise
     except KeyboardInterrupt:
         return Code.INTERRUPTED
     except Exception as error:
         _trace()
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            raise  # no file of that name: it is what we print
         more = "" if _verbose else "; -v shows where"
         complain(f"internal error, {type(error).__name__}: {error}{more}")
         return Code.BUG

@@ -16,6 +16,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from mirrorneuron import embedded
+from mirrorneuron.cli import complaints
 from mirrorneuron.client import Client
 from mirrorneuron.connection import connect
 from mirrorneuron.errors import MirrorNeuronError, RuntimeUnavailable, SettingsError
@@ -87,6 +88,7 @@ def usable_home() -> Iterator[None]:
 
 def _elsewhere() -> Place | None:
     """The server that the environment names, or that answers at the default address."""
+    complaints.tell()
     settings = Settings.load()
     if "redis_url" in settings.model_fields_set:
         return Place(settings)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mirrorneuron.cli import exits
 from mirrorneuron.job import JobStatus
-from tests.cli.conftest import RESEARCH, Bundle, Mn, last_line
+from tests.cli.conftest import MN, RESEARCH, Bundle, Mn, last_line
 
 READERS = (
     "wait",
@@ -158,6 +160,32 @@ def test_a_job_id_that_can_be_none_is_told_of_before_anything_starts(mn: Mn, now
     assert (ended.returncode, ended.stdout) == (2, "")
     assert last_line(ended.stderr) == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -)"
     assert not Path(nowhere["MIRROR_NEURON_HOME"]).exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version", f"validate {RESEARCH}", "job list --json"])
+def test_what_cannot_be_written_exits_74_with_one_line(env, command, unbuffered):
+    env = {**env, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([MN, *command.split()], env=env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (74, "mn: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version", f"validate {RESEARCH}", "job list --json"])
+def test_what_nobody_reads_exits_141_without_a_word(env, command):
+    readable, writable = os.pipe()
+    os.close(readable)
+    with open(writable, "w") as pipe:
+        ended = subprocess.run([MN, *command.split()], env=env, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_what_the_library_warns_of_is_told_like_all_else(mn: Mn, env, away, endless):
+    """Here: the job is submitted, and a broker of its own is away."""
+    ended = mn("run", endless, "--no-await", env={**env, "MIRROR_NEURON_BROKER_URL": away["MIRROR_NEURON_REDIS_URL"]})
+    assert ended.returncode == 0
+    assert any(line.startswith("mn: error: job ") and "announced" in line for line in ended.stderr.splitlines())
+    assert all(line.startswith("mn: ") for line in ended.stderr.splitlines())
 
 
 def test_a_known_error_shows_its_traceback_only_when_asked(mn: Mn):
