@@ -34,6 +34,7 @@ from mirrorneuron.uploads import Sources
 _READ_APART: Final = frozenset({"nodes", "edges", "policies", "entrypoints", "initial_inputs", "long_lived"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID: Final = 200  #: characters of a node id
+MAX_SEEDS: Final = 1_000_000  #: messages that a job begins with: they are written at once, with the job's record
 FED_FROM_OUTSIDE: Final = frozenset({AgentType.AGGREGATOR, AgentType.SENSOR})
 
 
@@ -234,6 +235,10 @@ def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str,
     if isinstance(raw, list):
         for index, payload in enumerate(raw):
             _check_seed(payload, below("initial_inputs", index), draft)
+        if _too_many(
+            len(raw) * len(entrypoints), draft, "a list goes to every entrypoint: name the node of each input"
+        ):
+            return {}
         return {name: list(raw) or [{}] for name in entrypoints}
     if raw is not None and not isinstance(raw, dict):
         draft.issue("initial_inputs", f"must be an object or a list, not {kind(raw)}")
@@ -251,7 +256,14 @@ def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str,
         elif given is not None:
             _check_seed(given, path, draft)
             inputs[name] = [given]
+    _too_many(sum(map(len, inputs.values())), draft)
     return inputs
+
+
+def _too_many(messages: int, draft: Draft, hint: str = "") -> bool:
+    if messages > MAX_SEEDS:
+        draft.issue("initial_inputs", f"would be {messages} messages, and the most is {MAX_SEEDS}", hint)
+    return messages > MAX_SEEDS
 
 
 def _check_seed(payload: Any, path: str, draft: Draft) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron import validation
 from mirrorneuron.bundle import load
 from mirrorneuron.errors import Issue, ManifestError
 
@@ -67,6 +68,28 @@ def test_a_required_key_is_missed_by_its_name(key: str) -> None:
 @pytest.mark.parametrize("key", ["from_node", "to_node", "message_type"])
 def test_a_required_key_of_an_edge_is_missed_at_its_edge(key: str) -> None:
     assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required")
+
+
+def crowd(entrypoints: int, inputs: Any) -> dict[str, Any]:
+    nodes = [{"node_id": f"n{number}", "agent_type": "router"} for number in range(entrypoints)]
+    names = [node["node_id"] for node in nodes]
+    return {**GOOD, "nodes": nodes, "edges": [], "entrypoints": names, "initial_inputs": inputs}
+
+
+def test_more_initial_messages_than_can_be_written_at_once_are_refused() -> None:
+    """Each input of a list goes to every entrypoint: few of both are many messages."""
+    assert load(crowd(1_000, [{}] * 1_000))
+    (issue,) = issues(crowd(1_001, [{}] * 1_000))
+    assert issue.path == "initial_inputs"
+    assert issue.message == "would be 1001000 messages, and the most is 1000000"
+    assert "every entrypoint" in issue.hint
+
+
+def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MAX_SEEDS", 3)
+    assert load(crowd(2, {"n0": [{}, {}]})), "the other entrypoint gets an empty one"
+    (issue,) = issues(crowd(2, {"n0": [{}, {}], "n1": [{}, {}]}))
+    assert issue.message == "would be 4 messages, and the most is 3"
 
 
 def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
