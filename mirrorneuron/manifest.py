@@ -11,11 +11,13 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from mirrorneuron.conditions import normalise
-from mirrorneuron.model import Model
+from mirrorneuron.model import MOST, Model
 
 VERSION: Final = "1.0"
 ROOT_ROLES: Final = frozenset({"root", "root_coordinator"})
 ANY_TYPE: Final = "*"
+EXECUTOR_RESULT: Final = "executor_result"  # what an executor and a sensor emit unless their config names another type
+SENSOR_READY: Final = "sensor_ready"
 
 
 class AgentType(StrEnum):
@@ -75,7 +77,7 @@ TEMPLATES: Final[dict[AgentType, frozenset[Template]]] = {  # which templates an
 }
 
 _Text = Annotated[str, ("min_length", 1)]
-_Milliseconds = Annotated[int, ("ge", 1), ("le", 10**12)]
+_Milliseconds = Annotated[int, ("ge", 1), ("le", MOST)]
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Final, Self, get_args, get_origin, 
 from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, core_schema
 
 EXTRA: Final = "model_extra"
+#: of any whole number: as milliseconds 31 years, as bytes a TB. What is more, a server or a date could not count with
+MOST: Final = 10**12
 _PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
     Any: core_schema.any_schema,
     str: core_schema.str_schema,

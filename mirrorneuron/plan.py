@@ -14,12 +14,11 @@ from jmespath.parser import ParsedResult
 
 from mirrorneuron.conditions import compile_condition
 from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import AgentType, Manifest, Node, OnIdle, Policies, RoutingMode, Template
+from mirrorneuron.manifest import ANY_TYPE, AgentType, Manifest, Node, OnIdle, Policies, RoutingMode, Template
 
 LONGEST_RUN: Final = 16  # steps of one chain: a message that carried 1,000 would be 366 KB
 DEFAULT_POOL: Final = "default"
 DEFAULT_BATCH: Final = 10
-ANY: Final = "*"
 LIGHT_TYPES: Final = frozenset({AgentType.ROUTER, AgentType.AGGREGATOR, AgentType.SENSOR})
 
 
@@ -51,8 +50,8 @@ class PlannedNode:
 
     def edges_for(self, message_type: str) -> tuple[PlannedEdge, ...]:
         """The edges that match, in manifest order, those that match any type among them."""
-        wildcards = self.edges.get(ANY, ())
-        if message_type not in self.edges or message_type == ANY:
+        wildcards = self.edges.get(ANY_TYPE, ())
+        if message_type not in self.edges or message_type == ANY_TYPE:
             return wildcards
         if not wildcards:
             return self.edges[message_type]

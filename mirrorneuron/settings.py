@@ -6,7 +6,7 @@ import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from kombu.transport import TRANSPORT_ALIASES
@@ -16,18 +16,18 @@ from redis import ConnectionPool, RedisError
 
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.keys import pool_problem
+from mirrorneuron.model import MOST
 from mirrorneuron.wording import without_password
 
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 MIB = 1024 * 1024
 
-_MOST: Final = 10**12  # as milliseconds 31 years, as bytes a TB: what is more, a server could not count with
 
-Positive = Annotated[int, Field(ge=1, le=_MOST)]
-LeaseMs = Annotated[int, Field(ge=200, le=_MOST)]
-Seconds = Annotated[int, Field(ge=0, le=_MOST // 1000)]
-Bytes = Annotated[int, Field(ge=0, le=_MOST)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+LeaseMs = Annotated[int, Field(ge=200, le=MOST)]
+Seconds = Annotated[int, Field(ge=0, le=MOST // 1000)]
+Bytes = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Settings(BaseSettings):

@@ -27,7 +27,6 @@ MIB: Final = 1024 * 1024
 
 _START_S: Final = 60.0  # a loaded machine may need seconds; a child that needs a minute will never come
 _LINGER_S: Final = 60.0  # a child ends by itself this long after the pool would no longer have used it
-_ERROR_CHARS: Final = 1000
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -51,7 +50,7 @@ class ModuleResult:
 
     state: dict[str, Any]
     actions: list[Action]
-    error: str | None  #: one line; None is success
+    error: str | None  #: None is success
     details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
     transient: bool = False  #: may go well when tried again: timed out, killed, the child died
 
@@ -281,5 +280,4 @@ def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
 def _failed(
     request: ModuleRequest, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False
 ) -> ModuleResult:
-    line = " ".join(error.split())[:_ERROR_CHARS]
-    return ModuleResult(request.state, [], line, dict(details or {}), transient)
+    return ModuleResult(request.state, [], error, dict(details or {}), transient)

@@ -24,11 +24,11 @@ from types import FrameType
 from celery.platforms import set_pdeathsig
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.keys import LIGHT
 from mirrorneuron.wording import signal_name
 
 logger = logging.getLogger(__name__)
 
-LIGHT = "light"
 BACKOFF_S = 0.2  #: before the first restart; doubles with each one
 BACKOFF_MAX_S = 10.0
 SETTLED_S = 60.0  #: a worker that lived this long starts again with the first backoff

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from mirrorneuron.agent import Action, Complete, Emit
+from mirrorneuron.config_keys import HOST_LOCAL
 from mirrorneuron.job import EventType
+from mirrorneuron.manifest import EXECUTOR_RESULT
 from mirrorneuron.message import Message
 from workers.agents.executor_output import UNSET, asks_for, parse_output
 from workers.agents.run import Run
 from workers.runners import RunRequest
 from workers.step import USER, Draft, Quiet, RunFailed
 
-RESULT: Final = "executor_result"
-DEFAULT_RUNNER: Final = "host_local"
-
 
 def handle(draft: Draft, run: Run) -> None:
     """Run the command on the draft's message. Raises RunFailed."""
     config, message = draft.node.config, run.message
-    runner = run.runtime.runner(config.get("runner_module", DEFAULT_RUNNER))
+    runner = run.runtime.runner(config.get("runner_module", HOST_LOCAL))
     result = runner.run(
         RunRequest(
             job_id=run.job.job_id,
@@ -74,7 +73,7 @@ def _answer(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:
         if asked.next_state is not UNSET:
             draft.state[USER] = asked.next_state
     if "output_message_type" not in config:
-        actions.append(Quiet(RESULT, body))
+        actions.append(Quiet(EXECUTOR_RESULT, body))
     elif config["output_message_type"] is not None:
         actions.append(Emit(config["output_message_type"], body))
     if config.get("complete_job") or (asked and asked.complete_default):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from mirrorneuron.agent import Complete, Emit
 from mirrorneuron.job import EventType
+from mirrorneuron.manifest import SENSOR_READY
 from workers.step import Draft, Quiet
-
-READY = "sensor_ready"
 
 
 def handle(draft: Draft) -> None:
@@ -15,7 +14,7 @@ def handle(draft: Draft) -> None:
     for message in draft.each():
         count = draft.state["observations"] = draft.state.get("observations", 0) + 1
         draft.record(EventType.SENSOR_OBSERVED, {"message_id": message.id, "type": message.type, "count": count})
-        action = Emit(output_type, message.body) if output_type else Quiet(READY, message.body)
+        action = Emit(output_type, message.body) if output_type else Quiet(SENSOR_READY, message.body)
         draft.answer(message, [action])
         if config.get("complete_job") and count >= config.get("complete_after", 1):
             draft.answer(message, [Complete({"count": count, "last_message": message.body})])

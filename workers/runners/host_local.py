@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from mirrorneuron.config_keys import HOST_LOCAL
 from mirrorneuron.settings import Settings
 from mirrorneuron.wording import signal_name
 from workers.held_folder import HeldFolder, remove_abandoned
@@ -24,13 +25,11 @@ from workers.runners.run import RunHandle, RunRefused, RunRequest, RunResult, Sa
 from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
 
-RUNNER: Final = "host_local"
 DEFAULT_PREFIX: Final = "host-local"
 NOT_RUN: Final = 125  # exit codes as docker and shells have them
 NOT_RUNNABLE: Final = 126
 NOT_FOUND: Final = 127
 _SHORT_OF: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
-_ERROR_CHARACTERS: Final = 500
 
 
 class HostLocal:
@@ -114,7 +113,7 @@ def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> 
     streams = {"stdout": outcome.stdout, "stderr": outcome.stderr}
     return RunResult(
         _sandbox(request, name, code, str(workdir), streams),
-        error and _one_line(error),
+        error,
         {stream: capture.total for stream, capture in streams.items() if capture.cut},
         transient,
     )
@@ -133,7 +132,7 @@ def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
 
 def _not_run(request: RunRequest, name: str, code: int, error: str, cause: OSError | None = None) -> RunResult:
     transient = cause is not None and cause.errno in _SHORT_OF
-    return RunResult(_sandbox(request, name, code, "", {}), _one_line(error), transient=transient)
+    return RunResult(_sandbox(request, name, code, "", {}), error, transient=transient)
 
 
 def _sandbox(
@@ -151,7 +150,7 @@ def _sandbox(
         stderr=stderr,
         logs=stdout + between + stderr,
         raw_output="",
-        runner=RUNNER,
+        runner=HOST_LOCAL,
         node_name=request.node_name,
     )
 
@@ -159,7 +158,3 @@ def _sandbox(
 def _said(error: OSError) -> str:
     hint = " (does it begin with a #! line?)" if error.errno == errno.ENOEXEC else ""
     return f"{error.strerror or error}{hint}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_ERROR_CHARACTERS]

@@ -56,7 +56,7 @@ class SandboxResult(TypedDict):
 @dataclass(frozen=True, slots=True)
 class RunResult:
     sandbox: SandboxResult
-    error: str | None  #: None is success; else one line
+    error: str | None  #: None is success
     cut: Mapping[str, int] = field(default_factory=dict)  #: of stdout and stderr those over the cap: bytes in all
     transient: bool = False  #: may go well when tried again: timed out, killed, short of resources, exit code 75
 
