@@ -140,10 +140,11 @@ class Family:
         self._ended.set()
         for again in range(2):
             with suppress(KeyboardInterrupt), signals.interrupting((signal.SIGINT,)):
-                if not again and any(child.poll() is None for child in self._children.values()):
-                    complain("ending what was started here")
+                alive = any(child.poll() is None for child in self._children.values())
                 for child in self._children.values():
                     child.terminate()
+                if alive and not again:
+                    complain("ending what was started here")
                 for child in self._children.values():
                     child.wait(self.grace_s if not again else None)
                 return

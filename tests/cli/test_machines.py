@@ -132,6 +132,8 @@ def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):
         gate.wait()
         up.process.send_signal(signal.SIGINT)
         up.line_of_stderr("ending what was started here")
+        # Signals that come before the first has been taken would be one.
+        wait_until(lambda: '"stopping": true' in mn("node", "list", "--json", env=home).stdout, timeout=60)
         assert up.ctrl_c()[0] == 0
     assert mn("down", env=home).stdout == "nothing was running\n"
 
