@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +20,9 @@ LOG_TAIL = 8_000  # bytes of a node's log that a failed test shows
 
 # What a shell runs in the background has Ctrl-C ignored, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Threads of a worker that a test made in this process outlive its server; what they say is for the test alone.
+logging.getLogger("workers").addHandler(logging.NullHandler())
 
 
 @pytest.fixture(scope="session")
