@@ -6,6 +6,7 @@ outside `payloads/` would hand a node's files to a job: so each path is checked 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -87,7 +88,9 @@ def _inside(path: Path, root: Path) -> Path:
     """*path* with its links followed. Raises RunRefused if they lead out of *root*, FileNotFoundError if nowhere."""
     try:
         real = path.resolve(strict=True)
-    except RuntimeError:  # links in a circle
+    except (RuntimeError, OSError) as error:  # links in a circle are a RuntimeError before Python 3.13
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            raise
         raise RunRefused(f"{path.name!r} is a link to itself") from None
     if not real.is_relative_to(root):
         raise RunRefused(f"{path.name!r} is a link that leads out of payloads/")
