@@ -47,7 +47,7 @@ class Slots:
                 for number in numbers[:]:
                     slot = self._open(str(number))
                     if _try(slot):
-                        held.callback(os.close, slot)
+                        held.callback(_release, slot)
                         numbers.remove(number)
                         count -= 1
                         if not count:
@@ -77,7 +77,7 @@ class Slots:
         try:
             yield opened
         finally:
-            os.close(opened)
+            _release(opened)
 
 
 def _try(opened: int, kind: int = fcntl.LOCK_EX) -> bool:
@@ -86,6 +86,12 @@ def _try(opened: int, kind: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _release(opened: int) -> None:
+    """Unlock and close. A process that was forked meanwhile has it open too: only unlocking frees the slot then."""
+    fcntl.flock(opened, fcntl.LOCK_UN)
+    os.close(opened)
 
 
 def _pause(cancelled: Callable[[], object]) -> None:

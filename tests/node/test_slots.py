@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from mirrorneuron.settings import Settings
 from tests.support.waiting import wait_until
+from workers import slots as slots_module
 from workers.runtime import worker_slots
 from workers.slots import NotEnoughSlots, Slots
 
@@ -52,6 +56,31 @@ def test_a_large_run_waits_for_small_ones_and_is_not_overtaken(tmp_path: Path) -
     large.join(30)
     small.join(30)
     assert order == ["large", "small"]
+
+
+def test_a_process_that_is_forked_while_slots_are_looked_at_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker forks a process for one that has died, and its heart beats in a thread beside that."""
+    slots, tried, heirs = Slots(tmp_path, 1), slots_module._try, []
+
+    def forked_meanwhile(opened: int, kind: int = fcntl.LOCK_EX) -> bool:
+        taken = tried(opened, kind)
+        heirs.append(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], pass_fds=(opened,)))
+        return taken
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(slots_module, "_try", forked_meanwhile)
+            assert slots.in_use() == 0
+            with slots.taken(1, never):
+                pass
+        with slots.taken(1, lambda: "it would have to wait"):
+            assert slots.in_use() == 1
+    finally:
+        for heir in heirs:
+            heir.kill()
+            heir.wait()
 
 
 def test_a_wait_for_slots_ends_when_the_run_is_cancelled(tmp_path: Path) -> None:
