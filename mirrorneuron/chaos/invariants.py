@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from mirrorneuron.diagnosis import diagnose
+from mirrorneuron.facts import facts_of
 from mirrorneuron.index import PAGE
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.message import encode
@@ -62,7 +64,9 @@ def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
     status = JobStatus(job["status"])
     agents = store.agents(job)
     if status not in TERMINAL:
-        return [Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}"), *claims(store, job_id, agents)]
+        why = diagnose(facts_of(store, job))["message"]
+        stuck = Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}; why: {why}")
+        return [stuck, *claims(store, job_id, agents)]
     events = store.events(job_id)
     found = [*_ends(job, events), *_consumed(job_id, agents, expected), *_told(job_id, events, expected)]
     if status is JobStatus.COMPLETED:
