@@ -267,7 +267,10 @@ class _Ends:
                     have -= old
                 if self._pubsub is not pubsub:  # sending loses a cancellation, see `_pushed`
                     return
-                message = await self._next(pubsub) if have else await self._changed.wait() and None
+                if not have:
+                    await self._changed.wait()
+                    continue
+                message = await self._next(pubsub)
             except AWAY:  # it subscribes again when it has connected, and then tells of it
                 await asyncio.sleep(RETRY_S)
                 continue

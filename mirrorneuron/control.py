@@ -84,7 +84,7 @@ class Control:
             text = encode(message)
         except ValueError as error:
             raise MessageInvalid(str(error)) from error
-        return self._deliver(job_id, agent, message, text)
+        return self._deliver(job_id, agent, str(message["envelope"]["message_id"]), text)
 
     def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
         """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
@@ -96,17 +96,16 @@ class Control:
         if not entry:
             raise JobStateError(f"job {job_id!r} failed on this message and still holds it: retry the job instead")
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
-        self._known(job_id, self._plan(self._ref(job_id)), target, "; name the one that shall take it (--to)")
         fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
-        return self._deliver(job_id, target, message, encode(message), entry)
+        return self._deliver(job_id, target, new, encode(message), entry)
 
-    def _deliver(self, job_id: str, agent: str, message: dict[str, Any], text: bytes, dead: str = "") -> str:
-        self._known(job_id, self._plan(self._ref(job_id)), agent)
+    def _deliver(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
+        advice = "; name the one that shall take it (--to)" if dead else ""
+        self._known(job_id, self._plan(self._ref(job_id)), agent, advice)
         cap = self._store.settings.max_message_bytes
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
-        message_id = str(message["envelope"]["message_id"])
         moved = self._store.scripts.deliver(job_id, agent, message_id, text, dead)
         if moved.word is Word.MISSING:
             raise JobNotFound(job_id)

@@ -52,11 +52,12 @@ class Submission:
         not count: a producer whose manifest comes from a database may not know it. Raises JobExists.
         """
         ref = self._store.ref(job_id)
-        with suppress(BundleNotFound):
-            manifest, payloads_digest = self._store.bundles.manifest(ref.digest) if ref else (None, None)
-            same = decode(encode(manifest)) == decode(packed.manifest_json)
-            if ref and same and payloads_digest == packed.payloads_digest:
-                return ref.digest
+        if ref is not None:
+            with suppress(BundleNotFound):
+                manifest, payloads_digest = self._store.bundles.manifest(ref.digest)
+                same = decode(encode(manifest)) == decode(packed.manifest_json)
+                if same and payloads_digest == packed.payloads_digest:
+                    return ref.digest
         raise JobExists(job_id)
 
     def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:

@@ -182,7 +182,7 @@ class Draft:
         return text
 
     def _unrouted(self, action: Emit) -> None:
-        """Count what nobody gets. Types that only the runtime's defaults name (`Quiet`) make no event."""
+        """Count what nobody gets. A type that the runtime's defaults name (`Quiet`), and no edge, makes no event."""
         self.state["unrouted"] = self.state.get("unrouted", 0) + 1
         if not isinstance(action, Quiet) or self.node.edges_for(action.type):
             self.record(EventType.MESSAGE_UNROUTED, {"type": action.type})
@@ -228,12 +228,12 @@ class Draft:
         step, claim = self._step, self.claim
         step.consumed = self._taken
         for raw, message in zip(claim.mail, self._mail[: self._taken], strict=False):
-            if not message.expired(self.around.now_ms):
-                step.last = raw
-            else:
+            if message.expired(self.around.now_ms):
                 self.record(EventType.MESSAGE_EXPIRED, _brief(message))
                 reason = f"expired: older than its ttl_ms ({message.envelope['ttl_ms']})"
                 step.dead.append(Dead(message.id, self.node.node_id, reason, raw))
+            else:
+                step.last = raw
         step.processed = claim.processed + step.consumed
         self._count_template(step.consumed)
         state = self._state()

@@ -5,7 +5,7 @@
 --       6 event payload JSON
 -- Reply {word, run, digest, moves, waiting (rows to announce), agent, losses}
 --       word  OPEN (pending, and its chain never arrived) | AGAIN (waiting was announced, and nobody came)
---             IDLE (nobody settled it) | POISONED (agent: its claim stays) | LATE (older than its time-out) | OVERDUE
+--             IDLE (nobody settled it) | POISONED (agent: its claim stays, nobody's) | LATE (older than its time-out) | OVERDUE
 --             ENDED | MISSING | RUNNING (nothing but what waiting says: it was freed by this sweep)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
