@@ -64,9 +64,11 @@ def app_module() -> str:
 def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     own: RealNode, jobs: Client, tmp_path: Path, pool: str, point: str
 ) -> None:
-    own.restart(pool, SPOILT=point, SPOILT_ONCE=str(tmp_path / "once"))
+    killed = tmp_path / "once"
+    own.restart(pool, SPOILT=point, SPOILT_ONCE=str(killed))
     job_id = jobs.run_manifest(counted(tmp_path))
     wait_until(lambda: own.ended(pool), timeout=60)
+    assert killed.exists()  # it was killed at that point, and did not end because it could not start
     own.restart(pool)
     check(jobs, job_id)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.scripts import Scripts
-from workers import sweeper
+from workers import sweeper, visit
 from workers.tasks import app
 from workers.visit import Visit
 
@@ -33,8 +33,8 @@ def die() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def wrap(owner: type, name: str, *, before: bool = False, after: bool = False) -> None:
-    """Die before or after a method."""
+def wrap(owner: Any, name: str, *, before: bool = False, after: bool = False) -> None:
+    """Die before or after a method of a class, or a function of a module."""
     method = getattr(owner, name)
 
     def spoilt(*args: Any, **kwargs: Any) -> Any:
@@ -80,9 +80,9 @@ def shift_clock(by_s: float) -> None:
 
 match os.environ.get("SPOILT"):
     case "claimed":
-        wrap(Visit, "_run", before=True)
+        wrap(Visit, "_round", before=True)
     case "ran":
-        wrap(Visit, "_run", after=True)
+        wrap(visit, "attempt", after=True)
     case "before_commit":
         wrap(Scripts, "commit", before=True)
     case "after_commit":
