@@ -22,12 +22,17 @@ AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
 
 
 class Announcer:
-    """The announcements of one task. *rest* is what Celery would run after it, last step first."""
+    """The announcements of one task. *rest* is what Celery would run after it, last step first. *told* is called after
+    each: a broker may take its time.
+    """
 
-    def __init__(self, chains: Chains, job: JobRef, pool: str, rest: list[Any] | None) -> None:
+    def __init__(
+        self, chains: Chains, job: JobRef, pool: str, rest: list[Any] | None, told: Callable[[], None]
+    ) -> None:
         self._chains = chains
         self._job = job
         self._own = {LIGHT, pool}
+        self._told = told
         self._rest = rest if rest is not None else []
         self._succeeded: set[str] = set()  # own pools for which a successor is in the queue already
 
@@ -75,6 +80,7 @@ class Announcer:
             send()
         except Exception as error:  # whatever the broker's client raises
             log.warning("job %s: an announcement is lost: %s", self._job.job_id, error)
+        self._told()
 
     def _trim(self, agent: str) -> bool:
         """Take steps that ran already, or have no mail, off the chain, if that makes *agent* the next."""

@@ -24,6 +24,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from mirrorneuron.strays import kill_with
 from workers import runtime
+from workers.forking import FORKS
 from workers.runners.command import mark_of
 from workers.slots import Slots
 from workers.stopping import STOP
@@ -93,10 +94,11 @@ class NodeStep(bootsteps.StartStopStep):
     def _beat(self, store: Store, node: dict[str, Any], slots: dict[str, Slots]) -> None:
         while True:
             try:
-                node["stopping"] = STOP.begun.is_set()
-                for pool, own in slots.items():
-                    node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
-                store.registry.register(node, KEPT_S)
+                with FORKS.held_off():
+                    node["stopping"] = STOP.begun.is_set()
+                    for pool, own in slots.items():
+                        node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
+                    store.registry.register(node, KEPT_S)
             except AWAY as error:
                 log.warning("the heartbeat did not reach the job store: %s", error)
             except Exception:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from mirrorneuron.connection import AWAY, Server, connect
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
@@ -23,6 +24,7 @@ from workers.modules import ModulePool
 from workers.runners import RUNNERS
 from workers.runners.command import cluster_of, mark_of
 from workers.slots import Slots
+from workers.standstill import Standstill
 
 PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
@@ -51,6 +53,10 @@ class Runtime:
     @cached_property
     def keeper(self) -> Keeper:
         return Keeper(self.store, self.settings.claim_lease_ms / 3_000)
+
+    @cached_property
+    def standstill(self) -> Standstill:
+        return Standstill(self._answers)
 
     @cached_property
     def live_output(self) -> LiveOutput:
@@ -91,6 +97,17 @@ class Runtime:
             self.store.index.bury(ended)
         except Exception:
             log.warning("%s ended jobs stay among the live ones until they are swept", len(ended), exc_info=True)
+
+    def _answers(self) -> bool:
+        """Does the store answer within seconds? Unlike `store`, this does not ride anything out."""
+        try:
+            return bool(self._probe.ping())
+        except AWAY:
+            return False
+
+    @cached_property
+    def _probe(self) -> Server:
+        return connect(self.settings.redis_url)
 
     def _plan(self, digest: str) -> tuple[Plan, str | None]:
         return self.store.plan(digest)

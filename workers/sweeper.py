@@ -25,6 +25,7 @@ from mirrorneuron.message import Message
 from mirrorneuron.plan import Plan
 from mirrorneuron.store import Store
 from workers.backlog import Backlog
+from workers.forking import FORKS
 from workers.idle import failed, settle
 
 INTERVAL_S: Final = 1.0  # between two sweeps; a quarter of a claim's lease, if that is less
@@ -76,6 +77,7 @@ class Sweeper:
     def stop(self) -> None:
         self._stop.set()
 
+    @FORKS.held_off()
     def tick(self) -> bool:
         """Sweep once, if the lease is ours; says whether it was."""
         if not self._store.lead(self._token, self._lease_ms):
@@ -92,6 +94,7 @@ class Sweeper:
         for number, job_id in enumerate(live, start=1):
             if number % JOBS_A_LEASE == 0 and not self._store.lead(self._token, self._lease_ms):
                 break  # it took so long that another has begun a sweep of its own
+            FORKS.give_way()
             try:
                 self._job(job_id, now_ms, after_gap, len(live))
             except AWAY:

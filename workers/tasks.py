@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Task
+from celery import Task, signals
 
 from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.claim import JobRef
@@ -14,7 +14,7 @@ from mirrorneuron.settings import Settings
 from workers.events import EventsInBatches
 from workers.garbage import OutlivesGarbage
 from workers.node import NodeStep
-from workers.runtime import runtime
+from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
 app = make_app(Settings.load())
@@ -24,8 +24,19 @@ if app.conf.mirrorneuron_lists:
     app.Task.Request = "workers.request:Taken"
 
 
+def _runtime() -> Runtime:
+    return runtime(app.conf.mirrorneuron_settings)
+
+
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:
-    visit(runtime(app.conf.mirrorneuron_settings), app, job, task.request.chain, start)
+    _runtime().standstill.begin()
+    visit(_runtime(), app, job, task.request.chain, start)
+
+
+@signals.task_postrun.connect
+def _over(**_: Any) -> None:
+    """Celery has published what comes after the task."""
+    _runtime().standstill.over()
 
 
 @app.task(bind=True, name=OPEN_JOB)

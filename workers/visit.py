@@ -47,7 +47,8 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
     agent = start.agent or (plan.entrypoints[0] if start.opening and len(plan.entrypoints) == 1 else "")
     pool = plan.nodes[start.agent].pool if start.agent else start.pool
     agents = _run_of(plan, agent) if agent and plan.nodes[agent].pool == pool else []
-    announcer = Announcer(Chains(app, runtime.settings.redis_namespace, plan), job, pool, rest)
+    chains = Chains(app, runtime.settings.redis_namespace, plan)
+    announcer = Announcer(chains, job, pool, rest, runtime.standstill.next_step)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
     if STOP.begun.is_set():  # this task came too late: what it would run is told of again, to the nodes that stay
         agents, wanted = [], [(pool, 0)]
@@ -137,12 +138,13 @@ class Visit:
         node = self._plan.nodes[held[0]]
         with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
             self._announcer.going_on(reply, heavy=not node.light)  # kept alive by now: a broker may take its time
-            if node.light:
-                steps = run_light(self._plan, reply.claims, around)
-            else:
-                steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
-                # What a command of ten minutes made ready still rides along.
-                self._light_until = time.monotonic() + SLICE_S
+            with self._runtime.standstill.elsewhere():
+                if node.light:
+                    steps = run_light(self._plan, reply.claims, around)
+                else:
+                    steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
+                    # What a command of ten minutes made ready still rides along.
+                    self._light_until = time.monotonic() + SLICE_S
             return self._commit(reply, steps)
 
 

@@ -17,6 +17,7 @@ from celery import signals
 from celery.worker import state
 
 from workers.backlog import Backlog
+from workers.forking import FORKS
 from workers.stopping import STOP
 
 INTERVAL_S: Final = 2.0
@@ -63,7 +64,9 @@ class Watch:
         """Watch until *over*, or until the worker is deaf."""
         while not over.wait(INTERVAL_S):
             try:
-                if self._deafness.look() and not STOP.begun.is_set():
+                with FORKS.held_off():
+                    deaf = self._deafness.look()
+                if deaf and not STOP.begun.is_set():
                     self._end()
             except Exception as error:  # whatever the broker's client raises: nobody is deaf to a broker that is away
                 log.debug("the queues cannot be looked at: %s", error)

@@ -73,6 +73,16 @@ def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     check(jobs, job_id)
 
 
+def test_a_process_whose_task_stands_still_ends_and_others_go_on(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    """It renews its claims, and its worker lives: nobody else would ever take up what it holds."""
+    own.restart("default", SPOILT="stands_still", SPOILT_ONCE=str(tmp_path / "once"))
+    job_id = jobs.run_manifest(counted(tmp_path))
+    check(jobs, job_id)
+    assert not own.ended("default")
+    told = own.log.read_text(errors="replace").partition("a task has stood still")[2]
+    assert "in stand_still" in told  # where it stood
+
+
 @pytest.mark.parametrize("what", LASTING)
 def test_what_comes_twice_or_never_takes_effect_once(own: RealNode, jobs: Client, tmp_path: Path, what: str) -> None:
     """So does what one node does whose clock is an hour off."""

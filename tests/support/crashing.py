@@ -1,12 +1,14 @@
 """The nodes' Celery app, spoilt: `SPOILT` names a point at which its worker is killed, or what goes wrong always.
 
-Killing is done once, by whoever makes the file `SPOILT_ONCE` first, to the whole worker at once, as a power cut would.
+Killing is done once, by whoever makes the file `SPOILT_ONCE` first, to the whole worker at once, as a power cut would;
+and so is standing still.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from mirrorneuron.chain import Chains
 from mirrorneuron.scripts import Scripts
-from workers import sweeper, visit
+from workers import standstill, sweeper, visit
 from workers.tasks import app
 from workers.visit import Visit
 
@@ -26,23 +28,33 @@ AN_HOUR_S = 3600
 
 
 def die() -> None:
+    os.killpg(0, signal.SIGKILL)
+
+
+def stand_still() -> None:
+    threading.Event().wait()
+
+
+def once(what: Callable[[], None]) -> None:
     try:
         Path(os.environ["SPOILT_ONCE"]).touch(exist_ok=False)
     except FileExistsError:
         return
-    os.killpg(0, signal.SIGKILL)
+    what()
 
 
-def wrap(owner: Any, name: str, *, before: bool = False, after: bool = False) -> None:
-    """Die before or after a method of a class, or a function of a module."""
+def wrap(
+    owner: Any, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+) -> None:
+    """Do something once, before or after a method of a class, or a function of a module."""
     method = getattr(owner, name)
 
     def spoilt(*args: Any, **kwargs: Any) -> Any:
         if before:
-            die()
+            once(before)
         result = method(*args, **kwargs)
         if after:
-            die()
+            once(after)
         return result
 
     setattr(owner, name, spoilt)
@@ -80,17 +92,20 @@ def shift_clock(by_s: float) -> None:
 
 match os.environ.get("SPOILT"):
     case "claimed":
-        wrap(Visit, "_round", before=True)
+        wrap(Visit, "_round", before=die)
     case "ran":
-        wrap(visit, "attempt", after=True)
+        wrap(visit, "attempt", after=die)
     case "before_commit":
-        wrap(Scripts, "commit", before=True)
+        wrap(Scripts, "commit", before=die)
     case "after_commit":
-        wrap(Scripts, "commit", after=True)
+        wrap(Scripts, "commit", after=die)
     case "before_publish":
-        wrap(Chains, "send", before=True)
+        wrap(Chains, "send", before=die)
     case "after_publish":
-        wrap(Chains, "send", after=True)
+        wrap(Chains, "send", after=die)
+    case "stands_still":
+        wrap(Chains, "send", before=stand_still)
+        standstill.INTERVAL_S = 0.25  # type: ignore[misc]
     case "calls_twice":
         call_twice(Scripts, "_call")
     case "tasks_twice":

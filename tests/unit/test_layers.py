@@ -32,10 +32,10 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
-    workers.garbage  workers.removal
+    workers.forking  workers.garbage  workers.removal
     workers.backlog  workers.bundle_cache  workers.events  workers.failure  workers.held_folder  workers.module_child
     workers.request
-    workers.runners  workers.stopping
+    workers.runners  workers.standstill  workers.stopping
     workers.step  workers.announce
     workers.keeper  workers.live_output  workers.module_process  workers.slots
     workers.modules
