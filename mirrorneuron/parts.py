@@ -10,6 +10,7 @@ from celery import Celery
 
 from mirrorneuron.app import broker_error, make_app
 from mirrorneuron.chain import Chains
+from mirrorneuron.checkup import Vitals
 from mirrorneuron.control import Control
 from mirrorneuron.diagnosis import Diagnosis, diagnose
 from mirrorneuron.facts import facts_of
@@ -18,6 +19,7 @@ from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from mirrorneuron.submission import Submission
+from mirrorneuron.vitals import vitals_of
 
 
 class Parts:
@@ -44,6 +46,10 @@ class Parts:
         job = self.store.known_job(job_id)
         error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
         return diagnose(facts_of(self.store, job, broker_error=error))
+
+    def vitals(self) -> Vitals:
+        """What the runtime tells of itself; a store that does not answer is part of it."""
+        return vitals_of(self.store, self.app)
 
     @cached_property
     def submission(self) -> Submission:

@@ -24,6 +24,14 @@ def span(ms: int, units: int = 2) -> str:
     return " ".join(parts[:units]) or "a moment"
 
 
+def size(bytes_: int) -> str:
+    """So many bytes, in the largest unit of which there is one: `512 B`, `1.5 MiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if bytes_ >= 1024**power:
+            return f"{bytes_ / 1024**power:.1f} {unit}"
+    return f"{bytes_} B"
+
+
 def signal_name(number: int) -> str:
     """`SIGTERM`; the number of one that has no name, which most real-time signals have not."""
     try:

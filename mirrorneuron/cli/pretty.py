@@ -26,6 +26,8 @@ STYLES: Final = {  # of a status, wherever one is shown
     "running": "cyan",
     "busy": "cyan",
     "queued": "blue",
+    "ok": "green",  # and of a finding
+    "warning": "yellow",
 }
 LONGEST: Final = 40  # lines of a result
 GAP: Final = 2  # between columns

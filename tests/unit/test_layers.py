@@ -19,11 +19,11 @@ LAYERS = """
     agent  archive  arguments  claim  conditions  connection  process  reading  settings
     app  manifest  uploads
     arrivals  config_keys  plan  scripts
-    chain  diagnosis  graph  lint  records  validation
+    chain  checkup  diagnosis  graph  lint  records  validation
     bundle
     bundle_store  index  registry
     store
-    control  facts  submission  waiting
+    control  facts  submission  vitals  waiting
     backend  parts
     client
     api

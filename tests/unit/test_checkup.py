@@ -1,0 +1,110 @@
+"""What a checkup finds, from made-up vitals: each way to go wrong, how grave it is, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mirrorneuron.checkup import Level, Vitals, findings, worst
+
+INFO = {"server_name": "valkey", "valkey_version": "9.1.2", "redis_version": "7.2.4", "aof_enabled": 1}
+MIB = 1024 * 1024
+
+
+def node(*pools: str, **more: Any) -> Any:
+    return {"host": "a", "pools": dict.fromkeys(pools), "stopping": False, "versions": {"mirrorneuron": "1.0"}, **more}
+
+
+WELL = Vitals(
+    url="redis://store:6379/0",
+    info=INFO,
+    saves="",
+    version="1.0",
+    pools=("default",),
+    nodes=[node("light"), node("default")],
+    swept_ms=900,
+)
+
+
+def told(vitals: Vitals, level: Level) -> list[tuple[str, str]]:
+    """What is said at that level, and what to do."""
+    return [(found["message"], found["hint"]) for found in findings(vitals) if found["level"] == level]
+
+
+def test_a_runtime_that_is_well_gets_no_advice() -> None:
+    found = findings(WELL)
+    assert worst(found) is Level.OK
+    assert [each["check"] for each in found] == ["store", "disk", "memory", "broker", "nodes", "sweeps"]
+    assert not any(each["hint"] for each in found)
+    assert found[0]["message"] == "Valkey 9.1.2 at redis://store:6379/0 answers in 0.0 ms"
+
+
+ERRORS: list[tuple[dict[str, Any], str, str]] = [
+    ({"error": "nothing answers at X; start it, or set Y"}, "nothing answers at X", "start it, or set Y"),
+    ({"info": {**INFO, "redis_version": "6.0.9"}}, "Valkey 9.1.2 at", "version 6.2 or later"),
+    ({"refusal": "command not allowed when used memory > 'maxmemory'."}, "the server refuses: command", "maxmemory"),
+    ({"refusal": "You can't write against a read only replica."}, "the server refuses: You", "it is a replica"),
+    ({"refusal": "MISCONF Redis is configured to save RDB snapshots"}, "the server refuses: MISC", "make room"),
+    ({"refusal": "User bob has no permissions to run"}, "the server refuses: User", "its ACL must allow"),
+    ({"refusal": "ERR else"}, "the server refuses: ERR else", "see the log of the server"),
+    ({"info": {**INFO, "aof_last_write_status": "err"}}, "could not write to its disk", "make room there"),
+    ({"info": {**INFO, "rdb_last_bgsave_status": "err"}}, "could not write to its disk", "make room there"),
+    (
+        {"info": {**INFO, "maxmemory": 10 * MIB, "used_memory": MIB, "maxmemory_policy": "allkeys-lru"}},
+        "uses 1.0 MiB of 10.0 MiB, and throws keys away when it is full (allkeys-lru)",
+        "set maxmemory-policy to noeviction",
+    ),
+    ({"broker_error": "the broker at amqp://x does not answer: no"}, "the broker at amqp://x", "MIRROR_NEURON_BROKER"),
+    ({"nodes": [], "live_jobs": 2}, "no node is there; 2 jobs live", "start one: mn worker"),
+    ({"nodes": [node("default")]}, "no node serves pool 'light'", "start one: mn worker"),
+    ({"swept_ms": 60_000}, "the last sweep was 1 min ago", "see the nodes' logs"),
+    ({"swept_ms": None}, "the last sweep was never", "see the nodes' logs"),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "hint"), ERRORS)
+def test_what_is_in_the_way_of_jobs(change: dict[str, Any], message: str, hint: str) -> None:
+    vitals = replace(WELL, **change)
+    assert worst(findings(vitals)) is Level.ERROR
+    [(said, advice)] = told(vitals, Level.ERROR)
+    assert message in said
+    assert hint in advice
+
+
+WARNINGS: list[tuple[dict[str, Any], str, str]] = [
+    ({"latency_ms": 35.0}, "answers in 35.0 ms", "have nodes near the server"),
+    ({"info": {**INFO, "aof_enabled": 0}}, "nothing is written to disk", "--appendonly yes"),
+    ({"info": {**INFO, "aof_enabled": 0}, "saves": "3600 1"}, "snapshots are written to disk (save 3600 1)", "append"),
+    ({"info": {**INFO, "aof_enabled": 0}, "saves": None}, "snapshots are written to disk: a server", "appendonly"),
+    (
+        {"info": {**INFO, "maxmemory": 10 * MIB, "used_memory": 9.5 * MIB}},
+        "uses 9.5 MiB of 10.0 MiB: it soon takes no more",
+        "mn job cleanup",
+    ),
+    ({"nodes": []}, "no node is there; 0 jobs live", "start one: mn worker"),
+    ({"pools": ("default", "gpu")}, "no node serves pool 'gpu'", "start one: mn worker --pool gpu"),
+    ({"version": "2.0"}, "several versions are in use: 1.0, 2.0 (here: 2.0)", "one version everywhere"),
+    ({"clock_ms": 61_000}, "the clock here is 1 min 1 s ahead of the server's", "NTP"),
+    ({"clock_ms": -3_000}, "the clock here is 3 s behind the server's", "NTP"),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "hint"), WARNINGS)
+def test_what_will_be_in_their_way_some_day(change: dict[str, Any], message: str, hint: str) -> None:
+    vitals = replace(WELL, **change)
+    assert worst(findings(vitals)) is Level.WARNING
+    [(said, advice)] = told(vitals, Level.WARNING)
+    assert message in said
+    assert hint in advice
+
+
+def test_nodes_that_stop_serve_nobody() -> None:
+    stopping = replace(WELL, nodes=[node("light", "default", stopping=True)], live_jobs=1)
+    assert [said for said, _ in told(stopping, Level.ERROR)] == ["no node is there; 1 job live"]
+
+
+def test_a_server_that_tells_nothing_of_itself_is_not_suspected() -> None:
+    quiet = findings(replace(WELL, info={}, saves=None))
+    assert {each["check"] for each in quiet if each["level"] == Level.ERROR} == set()
