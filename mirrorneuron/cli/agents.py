@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.job import AgentSnapshot
 
 COLUMNS = ("agent", "type", "status", "mail", "processed", "node", "error")
 
@@ -14,16 +17,17 @@ def list_agents(job: JobId, json: Json = False) -> None:
     if json:
         output.document(agents)
         return
-    rows = (
-        (
-            agent["agent_id"],
-            agent["agent_type"] if agent["type"] == "generic" else f"{agent['agent_type']}/{agent['type']}",
-            agent["status"],
-            agent["mailbox_depth"],
-            agent["processed_messages"],
-            agent["assigned_node"],
-            agent["last_error"],
-        )
-        for agent in agents
+    output.table(COLUMNS, map(row, agents))
+
+
+def row(agent: AgentSnapshot) -> tuple[Any, ...]:
+    """What a table shows of an agent."""
+    return (
+        agent["agent_id"],
+        agent["agent_type"] if agent["type"] == "generic" else f"{agent['agent_type']}/{agent['type']}",
+        agent["status"],
+        agent["mailbox_depth"],
+        agent["processed_messages"],
+        agent["assigned_node"],
+        agent["last_error"],
     )
-    output.table(COLUMNS, rows)

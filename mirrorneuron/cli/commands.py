@@ -82,6 +82,7 @@ COMMANDS: Final[Mapping[str, Entry | Group]] = {
         MACHINES,
         {"list": Entry("nodes:list_nodes", "List the nodes that are alive, with their pools.", MACHINES)},
     ),
+    "monitor": Entry("monitor:monitor", "Watch the nodes and jobs, or one job, until Ctrl-C.", MACHINES),
     "doctor": Entry("doctor:doctor", "Look at the server, the broker and the nodes, and say what is wrong.", MACHINES),
     "version": Entry("version:version", "Show the versions of MirrorNeuron and of what it runs on.", MACHINES),
 }

@@ -55,7 +55,7 @@ def events(
         return
     try:
         for event in _following(client, job, after, limit):
-            output.record(event) if json else output.line(_line(event))
+            output.record(event) if json else output.line(line(event))
     except KeyboardInterrupt:
         complain(f"job goes on: mn events {job} --follow")
         raise typer.Exit(Code.INTERRUPTED) from None
@@ -71,10 +71,11 @@ def _following(client: Client, job: str, after: str | None, limit: int | None) -
 
 def _show(found: list[Event]) -> None:
     for event in found:
-        output.line(_line(event))
+        output.line(line(event))
 
 
-def _line(event: Event) -> str:
+def line(event: Event) -> str:
+    """An event in words."""
     payload = output.compact(event["payload"]) if event.get("payload") is not None else ""
     agent = printable(event.get("agent_id", "-"))
     kind = printable(event["type"])

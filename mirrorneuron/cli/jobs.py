@@ -8,9 +8,11 @@ import typer
 
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import JobId, Json
-from mirrorneuron.job import JobMap, JobStatus
+from mirrorneuron.job import JobMap, JobStatus, JobSummary
 
 SHOWN = 50
+COLUMNS = ("job", "status", "submitted", "updated", "name")
+SPARE = ("updated", "name")
 
 
 def list_jobs(
@@ -24,8 +26,12 @@ def list_jobs(
     if json:
         output.document(jobs)
         return
-    rows = ((job["job_id"], job["status"], job["submitted_at"], job["updated_at"], job["job_name"]) for job in jobs)
-    output.table(("job", "status", "submitted", "updated", "name"), rows, spare=("updated", "name"))
+    output.table(COLUMNS, map(row, jobs), SPARE)
+
+
+def row(job: JobSummary) -> tuple[str, ...]:
+    """What a table shows of a job."""
+    return job["job_id"], job["status"], job["submitted_at"], job["updated_at"], job["job_name"]
 
 
 def inspect(job: JobId, json: Json = False) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mirrorneuron.cli import output, runtime
 from mirrorneuron.cli.options import Json
+from mirrorneuron.job import NodeInfo
 
 COLUMNS = ("node", "pools in use", "host", "pid", "started", "heartbeat", "version")
+SPARE = ("version", "started")
 
 
 def list_nodes(json: Json = False) -> None:
@@ -14,16 +18,17 @@ def list_nodes(json: Json = False) -> None:
     if json:
         output.document(nodes)
         return
-    rows = (
-        (
-            node["name"] + (" (stopping)" if node["stopping"] else ""),
-            ", ".join(f"{name} {pool['in_use']}/{pool['slots']}" for name, pool in node["pools"].items()),
-            node["host"],
-            node["pid"],
-            node["started_at"],
-            node["last_heartbeat_at"],
-            node["versions"].get("mirrorneuron"),
-        )
-        for node in nodes
+    output.table(COLUMNS, map(row, nodes), SPARE)
+
+
+def row(node: NodeInfo) -> tuple[Any, ...]:
+    """What a table shows of a node."""
+    return (
+        node["name"] + (" (stopping)" if node["stopping"] else ""),
+        ", ".join(f"{name} {pool['in_use']}/{pool['slots']}" for name, pool in node["pools"].items()),
+        node["host"],
+        node["pid"],
+        node["started_at"],
+        node["last_heartbeat_at"],
+        node["versions"].get("mirrorneuron"),
     )
-    output.table(COLUMNS, rows, spare=("version", "started"))

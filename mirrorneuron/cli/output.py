@@ -41,7 +41,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence
 
     A terminal is shown how long ago times were, and a narrow one goes without the columns *spare*.
     """
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [texts(row) for row in rows]
     if on_terminal():
         _pretty().table(columns, cells, spare)
         return
@@ -54,12 +54,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence
 
 def fields(values: Mapping[str, Any]) -> None:
     """Print names and values, one pair a line."""
-    texts = {name: _cell(value) for name, value in values.items()}
+    cells = dict(zip(values, texts(values.values()), strict=True))
     if on_terminal():
-        _pretty().fields(texts)
+        _pretty().fields(cells)
         return
-    width = max(map(len, texts))
-    for name, text in texts.items():
+    width = max(map(len, cells))
+    for name, text in cells.items():
         sys.stdout.write(f"{name.ljust(width)}  {text}\n")
 
 
@@ -77,8 +77,9 @@ def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False)
 
 
-def _cell(value: Any) -> str:
-    return "-" if value is None or value == "" else printable(str(value))
+def texts(values: Iterable[Any]) -> list[str]:
+    """What tables and fields show of *values*."""
+    return ["-" if value is None or value == "" else printable(str(value)) for value in values]
 
 
 def _pretty() -> Any:

@@ -44,7 +44,12 @@ def styled(text: str) -> Text:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> None:
-    """Print a table. Only the last column is folded; a terminal too narrow for that goes without *spare*, in turn."""
+    """Print a table, see `tabled`."""
+    console.print(tabled(columns, rows, spare))
+
+
+def tabled(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> Table:
+    """A table. Only its last column is folded; on a terminal too narrow for that it goes without *spare*, in turn."""
     now_ms = time.time_ns() // 1_000_000
     cells = [[_ago(cell, now_ms) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
@@ -59,7 +64,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence
         made.add_column(columns[index], no_wrap=whole and index != kept[-1], overflow="fold")
     for row in cells:
         made.add_row(*(styled(row[index]) for index in kept))
-    console.print(made)
+    return made
 
 
 def _fits(widths: Sequence[int]) -> bool:
