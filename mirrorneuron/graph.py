@@ -80,11 +80,11 @@ def mermaid(manifest: Manifest, states: Marks | None = None) -> str:
     for node in manifest.nodes:
         opening, closing = MERMAID_SHAPES[node.agent_type]
         mark = f":::{states[node.node_id]}" if node.node_id in states else ""
-        label = f'"{_entities(node.node_id)}<br/><small>{_entities(_kind(node))}</small>"'
+        label = f'"{_entities(node.node_id)}<br/><small>{_entities(kind(node))}</small>"'
         lines.append(f"  {names[node.node_id]}{opening}{label}{closing}{mark}")
     for edge in manifest.edges:
         arrow = "-.->" if edge.expr else "-->"
-        label = _entities(_edge_label(edge))
+        label = _entities(edge_label(edge))
         lines.append(f'  {names[edge.from_node]} {arrow}|"{label}"| {names[edge.to_node]}')
     for entry in manifest.entrypoints:
         lines.append(f"  style {names[entry]} stroke-width:3px")
@@ -105,7 +105,7 @@ def dot(manifest: Manifest, states: Marks | None = None) -> str:
         '  edge [fontname="Helvetica", fontsize=10];',
     ]
     for node in manifest.nodes:
-        values = {"label": _quoted(f"{node.node_id}\n{_kind(node)}"), "shape": DOT_SHAPES[node.agent_type]}
+        values = {"label": _quoted(f"{node.node_id}\n{kind(node)}"), "shape": DOT_SHAPES[node.agent_type]}
         if node.node_id in manifest.entrypoints:
             values["penwidth"] = "2"
         if mark := states.get(node.node_id):
@@ -113,16 +113,18 @@ def dot(manifest: Manifest, states: Marks | None = None) -> str:
             values |= {"fillcolor": _quoted(fill), "color": _quoted(line), "tooltip": _quoted(mark)}
         lines.append(f"  {_quoted(node.node_id)} [{_attributes(values)}];")
     for edge in manifest.edges:
-        values = {"label": _quoted(_edge_label(edge))} | ({"style": "dashed"} if edge.expr else {})
+        values = {"label": _quoted(edge_label(edge))} | ({"style": "dashed"} if edge.expr else {})
         lines.append(f"  {_quoted(edge.from_node)} -> {_quoted(edge.to_node)} [{_attributes(values)}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _kind(node: Node) -> str:
+def kind(node: Node) -> str:
+    """An agent's type, and its template if that is not the generic one."""
     return node.agent_type if node.type is Template.GENERIC else f"{node.agent_type} {node.type}"
 
 
-def _edge_label(edge: Edge) -> str:
+def edge_label(edge: Edge) -> str:
+    """The message type of an edge, and when it is taken."""
     mode = f" ({MODES[edge.routing_mode]})" if edge.routing_mode in MODES else ""
     return f"{edge.message_type}{mode}" + (f" if {edge.expr}" if edge.expr else "")
 

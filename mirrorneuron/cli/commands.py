@@ -43,7 +43,7 @@ class Group:
 
 COMMANDS: Final[Mapping[str, Entry | Group]] = {
     "validate": Entry("validate:validate", "Check a bundle folder and report every problem.", BUNDLES),
-    "graph": Entry("graph:graph", "Draw the graph of a bundle or job as Mermaid or Graphviz text.", BUNDLES),
+    "graph": Entry("graph:graph", "Draw the graph of a bundle or job as Mermaid or Graphviz text, or as SVG.", BUNDLES),
     "run": Entry("run:run", "Submit a bundle, show its progress and print its result.", JOBS),
     "wait": Entry("run:wait", "Wait for the end of a job and print its result.", JOBS),
     "events": Entry("events:events", "Show what has happened in a job, or what happens.", JOBS),

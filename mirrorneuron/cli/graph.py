@@ -1,10 +1,10 @@
-"""`mn graph`: the graph of a bundle or a job as text that Mermaid or Graphviz draws."""
+"""`mn graph`: the graph of a bundle or a job as text that Mermaid or Graphviz draws, or drawn as SVG."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,11 +15,16 @@ from mirrorneuron.errors import JobNotFound, NotFound
 from mirrorneuron.graph import Marks, dot, marks, mermaid
 from mirrorneuron.job import is_job_id
 from mirrorneuron.manifest import Manifest
+from mirrorneuron.svg import svg
 
 
 class Format(StrEnum):
     MERMAID = "mermaid"
     DOT = "dot"
+    SVG = "svg"
+
+
+WRITERS: Final = {Format.MERMAID: mermaid, Format.DOT: dot, Format.SVG: svg}
 
 
 def graph(
@@ -27,12 +32,12 @@ def graph(
     format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.MERMAID,
     json: Json = False,
 ) -> None:
-    """Draw the graph of a bundle or job as Mermaid or Graphviz text.
+    """Draw the graph of a bundle or job as Mermaid or Graphviz text, or as SVG.
 
     Of a job, what each agent has come to is marked.
     """
     manifest, states = _of_job(source) if _is_job(source) else (validate_manifest(source).manifest, {})
-    text = (mermaid if format is Format.MERMAID else dot)(manifest, states)
+    text = WRITERS[format](manifest, states)
     if json:
         output.document({"graph_id": manifest.graph_id, "format": format, "text": text})
     else:

@@ -125,5 +125,8 @@ def test_graphs_of_folders_and_jobs(mn: Mn, job):
     assert ":::done" not in mn("graph", RESEARCH).stdout
     assert ":::done" in mn("graph", job).stdout
     assert mn("graph", job, "--format", "dot").stdout.startswith('digraph "research_flow" {\n')
+    drawing = mn("graph", job, "--format", "svg").stdout
+    assert drawing.startswith("<svg ")
+    assert "ingress: router, done" in drawing
     shown = json.loads(mn("graph", job, "--json").stdout)
     assert (shown["graph_id"], shown["format"]) == ("research_flow", "mermaid")

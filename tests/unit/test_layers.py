@@ -15,12 +15,12 @@ LONGEST = 350  # lines of a module
 
 # A name stands for a module, or for a package with all in it (its own modules only must not form a circle).
 LAYERS = """
-    errors  job  keys  message  model  strays  suggest  wording
+    errors  job  keys  layout  message  model  strays  suggest  wording
     agent  archive  arguments  claim  conditions  connection  process  reading  settings
     app  manifest  uploads
     arrivals  config_keys  plan  scripts
     chain  checkup  diagnosis  graph  lint  records  validation
-    bundle
+    bundle  svg
     bundle_store  index  registry
     store
     control  facts  submission  vitals  waiting
