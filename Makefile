@@ -25,6 +25,7 @@ demo: $(READY)
 	@echo "==> The server and the node go on for 10 idle minutes; the job is kept. Look at it:"
 	@echo "      export MIRROR_NEURON_HOME=\"$(DEMO_HOME)\""
 	@echo "      $(VENV)/bin/mn job list"
+	@echo "      $(VENV)/bin/mn monitor"
 	@echo "      $(VENV)/bin/mn dashboard"
 	@echo "      $(VENV)/bin/mn down          ends them now"
 
