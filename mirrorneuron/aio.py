@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from mirrorneuron import api, arguments, client, records
 from mirrorneuron.bundle import BundleInput, JobBundle
 from mirrorneuron.bundle import validate_manifest as _validate
@@ -32,7 +34,8 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.keys import Keys, result_channel
 from mirrorneuron.settings import Settings
-from mirrorneuron.waiting import AWAY_S, REREAD_S, RETRY_S, Deadline, Timeout
+from mirrorneuron.store import HASTY_S
+from mirrorneuron.waiting import AWAY_S, PATIENT_S, REREAD_S, RETRY_S, Deadline, Timeout
 
 READERS: Final = 8  # connections that read records
 
@@ -117,11 +120,11 @@ class Client:
         with reaching(self.sync.settings.redis_url, job_id):
             async with ends.connected():
                 cancels = _cancels()
-                job = await ends.read(job_id)  # a store that has never answered is not waited for
+                job = await ends.read(job_id, deadline)  # a store that has never answered is not waited for
                 away_since: float | None = None
                 while job is None:
                     try:
-                        job = await ends.read(job_id)
+                        job = await ends.read(job_id, deadline)
                         away_since = None
                         job = job or await self._pushed(ends, job_id, deadline, cancels)
                     except AWAY:
@@ -143,7 +146,7 @@ class Client:
                     async with asyncio.timeout(deadline.left(REREAD_S)):
                         await news.wait()
                 news.clear()
-                if job := await ends.read(job_id):
+                if job := await ends.read(job_id, deadline):
                     return job
                 if deadline.over:
                     raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
@@ -224,10 +227,13 @@ class _Ends:
         await pubsub.aclose()
         await server.aclose()
 
-    async def read(self, job_id: str) -> JobMap | None:
-        """The job map of a terminal job, None for a live one. Raises JobNotFound."""
-        async with self._reads:
-            job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
+    async def read(self, job_id: str, deadline: Deadline) -> JobMap | None:
+        """The job map of a terminal job, None for a live one. Raises JobNotFound, and AWAY soon after the deadline."""
+        try:
+            async with asyncio.timeout(deadline.left(PATIENT_S) + HASTY_S), self._reads:
+                job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
+        except TimeoutError:
+            raise RedisTimeoutError("no answer in time") from None
         if job is None:
             raise JobNotFound(job_id)
         return job if JobStatus(job["status"]) in TERMINAL else None

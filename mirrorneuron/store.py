@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
@@ -35,6 +35,8 @@ from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.registry import Registry
 from mirrorneuron.scripts import Scripts
 from mirrorneuron.settings import Settings
+
+HASTY_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -75,6 +77,11 @@ class Store:
     @cached_property
     def subscriptions(self) -> Subscriptions:
         return Subscriptions(self.client)
+
+    @cached_property
+    def hasty(self) -> Store:
+        """The same store, whose server counts as away when it is silent for a second."""
+        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=HASTY_S))
 
     @cached_property
     def index(self) -> JobIndex:

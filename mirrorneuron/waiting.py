@@ -19,6 +19,7 @@ Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; 
 REREAD_S: Final = 5.0
 AWAY_S: Final = 60.0  # how long a waiter rides out a store that does not answer
 RETRY_S: Final = 0.5
+PATIENT_S: Final = 10.0  # that a read may take where the server stands still: two tries of 5 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
     answered = fresh
     while True:
         try:
-            if not fresh and (job := read_ended(store, job_id)):
+            if not fresh and (job := read_ended(_in_time(store, deadline) if answered else store, job_id)):
                 return job
             answered, fresh, away_since = True, False, None
             return _pushed(store, job_id, deadline)
@@ -82,7 +83,12 @@ def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
         while True:
             # The read comes after the server's confirmation: an end between the two would be missed otherwise.
             hear(deadline.left(REREAD_S))
-            if job := read_ended(store, job_id):
+            if job := read_ended(_in_time(store, deadline), job_id):
                 return job
             if deadline.over:
                 raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
+
+
+def _in_time(store: Store, deadline: Deadline) -> Store:
+    """The store as it is to be asked: without patience where an answer might be waited for beyond the deadline."""
+    return store if deadline.left(PATIENT_S) == PATIENT_S else store.hasty

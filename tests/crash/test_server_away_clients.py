@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from mirrorneuron import RuntimeUnavailable, aio, app, connection
+from mirrorneuron import RuntimeUnavailable, WaitTimeout, aio, app, connection
 from mirrorneuron.client import Client
 from mirrorneuron.job import JobStatus
+from mirrorneuron.keys import result_channel
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import finish, line
 from tests.support.leftovers import clear
@@ -22,6 +23,7 @@ from tests.support.waiting import wait_until
 
 BOUND_S = 20  # a machine that is busy; each gives up after some tries of TIMEOUT_S
 TIMEOUT_S = 0.5
+SOON_MS = 3_000  # both waits have begun to listen by then
 JOB = "some-job"
 
 VERBS: dict[str, Callable[[Client], object]] = {
@@ -83,6 +85,32 @@ def test_every_call_gives_up_after_a_bounded_time(
         assert f"127.0.0.1:{own_server.port}" in str(error), (verb, error)
         assert "secret" not in str(error), (verb, error)
         assert seconds < BOUND_S, (verb, seconds)
+
+
+def test_a_wait_ends_with_its_deadline_although_the_server_stands_still(
+    own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer would be waited for much longer than this test may take."""
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 1_000.0)
+    settings = Settings(redis_url=own_server.url, redis_namespace="stands_still")
+    client = Client(settings)
+    job_id = client.run_manifest(line(3))
+
+    def heard_by() -> int:
+        return int(own_server.client.pubsub_numsub(result_channel(job_id))[0][1])
+
+    async def waits() -> None:
+        one = asyncio.create_task(aio.Client(settings).wait_for_job(job_id, SOON_MS))
+        await asyncio.to_thread(wait_until, lambda: heard_by() == 2 or wait.done() or one.done())
+        own_server.freeze()
+        with pytest.raises(WaitTimeout):
+            await one
+
+    with ThreadPoolExecutor(1) as pool:
+        wait = pool.submit(client.wait_for_job, job_id, SOON_MS)
+        asyncio.run(waits())
+        with pytest.raises(WaitTimeout):
+            wait.result()
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["connected", "new"])

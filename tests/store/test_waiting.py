@@ -199,7 +199,7 @@ def test_a_wait_that_has_lasted_long_survives_a_restart_too(
         jobs = Jobs(store)
         jobs.submit("j")
         future = wait(store, "j")
-        now[0] = waiting.AWAY_S - 1  # seconds later, but not too late for the deadline of the wait
+        now[0] = 40.0  # seconds later, but not near the deadline of the wait
         monkeypatch.setattr(waiting, "AWAY_S", 10.0)
         while readings.acquire(blocking=False):
             pass
