@@ -42,10 +42,11 @@ class Terminal:
         """Everything so far, without what steers the terminal."""
         return ESCAPES.sub("", self.raw).replace("\r", "")
 
-    def read_until(self, words: str, timeout: float = 60.0) -> None:
+    def read_until(self, words: str | re.Pattern[str], timeout: float = 60.0) -> None:
         """Read until *words* have been shown; fail the test when the command ends or *timeout* seconds pass first."""
         deadline = time.monotonic() + timeout
-        while words not in self.text:
+        sought = re.compile(re.escape(words)) if isinstance(words, str) else words
+        while not sought.search(self.text):
             assert time.monotonic() < deadline, f"never shown: {words!r}\n{self.text}"
             assert self._read(1.0) is not False, f"ended without showing {words!r}\n{self.text}"
 
