@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mirrorneuron.app import make_app
+from mirrorneuron.chaos import processes
+from mirrorneuron.client import Client
+from mirrorneuron.keys import queue
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
+from tests.jobs.graphs import line
+from tests.support.node import ROOT, environment
 from tests.support.waiting import wait_until
 from workers.forking import FORKS
+from workers.sweeper import Sweeper
 
 
 class Thread:
@@ -94,3 +108,88 @@ def test_a_child_may_fork_and_work_as_if_nothing_had_been(monkeypatch: pytest.Mo
         os._exit(forked_with(threading.Lock()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     busy.end()
+
+
+@pytest.fixture(scope="module")
+def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("forking")
+    return Settings(redis_url=redis_url, redis_namespace=folder.name, temp_dir=folder / "temp")
+
+
+class StoppingWorker:
+    """A real worker with one pool process, whose threads stop in the middle of their work when they are asked to."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        words = [sys.executable, "-m", "celery", "-A", "tests.support.forking", "worker", "-P", "prefork", "-c", "1"]
+        words += ["-Q", queue(settings.redis_namespace, "default"), "-l", "INFO"]
+        words += ["--without-gossip", "--without-mingle"]
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, env={**environment(settings), "FORKING": str(folder)}, stdout=log, stderr=log
+            )
+
+    def is_ready(self) -> bool:
+        return " ready." in self.log.read_text()
+
+    def child(self) -> int:
+        """The process of its pool."""
+        (child,) = wait_until(lambda: processes.beneath(self.process.pid))
+        return child.pid
+
+    def forked_while(self, part: str) -> str:
+        """Have a thread stop in the middle, and a process forked then; say when that was."""
+        for name in ("middle", "forked"):
+            (self.folder / name).unlink(missing_ok=True)
+        child = self.child()
+        (self.folder / part).touch()
+        wait_until((self.folder / "middle").exists)
+        processes.kill(child)
+        wait_until((self.folder / "forked").exists)
+        return (self.folder / "forked").read_text()
+
+
+@pytest.fixture(scope="module")
+def stopping(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoppingWorker]:
+    worker = StoppingWorker(tmp_path_factory.mktemp("stopping"), settings)
+    try:
+        wait_until(worker.is_ready, timeout=60)
+        yield worker
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+
+
+@pytest.mark.parametrize("part", ["heartbeat", "sweeper", "watch"])
+def test_no_pool_process_is_forked_in_the_middle_of_what_a_thread_does(stopping: StoppingWorker, part: str) -> None:
+    assert stopping.forked_while(part) == "in between"
+
+
+def test_a_fork_waits_for_one_job_and_not_for_a_whole_sweep(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot of a process that has died is empty until then, and a sweep of many jobs takes its time."""
+    client = Client(settings.model_copy(update={"redis_namespace": f"{settings.redis_namespace}-sweep"}))
+    for _ in range(2):
+        client.run_manifest(line(2))
+    store = Store(client.settings)
+    sweeper = Sweeper(store, make_app(client.settings), lambda digest: store.plan(digest)[0])
+    lock, held = threading.Lock(), []
+    fork = threading.Thread(target=lambda: held.append(forked_with(lock)), daemon=True)
+    sweep, waiting = store.scripts.sweep, []
+
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        waiting.append(FORKS.waiting)
+        if len(waiting) == 1:
+            with lock:
+                fork.start()
+                wait_until(lambda: FORKS.waiting)
+        return sweep(*args, **kwargs)
+
+    monkeypatch.setattr(store.scripts, "sweep", observed)
+    assert sweeper.tick()
+    fork.join(30)
+    assert (waiting, held) == ([False, False], [False])
+    store.client.close()
+    client.cleanup_jobs(all=True)

@@ -1,0 +1,62 @@
+"""The nodes' Celery app, whose threads stop in the middle of their work for a process to be forked.
+
+A thread does so once a file in the folder `FORKING` has its name; the file `middle` says that it has. Each process that
+is forked later notes in the file `forked` whether that was in the middle of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mirrorneuron.registry import Registry
+from mirrorneuron.store import Store
+from workers.backlog import Backlog
+from workers.forking import FORKS
+from workers.tasks import app
+
+__all__ = ["PARTS", "app"]
+
+#: Name of a thread -> what it does again and again.
+PARTS: dict[str, tuple[type, str]] = {
+    "heartbeat": (Registry, "register"),
+    "sweeper": (Store, "mark_sweep"),
+    "watch": (Backlog, "of"),
+}
+MIDDLE = threading.Lock()
+FORKED = threading.Event()
+
+
+def stop_in(owner: Any, name: str, folder: Path) -> None:
+    """Have a method stop in the middle when it is asked to, until a fork waits for it or does not."""
+    method: Callable[..., Any] = getattr(owner, name)
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        asked = folder / threading.current_thread().name
+        if asked.exists():
+            asked.unlink()
+            with MIDDLE:
+                FORKED.clear()
+                (folder / "middle").touch()
+                while not (FORKS.waiting or FORKED.is_set()):
+                    time.sleep(0.01)
+        return method(*args, **kwargs)
+
+    setattr(owner, name, spoilt)
+
+
+def note(folder: Path) -> None:
+    if (folder / "middle").exists():
+        (folder / "noting").write_text("in the middle" if MIDDLE.locked() else "in between")
+        (folder / "noting").rename(folder / "forked")
+
+
+if "FORKING" in os.environ:
+    FOLDER = Path(os.environ["FORKING"])
+    for part in PARTS.values():
+        stop_in(*part, FOLDER)
+    os.register_at_fork(after_in_parent=FORKED.set, after_in_child=lambda: note(FOLDER))
