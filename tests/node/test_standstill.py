@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mirrorneuron.app import make_app
+from mirrorneuron.chain import Chains
+from mirrorneuron.client import Client
+from mirrorneuron.settings import Settings
+from tests.jobs.graphs import executor, fan, job_ref, line
+from workers import runtime as runtime_module
 from workers import standstill
+from workers.runtime import Runtime
 from workers.standstill import PATIENCE, Standstill
+from workers.tasks import app, open_job
+from workers.visit import Start, visit
 
 
 class Tasks:
@@ -69,3 +81,53 @@ def test_without_a_task_nothing_stands_still(tasks: Tasks) -> None:
     with tasks.watch.elsewhere():
         pass
     assert not any(tasks.looks(3 * PATIENCE))
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    """A namespace that nobody serves."""
+    name = f"standstill-{secrets.token_hex(4)}"
+    return Settings(redis_url=redis_url, redis_namespace=name, temp_dir=tmp_path / "temp")
+
+
+@pytest.fixture
+def runtime(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """What this process holds as a worker, with nobody to look at its tasks but the test."""
+    monkeypatch.setattr(standstill, "INTERVAL_S", 1e6)
+    monkeypatch.setattr(runtime_module, "_runtimes", {})
+    return runtime_module.runtime(settings)
+
+
+def test_a_worker_that_has_done_its_task_stands_nowhere(
+    settings: Settings, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker would end otherwise."""
+    monkeypatch.setitem(app.conf, "mirrorneuron_settings", settings)
+    client = Client(settings)
+    job = job_ref(client, client.run_manifest(line(3)))
+    begun: list[bool] = []
+    begin = runtime.standstill.begin
+    monkeypatch.setattr(runtime.standstill, "begin", lambda: begun.append(begin() is None))
+    open_job.apply(args=job).get()
+    assert (begun, client.inspect_job(job.job_id)["status"]) == ([True], "completed")
+    assert not any(runtime.standstill.look() for _ in range(3 * PATIENCE))
+
+
+def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away may take its time over each of them."""
+    client = Client(settings)
+    leaves = [executor(pool, "true", output_message_type="done", pool=pool) for pool in ("one", "other")]
+    job = job_ref(client, client.run_manifest(fan(leaves, "done")))
+    found: list[int | None] = []
+    send = Chains.send
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        found.extend(runtime.standstill.look() for _ in range(PATIENCE))
+        send(*args, **kwargs)
+
+    monkeypatch.setattr(Chains, "send", slow)
+    runtime.standstill.begin()
+    visit(runtime, make_app(settings), job, None, Start(opening=True))
+    runtime.standstill.over()
+    assert found == [None] * (2 * PATIENCE)
+    client.cleanup_jobs(all=True)
