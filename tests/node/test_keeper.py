@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
 from mirrorneuron.claim import JobRef, new_token
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
@@ -11,6 +16,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.keeper import Keeper
 from workers.runners import RunHandle
+from workers.stopping import REASON, Stop
 
 
 def lease_end(store: Store, job: JobRef) -> float:
@@ -34,3 +40,54 @@ def test_claims_are_renewed_where_the_ends_of_jobs_cannot_be_listened_to(own_ser
         wait_until(lambda: lease_end(store, job) > seen)
         own_server.client.execute_command("ACL", "SETUSER", "default", "allchannels")
         wait_until(lambda: own_server.client.pubsub_numsub(store.keys.ends)[0][1] == 1)
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    """The store of a namespace that nobody serves."""
+    made = Store(Settings(redis_url=redis_url, redis_namespace=f"keeper-{secrets.token_hex(4)}"))
+    yield made
+    Client(made.settings).cleanup_jobs(all=True)
+
+
+def claimed(store: Store) -> tuple[JobRef, str]:
+    """A new job whose agent `work` is claimed, and the token."""
+    client = Client(store.settings)
+    job, token = job_ref(client, client.run_manifest(single("true"))), new_token()
+    store.scripts.claim(job, token, (("default", 1),), opening=True)
+    return job, token
+
+
+def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store) -> None:
+    """A cancelled job's command dies within a second, however long its lease is, and whatever was held before."""
+    keeper = Keeper(store, 600)
+    with keeper.holding(*claimed(store), ["work"]):  # its thread begins, with nothing that could be ended
+        (job, token), handle = claimed(store), RunHandle()
+    with keeper.holding(job, token, ["work"], handle):
+        wait_until(lambda: store.client.pubsub_numsub(store.keys.ends)[0][1] == 1)
+        Client(store.settings).cancel(job.job_id)
+        wait_until(lambda: handle.reason)
+    assert handle.reason == "the job has ended"
+
+
+def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Store) -> None:
+    """It was claimed before the end of the time to finish, and is held after it."""
+    (job, token), stop = claimed(store), Stop()
+    keeper, early, late = Keeper(store, 600, stop), RunHandle(), RunHandle()
+    stop.over.set()
+    with keeper.holding(job, token, ["work"], early):
+        wait_until(lambda: early.reason)
+    with keeper.holding(job, token, ["work"], late):
+        assert (late.reason, late.given_back) == (REASON, True)
+
+
+def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
+    """Its token is another's by then, or nobody's."""
+    job, token = claimed(store)
+    keeper = Keeper(store, 600)
+    with keeper.holding(job, token, ["work"]):
+        pass
+    seen = lease_end(store, job)
+    store.client.zadd(store.keys.claims(job.job_id), {"work": seen - 1_000})
+    keeper.tick()
+    assert lease_end(store, job) == seen - 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from mirrorneuron.app import make_app
 from mirrorneuron.chain import Chains
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
-from tests.jobs.graphs import executor, fan, job_ref, line
+from tests.jobs.graphs import agent, executor, fan, job_ref, line, manifest, single, until_there
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
 from workers import runtime as runtime_module
 from workers import standstill
 from workers.runtime import Runtime
@@ -131,3 +134,55 @@ def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monke
     runtime.standstill.over()
     assert found == [None] * (2 * PATIENCE)
     client.cleanup_jobs(all=True)
+
+
+@pytest.mark.parametrize("kind", ["command", "module"])
+def test_a_run_may_take_as_long_as_it_likes(settings: Settings, runtime: Runtime, tmp_path: Path, kind: str) -> None:
+    client, app = Client(settings), make_app(settings)
+    script = f"touch {tmp_path}/begun; {until_there(tmp_path / 'gate')}"
+    job = job_ref(client, client.run_manifest(long_run(kind, tmp_path, script)))
+
+    def work() -> None:
+        for start in (Start(opening=True), Start(pool="default")):
+            runtime.standstill.begin()
+            visit(runtime, app, job, None, start)
+            runtime.standstill.over()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    wait_until((tmp_path / "begun").exists)
+    found = [runtime.standstill.look() for _ in range(3 * PATIENCE)]
+    (tmp_path / "gate").touch()
+    worker.join(60)
+    assert client.inspect_job(job.job_id)["status"] == "completed"
+    assert not any(found)
+
+
+def long_run(kind: str, folder: Path, script: str) -> Any:
+    """A bundle of one agent that runs a line of shell, and completes the job."""
+    if kind == "command":
+        return single(script)
+    bundle = folder / "bundle"
+    (bundle / "payloads").mkdir(parents=True)
+    lines = ("import subprocess", "from mirrorneuron import Agent", "class It(Agent):")
+    handle = f"    def handle(self, message, context):\n        subprocess.run({script!r}, shell=True, check=True)"
+    source = "\n".join((*lines, handle, "        context.complete_job(1)"))
+    (bundle / "payloads" / "agent.py").write_text(source)
+    graph = manifest([agent("work", "module", module="agent:It", module_source="agent.py")])
+    (bundle / "manifest.json").write_text(json.dumps(graph))
+    return bundle
+
+
+def test_a_store_that_does_not_answer_is_asked_and_explains_it(
+    own_server: ValkeyServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standstill, "INTERVAL_S", 1e6)
+    runtime = Runtime(settings.model_copy(update={"redis_url": own_server.url}), "worker@test")
+    runtime.standstill.begin()
+    assert not any(runtime.standstill.look() for _ in range(PATIENCE))
+    own_server.stop()
+    assert runtime.standstill.look() is None
+    own_server.start()
+    assert not any(runtime.standstill.look() for _ in range(PATIENCE))
+    assert runtime.standstill.look() == threading.get_ident()
+    runtime.standstill.over()

@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from mirrorneuron.app import make_app
+from mirrorneuron.claim import Word
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import job_ref, line, single
@@ -61,3 +62,37 @@ def test_claims_are_kept_alive_until_the_commit_is_done(
     assert client.inspect_job(job.job_id)["status"] == "completed"
     assert renewed
     assert all(renewed)
+
+
+def test_mail_that_comes_into_the_middle_of_a_claim_is_not_overtaken(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is refused then, and its agents run one after the other: nothing is lost and nothing waits."""
+    client, scripts = Client(settings), runtime.store.scripts
+    graph = line(3)
+    graph["nodes"][-1]["config"]["complete_after"] = 2
+    job = job_ref(client, client.run_manifest(graph))
+    commit, words = scripts.commit, []
+
+    def late(*args: Any, **more: Any) -> Any:
+        if not words:
+            client.send_message(job.job_id, "r1", {"body": "from outside"})
+        reply = commit(*args, **more)
+        words.append(reply.word)
+        return reply
+
+    monkeypatch.setattr(scripts, "commit", late)
+    visit(runtime, app, job, None, Start(opening=True))
+    assert words[0] is Word.MOVED
+    result = client.inspect_job(job.job_id)["result"]
+    assert result is not None
+    assert result["output"]["messages"] == ["from outside", {}]
+
+
+def test_a_job_that_has_ended_is_soon_none_of_the_live_ones(settings: Settings, runtime: Runtime, app: Celery) -> None:
+    """Nobody sweeps here."""
+    client = Client(settings)
+    job = job_ref(client, client.run_manifest(line(3)))
+    visit(runtime, app, job, None, Start(opening=True))
+    wait_until(lambda: not runtime.store.index.live())
+    assert client.inspect_job(job.job_id)["status"] == "completed"
