@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 from celery import Celery
 
 from mirrorneuron.app import make_app
-from mirrorneuron.claim import Word
+from mirrorneuron.claim import JobRef, Word
 from mirrorneuron.client import Client
+from mirrorneuron.keys import queue
 from mirrorneuron.settings import Settings
-from tests.jobs.graphs import job_ref, line, single
+from tests.jobs.graphs import executor, fan, job_ref, line, processed, single
 from tests.support.waiting import wait_until
+from workers import visit as visit_module
 from workers.runtime import Runtime
-from workers.visit import Start, visit
+from workers.stopping import Stop
+from workers.visit import SLICE_S, Start, visit
 
 
 @pytest.fixture
@@ -96,3 +100,91 @@ def test_a_job_that_has_ended_is_soon_none_of_the_live_ones(settings: Settings, 
     visit(runtime, app, job, None, Start(opening=True))
     wait_until(lambda: not runtime.store.index.live())
     assert client.inspect_job(job.job_id)["status"] == "completed"
+
+
+def queued(runtime: Runtime, pool: str) -> int:
+    """The tasks in the queue of *pool*."""
+    return int(runtime.store.client.llen(queue(runtime.settings.redis_namespace, pool)))
+
+
+def three(script: str = "true") -> Any:
+    """A fan of three executors."""
+    return fan([executor(name, script, output_message_type="done") for name in "abc"], "done")
+
+
+@pytest.fixture
+def heavy(settings: Settings, runtime: Runtime, app: Celery) -> Callable[..., JobRef]:
+    """Submits a graph and opens it, so that its executors are ready, and empties their queue."""
+
+    def opened(graph: Any) -> JobRef:
+        client = Client(settings)
+        job = job_ref(client, client.run_manifest(graph))
+        visit(runtime, app, job, None, Start(opening=True))
+        assert queued(runtime, "default") == 1
+        runtime.store.client.delete(queue(settings.redis_namespace, "default"))
+        return job
+
+    return opened
+
+
+def test_others_are_told_of_what_is_ready_before_a_run_begins(
+    runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    """By one successor in the queue: free slots do not wait for a command that takes ten minutes."""
+    job, commit, told = heavy(three()), runtime.store.scripts.commit, []
+
+    def observed(*args: Any, **more: Any) -> Any:
+        told.append(queued(runtime, "default"))
+        return commit(*args, **more)
+
+    monkeypatch.setattr(runtime.store.scripts, "commit", observed)
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert told[0] == 1
+
+
+def test_what_a_long_run_made_ready_rides_along(
+    settings: Settings, runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> None:
+    """The slice of the task is over long ago."""
+    leaf = executor("a", f"sleep {3 * SLICE_S}", output_message_type="done")
+    job = heavy(fan([leaf], "done"))
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
+
+
+def test_the_next_attempt_is_announced_when_the_last_has_failed(
+    runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> None:
+    """It waits in the queue for its time, and for no sweep."""
+    job = heavy(single("false", max_attempts=2))
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert queued(runtime, "default") == 1
+
+
+def test_a_task_that_comes_when_the_worker_stops_runs_nothing_and_tells_of_it_again(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    job, stop = heavy(three()), Stop()
+    monkeypatch.setattr(visit_module, "STOP", stop)
+    stop.begun.set()
+    for number, start in enumerate((Start(pool="default"), Start(pool="default", agent="a")), start=1):
+        visit(runtime, app, job, None, start)
+        assert queued(runtime, "default") == number
+    assert processed(Client(settings), job.job_id) == {"spread": 1, "a": 0, "b": 0, "c": 0, "all": 0}
+
+
+def test_a_worker_that_stops_meanwhile_goes_on_with_nothing_new(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    job, stop, attempt = heavy(three()), Stop(), visit_module.attempt
+    monkeypatch.setattr(visit_module, "STOP", stop)
+
+    def last(*args: Any) -> Any:
+        stop.begun.set()
+        return attempt(*args)
+
+    monkeypatch.setattr(visit_module, "attempt", last)
+    visit(runtime, app, job, None, Start(pool="default"))
+    done = processed(Client(settings), job.job_id)
+    assert (sum(done[name] for name in "abc"), done["all"]) == (1, 0)
+    assert queued(runtime, "light") == 1
