@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.graphs import (
+    collector,
     completed,
     ended,
     executor,
@@ -68,6 +69,13 @@ def test_a_failed_run_is_tried_again_after_a_growing_backoff(client, outside):
     assert began[2] - failed_at[1] >= 40
 
 
+def test_no_backoff_is_longer_than_an_hour(client):
+    job_id = client.run_manifest(single("false", max_attempts=3, retry_backoff_ms=10**9))
+    wait_until(lambda: payloads(client, job_id, "executor_retry"))
+    client.cancel(job_id)
+    assert [row["delay_ms"] for row in payloads(client, job_id, "executor_retry")] == [3_600_000]
+
+
 def test_a_run_that_fails_for_good_fails_the_job(client, outside):
     """After `max_attempts` runs, with the last one's exit code and output in the details."""
     script = f"echo out; echo err >&2; {fails_until(9, outside, 7)}"
@@ -101,12 +109,14 @@ def test_a_backoff_holds_the_mailbox(client, outside):
 
 def test_a_start_up_delay_delays_the_first_run_alone(client, outside):
     """Two messages: the first waits, the second is taken at once. No attempt is spent on it."""
-    script = f"echo $MIRROR_NEURON_INPUT_FILE >> {outside}/tries"
+    script = f"""echo x >> {outside}/tries; grep -o '"attempt":[0-9]*' $MIRROR_NEURON_MESSAGE_FILE"""
     job = ended(client, single(script, inputs=[1, 2], startup_delay_ms=60, complete_job=False))
     events = client.events(job["job_id"])
     began = [ms(event) for event in events if event["type"] == "executor_lease_acquired"]
     assert (runs(outside), len(began)) == (2, 3)
     assert began[1] - began[0] >= 60
+    printed = "".join(chunk["text"] for chunk in client.logs(job["job_id"]))
+    assert printed.split() == ['"attempt":1', '"attempt":1']
     assert kinds(client, job["job_id"]).count("executor_lease_released") == 3
     assert "executor_retry" not in kinds(client, job["job_id"])
 
@@ -187,6 +197,23 @@ def test_what_a_failed_run_printed_is_not_carried_out(client, outside):
     script = f"cd {outside}; {say(outside, events=[{'type': 'noted'}])}; echo x >> tries; [ $(wc -l < tries) -ge 2 ]"
     job = ended(client, single(script, max_attempts=2, retry_backoff_ms=0))
     assert len(payloads(client, job["job_id"], "noted")) == 1
+
+
+def test_the_next_state_of_a_failed_run_is_forgotten(client, outside):
+    """It was read already when a condition on what the command emits could not be evaluated."""
+    bad = say(outside, next_state={"body": "x"}, emit_messages=[{"type": "t", "body": "x"}])
+    good = say(outside, next_state={"body": 1}, emit_messages=[{"type": "t", "body": 1}])
+    script = (
+        f"cat $MIRROR_NEURON_CONTEXT_FILE >> {outside}/contexts; echo >> {outside}/contexts; "
+        f"if mkdir {outside}/tried; then {bad}; else {good}; fi"
+    )
+    work = executor("work", script, output_message_type=None, max_attempts=2, retry_backoff_ms=0)
+    edges = [("work", "end", "t", {"conditions": {"expr": "abs(body) > `0`"}})]
+    job = ended(client, manifest([work, collector("end")], edges))
+    assert job["status"] == "completed", job["result"]
+    contexts = [json.loads(row) for row in (outside / "contexts").read_text().splitlines()]
+    assert [context["agent_state"] for context in contexts] == [{}, {}]
+    assert snapshots(client, job["job_id"])["work"]["current_state"] == {"body": 1}
 
 
 def test_without_an_output_type_the_result_is_emitted_as_executor_result(client):
