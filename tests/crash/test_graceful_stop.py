@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron.client import Client
+from mirrorneuron.store import Store
 from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import executor, fan, is_alive, kinds, snapshots
 from tests.support.node import RealNode
@@ -58,6 +59,20 @@ def test_a_run_that_was_given_back_is_no_attempt(own: RealNode, jobs: Client, tm
     assert (agent["status"], agent["metadata"]["attempts"], agent["mailbox_depth"]) == ("queued", 0, 1)
     jobs.cancel(job_id)
     own.restart("default")
+
+
+def test_a_worker_that_stops_leaves_the_sweeping_to_others(own: RealNode) -> None:
+    """At once: nobody waits for the end of its lease, and none sweeps any more that is not registered."""
+    store = Store(own.settings)
+    wait_until(lambda: {node["pid"] for node in store.registry.nodes()} >= set(own.pids.values()), timeout=60)
+    wait_until(lambda: store.client.exists(store.keys.sweeper))
+    for pool in ("default", "light"):
+        assert own.ask_to_stop(pool).wait(60) == 0
+    assert not store.client.exists(store.keys.sweeper)
+    assert store.registry.nodes() == []
+    store.client.close()
+    for pool in ("light", "default"):
+        own.restart(pool)
 
 
 def test_a_rolling_restart_under_load_loses_nothing(own: RealNode, jobs: Client, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from mirrorneuron.client import Client
@@ -9,6 +12,27 @@ from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import is_alive
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
+from workers.runners.command import mark_of
+
+
+def test_a_worker_ends_what_an_earlier_life_of_it_has_left(own: RealNode) -> None:
+    """And nothing of a worker whose name only begins like its own."""
+    name = f"default@{own.settings.redis_namespace}"
+    left, others = (marked(own, worker) for worker in (name, f"{name}2"))
+    try:
+        own.restart("default")
+        assert left.wait(60) == -signal.SIGKILL
+        assert others.poll() is None
+    finally:
+        for stray in (left, others):
+            stray.kill()
+            stray.wait()
+
+
+def marked(own: RealNode, worker: str) -> subprocess.Popen[bytes]:
+    """A process that bears the mark of a run of *worker*."""
+    variable, _, value = mark_of(own.settings, worker).partition("=")
+    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], env={variable: f"{value}job:work"})
 
 
 def test_a_second_worker_of_the_same_name_ends_nothing_of_the_first(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from mirrorneuron.job import LogChunk
 from mirrorneuron.plan import make_plan
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
+from tests.support.valkey import ValkeyServer
 from workers.live_output import CHUNK_BYTES, HALF_BYTES, LiveOutput
 
 GRAPH: dict[str, Any] = {
@@ -131,3 +134,44 @@ def test_output_of_a_job_that_is_gone_leaves_nothing_behind(store: Store, live: 
         echo("stdout", b"late")
     live.flush()
     assert not store.client.exists(store.keys.logs("gone"), store.keys.job("gone"))
+
+
+def test_what_a_run_prints_in_between_takes_little_memory(store: Store, live: LiveOutput) -> None:
+    piece = b"x" * HALF_BYTES
+    tracemalloc.start()
+    with live.of(JOB, "a") as echo:
+        for _ in range(500):
+            echo("stdout", piece)
+        _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 50 * HALF_BYTES
+    assert live._streams == []
+
+
+def test_a_run_is_not_over_before_its_output_is_written(
+    store: Store, live: LiveOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the thread that writes has taken it already, and has not come to an end."""
+    log, begun, goes_on = store.scripts.log, threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> None:
+        begun.set()
+        assert goes_on.wait(30)
+        log(*args)
+
+    monkeypatch.setattr(store.scripts, "log", slow)
+    with live.of(JOB, "a") as echo:
+        echo("stdout", b"last words")
+        assert begun.wait(30)
+        threading.Timer(0.2, goes_on.set).start()
+    assert texts(store) == ["last words"]
+
+
+def test_a_store_that_is_away_costs_output_and_no_run(
+    own_server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Store(Settings(redis_url=own_server.url), retries=0)
+    own_server.stop()
+    with LiveOutput(away, kept_bytes=1 << 20).of(JOB, "a") as echo:
+        echo("stdout", b"lost")
+    assert "job j: some live output is lost" in caplog.text

@@ -213,6 +213,8 @@ def test_a_killed_supervisor_leaves_no_worker(supervised):
     ("code", "ends_with", "words"),
     [
         ("import sys; print('no such option: --frob', file=sys.stderr); sys.exit(2)", 2, "--frob"),
+        ("import sys; sys.exit(64)", 64, ""),
+        ("import os, sys; os.write(2, b'ImportError: no line end'); sys.exit(1)", 1, "no line end"),
         ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("from mirrorneuron.errors import SettingsError; raise SettingsError('MIRROR_NEURON_X')", 1, "MIRROR_NEURON_X"),
     ],
@@ -234,6 +236,25 @@ def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, e
 def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
     """Only what no restart mends ends the supervisor."""
     supervised.start([("bad", crashing("raise ConnectionError('the store is away')"))], BACKOFF_MAX_S=0.01)
+    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    supervised.signal(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "constants"),
+    [
+        pytest.param("raise SystemExit(2)", {"AT_ONCE_S": 0}, id="it had come up"),
+        pytest.param("raise SystemExit(2 if len(LIVES.read_text()) % 5 else 9)", {}, id="not always"),
+        pytest.param("os.write(2, b'ImportError: no\\n'); os.kill(os.getpid(), 9)", {}, id="it was killed"),
+        pytest.param("os.write(2, b'ImportError: no\\n' * (len(LIVES.read_text()) == 1)); sys.exit(1)", {}, id="once"),
+    ],
+)
+def test_a_worker_that_may_come_up_yet_is_started_for_ever(supervised, code, constants):
+    """Wrong arguments and imports that fail are hopeless only in an ending at once, by itself, and many in a row."""
+    begin = "import os, sys; from pathlib import Path"
+    lives = f"LIVES = Path({str(supervised.folder / 'lives')!r}); LIVES.open('a').write('x')"
+    supervised.start([("bad", crashing(f"{begin}\n{lives}\n{code}"))], BACKOFF_MAX_S=0.01, **constants)
     wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +192,43 @@ def test_a_worker_that_stops_meanwhile_goes_on_with_nothing_new(
     done = processed(Client(settings), job.job_id)
     assert (sum(done[name] for name in "abc"), done["all"]) == (1, 0)
     assert queued(runtime, "light") == 1
+
+
+@pytest.fixture
+def waiting(
+    runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> Iterator[tuple[JobRef, threading.Thread, ExitStack]]:
+    """A job whose run waits for the only slot of the worker; the thread that runs it; and what holds the slot."""
+    job = heavy(fan([executor("a", "true", output_message_type="done")], "done"))
+    with ExitStack() as slot:
+        slot.enter_context(runtime.slots("default").taken(1, lambda: None))
+        thread = threading.Thread(target=visit, args=(runtime, app, job, None, Start(pool="default")), daemon=True)
+        thread.start()
+        wait_until(lambda: runtime.store.client.zcard(runtime.store.keys.claims(job.job_id)))
+        yield job, thread, slot
+    thread.join(30)
+
+
+def test_a_run_that_waits_for_a_slot_waits_no_longer_than_its_job_lives(
+    settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
+) -> None:
+    job, thread, _ = waiting
+    Client(settings).cancel(job.job_id)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_run_says_how_long_it_has_waited_for_a_slot(
+    settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
+) -> None:
+    """And not only how long it took until it was claimed, which was less than the job is old by then."""
+    (job, thread, slot), claimed = waiting, time.monotonic()
+    client = Client(settings)
+    (opened,) = (event for event in client.events(job.job_id) if event["type"] == "job_pending")
+    age_s = time.time() - datetime.fromisoformat(opened["timestamp"]).timestamp()
+    wait_until(lambda: time.monotonic() > claimed + age_s + 0.1)
+    slot.close()
+    thread.join(30)
+    result = client.inspect_job(job.job_id)["result"]
+    assert result is not None
+    assert result["output"]["messages"][0]["sandbox"]["lease"]["queue_wait_ms"] > age_s * 1000
