@@ -37,7 +37,7 @@ def _of_node(kind: Kind, node: Actor) -> list[Victim]:
         case Kind.CHILD:
             return _pool_children(below)
         case Kind.COMMAND:
-            return [_group(f"command {seen.pid}", seen) for seen in below if seen.leads and MARK in seen.words]
+            return [_group(f"command {seen.pid}", seen) for seen in below if seen.leads and _is_command(seen)]
         case Kind.MODULE:
             return [_group(f"module {seen.pid}", seen) for seen in below if seen.leads and "module_child" in seen.words]
         case _:
@@ -48,9 +48,14 @@ def _pool_children(below: list[Seen]) -> list[Victim]:
     """The processes of a worker's pool; only those at work, if any of them is."""
     names = {seen.pid: _name(seen) for seen in below if seen.depth == 1}
     children = [seen for seen in below if seen.depth == 2 and names[seen.parent]]
-    at_work = {seen.parent for seen in below if MARK in seen.words or "module_child" in seen.words}
+    at_work = {seen.parent for seen in below if _is_command(seen) or "module_child" in seen.words}
     busy = [seen for seen in children if seen.pid in at_work] or children
     return [_single(f"child {seen.pid} of {names[seen.parent]}", seen) for seen in busy]
+
+
+def _is_command(seen: Seen) -> bool:
+    """Is it the command of a run? A stage's queues have names that begin like the mark, and workers are told them."""
+    return seen.words.rstrip().endswith(f" {MARK}")
 
 
 def _name(worker: Seen) -> str:
