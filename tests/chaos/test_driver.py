@@ -1,23 +1,29 @@
-"""The crash test itself: whom it finds to kill."""
+"""The crash test itself: what it says it has killed is dead, and what is wrong afterwards is in its report."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mirrorneuron.chaos import victims
+from mirrorneuron.chaos import processes, victims
+from mirrorneuron.chaos.driver import Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
-from mirrorneuron.chaos.schedule import Kind
+from mirrorneuron.chaos.invariants import Flaw
+from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
 from mirrorneuron.chaos.stage import NODES, Stage, raised
 from mirrorneuron.cli.chaos import NODE
 from mirrorneuron.client import Client
 from tests.chaos.conftest import Ground
 from tests.jobs.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
+
+JOBS = 12
+ON_NODES = (Kind.NODE, Kind.WORKER, Kind.CHILD, Kind.COMMAND, Kind.MODULE, Kind.CLIENT)
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,60 @@ def test_there_is_somebody_of_every_kind_to_kill(stage: Stage, tmp_path: Path):
     (tmp_path / "gate").touch()
     client.cancel(job_id)
     client.cleanup_jobs(all=True)
+
+
+class Witness:
+    """Looks for those that are said to have been killed."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.before: set[int] = set()
+        self.saw: list[str] = []
+
+    def look(self, _progress: Progress, /) -> None:
+        """Before each strike that may come next."""
+        self.before = {actor.pid for actor in (*self.stage.nodes, self.stage.producer) if actor.alive}
+
+    def note(self, text: str, /) -> None:
+        said = text.partition(" s  ")[2]
+        if pid := re.match(r"killed (?:child|command|module) (\d+)", said):
+            wait_until(lambda: int(pid[1]) not in processes.table())
+        elif node := re.match(r"killed node (\w+)", said):
+            (actor,) = (actor for actor in self.stage.nodes if actor.name == node[1])
+            assert not actor.alive
+        elif worker := re.match(r"killed worker (\w+)@(\w+)", said):
+            (actor,) = (actor for actor in self.stage.nodes if actor.name == worker[2])
+            wait_until(lambda: f"worker {worker[1]} was ended by signal SIGKILL" in actor.log.read_text())
+        elif said == "killed the producer while it submitted":
+            assert not self.stage.producer.alive
+        else:
+            return
+        self.saw.append(said)
+
+
+def test_what_is_said_to_be_killed_is_dead_and_what_is_wrong_is_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """The jobs end well; then the keys of one of them are tampered with, before anybody looks."""
+    witness = Witness(stage)
+    planned = plan(8, JOBS, 0.1, {kind: WEIGHTS[kind] for kind in ON_NODES})
+    driver = Driver(stage, planned, witness)
+    wait = driver._wait_for_the_end
+    told: list[int] = []
+
+    def wait_and_tamper() -> None:
+        wait()
+        store = stage.store
+        job_id = next(job["job_id"] for job in store.jobs() if "-chain-" in job["job_id"])
+        store.client.hincrby(store.keys.agent(job_id, "second"), "processed", -2)
+        store.client.hset(store.keys.agent(job_id, "third"), "token", "abc")
+        store.client.persist(store.keys.job(job_id))
+        store.client.xadd(store.keys.events(job_id), {"t": "executor_retry", "a": "second", "p": "{}"})
+        types = [event["type"] for job in store.jobs() for event in store.events(job["job_id"])]
+        told.append(sum(types.count(again) for again in ("executor_retry", "agent_recovery_started")))
+
+    monkeypatch.setattr(driver, "_wait_for_the_end", wait_and_tamper)
+    report = driver.run()
+    counts = {flaw: report.count(flaw) for flaw in Flaw if report.count(flaw)}
+    assert counts == {Flaw.LOST: 2, Flaw.CLAIMED: 1, Flaw.LEAKED: 1}, report.violations
+    assert report.reruns == told[0] > 0
+    assert len(witness.saw) == report.kills.total() > 0
+    assert report.kills.total() + report.missed == len(planned.strikes)

@@ -20,6 +20,24 @@ def overrides() -> dict[str, object]:
     return {"claim_lease_ms": LEASE_MS}
 
 
+def test_a_worker_that_stops_says_so_while_it_finishes(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    job_id = jobs.run_manifest(gated(tmp_path))
+    wait_until(lambda: starts(tmp_path))
+    name = f"default@{own.settings.redis_namespace}"
+
+    def stopping() -> dict[str, bool]:
+        return {node["name"]: node["stopping"] for node in jobs.inspect_nodes()}
+
+    assert not any(stopping().values())
+    stopped = own.ask_to_stop("default")
+    wait_until(lambda: stopping().get(name))
+    (tmp_path / "gate").touch()
+    assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"
+    assert stopped.wait(60) == 0
+    assert name not in stopping()
+    own.restart("default")
+
+
 def leave(client: Client, job_id: str, left_ms: int) -> None:
     """As if time had passed: the worker's lease ends in *left_ms*."""
     store = client._live_parts().store
