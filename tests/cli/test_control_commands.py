@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.cli.asking import SHOWN
 from mirrorneuron.cli.cleanup import age
 from mirrorneuron.client import Client
 from mirrorneuron.settings import Settings
@@ -202,14 +203,27 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: Quiet):
     with Terminal([MN, "cancel", "--reason", "chosen"], quiet.env) as screen:
         screen.read_until("cancel which, 1 to 2 (Enter: none)? ")
         rows = [line.split()[:2] for line in screen.text.splitlines() if "pending" in line]
-        screen.press(b"3\n")
-        screen.read_until("'3' is none of them")
+        for number in ("3", "0"):
+            screen.press(f"{number}\n".encode())
+            screen.read_until(f"'{number}' is none of them")
         screen.press(b"2\n")
         assert screen.end() == 0
     assert rows == [["1", before[0]], ["2", before[1]]]
     assert screen.text.endswith(f"job {before[1]} is cancelled\n")
     assert quiet.statuses == {"ended": "cancelled", before[0]: "pending", before[1]: "cancelled"}
     assert quiet.client.inspect_job(before[1])["result"]["reason"] == "chosen"
+
+
+def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: Quiet):
+    quiet.submit(*(f"live-{number:02}" for number in range(SHOWN + 1)))
+    with Terminal([MN, "cancel"], quiet.env) as screen:
+        screen.read_until(f"cancel which, 1 to {SHOWN} (Enter: none)? ")
+        screen.press(b"\n")
+        assert screen.end() == 0
+    assert "There are more: mn job list --live --limit 0" in screen.text
+    assert f"live-{SHOWN:02}" in screen.text
+    assert "live-00" not in screen.text
+    quiet.client.cleanup_jobs(all=True)
 
 
 @pytest.mark.parametrize(("keys", "code"), [(b"\n", 0), (CTRL_D, 0), (CTRL_C, 130)])

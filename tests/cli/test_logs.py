@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.cli.logs import LONGEST, Cleaner, Printer
+from mirrorneuron.cli.logs import LONGEST, WIDEST, Cleaner, Printer
 from mirrorneuron.client import Client
 from tests.cli.conftest import MN, ROOT, Mn, Started
 from tests.jobs.graphs import executor, fan, single, until_there
@@ -51,6 +51,13 @@ def test_the_lines_of_several_agents_begin_with_their_names(mn: Mn, client: Clie
     assert [json.loads(line) for line in shown.stdout.splitlines()] == list(client.logs(job_id))
 
 
+def test_a_long_name_pushes_the_lines_of_the_others_no_further_than_it_should(mn: Mn, client: Client):
+    long = "o" * (2 * WIDEST)
+    graph = fan([executor(name, "echo here", output_message_type="m") for name in ("one", long)], "m")
+    job_id, _ = client.run_manifest(graph, await_=True, timeout=60_000)
+    assert sorted(mn("logs", job_id).stdout.splitlines()) == [f"{'one':<{WIDEST}} | here", f"{long} | here"]
+
+
 def test_following_shows_what_comes_and_ends_with_the_job(env, client: Client, gate: Path):
     job_id = printed(client, single(f"echo begun; {until_there(gate)}; printf done"), "begun")
     with Started("logs", job_id, "--follow", env=env) as mn_logs:
@@ -88,6 +95,8 @@ def test_a_job_that_has_printed_nothing_leaves_stdout_empty(mn: Mn, client: Clie
     job_id = client.run_manifest(single("true"))
     shown = mn("logs", job_id)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: nothing has been printed\n")
+    shown = mn("logs", job_id, "--json")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
     ended = mn("logs", job_id, "wrok")
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr == f"mn: job '{job_id}' has no agent 'wrok'; it has work\n"
