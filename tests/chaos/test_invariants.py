@@ -183,6 +183,16 @@ def test_a_claim_that_outlives_its_job(store: Store, chain: str):
     assert flaws(store, chain) == [(Flaw.CLAIMED, 2), (Flaw.LEAKED, 1)]
 
 
+def test_an_upload_that_would_stay_for_ever(store: Store):
+    """Its name begins with its hash tag: another slot than the rest."""
+    name = f"{{{store.keys.bundle('0' * 64)}}}:draft"
+    store.client.set(name, 1)
+    try:
+        assert invariants.leaked_keys(store) == [name]
+    finally:
+        store.client.delete(name)
+
+
 def test_keys_that_would_stay_for_ever(store: Store, chain: str):
     assert invariants.leaked_keys(store) == []
     names = [store.keys.agent(chain, "second"), store.keys.job(chain)]
