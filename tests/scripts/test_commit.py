@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.claim import End, JobRef, Step, Word, new_token
+from mirrorneuron.claim import Dead, End, JobRef, Step, Word, new_token
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
@@ -265,3 +265,12 @@ def test_mail_that_came_in_for_one_that_was_held_without_any_makes_it_ready(stag
     assert rows(one.run("d", ("b", b"3"))) == {}
     reply = one.scripts.commit(JOB, held.token, [one.answer(held.claims[0]), Step("b")], new_token())
     assert rows(reply) == {"light": (1, 1, "b")}
+
+
+def test_of_dead_letters_the_newest_thousand_are_kept(stage: Stages) -> None:
+    one = stage().open(("a", b"1"))
+    held = one.claim("a")
+    step = replace(one.answer(held.claims[0]), dead=[Dead(f"{n}", "nobody", "why", b"{}") for n in range(1_001)])
+    one.scripts.commit(JOB, held.token, [step], new_token())
+    kept = [fields[b"i"] for _, fields in one.redis.xrange(one.keys.dead(JOB.job_id))]
+    assert kept == [b"%d" % n for n in range(1, 1_001)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.claim import End, JobRef, Word, new_token
+from mirrorneuron.claim import Dead, End, JobRef, Reply, Word, new_token
 from mirrorneuron.keys import result_channel
 from mirrorneuron.message import decode
 from tests.scripts.stage import (
@@ -170,22 +171,76 @@ def test_the_end_is_published_as_a_small_notice(stage: Stages) -> None:
     assert decode(notice["data"]) == {"task_id": JOB.job_id, "status": "SUCCESS"}
 
 
+def with_every_kind_of_key(one: Stage) -> Reply:
+    """A job that has something of everything that a job can have; returns the claim of `a`."""
+    one.open(("a", b"1"), ("batch", b"2"), ("x", b"3"))
+    one.scripts.log(JOB.job_id, [("x", "stdout", "printed")], 1_000)
+    one.scripts.deliver(JOB.job_id, "c", "id", b"4")
+    held = one.claim("x")
+    step = replace(one.answer(held.claims[0]), dead=[Dead("m", "nobody", "no agent", b"{}")])
+    one.scripts.commit(JOB, held.token, [step], new_token())
+    one.run("c")
+    found = {suffix.split(":")[1] for suffix in one.lifetimes() if suffix}
+    assert found == {"mail", "agent", "ready", "events", "delivered", "dead", "logs", "op"}
+    return one.claim("a")
+
+
 @pytest.mark.parametrize("way", ["commit", "settle", "finish"])
 def test_every_way_to_end_a_job_gives_all_its_keys_their_time_to_live(stage: Stages, way: str) -> None:
-    one = stage(x=EXECUTOR, batch=BATCH_OF_TWO).open(("a", b"1"), ("batch", b"2"))
-    held = one.claim("a")
+    one = stage(x=EXECUTOR, batch=BATCH_OF_TWO)
+    held = with_every_kind_of_key(one)
     step = one.answer(held.claims[0], ("b", b"3"), ("x", b"4"))
     if way == "commit":
         step.end = completed()
         one.scripts.commit(JOB, held.token, [step], new_token(), agents=AGENTS)
     elif way == "settle":
         one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
-        assert one.scripts.settle(JOB, 1, completed(), AGENTS) is Word.SETTLED
+        assert one.scripts.settle(JOB, one.moves, completed(), AGENTS) is Word.SETTLED
     else:
         one.finish(cancelled())
-    names = list(one.redis.scan_iter(f"{one.keys.ns}:*", count=1000))
-    assert names
-    assert [name for name in names if not 0 < one.redis.ttl(name) <= KEEP_S] == []
+    lifetimes = one.lifetimes()
+    assert {suffix.split(":")[1] for suffix in lifetimes if suffix} >= {"mail", "agent", "events", "delivered", "dead"}
+    assert {suffix: left for suffix, left in lifetimes.items() if not 0 < left <= KEEP_S} == {}
+
+
+def test_a_retry_gives_all_keys_of_the_job_their_life_back(stage: Stages) -> None:
+    """One that is forgotten is gone in the middle of the next run, when the retention of the first is over."""
+    one = stage(x=EXECUTOR, batch=BATCH_OF_TWO)
+    with_every_kind_of_key(one)
+    before = one.lifetimes().keys()
+    one.finish(failed())
+    assert set(one.lifetimes().values()) != {-1}
+    one.scripts.retry(JOB, b"{}", AGENTS, "", [])
+    after = one.lifetimes()
+    assert before - after.keys() == {":claims"}
+    assert {suffix: left for suffix, left in after.items() if left != -1 and not suffix.startswith(":op:")} == {}
+
+
+@pytest.mark.parametrize("way", ["claim", "commit"])
+def test_a_repeated_call_is_known_for_a_minute(stage: Stages, way: str) -> None:
+    """A client that lost a reply asks again after time-outs and pauses, and what it sends then must change nothing."""
+    one = stage().open(("a", b"1"))
+    held = one.claim("a", token="t")
+    if way == "commit":
+        one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
+    left = one.lifetimes()[":op:t" if way == "claim" else ":op:t:done"]
+    assert 30 < left <= 60  # some of it may have gone by
+
+
+def test_those_who_run_something_of_a_job_are_told_of_its_end_at_once(stage: Stages) -> None:
+    """Their keepers kill what runs; with nothing running, nobody has to be woken."""
+    one = stage().open(("a", b"1"), ("b", b"2"))
+    with one.redis.pubsub() as pubsub:
+        pubsub.subscribe(one.keys.ends)
+        pubsub.get_message(timeout=10)
+        one.claim("b")
+        one.finish(cancelled())
+        notice = pubsub.get_message(timeout=10)
+        assert notice["data"].decode() == one.keys.job(JOB.job_id)
+        one.scripts.retry(JOB, b"{}", AGENTS, "", [])
+        one.scripts.finish(ANOTHER_RUN, cancelled(), AGENTS)
+        one.redis.publish(one.keys.ends, "nothing else")
+        assert pubsub.get_message(timeout=10)["data"] == b"nothing else"
 
 
 @pytest.mark.parametrize(("job", "word"), [(ANOTHER_RUN, Word.STALE), (NO_JOB, Word.MISSING)])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron.bundle_store import FOR_EVER_SECONDS
-from mirrorneuron.claim import Step, Word, new_token, untouched
+from mirrorneuron.claim import Dead, End, Step, Word, new_token, untouched
 from mirrorneuron.client import Client
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.message import encode
@@ -269,3 +269,56 @@ def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
     assert store.registry.nodes()[0]["last_heartbeat_at"].endswith("Z")
     store.registry.unregister("n1")
     assert [found["name"] for found in store.registry.nodes()] == ["n2"]
+
+
+def test_of_a_job_not_many_more_events_are_kept_than_the_settings_say(make_store: Stores) -> None:
+    """The server cuts a stream by whole blocks, of a hundred events or so."""
+    store = make_store(events_max=1)
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    step = Step("x", 1, 1, events=[("told", b"%d" % n) for n in range(900)])
+    store.scripts.commit(jobs.ref("j"), "t", [step], new_token())
+    assert len(store.events("j")) < 450
+    assert store.events("j", limit=1)[0]["payload"] == 899
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_job_that_is_deleted_leaves_nothing_behind(store: Store, jobs: Jobs, lost: bool) -> None:
+    """Not even for the time of retention, and also where its bundle is lost, which says what agents it has."""
+    jobs.submit("other")
+    jobs.submit("j", initial_inputs={"a": [1], "x": [2, 3]})
+    before = {name for name in keys(store) if "{j}" not in name}
+    jobs.open("j")
+    job = jobs.ref("j")
+    store.scripts.log("j", [("x", "stdout", "printed")], 1_000)
+    store.scripts.deliver("j", "join", "id", b"{}")
+    store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
+    step = Step("x", 1, 1, dead=[Dead("m", "nobody", "no agent", b"{}")])
+    store.scripts.commit(job, "t", [step], new_token())
+    jobs.end("j")
+    store.index.bury(["j"])
+    found = {name.split(":")[2] for name in keys(store) if name.startswith("job:{j}:")}
+    assert found == {"agent", "mail", "events", "delivered", "dead", "logs", "op"}
+    assert store.delete("other", ["a", "x", "join"]) is False, "it is live"
+    assert store.delete("j", store.found_agents("j") if lost else ["a", "x", "join"]) is True
+    left = {name for name in keys(store) if not name.startswith("job:{j}:op:")}  # these go within a minute
+    assert left == before
+    assert members(store, store.keys.jobs) == members(store, store.keys.live) == {b"other"}
+    assert members(store, store.keys.ended) == set()
+    assert store.delete("j", ["a", "x", "join"]) is False
+
+
+def test_the_end_is_the_last_update_of_a_job_and_its_event_says_how_it_ended(make_store: Stores) -> None:
+    now = [1_700_000_000_000]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    jobs.submit("j")
+    jobs.open("j")
+    now[0] += 5
+    end = End(JobStatus.CANCELLED, b'{"reason":"r"}', b'{"by":"ann"}')
+    assert store.scripts.finish(jobs.ref("j"), end, ["a", "x", "join"]) is Word.SETTLED
+    job = store.known_job("j")
+    assert job["updated_at"] == job["finished_at"] == iso(now[0])
+    assert store.events("j")[-1]["payload"] == {"by": "ann"}
