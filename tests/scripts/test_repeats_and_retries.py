@@ -103,3 +103,38 @@ def test_a_job_that_was_cancelled_before_it_was_opened_has_started_once_it_is_re
     one.finish(cancelled())
     retry(one)
     assert (one.job("status"), one.job("started_at")) == ("running", str(one.now))
+
+
+def test_the_newest_ids_of_messages_from_outside_are_remembered(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are bounded, and it is the oldest that is forgotten."""
+    monkeypatch.setattr("mirrorneuron.scripts.DELIVERED_KEPT", 2)
+    one = stage().open()
+    words = []
+    for name in ("first", "second", "third", "third", "second", "first"):
+        one.now += 1
+        words.append(one.scripts.deliver(JOB.job_id, "a", name, b"1").word)
+    assert words == [Word.DELIVERED] * 3 + [Word.DUPLICATE] * 2 + [Word.DELIVERED]
+    assert len(one.mail("a")) == 4
+    assert one.redis.zcard(f"{one.keys.job(JOB.job_id)}:delivered") == 2
+
+
+def test_a_repeated_call_gets_what_its_own_token_holds_and_nothing_of_others(stage: Stages) -> None:
+    one = stage().open(("a", b"1"), ("b", b"2"))
+    one.claim("a", token="t")
+    one.claim("b", token="u")
+    assert [claim.agent_id for claim in one.claim("a", token="t").claims] == ["a"]
+    assert (one.agent("a", "token"), one.agent("b", "token")) == ("t", "u")
+
+
+def test_a_retried_job_has_its_whole_time_again_and_no_result(stage: Stages) -> None:
+    """Its age counts from the retry, not from its submission."""
+    one = stage(Policies(job_timeout_ms=10_000)).open(("a", b"1"))
+    one.now += 10_000
+    assert sweep(one).word is Word.LATE
+    one.finish(failed())
+    retry(one)
+    assert [one.job(field) for field in ("result", "finished_at")] == ["", ""]
+    one.now += 9_999
+    assert sweep(one).word is not Word.LATE
+    one.now += 1
+    assert sweep(one).word is Word.LATE
