@@ -29,12 +29,13 @@ Stages = Callable[..., Stage]
 def test_a_commit_writes_everything_and_gives_the_claim_back(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("a", b"2"))
     held = one.claim("a")
+    one.now += 3
     step = Step("a", 1, 1, b'{"n":1}', b"1", b'"out"', error="", outgoing=[("b", b"3")], events=[("seen", b"[]")])
     reply = one.scripts.commit(JOB, held.token, [step], new_token())
     assert (reply.word, reply.moves, reply.idle, reply.claims) == (Word.COMMITTED, 1, False, ())
     assert (one.mail("a"), one.mail("b"), one.claims()) == ([b"2"], [b"3"], {})
     assert [one.agent("a", name) for name in ("state", "last", "output", "processed")] == ['{"n":1}', "1", '"out"', "1"]
-    assert one.events()[-1] == "seen"
+    assert (one.events()[-1], one.job("updated_at")) == ("seen", str(one.now))
     assert rows(reply) == {"light": (2, 2, "")}
 
 
@@ -90,6 +91,16 @@ def test_a_commit_that_ended_the_job_is_still_answered_as_committed(stage: Stage
     replies = [one.scripts.commit(JOB, held.token, steps, new_token()) for _ in range(2)]
     assert [reply.word for reply in replies] == [Word.COMMITTED, Word.COMMITTED]
     assert one.events().count("job_completed") == 1
+
+
+def test_a_commit_that_has_landed_is_told_of_an_end_that_was_not_its_own(stage: Stages) -> None:
+    one = stage().open(("a", b"1"))
+    held = one.claim("a")
+    steps, token = [one.answer(held.claims[0], ("b", b"2"))], new_token()
+    one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
+    one.finish(failed())
+    again = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
+    assert (again.word, again.claims) == (Word.ENDED, ())
 
 
 def test_a_commit_repeated_after_the_agent_has_moved_on_is_still_answered_as_committed(stage: Stages) -> None:
@@ -160,6 +171,29 @@ def test_a_delayed_agent_is_not_claimed_before_its_time_and_the_job_is_not_idle(
     assert due.claims[0].waited_ms == 0
 
 
+def test_a_delay_of_nothing_is_told_of_at_once(stage: Stages) -> None:
+    one = stage(x=EXECUTOR).open(("x", b"1"))
+    held = one.claim("x")
+    reply = one.scripts.commit(JOB, held.token, [Step("x", attempts=1, delay_ms=0)], new_token())
+    assert rows(reply) == {"default": (1, 1, "x")}
+
+
+def test_more_mail_sends_nobody_to_the_end_of_those_who_wait(stage: Stages) -> None:
+    one = stage(x=EXECUTOR, y=EXECUTOR).open(("x", b"1"), ("a", b"2"))
+    since = one.now
+    one.now += 1
+    assert rows(one.run("a", ("y", b"3"), ("x", b"4"))) == {"default": (2, 1, "")}
+    assert one.ready("default") == {"x": since, "y": since + 1}
+
+
+def test_a_failed_run_leaves_its_error_until_the_next_commit(stage: Stages) -> None:
+    one = stage(x=EXECUTOR).open(("x", b"1"))
+    for error in ("exit 1", ""):
+        held = one.claim("x")
+        one.scripts.commit(JOB, held.token, [Step("x", attempts=1, error=error)], new_token())
+        assert one.agent("x", "error") == error
+
+
 def test_new_mail_does_not_bring_a_delayed_agent_forward(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("x", b"1"), ("a", b"2"))
     held = one.claim("x")
@@ -181,7 +215,11 @@ def test_a_commit_claims_on_in_the_same_breath(stage: Stages) -> None:
 def test_the_last_commit_of_a_job_says_that_it_is_idle(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE, batch=BATCH_OF_TWO).open(("a", b"1"), ("b", b"2"))
     assert one.run("a", ("join", b"3")).idle is False
-    assert one.run("b", ("batch", b"4")).idle is True  # what is below its threshold cannot be acted on
+    held = one.claim("b")
+    steps, token = [one.answer(held.claims[0], ("batch", b"4"))], new_token()
+    for _ in range(2):  # also where the reply was lost
+        reply = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
+        assert reply.idle is True  # what is below its threshold cannot be acted on
 
 
 def test_a_job_with_a_claim_is_not_idle(stage: Stages) -> None:

@@ -122,6 +122,13 @@ def test_a_claim_of_many_large_messages_stops_at_the_cap_but_always_has_one(stag
     assert rows(reply) == {"light": (1, 0, "b")}
 
 
+def test_a_claim_of_several_agents_stops_at_the_most_messages_of_one_claim(stage: Stages) -> None:
+    one = stage().open(*((name, b"m") for name in "abc" for _ in range(MOST_MESSAGES // 2)))
+    reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
+    assert [(c.agent_id, len(c.mail)) for c in reply.claims] == [(name, MOST_MESSAGES // 2) for name in "ab"]
+    assert rows(reply) == {"light": (1, 0, "c")}
+
+
 def test_a_claimed_agent_cannot_be_claimed_again(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     one.claim("a")
@@ -177,6 +184,7 @@ def test_a_claim_of_another_run_or_job_is_refused(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     before = one.everything()
     assert one.scripts.claim(JobRef(JOB.job_id, 2, "digest"), "t", ANY_LIGHT).word is Word.STALE
+    assert one.scripts.claim(JobRef(JOB.job_id, 1, "of another bundle"), "t", ANY_LIGHT).word is Word.STALE
     assert one.scripts.claim(JobRef("no-job", 1, "digest"), "t", ANY_LIGHT).word is Word.MISSING
     assert one.everything() == before
 
@@ -212,9 +220,12 @@ def test_nobody_follows_one_that_is_not_due(stage: Stages) -> None:
 
 
 def test_one_that_is_claimed_elsewhere_does_not_follow(stage: Stages) -> None:
-    one = stage().open(("a", b"1"), ("b", b"2"))
+    """Be it for its own mail or, with an empty mailbox, for what another sends it."""
+    one = stage().open(("a", b"1"), ("b", b"2"), ("d", b"3"), ("x", b"4"))
     one.claim("b")
-    assert names(one.claim("a", "b", "c").claims) == ["a"]
+    assert names(one.claim("d", "c").claims) == ["d", "c"]
+    assert names(one.claim("a", "b", "y").claims) == ["a"]
+    assert names(one.claim("x", "c", "y").claims) == ["x"]
 
 
 def test_a_claim_of_several_repeated_hands_over_all_of_them(stage: Stages) -> None:

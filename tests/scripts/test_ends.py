@@ -80,6 +80,13 @@ def test_a_flush_repeated_tells_again_of_what_it_made_ready(stage: Stages) -> No
     assert first == again == {"default": (1, 1, "batch")}
 
 
+def test_a_flush_after_a_move_changes_nothing(stage: Stages) -> None:
+    one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
+    before = one.everything()
+    assert one.scripts.flush(JOB, one.moves + 1, ["batch"]).word is Word.MOVED
+    assert one.everything() == before
+
+
 def test_a_job_that_is_not_idle_is_not_flushed(stage: Stages) -> None:
     """A second worker that saw the same idleness comes late: by now there is work, so the batch may still fill."""
     one = stage(batch=BATCH_OF_TWO).open(("a", b"1"), ("batch", b"2"))
@@ -95,6 +102,13 @@ def test_an_idle_job_waits_with_one_event_and_its_time(stage: Stages) -> None:
         one.now += 10
     assert (one.job("status"), one.job("idle_since")) == ("running", str(since))
     assert one.events().count("job_idle") == 1
+
+
+def test_a_job_that_has_ended_is_no_longer_idle(stage: Stages) -> None:
+    one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
+    one.scripts.settle(JOB, one.moves, None)
+    one.finish(cancelled())
+    assert one.job("idle_since") == ""
 
 
 def test_a_commit_ends_the_idleness(stage: Stages) -> None:

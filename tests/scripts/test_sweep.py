@@ -56,6 +56,16 @@ def test_a_renewed_claim_is_left_alone(stage: Stages) -> None:
     assert one.claims().keys() == {"a"}
 
 
+def test_a_sweep_that_is_held_up_ends_no_lease_that_was_not_over_when_it_began(stage: Stages) -> None:
+    one = stage().open(("a", b"1"))
+    one.claim("a")
+    began = one.now
+    one.now += LEASE_MS
+    for now_ms, left in ((began, {"a"}), (one.now, set())):
+        one.scripts.sweep(JOB.job_id, now_ms=now_ms, after_gap=False, first_wait_ms=1_000, longest_wait_ms=1_000)
+        assert one.claims().keys() == left
+
+
 def test_after_a_gap_in_sweeping_every_claim_gets_one_fresh_lease(stage: Stages) -> None:
     """Nobody could renew then either; it is no loss of the run."""
     one = stage(x=EXECUTOR).open(("a", b"1"), ("x", b"2"))
