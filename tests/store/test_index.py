@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from mirrorneuron.app import make_app
 from mirrorneuron.chain import Chains
@@ -15,9 +17,10 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.store.conftest import Jobs
-from workers.sweeper import Sweeper
+from workers.sweeper import ORPHAN_MS, Sweeper
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 
 
 def sweeper(store: Store) -> Sweeper:
@@ -110,3 +113,132 @@ def test_a_job_whose_bundle_is_lost_can_be_cancelled_and_cleaned_up(
     assert client.cancel("j")["status"] == "cancelled"
     assert sorted(client.cleanup_jobs(all=True)) == ["j", "k"]
     assert list(store.client.scan_iter(f"{store.keys.ns}:job:*")) == []
+
+
+def test_the_entries_of_a_job_go_when_its_retention_is_over_and_not_before(
+    make_store: Callable[..., Store], store: Store, jobs: Jobs
+) -> None:
+    """Its keys go by themselves at the same time."""
+    for name in ("over", "kept", "live"):
+        jobs.submit(name)
+    jobs.end("over")
+    jobs.end("kept")
+    store.index.bury(["over"])
+    make_store(clock=lambda: store.now_ms() + HOUR_MS // 2).index.bury(["kept"])
+    early, late = (make_store(clock=lambda ms=ms: store.now_ms() + ms) for ms in (HOUR_MS - 60_000, HOUR_MS + 60_000))
+    store.client.delete(store.keys.job("over"))  # its retention is over
+    early.index.forget_expired()
+    assert set(store.client.zrange(store.keys.jobs, 0, -1)) == {b"over", b"kept", b"live"}
+    late.index.forget_expired()
+    assert set(store.client.zrange(store.keys.jobs, 0, -1)) == {b"kept", b"live"}
+    assert store.client.zrange(store.keys.ended, 0, -1) == [b"kept"]
+    assert store.index.live() == ["live"]
+
+
+def test_a_sweep_drops_the_entries_of_jobs_that_have_expired(
+    make_store: Callable[..., Store], store: Store, jobs: Jobs
+) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.bury(["j"])
+    store.client.delete(store.keys.job("j"))
+    assert sweeper(make_store(clock=lambda: store.now_ms() + 2 * HOUR_MS)).tick()
+    assert store.client.exists(store.keys.jobs, store.keys.ended) == 0
+
+
+def test_an_entry_without_a_job_is_dropped_once_no_submission_can_be_behind_it(
+    make_store: Callable[..., Store], store: Store
+) -> None:
+    """A submission writes the entries first; one that died between leaves them without a job."""
+    for command in store.index.entries("ghost", store.now_ms()):
+        store.client.execute_command(*command)
+    store.client.sadd(store.keys.live, "never listed")
+    assert sweeper(store).tick()
+    assert store.index.live() == ["ghost"]
+    later = make_store(clock=lambda: store.now_ms() + 2 * ORPHAN_MS)
+    store.client.delete(store.keys.sweeper)
+    assert sweeper(later).tick()
+    assert (store.index.live(), store.client.exists(store.keys.jobs)) == ([], 0)
+
+
+def test_a_live_job_that_is_buried_stays_among_the_live(store: Store, jobs: Jobs) -> None:
+    """A server that lost its last second knows nothing of the end that was seen."""
+    for name in ("pending", "running", "ended"):
+        jobs.submit(name)
+    jobs.open("running")
+    jobs.end("ended")
+    store.index.bury(["pending", "running", "ended"])
+    assert sorted(store.index.live()) == ["pending", "running"]
+    assert store.client.zrange(store.keys.ended, 0, -1) == [b"ended"]
+
+
+def test_a_job_that_is_deleted_before_it_is_buried_is_on_no_list(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    assert store.delete("j", ["a", "x", "join"]) is True
+    assert store.index.live() == []
+
+
+def test_a_job_that_is_submitted_again_keeps_its_place(make_store: Callable[..., Store], store: Store) -> None:
+    for at, name in enumerate(("first", "second", "first")):
+        Jobs(make_store(clock=lambda at=at: 1_700_000_000_000 + at)).submit(name)
+    assert [job["job_id"] for job in store.jobs()] == ["second", "first"]
+
+
+def test_the_bundles_of_more_jobs_than_a_page_are_found(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirrorneuron.index.PAGE", 2)
+    for name in "abcde":
+        jobs.submit(name, graph_id=name)
+    assert store.index.digests([*"abcde"]) == {jobs.ref(name).digest for name in "abcde"}
+
+
+def test_a_job_that_cannot_be_entered_is_an_error(store: Store, jobs: Jobs) -> None:
+    """It would be on no list, and no sweeper would look after it."""
+    store.client.set(store.keys.jobs, "not a set")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        jobs.submit("j")
+
+
+def test_one_sweeper_leads_until_its_lease_is_over(store: Store) -> None:
+    assert store.lead("one", 600_000) is True
+    assert store.lead("two", 600_000) is False
+    assert store.lead("one", 1_200_000) is True
+    assert store.client.pttl(store.keys.sweeper) > 600_000, "it was renewed"
+    store.client.delete(store.keys.sweeper)  # its lease is over
+    assert store.lead("two", 600_000) is True
+    assert 0 < store.client.pttl(store.keys.sweeper) <= 600_000
+    assert store.lead("one", 600_000) is False
+
+
+def test_a_sweeper_that_does_not_lead_sweeps_nothing(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    store.lead("another", 600_000)
+    assert sweeper(store).tick() is False
+    assert store.index.live() == ["j"]
+
+
+def test_a_sweep_knows_how_long_ago_the_last_one_began(make_store: Callable[..., Store]) -> None:
+    now = [1_700_000_000_000]
+    store = make_store(clock=lambda: now[0])
+    assert store.mark_sweep() == (now[0], 0)
+    now[0] += 7_000
+    assert store.mark_sweep() == (now[0], 7_000)
+
+
+def test_cleanup_counts_the_age_of_a_job_from_its_end(
+    settings: Settings, make_store: Callable[..., Store], store: Store
+) -> None:
+    """One that was submitted long ago may have ended just now."""
+    for name, days in (("old", 3), ("long", 0)):
+        jobs = Jobs(make_store(clock=lambda: store.now_ms() - 5 * DAY_MS))
+        jobs.submit(name)
+        jobs = Jobs(make_store(clock=lambda days=days: store.now_ms() - days * DAY_MS))
+        jobs.end(name)
+    Jobs(store).submit("live")
+    client = Client(settings)
+    assert client.cleanup_jobs(older_than=timedelta(days=1)) == ["old"]
+    assert client.cleanup_jobs(all=True, older_than=timedelta(days=1)) == []
+    assert sorted(client.cleanup_jobs(all=True)) == ["live", "long"]
