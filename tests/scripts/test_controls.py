@@ -10,6 +10,7 @@ import pytest
 from mirrorneuron.claim import Dead, End, JobRef, Moved, Word, new_token
 from mirrorneuron.job import JobStatus
 from tests.scripts.stage import (
+    ANY_HEAVY,
     ANY_LIGHT,
     BATCH_OF_TWO,
     EXECUTOR,
@@ -252,3 +253,27 @@ def test_a_retry_from_an_agent_that_is_done_gives_it_what_it_consumed_last_and_n
     one.finish(cancelled())
     retry(one, "x", ("x", 1))
     assert one.mail("x") == [b"1"]
+
+
+def test_that_a_run_was_cut_off_is_forgotten_with_the_next_run_of_the_job(stage: Stages) -> None:
+    """What the agent is given again goes by the last end of the job."""
+    one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
+    one.claim("x")
+    one.finish(cancelled())
+    retry(one)
+    job = JOB._replace(run=2)
+    held = one.scripts.claim(job, new_token(), ANY_HEAVY)
+    step = replace(one.answer(held.claims[0]), last=held.claims[0].mail[0])
+    one.scripts.commit(job, held.token, [step], new_token())
+    one.scripts.finish(job, cancelled(), ["x"])
+    retry(one, "x", ("x", 1))
+    assert one.mail("x") == [b"1"]
+
+
+def test_a_retry_is_a_move(stage: Stages) -> None:
+    """The waits before what is lost is told of again begin with the first one."""
+    one = stage().open(("a", b"1"))
+    seen = one.moves
+    one.finish(cancelled())
+    retry(one)
+    assert one.moves > seen
