@@ -205,6 +205,27 @@ def test_a_retry_from_an_agent_begins_anew_with_all_behind_it(client: Client, st
     assert store.client.hget(store.keys.agent("j", "x"), "state") is None
 
 
+def test_a_retry_that_was_cut_off_leaves_its_job_among_the_live(
+    client: Client, store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no sweeper looks after the run that it began."""
+    jobs.submit("j")
+    jobs.end("j", JobStatus.FAILED)
+    store.index.bury(["j"])
+    scripts = client._live_parts().store.scripts
+    retry = scripts.retry
+
+    def killed(*args: Any) -> None:
+        retry(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scripts, "retry", killed)
+    with pytest.raises(KeyboardInterrupt):
+        client.retry("j")
+    assert store.known_job("j")["status"] == "running"
+    assert store.index.live() == ["j"]
+
+
 def test_a_retry_that_is_refused_brings_no_ended_job_back_to_life(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
@@ -230,3 +251,10 @@ def test_a_job_that_ends_while_it_is_cleaned_up_is_deleted_all_the_same(
     monkeypatch.setattr(control, "cancel", ended_meanwhile)
     assert sorted(client.cleanup_jobs(all=True)) == ["j", "k"]
     assert client.list_jobs() == []
+
+
+def test_what_is_gone_already_is_not_deleted_again(client: Client, jobs: Jobs) -> None:
+    for name in ("j", "live"):
+        jobs.submit(name)
+    jobs.end("j")
+    assert client._live_parts().control.delete(["gone", "j", "live", "j"]) == ["j"]

@@ -1,15 +1,24 @@
-"""What was announced and not picked up is announced again, and a long queue is not a loss."""
+"""What a sweeper does about what it finds, and that a long queue is not a loss."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from redis.exceptions import ConnectionError
 
 from mirrorneuron.app import make_app
 from mirrorneuron.claim import new_token
 from mirrorneuron.client import Client
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.store import Store
-from tests.jobs.graphs import job_ref, line, single
+from tests.jobs.graphs import executor, job_ref, line, single
+from tests.store.conftest import Jobs
+from tests.support.waiting import wait_until
 from workers import sweeper
 from workers.sweeper import Sweeper
 
@@ -20,6 +29,10 @@ JOBS = 3
 def impatient(store: Store, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
     """A sweeper that takes what was not picked up by its next sweep for lost."""
     monkeypatch.setattr(sweeper, "FIRST_WAIT_MS", 0)
+    return sweeper_of(store)
+
+
+def sweeper_of(store: Store) -> Sweeper:
     return Sweeper(store, make_app(store.settings), lambda digest: store.plan(digest)[0])
 
 
@@ -56,3 +69,128 @@ def test_every_pool_has_a_queue_of_its_own(store: Store, impatient: Sweeper) -> 
     store.scripts.claim(opened, new_token(), [(LIGHT, 1)], opening=True)
     sweep_often(impatient)
     assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1 + JOBS
+
+
+def test_the_room_of_a_queue_is_looked_at_anew_in_each_sweep(store: Store, impatient: Sweeper) -> None:
+    """What was added and lost again is added again."""
+    client, light = Client(store.settings), queue(store.settings.redis_namespace, LIGHT)
+    client.run_manifest(line(3))
+    for _ in range(2):
+        store.client.delete(light)
+        sweep_often(impatient)
+        assert store.client.llen(light) == 1
+
+
+def test_an_idle_job_that_nobody_settled_ends_as_its_policy_says(store: Store, jobs: Jobs) -> None:
+    """The worker that saw it idle may have died over it."""
+    for policy in ("complete", "fail", "wait"):
+        jobs.submit(policy, initial_inputs={"join": [1]}, entrypoints=["join"], policies={"on_idle": policy})
+        jobs.open(policy)
+    assert sweeper_of(store).tick()
+    assert {job["job_id"]: job["status"] for job in store.jobs()} == {
+        "complete": "completed",
+        "fail": "failed",
+        "wait": "running",
+    }
+    assert store.known_job("complete")["result"] == {"agent_id": None, "output": {"join": 1}}
+    assert store.known_job("wait")["idle_since"] is not None
+    assert store.index.live() == ["wait"], "the ended ones are buried in the same sweep"
+    assert [
+        name for name in store.client.scan_iter(f"{store.keys.job('complete')}*") if store.client.ttl(name) < 0
+    ] == []
+
+
+def test_the_rest_of_a_batch_in_an_idle_job_is_announced(store: Store, jobs: Jobs) -> None:
+    batch = executor("batch", "true", "batch", batch_size=2)
+    jobs.submit("j", nodes=[batch], edges=[], entrypoints=["batch"], initial_inputs={"batch": [1]})
+    jobs.open("j")
+    assert sweeper_of(store).tick()
+    assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1
+    assert store.known_job("j")["status"] == "running"
+
+
+def test_a_job_that_the_sweeper_fails_is_off_the_live_at_once(store: Store, jobs: Jobs) -> None:
+    jobs.submit("late", policies={"job_timeout_ms": 1})
+    wait_until(lambda: sweeper_of(store).tick() and store.known_job("late")["status"] == "failed")
+    assert store.index.live() == []
+
+
+def test_a_poisonous_message_is_named_with_the_workers_that_it_cost(make_store: Callable[..., Store]) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": {"message_id": "bad"}}, policies={"max_agent_restart_attempts": 1})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    one = sweeper_of(store)
+    assert one.tick()
+    assert store.known_job("j")["status"] == "running"
+    now[0] += store.settings.claim_lease_ms
+    assert one.tick()
+    assert store.known_job("j")["result"] == {
+        "agent_id": "x",
+        "error": "its worker died 1 times while it ran this message",
+        "details": {"losses": 1, "message_id": "bad"},
+    }
+    assert store.index.live() == []
+
+
+def test_a_sweep_in_which_the_lease_is_lost_ends(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took so long that another has begun a sweep of its own: it goes on with none of the others."""
+    monkeypatch.setattr(sweeper, "JOBS_A_LEASE", 2)
+    for name in "abcde":
+        jobs.submit(name)
+    swept: list[str] = []
+    sweep = store.scripts.sweep
+
+    def slow(job_id: str, **options: Any) -> Any:
+        swept.append(job_id)
+        store.client.set(store.keys.sweeper, "another")
+        return sweep(job_id, **options)
+
+    monkeypatch.setattr(store.scripts, "sweep", slow)
+    sweeper_of(store).tick()
+    assert len(swept) == 1
+
+
+def test_live_jobs_have_their_bundles_renewed_every_hour(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    jobs.submit("j")
+    one, name = sweeper_of(store), store.keys.manifest(jobs.ref("j").digest)
+    lasts = []
+    for seconds in (0, sweeper.RENEWED_S - 1, 1):
+        now[0] += seconds
+        store.client.expire(name, 60)
+        assert one.tick()
+        lasts.append(store.client.ttl(name) > 60)
+    assert lasts == [True, False, True]
+
+
+@pytest.mark.parametrize("holder", [None, "another"])
+def test_a_sweeper_that_stops_gives_its_own_lease_back(store: Store, holder: str | None) -> None:
+    """So that another need not wait for it; and it gives back nobody else's."""
+    one, key = sweeper_of(store), store.keys.sweeper
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    wait_until(lambda: store.client.get(key))
+    if holder:
+        store.client.set(key, holder)
+    one.stop()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert store.client.get(key) == (holder.encode() if holder else None)
+
+
+def test_a_sweep_that_the_store_ends_says_so(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for the fault of one job: the next sweep has to know that nobody could renew."""
+    jobs.submit("j")
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(store.scripts, "sweep", cut)
+    with pytest.raises(ConnectionError):
+        sweeper_of(store).tick()
