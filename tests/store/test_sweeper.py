@@ -194,3 +194,96 @@ def test_a_sweep_that_the_store_ends_says_so(store: Store, jobs: Jobs, monkeypat
     monkeypatch.setattr(store.scripts, "sweep", cut)
     with pytest.raises(ConnectionError):
         sweeper_of(store).tick()
+
+
+class Gaps:
+    """Notes of each sweep of the store's one job whether it comes after a gap; *now* is the monotonic clock (s)."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000.0
+        self.seen: list[bool] = []
+        self.fail, self.failed_after = False, 0
+        self._sweep = store.scripts.sweep
+        monkeypatch.setattr(store.scripts, "sweep", self.sweep)
+        monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def sweep(self, job_id: str, *, after_gap: bool, **options: Any) -> Any:
+        if self.fail:
+            self.fail, self.failed_after = False, len(self.seen)
+            raise ConnectionError("cut")
+        self.seen.append(after_gap)
+        return self._sweep(job_id, after_gap=after_gap, **options)
+
+
+@pytest.fixture
+def gaps(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Gaps:
+    jobs.submit("j")
+    return Gaps(store, monkeypatch)
+
+
+def test_sweeps_that_are_far_apart_have_a_gap_between_them(store: Store, gaps: Gaps) -> None:
+    """The store did not answer: it may have been away just as long for those who renew."""
+    one = sweeper_of(store)
+    for seconds in (0.0, 1.0, 3.0, 3.1, 1.0):
+        gaps.now += seconds
+        assert one.tick()
+    assert gaps.seen == [False, False, False, True, False]
+
+
+def test_that_another_has_swept_meanwhile_is_no_gap(store: Store, gaps: Gaps) -> None:
+    """Nor that it has died: the store answered, so whoever lives could renew."""
+    one = sweeper_of(store)
+    assert one.tick()
+    store.client.set(store.keys.sweeper, "another")
+    for _ in range(60):
+        gaps.now += 1.0
+        assert not one.tick()
+    store.client.delete(store.keys.sweeper)
+    gaps.now += 1.0
+    assert one.tick()
+    assert gaps.seen == [False, False]
+
+
+def test_a_store_that_is_cut_off_is_a_gap_however_short(make_store: Callable[..., Store], gaps: Gaps) -> None:
+    """The last renewals may be much older than that."""
+    store = make_store(claim_lease_ms=400)
+    store.scripts.sweep = gaps.sweep  # type: ignore[method-assign]
+    one = sweeper_of(store)
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    wait_until(lambda: gaps.seen)
+    gaps.fail = True
+    wait_until(lambda: not gaps.fail and len(gaps.seen) > gaps.failed_after + 1)
+    one.stop()
+    thread.join(timeout=60)
+    assert [number for number, after_gap in enumerate(gaps.seen) if after_gap] == [gaps.failed_after]
+
+
+@pytest.mark.parametrize(("ago_ms", "after_gap"), [(0, False), (6_000, False), (6_001, True)])
+def test_a_new_sweeper_goes_by_the_last_sweep_of_the_others(
+    make_store: Callable[..., Store], ago_ms: int, after_gap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer ago than a lease: the whole fleet, or the store, has been away."""
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    Jobs(store).submit("j")
+    gaps = Gaps(store, monkeypatch)
+    assert sweeper_of(store).tick()
+    store.client.delete(store.keys.sweeper)
+    now[0] += ago_ms
+    assert sweeper_of(store).tick()
+    assert gaps.seen == [False, after_gap]
+
+
+def test_a_short_lease_makes_no_gap_of_the_delay_of_a_busy_machine(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0], claim_lease_ms=1_000)
+    Jobs(store).submit("j")
+    gaps = Gaps(store, monkeypatch)
+    for ago_ms in (0, sweeper.GAP_MS, sweeper.GAP_MS + 1):
+        now[0] += ago_ms
+        assert sweeper_of(store).tick()
+        store.client.delete(store.keys.sweeper)
+    assert gaps.seen == [False, False, True]
