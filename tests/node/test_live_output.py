@@ -129,6 +129,19 @@ def test_output_after_the_end_of_the_job_lives_as_long_as_its_record(store: Stor
     assert 0 < store.client.ttl(store.keys.logs(JOB)) <= 100
 
 
+@pytest.mark.parametrize(("status", "keep_s"), [("running", 100), ("running", 0), ("completed", 0)])
+def test_output_of_a_job_that_goes_on_or_is_kept_for_ever_does_not_go_away(
+    store: Store, status: str, keep_s: int
+) -> None:
+    store.client.hset(store.keys.job(JOB), "status", status)
+    kept = Store(store.settings.model_copy(update={"retention_seconds": keep_s}))
+    with LiveOutput(kept, kept_bytes=100).of(JOB, "a") as echo:
+        echo("stdout", b"here")
+    assert texts(store) == ["here"]
+    assert store.client.ttl(store.keys.logs(JOB)) == -1
+    kept.client.close()
+
+
 def test_output_of_a_job_that_is_gone_leaves_nothing_behind(store: Store, live: LiveOutput) -> None:
     with live.of("gone", "a") as echo:
         echo("stdout", b"late")

@@ -13,6 +13,7 @@ import pytest
 from mirrorneuron.app import make_app
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
+from mirrorneuron.claim import Word
 from mirrorneuron.client import Client
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
@@ -78,6 +79,17 @@ def test_creating_a_job_renews_its_bundle(store: Store, tmp_path: Path) -> None:
     for name in parts(store, bundle):
         store.client.expire(name, 60)
     store.create("j", plan, bundle, {"job_id": "j"})
+    assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_creating_a_job_stores_what_its_bundle_has_lost(store: Store, tmp_path: Path, lost: int) -> None:
+    """A producer that has met the bundle before does not look whether it is there."""
+    (tmp_path / "file").write_text("x")
+    bundle, plan = packed({}, tmp_path)
+    store.bundles.put(bundle)
+    store.client.delete(parts(store, bundle)[lost])
+    assert store.create("j", plan, bundle, {"job_id": "j"})[0] is Word.CREATED
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 

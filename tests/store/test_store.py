@@ -12,8 +12,11 @@ import pytest
 from mirrorneuron.bundle_store import FOR_EVER_SECONDS
 from mirrorneuron.claim import Dead, End, Step, Word, new_token, untouched
 from mirrorneuron.client import Client
+from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
+from mirrorneuron.keys import queue
 from mirrorneuron.message import encode
+from mirrorneuron.registry import FORGOTTEN_S
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.store.conftest import GRAPH, NODE, Jobs, packed, static
@@ -260,6 +263,43 @@ def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Stor
     (held,) = store.scripts.claim(job, "u", (("light", 1),), agents=["join"]).claims
     store.scripts.commit(job, "u", [Step("join", 2, 2, last=held.mail[1])], new_token())
     assert store.last_bodies("j", ["x", "join", "a", "nobody"]) == {"x": [9], "join": 2, "a": {}}, "`a` has mail"
+
+
+def test_what_waits_was_received_after_what_was_consumed(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j", initial_inputs={"x": [1, 2]})
+    jobs.open("j")
+    (held,) = store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"]).claims
+    store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, last=held.mail[0])], new_token())
+    assert store.last_bodies("j", ["x"]) == {"x": 2}
+
+
+def test_the_agents_of_a_job_that_was_deleted_meanwhile_are_not_found(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    job = store.known_job("j")
+    jobs.end("j")
+    store.delete("j", ["a", "x", "join"])
+    with pytest.raises(JobNotFound, match="no job 'j'"):
+        store.agents(job)
+
+
+def test_a_worker_that_is_silent_is_listed_no_more_and_at_last_forgotten(store: Store) -> None:
+    store.registry.register(NODE, 60)
+    assert 0 < store.client.ttl(store.keys.node("n1")) <= 60
+    store.client.delete(store.keys.node("n1"))  # it has expired
+    store.client.zadd(store.keys.nodes, {"n1": store.now_ms() - 1000 * FORGOTTEN_S - 1})
+    assert store.registry.nodes() == []
+    store.registry.register({**NODE, "name": "n2"}, 60)
+    assert members(store, store.keys.nodes) == {b"n2"}
+    store.registry.unregister("n2")
+    assert members(store, store.keys.nodes) == set()
+    assert store.client.exists(store.keys.node("n2")) == 0
+
+
+def test_what_waits_in_a_queue_is_counted_only_where_the_queues_are_here(make_store: Stores) -> None:
+    here, elsewhere = make_store(), make_store(broker_url="amqp://elsewhere")
+    here.registry.register(NODE, 60)
+    here.client.rpush(queue(here.keys.ns, "light"), "task")
+    assert [store.registry.nodes()[0]["pools"]["light"]["queued"] for store in (here, elsewhere)] == [1, None]
 
 
 def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
