@@ -20,6 +20,7 @@ from tests.jobs.graphs import executor, job_ref, line, single
 from tests.store.conftest import Jobs
 from tests.support.waiting import wait_until
 from workers import sweeper
+from workers.backlog import Backlog
 from workers.sweeper import Sweeper
 
 JOBS = 3
@@ -67,8 +68,24 @@ def test_every_pool_has_a_queue_of_its_own(store: Store, impatient: Sweeper) -> 
     for _ in range(JOBS):
         client.run_manifest(line(3))
     store.scripts.claim(opened, new_token(), [(LIGHT, 1)], opening=True)
-    sweep_often(impatient)
+    for _ in range(3):
+        sweep_often(impatient)
     assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1 + JOBS
+
+
+def test_a_broker_that_does_not_say_what_it_has_is_told_again_all_the_same(
+    store: Store, impatient: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise NotImplementedError("no passive declaration")
+
+    monkeypatch.setattr(Backlog, "of", refuse)
+    Client(store.settings).run_manifest(line(3))
+    light = queue(store.settings.redis_namespace, LIGHT)
+    store.client.delete(light)
+    for _ in range(2):  # the first one notes since when
+        assert impatient.tick()
+    assert store.client.llen(light) == 1
 
 
 def test_the_room_of_a_queue_is_looked_at_anew_in_each_sweep(store: Store, impatient: Sweeper) -> None:
