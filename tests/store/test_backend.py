@@ -163,16 +163,21 @@ def test_get_survives_a_restart_of_the_server(
         app.close()
 
 
-def test_nobody_stores_or_forgets_the_result_of_a_job(app: Celery, store: Store, jobs: Jobs) -> None:
+@pytest.mark.parametrize("status", [None, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_nobody_stores_or_forgets_the_result_of_a_job(
+    app: Celery, store: Store, jobs: Jobs, status: JobStatus | None
+) -> None:
+    """Celery itself spares what has succeeded, and nothing else."""
     jobs.submit("j")
-    jobs.end("j")
-    before = store.client.hgetall(store.keys.job("j"))
+    if status:
+        jobs.end("j", status)
+    before, state = store.client.hgetall(store.keys.job("j")), AsyncResult("j", app=app).state
     app.backend.store_result("j", ValueError("revoked"), "FAILURE")
     app.backend.mark_as_revoked("j", "terminated", request=None)
+    assert store.client.exists(app.backend.get_key_for_task("j")) == 0
     AsyncResult("j", app=app).forget()
     assert store.client.hgetall(store.keys.job("j")) == before
-    assert store.client.exists(app.backend.get_key_for_task("j")) == 0
-    assert AsyncResult("j", app=app).state == "SUCCESS"
+    assert AsyncResult("j", app=app).state == state
 
 
 def test_results_of_other_tasks_are_stored_read_and_forgotten(app: Celery, settings: Settings) -> None:

@@ -137,6 +137,17 @@ def test_a_wait_that_takes_too_long_says_so_and_leaves_the_job_alone(store: Stor
     wait_until(lambda: listeners(store, "j") == 0)
 
 
+@pytest.mark.parametrize("timeout", [1_500, 1_500.0, timedelta(seconds=1.5)])
+def test_a_timeout_is_in_milliseconds(timeout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    deadline = Deadline.after(timeout)
+    assert (deadline.left(1.0), deadline.left(60.0), deadline.over) == (1.0, 1.5, False)
+    now[0] += 1.5
+    assert (deadline.left(60.0), deadline.over) == (0.0, True)
+    assert (Deadline.after(None).left(60.0), Deadline.after(None).over) == (60.0, False)
+
+
 @pytest.mark.parametrize("timeout", ["5", True, [5], object()])
 def test_a_timeout_that_is_no_time_is_a_type_error(timeout: Any) -> None:
     with pytest.raises(TypeError, match="milliseconds"):
