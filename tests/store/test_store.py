@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mirrorneuron.bundle_store import FOR_EVER_SECONDS
 from mirrorneuron.claim import Dead, End, Step, Word, new_token, untouched
 from mirrorneuron.client import Client
-from mirrorneuron.errors import JobNotFound
+from mirrorneuron.errors import JobExists, JobNotFound
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.keys import queue
 from mirrorneuron.message import encode
@@ -103,6 +104,41 @@ def test_a_submission_that_finds_its_job_still_pending_announces_it(
     jobs.submit("j")
     assert client.run_manifest(GRAPH, job_id="j") == "j"
     assert announced == ["j"]
+
+
+def test_a_job_that_somebody_has_opened_is_not_announced_again(
+    settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, announced = Client(settings), []
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job))
+    jobs.submit("j")
+    jobs.open("j")
+    assert client.run_manifest(GRAPH, job_id="j") == "j"
+    assert announced == []
+
+
+def test_the_order_of_keys_makes_no_other_bundle_and_the_first_ones_digest_is_announced(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, announced = Client(settings), []
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.digest))
+    one, turned = ({"metadata": dict(rows)} for rows in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
+    digests = [packed(changes)[0].digest for changes in (one, turned)]
+    assert digests[0] != digests[1]
+    for changes in (one, turned):
+        assert client.run_manifest({**GRAPH, **changes}, job_id="j") == "j"
+    assert announced == [store.known_job("j")["manifest_ref"]["digest"]] * 2 == [digests[0]] * 2
+
+
+def test_other_payloads_make_another_bundle(settings: Settings, tmp_path: Path) -> None:
+    client, file = Client(settings), tmp_path / "payloads" / "data"
+    file.parent.mkdir()
+    (tmp_path / "manifest.json").write_bytes(encode(GRAPH))
+    file.write_text("one")
+    assert client.run_manifest(tmp_path, job_id="j") == "j"
+    file.write_text("two")
+    with pytest.raises(JobExists):
+        client.run_manifest(tmp_path, job_id="j")
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
