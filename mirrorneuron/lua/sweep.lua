@@ -22,7 +22,9 @@ if status == 'running' and past(h[3], h[4]) then return answer('OVERDUE') end
 
 local claims = JOB .. ':claims'
 if ARGV[3] == '1' then
-  for _, agent in ipairs(redis.call('ZRANGE', claims, 0, -1)) do redis.call('ZADD', claims, now + lease, agent) end
+  for _, agent in ipairs(redis.call('ZRANGE', claims, 0, -1)) do
+    redis.call('ZADD', claims, 'GT', now + lease, agent) -- a sweep that was held up may come after a renewal
+  end
 end
 for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local key = JOB .. ':agent:' .. agent

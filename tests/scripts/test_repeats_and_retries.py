@@ -138,3 +138,13 @@ def test_a_retried_job_has_its_whole_time_again_and_no_result(stage: Stages) -> 
     assert sweep(one).word is not Word.LATE
     one.now += 1
     assert sweep(one).word is Word.LATE
+
+
+def test_a_sweep_after_a_gap_that_was_held_up_shortens_no_lease(stage: Stages) -> None:
+    """Its sweeper stood still on the way; the worker has renewed meanwhile, and another one sweeps next."""
+    one = stage(x=EXECUTOR).open(("x", b"1"))
+    token, begun = one.claim("x").token, one.now
+    one.now += 2 * LEASE_MS
+    assert one.scripts.renew(JOB, token, ["x"]) is Word.RENEWED
+    one.scripts.sweep(JOB.job_id, now_ms=begun, after_gap=True, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
+    assert one.claims() == {"x": one.now + LEASE_MS}
