@@ -58,13 +58,20 @@ class JobIndex:
         pipe.zrem(self._keys.ended, job_id)
         pipe.execute()
 
-    def remove(self, job_id: str) -> None:
-        """Drop the entries of a job that is deleted."""
+    def remove(self, *job_ids: str) -> None:
+        """Drop the entries of jobs that are gone. One that is found to be there was submitted anew: it is entered
+        again, and if it has ended as well, the sweeper knows what to do.
+        """
         pipe = self._client.pipeline(transaction=False)
-        pipe.zrem(self._keys.jobs, job_id)
-        pipe.zrem(self._keys.ended, job_id)
-        pipe.srem(self._keys.live, job_id)
-        pipe.execute()
+        pipe.zrem(self._keys.jobs, *job_ids)
+        pipe.zrem(self._keys.ended, *job_ids)
+        pipe.srem(self._keys.live, *job_ids)
+        for job_id in job_ids:
+            pipe.exists(self._keys.job(job_id))
+        found = [job_id for job_id, there in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True) if there]
+        for job_id in found:
+            for command in self.entries(job_id, self._now_ms()):
+                self._client.execute_command(*command)
 
     def pages(self, *, live_only: bool = False) -> Iterator[list[str]]:
         """The ids of the kept jobs, newest first: each once, whatever is submitted and deleted meanwhile."""
@@ -90,8 +97,7 @@ class JobIndex:
         """Drop the entries of a job that has no record, if they are older than *age_ms*."""
         submitted = self._client.zscore(self._keys.jobs, job_id)
         if submitted is None or self._now_ms() - submitted > age_ms:
-            self._client.zrem(self._keys.jobs, job_id)
-            self._client.srem(self._keys.live, job_id)
+            self.remove(job_id)
 
     def forget_expired(self) -> None:
         """Drop the entries of jobs whose retention is over; their keys have expired. A job that has a record all the
@@ -100,12 +106,14 @@ class JobIndex:
         over = self._client.zrangebyscore(self._keys.ended, "-inf", self._now_ms(), start=0, num=PAGE)
         if not over:
             return
+        names = _texts(over)
         pipe = self._client.pipeline(transaction=False)
-        for name in _texts(over):
+        for name in names:
             pipe.exists(self._keys.job(name))
-        if gone := [name for name, there in zip(over, pipe.execute(), strict=True) if not there]:
-            self._client.zrem(self._keys.jobs, *gone)
-        self._client.zrem(self._keys.ended, *over)
+        gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
+        self._client.zrem(self._keys.ended, *names)
+        if gone:
+            self.remove(*gone)
 
     def digests(self, job_ids: Sequence[str]) -> set[str]:
         """The bundles of these jobs, as far as there are records that can be read."""

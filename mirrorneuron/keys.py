@@ -1,9 +1,9 @@
 """Every Redis key and every queue name.
 
 All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: one slot holds a job whole, so
-one script may touch all of it. The scripts get the job key and add the suffixes below; their only other homes are
-`lua/`, and what deletes a job in `store`. Indexes, bundles and nodes live in other slots and are written beside a
-script, never within one.
+one script may touch all of it. The scripts get the job key and add the suffixes below; `lua/` is their only other
+home, but for the search for a job's agents in `store`. Indexes, bundles and nodes live in other slots and are written
+beside a script, never within one.
 
     suffix         type    what                                                    written by
     (none)         HASH    status run moves pools digest static result, times,     create, claim, commit, settle, log,

@@ -40,6 +40,7 @@ NAMES: Final = (
     "move",
     "deliver",
     "retry",
+    "delete",
     "sweep",
     "log",
 )
@@ -193,6 +194,10 @@ class Scripts:
         args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
         raw = self._call("retry", job.job_id, args)
         return _moved(raw[:3]), int(raw[3])
+
+    def delete(self, job_id: str, agents: Collection[str]) -> Word:
+        """Delete a job that has ended, and had *agents*, with all that belongs to it."""
+        return Word(self._call("delete", job_id, list(agents)).decode())
 
     def sweep(
         self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int

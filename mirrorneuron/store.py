@@ -139,15 +139,8 @@ class Store:
 
     def delete(self, job_id: str, agents: Sequence[str]) -> bool:
         """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
-        stem = self.keys.job(job_id)
-        status = self.client.hget(stem, "status")
-        if status is None or JobStatus(status.decode()) not in TERMINAL:
+        if self.scripts.delete(job_id, agents) is not Word.SETTLED:
             return False
-        names = [f"{stem}:{part}:{agent}" for agent in agents for part in ("agent", "mail")]
-        for at in range(0, len(names), PAGE):
-            self.client.unlink(*names[at : at + PAGE])
-        beside = (self.keys.events(job_id), self.keys.dead(job_id), self.keys.logs(job_id), f"{stem}:delivered")
-        self.client.unlink(stem, *beside)
         self.index.remove(job_id)
         return True
 

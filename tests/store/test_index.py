@@ -11,6 +11,8 @@ from redis.exceptions import ResponseError
 
 from mirrorneuron.app import make_app
 from mirrorneuron.chain import Chains
+from mirrorneuron.chaos.invariants import leaked_keys
+from mirrorneuron.claim import Word
 from mirrorneuron.client import Client
 from mirrorneuron.control import Control
 from mirrorneuron.job import JobStatus
@@ -242,3 +244,72 @@ def test_cleanup_counts_the_age_of_a_job_from_its_end(
     assert client.cleanup_jobs(older_than=timedelta(days=1)) == ["old"]
     assert client.cleanup_jobs(all=True, older_than=timedelta(days=1)) == []
     assert sorted(client.cleanup_jobs(all=True)) == ["live", "long"]
+
+
+@pytest.mark.parametrize("commands", range(6))
+def test_a_job_that_is_retried_while_it_is_deleted_is_kept_or_deleted_as_a_whole(
+    store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, commands: int
+) -> None:
+    """The retry comes after the deletion has sent so many commands; then the job's first agent works."""
+    jobs.submit("j")
+    jobs.end("j", JobStatus.CANCELLED)
+    other = make_store()
+    ask, left = store.client.execute_command, iter(range(commands))
+
+    def asked(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            monkeypatch.undo()
+            ref = other.ref("j")
+            if ref and other.scripts.retry(ref, b"{}", ["a", "x", "join"], "", [])[0].word is Word.SETTLED:
+                other.index.unbury("j")
+        return ask(*args, **options)
+
+    monkeypatch.setattr(store.client, "execute_command", asked)
+    deleted = store.delete("j", ["a", "x", "join"])
+    kept = [] if deleted else ["j"]
+    assert [job["job_id"] for job in store.jobs()] == store.index.live() == kept
+    assert leaked_keys(store) == []
+    assert store.client.llen(store.keys.mail("j", "a")) == len(kept)
+
+
+@pytest.mark.parametrize("forget", ["remove", "forget_orphan", "forget_expired"])
+def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_listed(
+    store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, forget: str
+) -> None:
+    """Just before the first of the old one's entries goes."""
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.bury(["j"])
+    store.client.delete(store.keys.job("j"))
+    later = make_store(clock=lambda: jobs.store.now_ms() + 2 * HOUR_MS)
+    ask, pipeline = later.client.execute_command, later.client.pipeline
+
+    def submitting(command: Any) -> None:
+        if command == "ZREM":
+            monkeypatch.undo()
+            jobs.submit("j")
+
+    def asked(*args: Any, **options: Any) -> Any:
+        submitting(args[0])
+        return ask(*args, **options)
+
+    def piped(*args: Any, **options: Any) -> Any:
+        made = pipeline(*args, **options)
+        queue = made.execute_command
+
+        def queued(*args: Any, **options: Any) -> Any:
+            submitting(args[0])
+            return queue(*args, **options)
+
+        made.execute_command = queued
+        return made
+
+    monkeypatch.setattr(later.client, "execute_command", asked)
+    monkeypatch.setattr(later.client, "pipeline", piped)
+    {
+        "remove": lambda: later.index.remove("j"),
+        "forget_orphan": lambda: later.index.forget_orphan("j", 60_000),
+        "forget_expired": later.index.forget_expired,
+    }[forget]()
+    assert store.index.live() == ["j"]
+    assert [job["job_id"] for job in store.jobs()] == ["j"]

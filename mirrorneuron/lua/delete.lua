@@ -1,0 +1,10 @@
+-- delete: an ended job, with all that belongs to it.
+-- KEYS  1 job HASH
+-- ARGV  1.. agents
+-- Reply SETTLED | REFUSED (it has not ended) | MISSING    Events: none
+if not status then return 'MISSING' end
+if LIVE[status] then return 'REFUSED' end
+for _, agent in ipairs(ARGV) do redis.call('UNLINK', JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent) end
+for _, suffix in ipairs(BESIDE) do redis.call('UNLINK', JOB .. suffix) end
+redis.call('UNLINK', JOB)
+return 'SETTLED'
