@@ -84,6 +84,8 @@ def make_app(settings: Settings) -> Celery:
         worker_disable_prefetch=True,
         worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
+        # A Redis server that refuses (out of memory, a replica by now) costs a worker a reconnection, not its life.
+        broker_channel_error_retry=no_ack,
         broker_transport_options=_transport_options(settings),
     )
     return app

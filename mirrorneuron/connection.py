@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from redis import Redis
@@ -15,7 +16,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -35,14 +36,59 @@ NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that 
 IDLE_SUBSCRIPTIONS = 8  # connections that wait to be used again
 AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
+# What a server says that has no memory or disk left, was made a replica, has lost its own, or runs somebody's script.
+_REFUSALS: Final = (OutOfMemoryError, ReadOnlyError, MasterDownError)
+_REFUSAL: Final = re.compile(r"(^|caused error: )(MISCONF|NOREPLICAS|UNBLOCKED|BUSY) ")
+
+T = TypeVar("T")
+
+
+class Refused(RedisConnectionError):
+    """The server answers and does not do what it is asked. Like an absence it passes, so it is ridden out like one."""
+
+
+class _Retry(Retry):
+    """Tries a refusal again as well, on a new connection: behind the server's name there may be another one by then."""
+
+    def call_with_retry(self, do: Callable[[], T], *args: Any, **options: Any) -> T:
+        def asked() -> T:
+            try:
+                return do()
+            except ResponseError as error:
+                if _refuses(error):
+                    raise Refused(str(error)) from error
+                raise
+
+        return super().call_with_retry(asked, *args, **options)
+
+
+class _AsyncRetry(AsyncRetry):
+    """The same for asyncio."""
+
+    async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> T:
+        async def asked() -> T:
+            try:
+                return await do()
+            except ResponseError as error:
+                if _refuses(error):
+                    raise Refused(str(error)) from error
+                raise
+
+        return await super().call_with_retry(asked, *args, **options)
+
+
+def _refuses(error: ResponseError) -> bool:
+    return isinstance(error, _REFUSALS) or bool(_REFUSAL.search(str(error)))
+
 
 def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Server:
     """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
 
-    It connects on first use. A server silent for *timeout_s* (5 s) counts as away; *retries* bounds how long a call
-    rides that out, at most a second between two tries. (Connecting is tried that often within each try.)
+    It connects on first use. A server silent for *timeout_s* (5 s) counts as away, as does one that refuses; *retries*
+    bounds how long a call rides that out, at most a second between two tries. (Connecting is tried that often within
+    each try.)
     """
-    options = _options(url, Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
+    options = _options(url, _Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
         hosts, service, more = sentinel_of(url)
         return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
@@ -51,7 +97,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
 
 def connect_async(url: str, *, retries: int = 1) -> Server:
     """The same for asyncio."""
-    options = _options(url, AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
+    options = _options(url, _AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
         hosts, service, more = sentinel_of(url)
         return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
@@ -135,6 +181,8 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     """Turn a server that does not answer into RuntimeUnavailable, which says which server and what to do."""
     try:
         yield
+    except Refused as error:
+        raise _refusing(url, job_id, error) from error
     except AWAY as error:
         raise RuntimeUnavailable(
             f"the job store at {without_password(url)} does not answer ({error}); start it, or set"
@@ -142,7 +190,11 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
             job_id,
         ) from error
     except RedisError as error:
-        raise RuntimeUnavailable(f"the job store at {without_password(url)} refused: {error}", job_id) from error
+        raise _refusing(url, job_id, error) from error
+
+
+def _refusing(url: str, job_id: str | None, error: RedisError) -> RuntimeUnavailable:
+    return RuntimeUnavailable(f"the job store at {without_password(url)} refused: {error}", job_id)
 
 
 def now_ms(client: Server) -> int:

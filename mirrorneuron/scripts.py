@@ -97,21 +97,11 @@ class Scripts:
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]
-        beside = tuple(beside)
-        for _ in range(2):
-            pipe = self._client.pipeline(transaction=False)
-            for command in beside:
-                pipe.execute_command(*command)
-            pipe.evalsha(SHAS["create"], 1, self._keys.job(job_id), *args)
-            *others, answer = pipe.execute(raise_on_error=False)
-            for reply in others:
-                if isinstance(reply, Exception):
-                    raise reply
-            if not isinstance(answer, NoScriptError):
-                break
-            self._client.script_load(SOURCES["create"])
-        if isinstance(answer, Exception):
-            raise answer
+        rows = (*beside, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
+        try:
+            *others, answer = self._piped(rows)
+        except NoScriptError:  # a server that was restarted or is new
+            *others, answer = self._piped((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
         return Word(answer[0].decode()), answer[1].decode(), others
 
     def claim(
@@ -249,6 +239,14 @@ class Scripts:
             len(agents),
             *agents,
         ]
+
+    def _piped(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+        """The replies to several commands. If one of them is refused, all are sent again, or it is raised."""
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = pipe.execute()
+        return replies
 
     def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
         key = self._keys.job(job_id)

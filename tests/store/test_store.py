@@ -76,6 +76,20 @@ def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: S
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
+def test_a_job_is_created_although_the_server_forgets_its_scripts_again_and_again(
+    make_store: Stores, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a restart and a fail-over do, in a bad moment: the source of the script goes along with the second try."""
+    other, pipeline = make_store(), jobs.store.client.pipeline
+
+    def forgotten_before(*args: Any, **options: Any) -> Any:
+        other.client.script_flush()
+        return pipeline(*args, **options)
+
+    monkeypatch.setattr(jobs.store.client, "pipeline", forgotten_before)
+    assert jobs.submit("j") == (Word.CREATED, JobStatus.PENDING)
+
+
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
 def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
     store: Store, jobs: Jobs, status: JobStatus
