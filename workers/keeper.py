@@ -60,22 +60,29 @@ class Keeper:
         self, job: JobRef, token: str, agents: Sequence[str], handle: RunHandle | None = None
     ) -> Iterator[None]:
         """Keep these claims alive within the block."""
-        with self._lock:
-            self._holdings[token] = Holding(job, token, tuple(agents), handle)
-            if handle is not None and not self._killable:
-                self._killable = True
-                self._woken.set()
-                threading.Thread(target=self._give_back, name="giving back", daemon=True).start()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-                self._thread.start()
-        if handle is not None and self._stop.over.is_set():  # the thread has looked already
-            handle.give_back(REASON)
         try:
+            with self._lock:
+                self._holdings[token] = Holding(job, token, tuple(agents), handle)
+                self._start(killable=handle is not None)
+            if handle is not None and self._stop.over.is_set():  # the thread has looked already
+                handle.give_back(REASON)
             yield
         finally:
             with self._lock:
                 self._holdings.pop(token, None)
+
+    def _start(self, *, killable: bool) -> None:
+        """Start the threads that do not run yet. Raises RuntimeError where there is no room for one; the next holding
+        tries again.
+        """
+        if killable and not self._killable:
+            threading.Thread(target=self._give_back, name="giving back", daemon=True).start()
+            self._killable = True
+            self._woken.set()
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _give_back(self) -> None:
         self._stop.over.wait()

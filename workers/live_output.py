@@ -52,8 +52,9 @@ class LiveOutput:
                     self._streams.append(streams[name])
                 streams[name].add(chunk)
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="live output", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="live output", daemon=True)
+                    thread.start()
+                    self._thread = thread
             self._printed.set()
 
         try:

@@ -87,7 +87,10 @@ class Runtime:
         if len(self._ended) == 1:
             timer = threading.Timer(BURIED_AFTER_S, self._bury_all)
             timer.daemon = True
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:  # no room for a thread
+                self._bury_all()
 
     def _bury_all(self) -> None:
         ended: list[str] = []

@@ -40,8 +40,8 @@ class Standstill:
         """A task begins, in this thread."""
         self._steps[threading.get_ident()] = next(self._number)
         if not self._watching:
-            self._watching = True
             threading.Thread(target=self._watch, name="standstill", daemon=True).start()
+            self._watching = True
 
     def over(self) -> None:
         """The task of this thread is over."""

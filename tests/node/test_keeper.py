@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -91,3 +93,28 @@ def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
     store.client.zadd(store.keys.claims(job.job_id), {"work": seen - 1_000})
     keeper.tick()
     assert lease_end(store, job) == seen - 1_000
+
+
+@pytest.mark.parametrize("handle", [None, RunHandle()])
+def test_a_claim_is_kept_as_long_as_it_is_held_although_there_was_no_room_for_a_thread_before(
+    own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, handle: RunHandle | None
+) -> None:
+    """What could not be held is not renewed for ever, and a later claim is renewed."""
+    client = Client(Settings(redis_url=own_server.url))
+    store = Store(client.settings)
+    job = job_ref(client, client.run_manifest(single("true")))
+    token = new_token()
+    store.scripts.claim(job, token, (("default", 1),), opening=True)
+    keeper = Keeper(store, 0.05)
+
+    def no_room(_thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    with pytest.raises(RuntimeError, match="new thread"), keeper.holding(job, token, ["work"], handle):
+        pass
+    assert not keeper._holdings
+    monkeypatch.undo()
+    with keeper.holding(job, token, ["work"], handle):
+        seen = lease_end(store, job)
+        wait_until(lambda: lease_end(store, job) > seen)
