@@ -291,6 +291,10 @@ class Store:
         before = self.client.set(self.keys.swept, now, get=True)
         return now, now - int(before) if before else 0
 
+    def check_writes(self) -> None:
+        """Write what changes nothing. Raises what `connection.AWAY` names where the server does not take it."""
+        self.client.setrange(self.keys.swept, 0, "")
+
     def now_ms(self) -> int:
         """The server's time: clocks of nodes may be off."""
         return self._clock() if self._clock else now_ms(self.client)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from mirrorneuron.connection import AWAY, Server, connect
+from mirrorneuron.connection import AWAY
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
@@ -104,14 +104,14 @@ class Runtime:
     def _answers(self) -> bool:
         """Does the store take writes within seconds? Unlike `store`, this does not ride anything out."""
         try:
-            self._probe.setrange(self.store.keys.swept, 0, "")  # a write that changes nothing
+            self._probe.check_writes()
         except AWAY:
             return False
         return True
 
     @cached_property
-    def _probe(self) -> Server:
-        return connect(self.settings.redis_url)
+    def _probe(self) -> Store:
+        return Store(self.settings)
 
     def _plan(self, digest: str) -> tuple[Plan, str | None]:
         return self.store.plan(digest)

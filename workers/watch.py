@@ -45,17 +45,22 @@ class Deafness:
     def look(self) -> bool:
         """Look once; True when it is deaf."""
         heard, self._heard = self._heard, False
-        deaf = not heard and self._free() and self._waiting() > 0
-        self._missed = self._missed + 1 if deaf else 0
+        missed, self._missed = self._missed, 0  # a look that fails ends the row
+        if not heard and self._free() and self._waiting() > 0:
+            self._missed = missed + 1
         return self._missed >= self._patience
 
 
 class Watch:
-    """Looks at one worker every `INTERVAL_S`, in a thread, and ends it when it is deaf."""
+    """Looks at one worker every `INTERVAL_S`, in a thread, and ends it when it is deaf.
 
-    def __init__(self, worker: Any, grace_s: float) -> None:
+    *check* raises where the broker's server takes no writes: nobody can take mail from it then.
+    """
+
+    def __init__(self, worker: Any, grace_s: float, check: Callable[[], None]) -> None:
         self._worker = worker
         self._grace_s = grace_s
+        self._check = check
         self._backlog = Backlog(worker.app)
         self._deafness = Deafness(self._queued, self._has_room)
         signals.task_received.connect(self._deafness.heard, weak=False)
@@ -75,7 +80,8 @@ class Watch:
         return bool(len(state.reserved_requests) < self._worker.concurrency)
 
     def _queued(self) -> int:
-        """How many messages wait in the queues that the worker is to take from. Raises what kombu raises."""
+        """How many messages wait in the queues that the worker is to take from. Raises what kombu and *check* raise."""
+        self._check()
         return sum(self._backlog.of(name) for name in list(self._worker.app.amqp.queues.consume_from))
 
     def _end(self) -> None:

@@ -6,25 +6,34 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mirrorneuron.app import make_app
 from mirrorneuron.client import Client
+from mirrorneuron.connection import AWAY
 from mirrorneuron.keys import LIGHT, queue
 from mirrorneuron.settings import Settings
+from mirrorneuron.store import Store
 from tests.jobs.graphs import line
 from tests.support.node import ROOT, environment
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.watch import EXIT_CODE, Deafness
+from workers.watch import EXIT_CODE, Deafness, Watch
 
 
 class Worker:
     """What `Deafness` asks about."""
 
     def __init__(self) -> None:
-        self.waiting, self.room = 0, True
-        self.deafness = Deafness(lambda: self.waiting, lambda: self.room, patience=3)
+        self.waiting, self.room, self.away = 0, True, False
+        self.deafness = Deafness(self._queued, lambda: self.room, patience=3)
+
+    def _queued(self) -> int:
+        if self.away:
+            raise ConnectionError
+        return self.waiting
 
     def looks(self, count: int) -> list[bool]:
         return [self.deafness.look() for _ in range(count)]
@@ -52,6 +61,32 @@ def test_a_worker_that_takes_something_now_and_then_is_not_deaf(worker: Worker) 
 def test_with_nothing_to_take_or_no_room_for_it_nobody_is_deaf(worker: Worker, waiting: int, room: bool) -> None:
     worker.waiting, worker.room = waiting, room
     assert not any(worker.looks(9))
+
+
+def test_a_look_that_fails_ends_the_row(worker: Worker) -> None:
+    """Nobody is deaf to a broker that is away."""
+    worker.waiting = 2
+    assert worker.looks(2) == [False, False]
+    worker.away = True
+    with pytest.raises(ConnectionError):
+        worker.looks(1)
+    worker.away = False
+    assert worker.looks(3) == [False, False, True]
+
+
+def test_mail_on_a_server_that_takes_no_writes_does_not_count_as_waiting(own_server: ValkeyServer) -> None:
+    """It tells how much there is, and lets nobody take it."""
+    settings = Settings(redis_url=own_server.url)
+    client, store, app = Client(settings), Store(settings), make_app(settings)
+    client.run_manifest(line(2))
+    watch = Watch(SimpleNamespace(app=app), 0, store.check_writes)
+    assert watch._queued() == 1
+    own_server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(AWAY):
+        watch._queued()
+    own_server.client.execute_command("REPLICAOF", "NO", "ONE")
+    assert watch._queued() == 1
+    app.close()
 
 
 @pytest.fixture
