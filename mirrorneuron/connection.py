@@ -77,6 +77,14 @@ class _AsyncRetry(AsyncRetry):
         return await super().call_with_retry(asked, *args, **options)
 
 
+def answers(replies: list[Any]) -> list[Any]:
+    """The replies to commands that may fail one by one. Raises Refused where a server that refuses gave one of them."""
+    for reply in replies:
+        if isinstance(reply, ResponseError) and _refuses(reply):
+            raise Refused(str(reply)) from reply
+    return replies
+
+
 def _refuses(error: ResponseError) -> bool:
     return isinstance(error, _REFUSALS) or bool(_REFUSAL.search(str(error)))
 

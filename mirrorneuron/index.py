@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from mirrorneuron.connection import Server
+from mirrorneuron.connection import Server, answers
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.keys import Keys
 
@@ -122,7 +122,8 @@ class JobIndex:
             pipe = self._client.pipeline(transaction=False)
             for job_id in job_ids[at : at + PAGE]:
                 pipe.hget(self._keys.job(job_id), "digest")
-            found.update(row for row in pipe.execute(raise_on_error=False) if row and isinstance(row, bytes))
+            rows = answers(pipe.execute(raise_on_error=False))
+            found.update(row for row in rows if row and isinstance(row, bytes))
         return set(_texts(found))
 
 

@@ -15,7 +15,7 @@ from mirrorneuron import records
 from mirrorneuron.bundle import PackedBundle
 from mirrorneuron.bundle_store import BundleStore
 from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.connection import NODE_TIMEOUT_S, Server, Subscriptions, connect, now_ms
+from mirrorneuron.connection import NODE_TIMEOUT_S, Server, Subscriptions, answers, connect, now_ms
 from mirrorneuron.errors import JobNotFound, PayloadTooLarge
 from mirrorneuron.index import PAGE, JobIndex
 from mirrorneuron.job import (
@@ -273,7 +273,7 @@ class Store:
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
-            rows = zip(names, pipe.execute(raise_on_error=False), strict=True)
+            rows = zip(names, answers(pipe.execute(raise_on_error=False)), strict=True)
             yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
 
     def lead(self, token: str, lease_ms: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -14,11 +15,14 @@ from mirrorneuron.chain import Chains
 from mirrorneuron.chaos.invariants import leaked_keys
 from mirrorneuron.claim import Word
 from mirrorneuron.client import Client
+from mirrorneuron.connection import Refused, connect
 from mirrorneuron.control import Control
 from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import Store
 from tests.store.conftest import Jobs
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
 from workers.sweeper import ORPHAN_MS, Sweeper
 
 HOUR_MS = 3_600_000
@@ -313,3 +317,32 @@ def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_liste
     }[forget]()
     assert store.index.live() == ["j"]
     assert [job["job_id"] for job in store.jobs()] == ["j"]
+
+
+def test_a_server_that_is_busy_does_not_hide_the_bundles_of_jobs(own_server: ValkeyServer) -> None:
+    """Somebody's script holds it up: what a clean-up takes for bundles that no job needs would be let go."""
+    store, other = Store(Settings(redis_url=own_server.url), retries=0), connect(own_server.url)
+    Jobs(store).submit("j")
+    digests = store.index.digests(["j"])
+    assert digests
+    own_server.client.config_set("busy-reply-threshold", 1)
+    with ThreadPoolExecutor(1) as pool:
+        held_up = pool.submit(other.eval, "while true do end", 0)
+        try:
+            wait_until(lambda: raises(ResponseError, own_server.client.ping))
+            with pytest.raises(Refused):
+                store.index.digests(["j"])
+        finally:
+            own_server.client.script_kill()
+        assert isinstance(held_up.exception(), ResponseError)
+    assert store.index.digests(["j"]) == digests
+    other.close()
+    store.client.close()
+
+
+def raises(kind: type[Exception], act: Callable[[], Any]) -> bool:
+    try:
+        act()
+    except kind:
+        return True
+    return False
