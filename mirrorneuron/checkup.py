@@ -22,7 +22,7 @@ CLOCK_MS: Final = 2_000
 SWEEP_MS: Final = 15_000  # some sweeps; a node that has just started makes its first one within this
 REFUSALS: Final = (  # what a server says that takes no write, in lower case, and what to do
     ("used memory", "give it more memory (maxmemory), or delete jobs that have ended: mn job cleanup"),
-    ("snapshot", "it cannot write to its disk: make room there"),
+    ("misconf", "it cannot write to its disk: make room there"),
     ("read only", "it is a replica: name the primary in MIRROR_NEURON_REDIS_URL, or Sentinels that know it"),
     ("permission", "its ACL must allow scripts, and all keys and channels of the namespace"),
 )

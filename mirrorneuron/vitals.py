@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from mirrorneuron.app import broker_error
 from mirrorneuron.checkup import Vitals
-from mirrorneuron.connection import Server, reaching
+from mirrorneuron.connection import Refused, Server, reaching
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.keys import Keys
 from mirrorneuron.store import Store
@@ -81,6 +81,6 @@ def _saves(client: Server) -> str | None:
 def _refusal(client: Server, keys: Keys) -> str:
     try:
         client.eval(WRITE, 1, keys.written)
-    except ResponseError as error:
+    except (Refused, ResponseError) as error:
         return str(error)
     return ""
