@@ -80,12 +80,13 @@ class Sweeper:
     @FORKS.held_off()
     def tick(self) -> bool:
         """Sweep once, if the lease is ours; says whether it was."""
+        begun = time.monotonic()
         if not self._store.lead(self._token, self._lease_ms):
             self._was_away, self._answered_at = False, time.monotonic()
             return False
         # Every claim is judged as of this moment: what holds up the sweep after it ends the lease of nobody.
         now_ms, since_last_ms = self._store.mark_sweep()
-        after_gap = self._after_gap(since_last_ms)
+        after_gap = self._after_gap(since_last_ms, begun)
         live = self._store.index.live()
         self._room = {}
         if time.monotonic() >= self._renew_at:
@@ -105,17 +106,17 @@ class Sweeper:
         self._answered_at = time.monotonic()
         return True
 
-    def _after_gap(self, since_last_ms: int) -> bool:
+    def _after_gap(self, since_last_ms: int, begun: float) -> bool:
         """Was the store away? Nobody could renew then, and its absence must not count as the death of workers.
 
         The last renewals may be older than the absence, so that one much shorter than a lease counts as well. That the
-        worker which swept has died is no absence. One that has only just started goes by the last sweep of the others.
+        worker which swept has died is no absence. One that has only just started goes by the last sweep of the others,
+        too: there may have been none.
         """
         now, before = time.monotonic(), self._answered_at
+        found = self._was_away or now - (before or begun) > self._absence_s
         if before is None:
-            found = since_last_ms > max(self._store.settings.claim_lease_ms, GAP_MS)
-        else:
-            found = self._was_away or now - before > self._absence_s
+            found = found or since_last_ms > max(self._store.settings.claim_lease_ms, GAP_MS)
         self._was_away, self._answered_at = False, now
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,52 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
 
     monkeypatch.setattr(asked, where, held_up)
     sweeper.tick()
+    assert claimed() is Word.RENEWED
+
+
+@pytest.fixture
+def first(settings: Settings, store: Store, claimed: Callable[[], Word]) -> Sweeper:
+    """One that has only just started, where nobody has swept before."""
+    store.client.delete(store.keys.sweeper, store.keys.swept)
+    return Sweeper(store, make_app(settings), lambda digest: store.plan(digest)[0])
+
+
+def test_a_claim_outlives_an_absence_within_the_first_sweep_of_all(
+    mortal: ValkeyServer,
+    store: Store,
+    first: Sweeper,
+    claimed: Callable[[], Word],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither an earlier sweep nor an error tells of it."""
+    lead = store.lead
+
+    def held_up(*args: Any) -> bool:
+        cut_off(mortal)
+        return lead(*args)
+
+    monkeypatch.setattr(store, "lead", held_up)
+    assert first.tick()
+    assert claimed() is Word.RENEWED
+
+
+def test_a_claim_outlives_refusals_before_the_first_sweep_of_all(
+    mortal: ValkeyServer, store: Store, first: Sweeper, claimed: Callable[[], Word]
+) -> None:
+    """A fleet that has just started finds a server without memory: nobody renews, and nobody sweeps."""
+    job_id = store.index.live()[0]
+    mortal.client.config_set("maxmemory", 1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first.run)
+        try:
+            wait_until(lambda: first._was_away)
+            wait_until(lambda: store.now_ms() > store.client.zscore(store.keys.claims(job_id), "work"))
+            mortal.client.config_set("maxmemory", 0)
+            wait_until(lambda: store.client.exists(store.keys.swept))
+        finally:
+            mortal.client.config_set("maxmemory", 0)
+            first.stop()
+        running.result()
     assert claimed() is Word.RENEWED
 
 
