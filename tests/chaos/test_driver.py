@@ -59,7 +59,7 @@ def test_there_is_somebody_of_every_kind_to_kill(stage: Stage, tmp_path: Path):
     graph = manifest([command, module], entrypoints=["command", "module"])
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(graph))
     client = Client(stage.settings)
-    job_id = client.run_manifest(tmp_path / "bundle")
+    client.run_manifest(tmp_path / "bundle")
     wait_until(lambda: all((tmp_path / name).exists() for name in ("command", "module")))
 
     def found(kind: Kind) -> list[str]:
@@ -71,7 +71,6 @@ def test_there_is_somebody_of_every_kind_to_kill(stage: Stage, tmp_path: Path):
     assert found(Kind.MODULE) == [f"module {(tmp_path / 'module').read_text()}"]
     assert len(found(Kind.CHILD)) == 2, "only those at work"
     (tmp_path / "gate").touch()
-    client.cancel(job_id)
     client.cleanup_jobs(all=True)
 
 
