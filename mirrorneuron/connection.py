@@ -47,17 +47,27 @@ class Refused(RedisConnectionError):
     """The server answers and does not do what it is asked. Like an absence it passes, so it is ridden out like one."""
 
 
+class _Refusals:
+    """Raises a refusal within its block as Refused. It holds nothing: one serves all."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if _refuses(error):
+            raise Refused(str(error)) from error
+
+
+_as_absence: Final = _Refusals()
+
+
 class _Retry(Retry):
     """Tries a refusal again as well, on a new connection: behind the server's name there may be another one by then."""
 
     def call_with_retry(self, do: Callable[[], T], *args: Any, **options: Any) -> T:
         def asked() -> T:
-            try:
+            with _as_absence:
                 return do()
-            except ResponseError as error:
-                if _refuses(error):
-                    raise Refused(str(error)) from error
-                raise
 
         return super().call_with_retry(asked, *args, **options)
 
@@ -67,12 +77,8 @@ class _AsyncRetry(AsyncRetry):
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> T:
         async def asked() -> T:
-            try:
+            with _as_absence:
                 return await do()
-            except ResponseError as error:
-                if _refuses(error):
-                    raise Refused(str(error)) from error
-                raise
 
         return await super().call_with_retry(asked, *args, **options)
 
@@ -80,13 +86,13 @@ class _AsyncRetry(AsyncRetry):
 def answers(replies: list[Any]) -> list[Any]:
     """The replies to commands that may fail one by one. Raises Refused where a server that refuses gave one of them."""
     for reply in replies:
-        if isinstance(reply, ResponseError) and _refuses(reply):
+        if _refuses(reply):
             raise Refused(str(reply)) from reply
     return replies
 
 
-def _refuses(error: ResponseError) -> bool:
-    return isinstance(error, _REFUSALS) or bool(_REFUSAL.search(str(error)))
+def _refuses(reply: object) -> bool:
+    return isinstance(reply, _REFUSALS) or (isinstance(reply, ResponseError) and bool(_REFUSAL.search(str(reply))))
 
 
 def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Server:
@@ -189,20 +195,12 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     """Turn a server that does not answer into RuntimeUnavailable, which says which server and what to do."""
     try:
         yield
-    except Refused as error:
-        raise _refusing(url, job_id, error) from error
-    except AWAY as error:
-        raise RuntimeUnavailable(
-            f"the job store at {without_password(url)} does not answer ({error}); start it, or set"
-            " MIRROR_NEURON_REDIS_URL",
-            job_id,
-        ) from error
-    except RedisError as error:
-        raise _refusing(url, job_id, error) from error
-
-
-def _refusing(url: str, job_id: str | None, error: RedisError) -> RuntimeUnavailable:
-    return RuntimeUnavailable(f"the job store at {without_password(url)} refused: {error}", job_id)
+    except (RedisError, ConnectionError) as error:
+        if isinstance(error, AWAY) and not isinstance(error, Refused):
+            said = f"does not answer ({error}); start it, or set MIRROR_NEURON_REDIS_URL"
+        else:
+            said = f"refused: {error}"
+        raise RuntimeUnavailable(f"the job store at {without_password(url)} {said}", job_id) from error
 
 
 def now_ms(client: Server) -> int:
