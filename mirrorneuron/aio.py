@@ -120,21 +120,22 @@ class Client:
         with reaching(self.sync.settings.redis_url, job_id):
             async with ends.connected():
                 cancels = _cancels()
-                job = await ends.read(job_id, deadline)  # a store that has never answered is not waited for
                 away_since: float | None = None
-                while job is None:
+                answered = False
+                while True:
                     try:
-                        job = await ends.read(job_id, deadline)
-                        away_since = None
-                        job = job or await self._pushed(ends, job_id, deadline, cancels)
+                        if job := await ends.read(job_id, deadline):
+                            return job
+                        answered, away_since = True, None
+                        return await self._pushed(ends, job_id, deadline, cancels)
                     except AWAY:
                         away_since = away_since or time.monotonic()
-                        if time.monotonic() - away_since > AWAY_S:
+                        # A store that has never answered is not waited for.
+                        if not answered or time.monotonic() - away_since > AWAY_S:
                             raise
                         await asyncio.sleep(deadline.left(RETRY_S))
                         if deadline.over:
                             raise WaitTimeout(f"job {job_id!r} has not ended, and the store is away", job_id) from None
-                return job
 
     async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline, cancels: int) -> JobMap:
         async with ends.listening(job_id) as news:
