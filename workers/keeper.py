@@ -14,6 +14,7 @@ from mirrorneuron.connection import AWAY
 from mirrorneuron.store import Store
 from workers.runners import RunHandle
 from workers.stopping import REASON, STOP, Stop
+from workers.threads import started
 
 AWAY_S = 0.5  # between two tries to reach a store that is away
 
@@ -76,13 +77,11 @@ class Keeper:
         tries again.
         """
         if killable and not self._killable:
-            threading.Thread(target=self._give_back, name="giving back", daemon=True).start()
+            started("giving back", self._give_back)
             self._killable = True
             self._woken.set()
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-            thread.start()
-            self._thread = thread
+            self._thread = started("keeper", self._run)
 
     def _give_back(self) -> None:
         self._stop.over.wait()

@@ -17,6 +17,7 @@ from typing import Final
 
 from mirrorneuron.store import Store
 from workers.runners.run import Echo
+from workers.threads import started
 
 FLUSH_S: Final = 0.25  # between two writes
 CHUNK_BYTES: Final = 16 * 1024  # of one entry
@@ -52,9 +53,7 @@ class LiveOutput:
                     self._streams.append(streams[name])
                 streams[name].add(chunk)
                 if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="live output", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                    self._thread = started("live output", self._run)
             self._printed.set()
 
         try:

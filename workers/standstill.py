@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from workers.threads import started
+
 INTERVAL_S: Final = 5.0  # between two looks
 PATIENCE: Final = 12  # looks in a row at which a task was at the same step, and the store answered
 FAREWELL_S: Final = 5.0  # for the log: it may be what the process waits for
@@ -34,14 +36,13 @@ class Standstill:
         self._number = itertools.count()
         self._steps: dict[int, int] = {}  #: thread of a task -> number of its step, while that is one of our own
         self._looks: dict[tuple[int, int], int] = {}  #: the same -> looks since the one that found it
-        self._watching = False
+        self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """A task begins, in this thread."""
         self._steps[threading.get_ident()] = next(self._number)
-        if not self._watching:
-            threading.Thread(target=self._watch, name="standstill", daemon=True).start()
-            self._watching = True
+        if self._thread is None:
+            self._thread = started("standstill", self._watch)
 
     def over(self) -> None:
         """The task of this thread is over."""

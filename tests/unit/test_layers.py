@@ -32,7 +32,7 @@ LAYERS = """
     mirrorneuron
     chaos
     cli
-    workers.forking  workers.garbage  workers.removal
+    workers.forking  workers.garbage  workers.removal  workers.threads
     workers.backlog  workers.bundle_cache  workers.events  workers.failure  workers.held_folder  workers.module_child
     workers.request
     workers.runners  workers.standstill  workers.stopping
