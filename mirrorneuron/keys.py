@@ -88,11 +88,6 @@ class Keys:
         return f"{self.ns}:swept_at"
 
     @property
-    def written(self) -> str:
-        """STRING: what a checkup writes, for a moment, to see whether the server takes it."""
-        return f"{self.ns}:written"
-
-    @property
     def nodes(self) -> str:
         """ZSET of worker names by last heartbeat (ms)."""
         return f"{self.ns}:nodes"

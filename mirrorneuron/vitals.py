@@ -20,7 +20,7 @@ from mirrorneuron.store import Store
 from mirrorneuron.wording import without_password
 
 PINGS: Final = 5
-WRITE: Final = "return redis.call('SET', KEYS[1], '1', 'PX', 1000)"  # as all that changes a job: by a script
+WRITE: Final = "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing, by a script as all that changes a job
 
 
 def vitals_of(store: Store, app: Celery) -> Vitals:
@@ -80,7 +80,7 @@ def _saves(client: Server) -> str | None:
 
 def _refusal(client: Server, keys: Keys) -> str:
     try:
-        client.eval(WRITE, 1, keys.written)
+        client.eval(WRITE, 1, keys.swept)
     except (Refused, ResponseError) as error:
         return str(error)
     return ""

@@ -70,7 +70,7 @@ class NodeStep(bootsteps.StartStopStep):
         node = _describe(worker, settings)
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
         self._sweeper = Sweeper(store, worker.app, lru_cache(maxsize=PLANS)(lambda digest: store.plan(digest)[0]))
-        check = Store(settings).check_writes if not settings.broker_url else lambda: None
+        check = store.check_writes if not settings.broker_url else lambda: None
         watch = Watch(worker, settings.stop_grace_seconds, check)
         self._threads = [
             threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Final
 
@@ -33,7 +34,7 @@ class Look:
     """What one look found."""
 
     view: ClusterOverview | JobDetails
-    sections: Sections
+    sections: Callable[[], Sections]  #: what of it is shown
     over: bool = False  #: nothing will change any more
     away: str = ""  #: why this is not how things are now, if that is so
 
@@ -53,21 +54,21 @@ def monitor(job: Job = None, interval: Interval = 1.0, limit: Limit = 20, json: 
             for look in looks:
                 output.record({**look.view, "away": look.away or None})
         elif output.on_terminal():
-            import_module("mirrorneuron.cli.monitor_live").show((look.sections, look.away) for look in looks)
+            import_module("mirrorneuron.cli.monitor_live").show((look.sections(), look.away) for look in looks)
         else:
-            _plain(next(looks).sections)
+            _plain(next(looks).sections())
     except KeyboardInterrupt:  # the way to end it
         pass
 
 
 def _of_cluster(client: Client, limit: int) -> Look:
     view = client.cluster_overview(limit=limit)
-    return Look(view, of_cluster(view))
+    return Look(view, partial(of_cluster, view))
 
 
 def _of_job(client: Client, job_id: str) -> Look:
     view = client.job_details(job_id, event_limit=EVENTS)
-    return Look(view, of_job(view), over=JobStatus(view["job"]["status"]) in TERMINAL)
+    return Look(view, partial(of_job, view), over=JobStatus(view["job"]["status"]) in TERMINAL)
 
 
 def _looks(look: Callable[[], Look], interval_s: float) -> Iterator[Look]:
@@ -82,7 +83,8 @@ def _looks(look: Callable[[], Look], interval_s: float) -> Iterator[Look]:
                 raise
             last = replace(last, away=str(error))
         yield last
-        time.sleep(0 if last.over else max(interval_s, (time.monotonic() - began) / BUSY))
+        if not last.over:
+            time.sleep(max(interval_s, (time.monotonic() - began) / BUSY))
 
 
 def _plain(sections: Sections) -> None:
