@@ -60,6 +60,7 @@ class Vitals:
     pools: Sequence[str] = ()  #: that the settings here name
     nodes: Sequence[NodeInfo] = ()
     swept_ms: int | None = None  #: since the last sweep; None where there was none
+    up_ms: int = 0  #: since the first of the nodes has started
     live_jobs: int = 0
 
 
@@ -179,6 +180,8 @@ def _sweeps(vitals: Vitals) -> Iterator[Finding]:
     if not any(not node["stopping"] for node in vitals.nodes):
         return
     if vitals.swept_ms is None or vitals.swept_ms > SWEEP_MS:
+        if vitals.up_ms <= SWEEP_MS:  # the first sweep is still to come
+            return
         since = "never" if vitals.swept_ms is None else f"{span(vitals.swept_ms)} ago"
         yield _finding(
             "sweeps", Level.ERROR, f"the last sweep was {since}: nothing is recovered", "see the nodes' logs"

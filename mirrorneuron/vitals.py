@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ def vitals_of(store: Store, app: Celery) -> Vitals:
         with reaching(settings.redis_url):
             latency_ms, clock_ms = _times(store)
             now_ms, swept = store.now_ms(), store.client.get(store.keys.swept)
+            nodes = store.registry.nodes()
             return Vitals(
                 url=url,
                 info=_info(store.client),
@@ -42,8 +44,9 @@ def vitals_of(store: Store, app: Celery) -> Vitals:
                 broker_error=broker_error(app),
                 version=version("mirrorneuron"),
                 pools=tuple(settings.pools),
-                nodes=store.registry.nodes(),
+                nodes=nodes,
                 swept_ms=now_ms - int(swept) if swept else None,
+                up_ms=max((now_ms - _ms(node["started_at"]) for node in nodes), default=0),
                 live_jobs=store.client.scard(store.keys.live),
             )
     except RuntimeUnavailable as error:
@@ -62,6 +65,10 @@ def _times(store: Store) -> tuple[float, int]:
         trips.append(took * 1000)
         clocks.append((before + took / 2) * 1000 - server_ms)
     return statistics.median(trips), round(statistics.median(clocks))
+
+
+def _ms(time_: str) -> int:
+    return round(datetime.fromisoformat(time_).timestamp() * 1000)
 
 
 def _info(client: Server) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ WELL = Vitals(
     pools=("default",),
     nodes=[node("light"), node("default")],
     swept_ms=900,
+    up_ms=3_600_000,
 )
 
 
@@ -103,6 +104,14 @@ def test_what_will_be_in_their_way_some_day(change: dict[str, Any], message: str
 def test_nodes_that_stop_serve_nobody() -> None:
     stopping = replace(WELL, nodes=[node("light", "default", stopping=True)], live_jobs=1)
     assert [said for said, _ in told(stopping, Level.ERROR)] == ["no node is there; 1 job live"]
+
+
+@pytest.mark.parametrize("swept_ms", [None, 3_600_000])
+def test_a_node_that_has_only_just_started_will_sweep(swept_ms: int | None) -> None:
+    """The first of a fleet, or of one that was away for an hour."""
+    found = findings(replace(WELL, swept_ms=swept_ms, up_ms=2_000))
+    assert worst(found) is Level.OK
+    assert "sweeps" not in {each["check"] for each in found}
 
 
 def test_a_server_that_tells_nothing_of_itself_is_not_suspected() -> None:
