@@ -214,3 +214,8 @@ def iso(ms: int) -> str:
     """Milliseconds since the epoch as ISO 8601 UTC, like `2026-01-31T12:00:00.123Z`."""
     moment = datetime.fromtimestamp(ms // 1000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def ms_of(moment: str) -> int:
+    """The milliseconds of which `iso` made *moment*."""
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from mirrorneuron.app import broker_error
 from mirrorneuron.checkup import Vitals
 from mirrorneuron.connection import Refused, Server, reaching
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.job import ms_of
 from mirrorneuron.keys import Keys
 from mirrorneuron.store import Store
 from mirrorneuron.wording import without_password
@@ -46,7 +46,7 @@ def vitals_of(store: Store, app: Celery) -> Vitals:
                 pools=tuple(settings.pools),
                 nodes=nodes,
                 swept_ms=now_ms - int(swept) if swept else None,
-                up_ms=max((now_ms - _ms(node["started_at"]) for node in nodes), default=0),
+                up_ms=max((now_ms - ms_of(node["started_at"]) for node in nodes), default=0),
                 live_jobs=store.client.scard(store.keys.live),
             )
     except RuntimeUnavailable as error:
@@ -65,10 +65,6 @@ def _times(store: Store) -> tuple[float, int]:
         trips.append(took * 1000)
         clocks.append((before + took / 2) * 1000 - server_ms)
     return statistics.median(trips), round(statistics.median(clocks))
-
-
-def _ms(time_: str) -> int:
-    return round(datetime.fromisoformat(time_).timestamp() * 1000)
 
 
 def _info(client: Server) -> Mapping[str, Any]:

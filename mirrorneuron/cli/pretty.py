@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
 from rich import box
@@ -15,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mirrorneuron.job import ms_of
 from mirrorneuron.wording import span
 
 STYLES: Final = {  # of a status, wherever one is shown
@@ -76,8 +76,7 @@ def _ago(cell: str, now_ms: int) -> str:
     """*cell*, or how long ago it was if it is a time of the API."""
     if not TIME.fullmatch(cell):
         return cell
-    ms = round(datetime.fromisoformat(cell).timestamp() * 1000)
-    return f"{span(now_ms - ms, units=1)} ago"
+    return f"{span(now_ms - ms_of(cell), units=1)} ago"
 
 
 def fields(values: Mapping[str, str]) -> None:
