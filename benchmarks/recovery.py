@@ -21,8 +21,8 @@ from redis import Redis
 
 from benchmarks import harness
 from mirrorneuron import Client, Settings
-from mirrorneuron.keys import Keys
 from mirrorneuron.settings import PREFIX
+from mirrorneuron.store.keys import Keys
 
 GOAL = 2.0  # claim leases
 NAMES = ("one@bench", "two@bench")

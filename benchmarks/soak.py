@@ -18,7 +18,7 @@ from mirrorneuron.chaos import schedule
 from mirrorneuron.chaos.driver import Driver, Progress, Report
 from mirrorneuron.chaos.schedule import Kind
 from mirrorneuron.chaos.stage import Stage, raised
-from mirrorneuron.cli.chaos import NODE
+from mirrorneuron.cli.commands.chaos import NODE
 
 WEIGHTS = {Kind.WORKER: 4, Kind.CHILD: 3, Kind.NODE: 1}  # not the server: its memory is what is measured
 WARM_UP_MINUTES = 0.5

@@ -1,7 +1,7 @@
 """MirrorNeuron: run a graph of agents as one durable job, on Celery workers.
 
 Read in this order: client -> manifest, validation, bundle -> plan, chain -> keys, lua/, scripts, store -> and on the
-nodes workers.tasks -> workers.visit, workers.step -> workers.agents.
+nodes workers.tasks -> workers.visit, workers.agents.draft -> workers.agents.
 
 What needs Celery or Redis is loaded on first use, so that validating a bundle stays light.
 """
@@ -34,9 +34,10 @@ from mirrorneuron.errors import (
 from mirrorneuron.message import Message
 
 if TYPE_CHECKING:
-    from mirrorneuron.bundle import JobBundle, validate_manifest
-    from mirrorneuron.client import Client
-    from mirrorneuron.diagnosis import Cause, Diagnosis
+    from mirrorneuron.api.client import Client
+    from mirrorneuron.bundle.load import JobBundle, validate_manifest
+    from mirrorneuron.bundle.manifest import Manifest
+    from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis
     from mirrorneuron.job import (
         AgentSnapshot,
         AgentStatus,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
         LogChunk,
         NodeInfo,
     )
-    from mirrorneuron.manifest import Manifest
     from mirrorneuron.settings import Settings
 
     _default = Client()  # never made: it gives the functions below the types of the methods
@@ -141,12 +141,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "JobBundle": "bundle",
-    "validate_manifest": "bundle",
-    "Manifest": "manifest",
-    "Client": "client",
-    "Cause": "diagnosis",
-    "Diagnosis": "diagnosis",
+    "JobBundle": "bundle.load",
+    "validate_manifest": "bundle.load",
+    "Manifest": "bundle.manifest",
+    "Client": "api.client",
+    "Cause": "diagnostics.job_diagnosis",
+    "Diagnosis": "diagnostics.job_diagnosis",
     "Settings": "settings",
     **dict.fromkeys(
         (
@@ -176,7 +176,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
     else:
-        found = import_module("mirrorneuron.api").verb(name)
+        found = import_module("mirrorneuron.api.default_client").verb(name)
     globals()[name] = found
     return found
 

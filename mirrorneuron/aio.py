@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mirrorneuron import api, arguments, client, records
-from mirrorneuron.bundle import BundleInput, JobBundle
-from mirrorneuron.bundle import validate_manifest as _validate
-from mirrorneuron.connection import AWAY, Server, connect_async, handed_on_async, reaching
+from mirrorneuron.api import arguments, client, default_client
+from mirrorneuron.api.waiting import PATIENT_S, REREAD_S, Deadline, Timeout
+from mirrorneuron.bundle.load import BundleInput, JobBundle
+from mirrorneuron.bundle.load import validate_manifest as _validate
 from mirrorneuron.errors import JobNotFound, WaitTimeout
 from mirrorneuron.job import (
     TERMINAL,
@@ -32,10 +32,11 @@ from mirrorneuron.job import (
     JobSummary,
     NodeInfo,
 )
-from mirrorneuron.keys import Keys, result_channel
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import HASTY_S
-from mirrorneuron.waiting import AWAY_S, PATIENT_S, REREAD_S, RETRY_S, Deadline, Timeout
+from mirrorneuron.store import records
+from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S, Server, connect_async, handed_on_async, reaching
+from mirrorneuron.store.job_store import HASTY_S
+from mirrorneuron.store.keys import Keys, result_channel
 
 READERS: Final = 8  # connections that read records
 
@@ -66,7 +67,7 @@ class Client:
     @property
     def sync(self) -> client.Client:
         """The blocking client beneath."""
-        return self._own or api.default_client()
+        return self._own or default_client.default_client()
 
     @overload
     async def run_manifest(

@@ -15,9 +15,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis import ConnectionPool, RedisError
 
 from mirrorneuron.errors import SettingsError
-from mirrorneuron.keys import pool_problem
-from mirrorneuron.model import MOST
-from mirrorneuron.wording import without_password
+from mirrorneuron.limits import MOST
+from mirrorneuron.pools import pool_problem
+from mirrorneuron.text import without_password
 
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"

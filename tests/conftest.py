@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer

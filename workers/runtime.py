@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from mirrorneuron.connection import AWAY
+from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.errors import SettingsError
-from mirrorneuron.plan import Plan
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
-from workers.bundle_cache import BundleCache
-from workers.keeper import Keeper
-from workers.live_output import LiveOutput
-from workers.modules import ModulePool
+from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.job_store import Store
+from workers.disk.bundle_cache import BundleCache
+from workers.disk.slots import Slots
+from workers.modules.pool import ModulePool
+from workers.recovery.lease_keeper import Keeper
+from workers.recovery.task_watchdog import Standstill
 from workers.runners import RUNNERS
 from workers.runners.command import cluster_of, mark_of
-from workers.slots import Slots
-from workers.standstill import Standstill
+from workers.runners.live_output import LiveOutput
 
 PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for

@@ -8,12 +8,12 @@ from typing import Any
 
 from celery import Task, signals
 
-from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
-from mirrorneuron.claim import JobRef
+from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.settings import Settings
-from workers.events import EventsInBatches
-from workers.garbage import OutlivesGarbage
-from workers.node import NodeStep
+from mirrorneuron.store.protocol import JobRef
+from workers.celery_overrides.batched_events import EventsInBatches
+from workers.celery_overrides.undecodable_messages import OutlivesGarbage
+from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
@@ -21,7 +21,7 @@ app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
 app.steps["consumer"].update((EventsInBatches, OutlivesGarbage))
 if app.conf.mirrorneuron_lists:
-    app.Task.Request = "workers.request:Taken"
+    app.Task.Request = "workers.celery_overrides.no_ack_request:Taken"
 
 
 def _runtime() -> Runtime:

@@ -13,19 +13,19 @@ from typing import Any, Final
 
 from celery import Celery
 
-from mirrorneuron.chain import Chains
-from mirrorneuron.claim import JobRef, Reply, Step, Word, new_token
+from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
-from mirrorneuron.keys import LIGHT
-from mirrorneuron.plan import Plan
-from workers.announce import Announcer
-from workers.attempts import attempt
-from workers.idle import failed, settle
-from workers.light import first_alone, run_light
-from workers.runners import RunHandle
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import JobRef, Reply, Step, Word, new_token
+from workers.agents.draft import Surroundings
+from workers.announcer import Announcer
+from workers.attempt import attempt
+from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shutdown import STOP
+from workers.light_batch import first_alone, run_light
+from workers.recovery.settle import failed, settle
 from workers.runtime import Runtime
-from workers.step import Surroundings
-from workers.stopping import STOP
 
 SLICE_S: Final = 0.1  # of work that one task carries, so that Celery's own millisecond stays a few per cent of it
 LIGHT_BATCH: Final = 128  # light agents in one claim

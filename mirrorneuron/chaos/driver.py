@@ -14,8 +14,8 @@ from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.producer import Order
 from mirrorneuron.chaos.schedule import Kind, Schedule, Strike
 from mirrorneuron.chaos.stage import Stage
-from mirrorneuron.connection import reaching
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.store.connection import reaching
 
 TICK_S: Final = 0.01
 HASTY_S: Final = 0.001  #: instead, while a producer is to be hit: it takes some milliseconds over a job

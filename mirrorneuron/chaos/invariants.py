@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from mirrorneuron.diagnosis import diagnose
-from mirrorneuron.facts import facts_of
-from mirrorneuron.index import PAGE
+from mirrorneuron.diagnostics.job_diagnosis import diagnose
+from mirrorneuron.diagnostics.job_facts import facts_of
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_index import PAGE
+from mirrorneuron.store.job_store import Store
 
 ENDS: Final = frozenset({EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED})
 RERUNS: Final = frozenset({EventType.AGENT_RECOVERY_STARTED, EventType.EXECUTOR_RETRY})

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mirrorneuron import process
-from mirrorneuron.chaos import processes
+from mirrorneuron.chaos import process_tree
 from mirrorneuron.embedded.launcher import CONFIG, binary, comes_up, free_port
-from mirrorneuron.embedded.record import State, write_private
+from mirrorneuron.embedded.state_file import State, write_private
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.processes import identity
 
 TRIES: Final = 5
 
@@ -76,8 +76,8 @@ class Server:
         text = CONFIG.format(port=port, password=self._state.password).replace("everysec", "always")
         write_private(self._folder / "server.conf", text)
         log, command = self._folder / "server.log", [binary(), "server.conf"]
-        self._process = processes.start(command, self._folder, self._environment, log)
-        running = process.find(self._process.pid)
+        self._process = process_tree.start(command, self._folder, self._environment, log)
+        running = identity.find(self._process.pid)
         self._state = self._state.model_copy(update={"port": port, "server": running})
         if comes_up(self._state):
             return True

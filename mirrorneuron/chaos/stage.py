@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 import mirrorneuron
-from mirrorneuron.chaos import processes, producer
+from mirrorneuron.chaos import process_tree, producer
 from mirrorneuron.chaos.server import Server
-from mirrorneuron.connection import AWAY, connect
 from mirrorneuron.errors import RuntimeUnavailable
-from mirrorneuron.keys import LIGHT
+from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import PREFIX, Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.connection import AWAY, connect
+from mirrorneuron.store.job_store import Store
 
 NODES: Final = ("one", "two")
 SLOTS: Final = 2  #: of each node
@@ -57,14 +57,14 @@ class Actor:
         return self.folder / f"{self.name}.log"
 
     def start(self) -> None:
-        self.process = processes.start(self.argv, self.folder, self.environment, self.log)
+        self.process = process_tree.start(self.argv, self.folder, self.environment, self.log)
 
     def kill(self) -> None:
         """Kill it, and where that does not take its children along, them too."""
-        below = processes.beneath(self.pid) if sys.platform != "linux" else []
-        processes.kill(self.pid)
+        below = process_tree.beneath(self.pid) if sys.platform != "linux" else []
+        process_tree.kill(self.pid)
         for child in below:
-            processes.kill_group(child.group) if child.leads else processes.kill(child.pid)
+            process_tree.kill_group(child.group) if child.leads else process_tree.kill(child.pid)
         assert self.process is not None
         self.process.wait()
 
@@ -127,10 +127,10 @@ class Stage:
         """Kill the nodes and the producer, with all that runs beneath them."""
         for actor in (self.producer, *self.nodes):
             if actor.alive:
-                below = processes.beneath(actor.pid)
+                below = process_tree.beneath(actor.pid)
                 actor.kill()
                 for child in below:
-                    processes.kill(child.pid)
+                    process_tree.kill(child.pid)
         self.store.client.close()
 
 
@@ -141,7 +141,7 @@ def raised(node_argv: Sequence[str]) -> Iterator[Stage]:
         folder = Path(tempfile.mkdtemp(prefix="mn-chaos-"))
         left.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = _environment(folder)
-        left.callback(processes.kill_all_with, f"TMPDIR={environment['TMPDIR']}")
+        left.callback(process_tree.kill_all_with, f"TMPDIR={environment['TMPDIR']}")
         server = Server(folder, environment)
         left.callback(server.kill)
         server.start()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mirrorneuron.chaos import processes
+from mirrorneuron.chaos import process_tree
 from mirrorneuron.chaos.graphs import MARK
-from mirrorneuron.chaos.processes import Seen
+from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import Kind
 from mirrorneuron.chaos.stage import Actor, Stage
 
@@ -30,7 +30,7 @@ def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
 def _of_node(kind: Kind, node: Actor) -> list[Victim]:
     if kind is Kind.NODE:
         return [Victim(f"node {node.name}", node.kill)]
-    below = processes.beneath(node.pid)
+    below = process_tree.beneath(node.pid)
     match kind:
         case Kind.WORKER:
             return [_single(f"worker {_name(seen)}", seen) for seen in below if seen.depth == 1]
@@ -64,8 +64,8 @@ def _name(worker: Seen) -> str:
 
 
 def _single(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(processes.kill, seen.pid))
+    return Victim(name, partial(process_tree.kill, seen.pid))
 
 
 def _group(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(processes.kill_group, seen.group))
+    return Victim(name, partial(process_tree.kill_group, seen.group))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from mirrorneuron.cli.commands import root
+from mirrorneuron.cli.command_table import root
 from mirrorneuron.cli.exits import ending
 
 __all__ = ["main"]

@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 from mirrorneuron.cli.exits import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    spare: Sequence[str] = ()
+
+
+Sections: TypeAlias = list[str | Section]
 
 
 def on_terminal() -> bool:
@@ -83,4 +96,4 @@ def texts(values: Iterable[Any]) -> list[str]:
 
 
 def _pretty() -> Any:
-    return import_module("mirrorneuron.cli.pretty")
+    return import_module("mirrorneuron.cli.terminal.widgets")

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import redis
 
-from mirrorneuron import process
 from mirrorneuron.embedded.launcher import comes_up, connect, end, launch, spawn
-from mirrorneuron.embedded.record import IDLE_S, changing, home, known, located, read, write
+from mirrorneuron.embedded.state_file import IDLE_S, changing, home, known, located, read, write
 from mirrorneuron.errors import RuntimeUnavailable
-from mirrorneuron.process import Process
+from mirrorneuron.processes import identity
+from mirrorneuron.processes.identity import Process
 
 __all__ = ["EmbeddedServer", "adopt_node", "down", "ensure_node", "find", "hold", "home", "start", "stop"]
 
@@ -56,11 +56,11 @@ def start(data_dir: Path | None = None, *, idle_s: float = IDLE_S) -> EmbeddedSe
         started = state is None or not comes_up(state)
         if state is None or started:
             state = launch(folder, state)
-        if not process.alive(state.watcher):
+        if not identity.alive(state.watcher):
             state = state.model_copy(update={"watcher": _spawn_watcher(folder, idle_s)})
         write(folder, state)
     assert state.server is not None
-    node = next((node.pid for node in state.nodes if process.alive(node)), None)
+    node = next((node.pid for node in state.nodes if identity.alive(node)), None)
     return EmbeddedServer(state.url, state.server.pid, folder, started, node)
 
 
@@ -70,7 +70,7 @@ def find(data_dir: Path | None = None) -> str | None:
     state = read(folder)
     if state is None or state.server is None:
         return None
-    if not process.alive(state.server):
+    if not identity.alive(state.server):
         _forget_server(folder)
         return None
     try:
@@ -90,12 +90,12 @@ def adopt_node(pid: int, data_dir: Path | None = None) -> None:
 
     Raises ProcessLookupError when no process has *pid*, RuntimeUnavailable when no embedded server was ever started.
     """
-    node = process.find(pid)
+    node = identity.find(pid)
     if node is None:
         raise ProcessLookupError(f"no process {pid}")
     with changing(located(data_dir)) as folder:
         state = known(folder)
-        write(folder, state.model_copy(update={"nodes": (*filter(process.alive, state.nodes), node)}))
+        write(folder, state.model_copy(update={"nodes": (*filter(identity.alive, state.nodes), node)}))
 
 
 def ensure_node(argv: Sequence[str], data_dir: Path | None = None, *, env: Mapping[str, str] | None = None) -> int:
@@ -105,7 +105,7 @@ def ensure_node(argv: Sequence[str], data_dir: Path | None = None, *, env: Mappi
     """
     with changing(located(data_dir)) as folder:
         state = known(folder)
-        for node in filter(process.alive, state.nodes):
+        for node in filter(identity.alive, state.nodes):
             return node.pid
         node = spawn(argv, folder, "node.log", env=env)
         write(folder, state.model_copy(update={"nodes": (node,)}))
@@ -114,11 +114,11 @@ def ensure_node(argv: Sequence[str], data_dir: Path | None = None, *, env: Mappi
 
 def hold(data_dir: Path | None = None) -> None:
     """Let nothing count as idle while the calling process lives (for `up` and the dashboard)."""
-    myself = process.find(os.getpid())
+    myself = identity.find(os.getpid())
     assert myself is not None
     with changing(located(data_dir)) as folder:
         state = known(folder)
-        holders = {*filter(process.alive, state.holders), myself}
+        holders = {*filter(identity.alive, state.holders), myself}
         write(folder, state.model_copy(update={"holders": tuple(holders)}))
 
 
@@ -147,7 +147,7 @@ def _forget_server(folder: Path) -> None:
     """Strike a dead server from the record, unless somebody is changing it just now."""
     with suppress(RuntimeUnavailable), changing(folder, 0):
         state = read(folder)
-        if state and not process.alive(state.server):
+        if state and not identity.alive(state.server):
             write(folder, state.model_copy(update={"server": None}))
 
 

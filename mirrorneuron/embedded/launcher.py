@@ -18,10 +18,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mirrorneuron import process
-from mirrorneuron.embedded.record import POLL_S, State, lock, read, write, write_private
+from mirrorneuron.embedded.state_file import POLL_S, State, lock, read, write, write_private
 from mirrorneuron.errors import RuntimeUnavailable
-from mirrorneuron.process import Process
+from mirrorneuron.processes import identity
+from mirrorneuron.processes.identity import Process
 from mirrorneuron.settings import Settings
 
 ANSWER_S = 20.0  #: a server that neither answers nor loads its data for this long is given up on
@@ -53,8 +53,8 @@ def launch(folder: Path, previous: State | None) -> State:
     for wanted in (state.port, 0, 0, 0):
         port = free_port(wanted)
         if port != state.port:
-            for node in filter(process.alive, state.nodes):
-                process.end(node, _node_grace_s())  # it would look for the server at the old port for ever
+            for node in filter(identity.alive, state.nodes):
+                identity.end(node, _node_grace_s())  # it would look for the server at the old port for ever
         write_private(folder / "server.conf", CONFIG.format(port=port, password=state.password))
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         state = state.model_copy(update={"port": port, "server": _spawn_server(folder), "started_at": now})
@@ -73,7 +73,7 @@ def comes_up(state: State) -> bool:
     """Wait until the server answers; False when it ended instead. Raises RuntimeUnavailable when it does neither."""
     deadline = time.monotonic() + ANSWER_S
     with closing(connect(state)) as client:
-        while process.alive(state.server):
+        while identity.alive(state.server):
             try:
                 client.ping()
             except redis.BusyLoadingError:
@@ -114,10 +114,10 @@ def end(folder: Path, *, nodes: bool) -> list[str]:
 
 def end_processes(state: State) -> list[str]:
     """End the nodes, the watcher (unless it is the caller) and the server of *state*; return what was ended."""
-    ended = ["node" for node in state.nodes if process.end(node, _node_grace_s())]
-    if state.watcher and state.watcher.pid != os.getpid() and process.end(state.watcher, SERVER_GRACE_S):
+    ended = ["node" for node in state.nodes if identity.end(node, _node_grace_s())]
+    if state.watcher and state.watcher.pid != os.getpid() and identity.end(state.watcher, SERVER_GRACE_S):
         ended.append("watcher")  # before the server, which it would start again
-    if state.server and process.end(state.server, SERVER_GRACE_S):
+    if state.server and identity.end(state.server, SERVER_GRACE_S):
         ended.append("server")
     return ended
 
@@ -149,7 +149,7 @@ def spawn(
     except OSError as error:
         raise RuntimeUnavailable(f"cannot start {argv[0]}: {error}") from error
     child.returncode = 0  # ours no longer: else Popen warns when it is collected while the process runs
-    return process.find(child.pid) or Process(pid=child.pid, born="ended at once")
+    return identity.find(child.pid) or Process(pid=child.pid, born="ended at once")
 
 
 def _spawn_server(folder: Path) -> Process:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import redis
 
-from mirrorneuron import process
 from mirrorneuron.embedded.launcher import connect, end, end_processes, launch
-from mirrorneuron.embedded.record import IDLE_S, State, changing, read
+from mirrorneuron.embedded.state_file import IDLE_S, State, changing, read
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.processes import identity
 from mirrorneuron.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Watcher:
             if state is None or state.watcher is None or state.watcher.pid != os.getpid():
                 self._end_forgotten(state)
                 return False
-            if not process.alive(state.server):
+            if not identity.alive(state.server):
                 state = _revive(self._folder, state)
             self._seen = state
             sign = _sign_of_life(self._folder, state, self._namespace)
@@ -81,7 +81,7 @@ def watch(folder: Path, idle_s: float) -> None:
 
 def _sign_of_life(folder: Path, state: State, namespace: str) -> object | None:
     """Return something that changes with every use, or None while the server is in use or cannot be asked."""
-    if any(process.alive(holder) for holder in state.holders):
+    if any(identity.alive(holder) for holder in state.holders):
         return None
     try:
         with closing(connect(state)) as client:

@@ -16,7 +16,7 @@ from mirrorneuron.chaos.driver import Report
 from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.schedule import Kind, plan
 from mirrorneuron.chaos.stage import raised
-from mirrorneuron.cli import chaos as command
+from mirrorneuron.cli.commands import chaos as command
 from mirrorneuron.errors import RuntimeUnavailable
 from tests.chaos.conftest import Ground
 from tests.cli.conftest import MN, Started

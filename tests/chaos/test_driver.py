@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.chaos import processes, victims
+from mirrorneuron.api.client import Client
+from mirrorneuron.chaos import process_tree, victims
 from mirrorneuron.chaos.driver import Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
 from mirrorneuron.chaos.stage import NODES, Stage, raised
-from mirrorneuron.cli.chaos import NODE
-from mirrorneuron.client import Client
+from mirrorneuron.cli.commands.chaos import NODE
 from tests.chaos.conftest import Ground
 from tests.jobs.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
@@ -89,7 +89,7 @@ class Witness:
     def note(self, text: str, /) -> None:
         said = text.partition(" s  ")[2]
         if pid := re.match(r"killed (?:child|command|module) (\d+)", said):
-            wait_until(lambda: int(pid[1]) not in processes.table())
+            wait_until(lambda: int(pid[1]) not in process_tree.table())
         elif node := re.match(r"killed node (\w+)", said):
             (actor,) = (actor for actor in self.stage.nodes if actor.name == node[1])
             assert not actor.alive

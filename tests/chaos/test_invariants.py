@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mirrorneuron.api.client import Client
 from mirrorneuron.chaos import invariants
 from mirrorneuron.chaos.graphs import Graph, all_graphs
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.producer import Order, produce, submitted, write_orders
-from mirrorneuron.client import Client
 from mirrorneuron.message import decode, encode
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.support.node import RealNode
 from tests.support.sweeping import no_sweeps
 from tests.support.waiting import wait_until

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirrorneuron.chaos import processes
-from mirrorneuron.chaos.processes import Seen
+from mirrorneuron.chaos import process_tree
+from mirrorneuron.chaos.process_tree import Seen
 from tests.support.waiting import wait_until
 
 ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
@@ -23,7 +23,7 @@ def shell() -> Iterator[subprocess.Popen[bytes]]:
     inner = "sh -c 'sleep 600; :' inner; :"
     started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
     yield started
-    processes.kill_group(started.pid)
+    process_tree.kill_group(started.pid)
     started.wait()
 
 
@@ -31,37 +31,37 @@ def family(pid: int) -> list[Seen]:
     """The shells' descendants, once they are all there and the last is what it shall be."""
 
     def found() -> list[Seen]:
-        seen = processes.beneath(pid)
+        seen = process_tree.beneath(pid)
         return seen if len(seen) == 2 and seen[-1].words.strip() == "sleep 600" else []
 
     return wait_until(found)
 
 
-@pytest.mark.parametrize("table", [processes.table_of_ps, processes.table_of_kernel])
+@pytest.mark.parametrize("table", [process_tree.table_of_ps, process_tree.table_of_kernel])
 def test_descendants_are_found_by_depth(shell, monkeypatch, table):
-    if table is processes.table_of_kernel and sys.platform != "linux":
+    if table is process_tree.table_of_kernel and sys.platform != "linux":
         pytest.skip("there is no /proc")
-    monkeypatch.setattr(processes, "table", table)
+    monkeypatch.setattr(process_tree, "table", table)
     child, grandchild = family(shell.pid)
     assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
     assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
     assert "inner" in child.words
     assert grandchild.words.strip() == "sleep 600"
-    assert processes.beneath(grandchild.pid) == []
+    assert process_tree.beneath(grandchild.pid) == []
 
 
 def test_the_dead_are_not_found(shell):
     _, grandchild = family(shell.pid)
-    processes.kill(grandchild.pid)
-    wait_until(lambda: not processes.beneath(shell.pid))
-    processes.kill(grandchild.pid)  # no error, though it is gone
+    process_tree.kill(grandchild.pid)
+    wait_until(lambda: not process_tree.beneath(shell.pid))
+    process_tree.kill(grandchild.pid)  # no error, though it is gone
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_all_with_the_same_environment_are_killed(shell):
     family(shell.pid)
-    processes.kill_all_with(ENTRY + "0")
+    process_tree.kill_all_with(ENTRY + "0")
     assert shell.poll() is None
-    processes.kill_all_with(ENTRY)
+    process_tree.kill_all_with(ENTRY)
     assert shell.wait() == -9
-    assert processes.beneath(shell.pid) == []
+    assert process_tree.beneath(shell.pid) == []

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import pytest
 
-from mirrorneuron.cli.commands import COMMANDS, Entry, Group
+from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
 from tests.cli.conftest import RESEARCH, ROOT, Mn
 
 ENTRIES: dict[str, Entry] = {
@@ -24,7 +24,7 @@ ENTRIES: dict[str, Entry] = {
 @pytest.mark.parametrize("command", ENTRIES)
 def test_the_help_of_the_table_is_the_first_line_of_the_docstring(command):
     module, _, function = ENTRIES[command].target.partition(":")
-    documented = inspect.getdoc(getattr(import_module(f"mirrorneuron.cli.{module}"), function))
+    documented = inspect.getdoc(getattr(import_module(f"mirrorneuron.cli.commands.{module}"), function))
     assert documented is not None
     assert documented.splitlines()[0] == ENTRIES[command].help
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.cli.asking import SHOWN
-from mirrorneuron.cli.cleanup import age
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.cli.commands.cleanup import age
+from mirrorneuron.cli.prompts import SHOWN
 from mirrorneuron.settings import Settings
 from tests.cli.conftest import MN, Bundle, Mn
 from tests.support.terminal import CTRL_C, Terminal

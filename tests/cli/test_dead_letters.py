@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.cli.conftest import Mn
 from tests.jobs.graphs import agent, executor, manifest
 from tests.support.waiting import wait_until

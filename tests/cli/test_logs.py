@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.cli.logs import LONGEST, WIDEST, Cleaner, Printer
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.cli.commands.logs import LONGEST, WIDEST, Cleaner, Printer
 from tests.cli.conftest import MN, ROOT, Mn, Started
 from tests.jobs.graphs import executor, fan, single, until_there
 from tests.support.terminal import CTRL_C, Terminal

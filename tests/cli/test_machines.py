@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirrorneuron import process
 from mirrorneuron.embedded.launcher import free_port
+from mirrorneuron.processes import identity
 from tests.cli.conftest import RESEARCH, Mn, Started
 from tests.support.waiting import wait_until
 
@@ -61,7 +61,7 @@ def test_up_serves_until_ctrl_c_and_leaves_nothing_running(mn: Mn, home):
         assert code == 0, err
     assert mn("down", env=home).stdout == "nothing was running\n"
     for node in nodes:
-        assert process.find(node["pid"]) is None
+        assert identity.find(node["pid"]) is None
 
 
 def test_up_uses_the_configured_server_and_leaves_it_alone(mn: Mn, env, server, tmp_path):
@@ -74,7 +74,7 @@ def test_up_uses_the_configured_server_and_leaves_it_alone(mn: Mn, env, server, 
         assert (told["redis_url"], told["embedded"]) == (server.url, False)
         assert mn("run", RESEARCH, env=own).returncode == 0
         assert up.ctrl_c()[0] == 0
-    assert process.find(told["node_pid"]) is None
+    assert identity.find(told["node_pid"]) is None
     assert server.client.ping()
 
 
@@ -99,7 +99,8 @@ def test_a_terminal_that_is_closed_ends_what_up_has_started(mn: Mn, home):
 
 SECOND_AT_ONCE = """
 import os, signal
-from mirrorneuron.cli import main, up
+from mirrorneuron.cli import main
+from mirrorneuron.cli.commands import up
 stop = up._stop
 
 def stop_late(*args):
@@ -121,7 +122,7 @@ def test_a_second_signal_on_the_heels_of_the_first_stops_no_tidying_up(mn: Mn, h
         _, err = up.process.communicate(timeout=100)
         assert up.process.returncode == 0, err
     assert mn("down", env=home).stdout == "nothing was running\n"
-    assert process.find(node_pid) is None
+    assert identity.find(node_pid) is None
 
 
 def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mirrorneuron.cli.progress import Progress
+from mirrorneuron.cli.job_progress import Progress
 from mirrorneuron.job import Event, EventType
 
 

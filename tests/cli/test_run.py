@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 
-from mirrorneuron.keys import result_channel
+from mirrorneuron.store.keys import result_channel
 from tests.cli.conftest import RESEARCH, Mn, Started
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

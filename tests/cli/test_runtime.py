@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron import embedded
-from mirrorneuron.cli import runtime
+from mirrorneuron.cli import target
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.settings import DEFAULT_REDIS_URL
 
-_answers = runtime.answers  # each test has it answer what it wants
+_answers = target.answers  # each test has it answer what it wants
 EMBEDDED = "redis://:secret@127.0.0.1:1/0"
 
 
@@ -21,34 +21,34 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MIRROR_NEURON_REDIS_URL", raising=False)
     monkeypatch.delenv("MIRROR_NEURON_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setattr(runtime, "answers", lambda _url: False)
+    monkeypatch.setattr(target, "answers", lambda _url: False)
 
 
 def test_a_configured_server_is_taken_untried(monkeypatch):
     monkeypatch.setenv("MIRROR_NEURON_REDIS_URL", "redis://far.example/3")
-    for place in (runtime.find(), runtime.find_or_start()):
+    for place in (target.find(), target.find_or_start()):
         assert (place.settings.redis_url, place.embedded) == ("redis://far.example/3", False)
 
 
 def test_whatever_answers_at_the_default_address_comes_before_the_embedded_server(monkeypatch):
-    monkeypatch.setattr(runtime, "answers", lambda url: url == DEFAULT_REDIS_URL)
+    monkeypatch.setattr(target, "answers", lambda url: url == DEFAULT_REDIS_URL)
     monkeypatch.setattr(embedded, "find", lambda: EMBEDDED)
-    place = runtime.find()
+    place = target.find()
     assert (place.settings.redis_url, place.embedded) == (DEFAULT_REDIS_URL, False)
 
 
 def test_a_chosen_home_comes_before_the_default_address(monkeypatch, tmp_path):
     """Who sets MIRROR_NEURON_HOME wants the embedded server of that folder, and no other."""
     monkeypatch.setenv("MIRROR_NEURON_HOME", str(tmp_path))
-    monkeypatch.setattr(runtime, "answers", lambda _url: pytest.fail("it was asked"))
+    monkeypatch.setattr(target, "answers", lambda _url: pytest.fail("it was asked"))
     monkeypatch.setattr(embedded, "find", lambda: EMBEDDED)
-    place = runtime.find()
+    place = target.find()
     assert (place.settings.redis_url, place.embedded) == (EMBEDDED, True)
 
 
 def test_where_nothing_answers_the_error_says_where_it_looked_and_what_to_do():
     with pytest.raises(RuntimeUnavailable) as caught:
-        runtime.find()
+        target.find()
     for words in (DEFAULT_REDIS_URL, "mn up", "mn run", "MIRROR_NEURON_REDIS_URL"):
         assert words in str(caught.value)
 
@@ -62,4 +62,4 @@ def test_a_server_answers_only_if_it_lets_us_in(server):
 
 def test_processes_that_are_started_work_in_the_same_place(monkeypatch):
     monkeypatch.setattr(embedded, "find", lambda: EMBEDDED)
-    assert runtime.find().environment()["MIRROR_NEURON_REDIS_URL"] == EMBEDDED
+    assert target.find().environment()["MIRROR_NEURON_REDIS_URL"] == EMBEDDED

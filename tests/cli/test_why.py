@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.cli.conftest import MN, Mn
 from tests.jobs.graphs import agent, manifest
 from tests.support.terminal import Terminal

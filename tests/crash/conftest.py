@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
 from tests.support.leftovers import clear
 from tests.support.node import RealNode

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron import AgentNotFound, JobNotFound, JobStateError
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.crash.bundles import fed, gated, starts
 from tests.jobs.graphs import is_alive, processed
 from tests.support.waiting import wait_until

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
-from mirrorneuron.client import Client
 from tests.jobs.graphs import agent, collector, executor, manifest, router
 from tests.support.crashing import KILLING, LASTING
 from tests.support.leftovers import assert_went_well

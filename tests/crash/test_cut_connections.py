@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mirrorneuron import RuntimeUnavailable
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap
 from tests.jobs.graphs import executor, fan, light_fan, processed
 from tests.support.node import RealNode

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from mirrorneuron import RuntimeUnavailable
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import processed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
-from mirrorneuron.store import Store
+from mirrorneuron.api.client import Client
+from mirrorneuron.store.job_store import Store
 from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import executor, fan, is_alive, kinds, snapshots
 from tests.support.node import RealNode

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron import JobNotFound
-from mirrorneuron.claim import End, Word
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap, JobStatus
-from mirrorneuron.keys import Keys
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.protocol import End, Word
 from tests.crash.bundles import gated, queued, starts
 from tests.jobs.graphs import executor, fan, is_alive, job_ref, light_fan, line, processed
 from tests.support.node import RealNode

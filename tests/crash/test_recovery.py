@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
-from mirrorneuron.keys import queue
+from mirrorneuron.api.client import Client
+from mirrorneuron.pools import queue
 from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import is_alive
 from tests.support.node import RealNode

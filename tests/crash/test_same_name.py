@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.crash.bundles import gated, starts
 from tests.jobs.graphs import is_alive
 from tests.support.node import RealNode

@@ -15,10 +15,10 @@ import pytest
 from celery import Celery
 
 from mirrorneuron import aio
+from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
-from mirrorneuron.client import Client
 from mirrorneuron.job import JobMap
-from mirrorneuron.keys import result_channel
+from mirrorneuron.store.keys import result_channel
 from tests.crash.bundles import failing_once, queued, starts
 from tests.jobs.graphs import kinds, light_fan, processed
 from tests.support.leftovers import assert_went_well

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from mirrorneuron import RuntimeUnavailable, WaitTimeout, aio, app, connection
-from mirrorneuron.client import Client
+from mirrorneuron import RuntimeUnavailable, WaitTimeout, aio
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch import celery_app
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import result_channel
 from mirrorneuron.settings import Settings
+from mirrorneuron.store import connection
+from mirrorneuron.store.keys import result_channel
 from tests.jobs.graphs import finish, line
 from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
@@ -118,7 +120,7 @@ def test_a_broker_that_is_frozen_holds_up_a_submission_for_a_bounded_time(
     own_server: ValkeyServer, redis_url: str, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     """The job is submitted all the same: who could not be told will look."""
-    monkeypatch.setattr(app, "SOCKET_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(celery_app, "SOCKET_TIMEOUT_S", TIMEOUT_S)
     client = Client(Settings(redis_url=redis_url, broker_url=own_server.url, redis_namespace="frozen_broker"))
     if known:
         client.run_manifest(line(3))

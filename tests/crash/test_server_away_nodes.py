@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.claim import Word, new_token
-from mirrorneuron.client import Client
-from mirrorneuron.keys import LIGHT
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import Word, new_token
 from tests.crash.bundles import fed
 from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
 from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
+from workers.recovery.sweeper import Sweeper
 from workers.runtime import Runtime
-from workers.sweeper import Sweeper
 from workers.visit import Start, visit
 
 LEASE_MS = 1_000

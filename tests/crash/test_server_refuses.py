@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
-from mirrorneuron.connection import Refused, connect, connect_async
-from mirrorneuron.store import Store
+from mirrorneuron.api.client import Client
+from mirrorneuron.store.connection import Refused, connect, connect_async
+from mirrorneuron.store.job_store import Store
 from tests.crash.bundles import queued, starts
 from tests.jobs.graphs import is_alive, kinds
 from tests.support.node import RealNode

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
 from tests.jobs.graphs import PATIENCE_MS, line
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
-from mirrorneuron.diagnosis import Diagnosis
+from mirrorneuron.api.client import Client
+from mirrorneuron.diagnostics.job_diagnosis import Diagnosis
 from tests.crash.bundles import gated, starts
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron import validate_manifest
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mirrorneuron import connection
+from mirrorneuron.store import connection
 
 # As in tests/scripts, so that it does not matter which of the two is read last.
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)

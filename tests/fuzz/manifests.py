@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from mirrorneuron.config_keys import KEYS, UPLOAD_KEYS
-from mirrorneuron.manifest import (
+from mirrorneuron.bundle.manifest import (
     AGENT_TYPE_ALIASES,
     AgentType,
     Edge,
@@ -19,7 +18,8 @@ from mirrorneuron.manifest import (
     RoutingMode,
     Template,
 )
-from mirrorneuron.model import Model, words
+from mirrorneuron.bundle.node_config import KEYS, UPLOAD_KEYS
+from mirrorneuron.bundle.schema import Model, words
 from tests.fuzz.values import JSON, Strategy
 
 NAMES = st.sampled_from(["a", "b", "c"])

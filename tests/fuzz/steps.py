@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mirrorneuron.bundle import load
-from mirrorneuron.claim import Claim, Step
+from mirrorneuron.bundle.load import load
+from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.message import Message, decode, encode, seed
-from mirrorneuron.plan import Plan, make_plan
-from workers.step import Surroundings
+from mirrorneuron.store.protocol import Claim, Step
+from workers.agents.draft import Surroundings
 
 CAP: Final = 20_000
 NOW_MS: Final = 1_769_860_800_000

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.archive import MAX_DEPTH, pack_folder, unpack
+from mirrorneuron.bundle.archive import MAX_DEPTH, pack_folder, unpack
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.values import garbled
-from workers.bundle_cache import BundleCache
+from workers.disk.bundle_cache import BundleCache
 
 MIB = 1024 * 1024
 PARTS = st.sampled_from(

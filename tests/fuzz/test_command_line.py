@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorneuron import cli
+from mirrorneuron.api.client import Client
 from mirrorneuron.cli import exits
-from mirrorneuron.client import Client
 from mirrorneuron.message import decode
 from mirrorneuron.settings import Settings
 from tests.fuzz.conftest import fuzzed

@@ -12,19 +12,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorneuron.agent import Complete, Emit, Record
-from mirrorneuron.claim import Claim, JobRef, Step, Word, new_token
+from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.message import encode
-from mirrorneuron.plan import Plan
+from mirrorneuron.store.protocol import Claim, JobRef, Step, Word, new_token
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.steps import CAP, around, can_be_committed, claim_of, plan_of
 from tests.fuzz.values import ANYTHING, documents, mutated, nested
 from tests.scripts.stage import EXECUTOR, JOB, Stage
 from workers.agents import executor
+from workers.agents.draft import Draft, RunFailed
 from workers.agents.executor_output import parse_output
-from workers.agents.run import Run
-from workers.runners import RunHandle, RunRequest, RunResult
-from workers.runners.capture import Capture
-from workers.step import Draft, RunFailed
+from workers.agents.run_context import Run
+from workers.lifecycle.run_handle import RunHandle
+from workers.runners import RunRequest, RunResult
+from workers.runners.output_capture import Capture
 
 ORDER = {
     "emit_messages": [

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.bundle import JobBundle, load, pack
-from mirrorneuron.conditions import compile_condition, holds, unknown_roots
+from mirrorneuron.bundle.conditions import compile_condition, holds, unknown_roots
+from mirrorneuron.bundle.load import JobBundle, load, pack
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.bundle.plan import make_plan
+from mirrorneuron.drawing.text_graph import Mark, dot, mermaid
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
-from mirrorneuron.graph import Mark, dot, mermaid
-from mirrorneuron.manifest import Manifest
 from mirrorneuron.message import Message, decode, encode, seed
-from mirrorneuron.plan import make_plan
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.manifests import EVERYTHING, manifests
 from tests.fuzz.values import ANYTHING, JSON, documents, garbled, mutated, nested

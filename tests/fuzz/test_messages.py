@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.claim import Claim
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import MessageInvalid, PayloadTooLarge
 from mirrorneuron.message import (
     EMIT_FIELDS,
@@ -22,10 +21,11 @@ from mirrorneuron.message import (
     seed,
 )
 from mirrorneuron.settings import Settings
+from mirrorneuron.store.protocol import Claim
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.steps import CAP, NOW_MS, around, can_be_committed, claim_of, plan_of
 from tests.fuzz.values import ANYTHING, JSON, documents, mutated, nested
-from workers.light import run
+from workers.light_batch import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

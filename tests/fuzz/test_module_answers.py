@@ -13,19 +13,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.claim import Claim, JobRef, Step
 from mirrorneuron.message import decode, encode
+from mirrorneuron.store.protocol import Claim, JobRef, Step
 from tests.fuzz.conftest import fuzzed
 from tests.fuzz.steps import CAP, around, can_be_committed, claim_of, plan_of
 from tests.fuzz.values import ANYTHING, documents, garbled, mutated, nested
 from tests.node.modules.bundle import WHO, Bundle, pid_of
 from workers.agents import module
-from workers.agents.run import Run
-from workers.module_child import HEADER, Sources
-from workers.module_process import ProtocolBroken, _Exchange
-from workers.modules import ModulePool, ModuleRequest, ModuleResult, _result
-from workers.runners import RunHandle
-from workers.step import Draft, RunFailed
+from workers.agents.draft import Draft, RunFailed
+from workers.agents.run_context import Run
+from workers.lifecycle.run_handle import RunHandle
+from workers.modules.module_child import HEADER, Sources
+from workers.modules.module_process import ProtocolBroken, _Exchange
+from workers.modules.pool import ModulePool, ModuleRequest, ModuleResult, _result
 
 ANSWER = {
     "state": {"n": 1, "deep": {"a": [1, 2]}},

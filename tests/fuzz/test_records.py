@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import MirrorNeuronError
 from mirrorneuron.message import decode, encode
-from mirrorneuron.records import AGENT_FIELDS, JOB_FIELDS
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.records import AGENT_FIELDS, JOB_FIELDS
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.values import documents, garbled
 from tests.store.conftest import NODE

@@ -18,7 +18,7 @@ from mirrorneuron.message import Message, encode, seed
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.values import ANYTHING, JSON
 from workers.runners.command import environment_of, variables_of, words_of, write_files
-from workers.runners.run import RunRefused, RunRequest
+from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirrorneuron.app import make_app
+from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.settings import PREFIX, Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.fuzz.conftest import fuzzed
 
 NAMES = sorted(Settings.model_fields)

@@ -14,13 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.exceptions import DataError
 
-from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
-from mirrorneuron.claim import JobRef
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.errors import MirrorNeuronError
-from mirrorneuron.keys import queue
+from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import JobRef
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.fuzz.values import ANYTHING
 from tests.jobs.graphs import is_alive

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
 from tests.support.node import RealNode
 

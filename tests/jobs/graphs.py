@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mirrorneuron.claim import End, JobRef
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap, JobStatus
-from mirrorneuron.keys import Keys
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.protocol import End, JobRef
 
 PATIENCE_MS = 60_000  # how long a job may take before its test fails; no test that passes waits for it
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from mirrorneuron import JobNotFound, ManifestError, WaitTimeout, aio
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import PATIENCE_MS, finish, line, single, until_there
 from tests.support.waiting import wait_until
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron import JobNotFound, JobStatus, aio
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import agent, manifest
 
 Call = Callable[[Any], Any]

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mirrorneuron import ManifestError, MirrorNeuronError, PayloadTooLarge, validate_manifest
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import executor, line, manifest, router, single
 
 

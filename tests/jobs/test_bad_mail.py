@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron import JobStateError
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, completed, executor, is_alive, line, manifest
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until

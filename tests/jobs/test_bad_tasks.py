@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from mirrorneuron.app import DRAIN, OPEN_JOB, VISIT, make_app
-from mirrorneuron.keys import queue
+from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
+from mirrorneuron.pools import queue
 from tests.jobs.graphs import (
     PATIENCE_MS,
     collector,

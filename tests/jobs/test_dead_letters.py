@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, MessageNotFound
 from tests.jobs.graphs import PATIENCE_MS, agent, executor, failed, manifest
 from tests.support.waiting import wait_until

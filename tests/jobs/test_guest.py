@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from celery import Celery
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router, single
 from tests.support.node import ROOT, RealNode
 from tests.support.waiting import wait_until

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, get_origin, get_type_hints
 import pytest
 
 from mirrorneuron import JobNotFound
-from mirrorneuron import client as client_module
+from mirrorneuron.api import client as client_module
 from mirrorneuron.job import (
     AgentSnapshot,
     ClusterOverview,

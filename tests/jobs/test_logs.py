@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound
 from tests.jobs.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
 

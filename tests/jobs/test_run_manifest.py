@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron import JobExists, ManifestError, WaitTimeout, validate_manifest
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from tests.jobs.graphs import (
     PATIENCE_MS,
     completed,

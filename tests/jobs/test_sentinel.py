@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from celery.result import AsyncResult
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import completed, single
 from tests.support.node import RealNode

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mirrorneuron import JobNotFound, RuntimeUnavailable, WaitTimeout, aio, connection, waiting
-from mirrorneuron.client import Client
+from mirrorneuron import JobNotFound, RuntimeUnavailable, WaitTimeout, aio
+from mirrorneuron.api import waiting
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
+from mirrorneuron.store import connection
 from tests.jobs.graphs import finish, line
 from tests.support.waiting import wait_until
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from mirrorneuron.client import Client
-from mirrorneuron.manifest import AgentType
+from mirrorneuron.api.client import Client
+from mirrorneuron.bundle.manifest import AgentType
 from tests.jobs.graphs import (
     PATIENCE_MS,
     completed,

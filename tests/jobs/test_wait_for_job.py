@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from mirrorneuron import JobNotFound, WaitTimeout, waiting
+from mirrorneuron import JobNotFound, WaitTimeout
+from mirrorneuron.api import waiting
 from mirrorneuron.job import JobStatus
 from tests.jobs.graphs import PATIENCE_MS, ended, finish, keys_of, line, single, until_there
 from tests.support.waiting import wait_until

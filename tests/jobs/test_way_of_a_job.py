@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.message import Message
 from tests.jobs.graphs import PATIENCE_MS, completed, ended, executor, fan, keys_of, light_fan, line, manifest, router
 

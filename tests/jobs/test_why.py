@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.client import Client
-from mirrorneuron.diagnosis import Cause, Diagnosis
+from mirrorneuron.api.client import Client
+from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis
 from mirrorneuron.errors import JobNotFound, JobStateError
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import PATIENCE_MS, agent, collector, ended, executor, manifest, router, single, until_there

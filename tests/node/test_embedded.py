@@ -19,11 +19,12 @@ from kombu import Connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from mirrorneuron import embedded, process
-from mirrorneuron.embedded import launcher, record
+from mirrorneuron import embedded
+from mirrorneuron.embedded import launcher, state_file
 from mirrorneuron.embedded import watcher as watcher_module
 from mirrorneuron.embedded.watcher import Watcher
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.processes import identity
 from tests.support.waiting import wait_until
 
 SLEEPER = (sys.executable, "-c", "import signal; signal.pause()")
@@ -42,8 +43,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     embedded.down()
 
 
-def state(folder: Path) -> record.State:
-    found = record.read(folder)
+def state(folder: Path) -> state_file.State:
+    found = state_file.read(folder)
     assert found is not None
     return found
 
@@ -146,7 +147,7 @@ def test_a_stale_state_is_ignored_and_cleaned(folder):
     assert embedded.find() is None
     assert state(folder).server is None
     assert embedded.down() == []
-    assert process.find(os.getppid()) is not None
+    assert identity.find(os.getppid()) is not None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"port": 1}', "[]"])
@@ -184,11 +185,11 @@ def test_a_taken_port_is_given_up_for_another(folder):
 def test_a_node_of_a_lost_port_is_ended(folder):
     """It would look for the server where it never comes back."""
     embedded.start()
-    node = process.find(embedded.ensure_node(SLEEPER))
+    node = identity.find(embedded.ensure_node(SLEEPER))
     embedded.stop()
     with socket.create_server(("127.0.0.1", state(folder).port)):
         embedded.start()
-    assert not process.alive(node)
+    assert not identity.alive(node)
 
 
 def test_down_ends_node_watcher_and_server_by_identity(folder):
@@ -198,7 +199,7 @@ def test_down_ends_node_watcher_and_server_by_identity(folder):
     recorded = state(folder)
     assert embedded.down() == ["node", "watcher", "server"]
     assert node.wait(timeout=10) == -signal.SIGTERM
-    assert not any(map(process.alive, (recorded.server, recorded.watcher)))
+    assert not any(map(identity.alive, (recorded.server, recorded.watcher)))
     assert embedded.down() == []
     assert embedded.stop() is False
 
@@ -207,10 +208,10 @@ def test_down_kills_a_node_that_does_not_end(folder, monkeypatch):
     monkeypatch.setattr(launcher, "NODE_SPARE_S", 0.1)
     embedded.start()
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
-    node = process.find(embedded.ensure_node([sys.executable, "-c", deaf]))
+    node = identity.find(embedded.ensure_node([sys.executable, "-c", deaf]))
     wait_until(lambda: "deaf" in (folder / "node.log").read_text())
     assert embedded.down() == ["node", "watcher", "server"]
-    assert not process.alive(node)
+    assert not identity.alive(node)
 
 
 def test_a_server_that_is_killed_comes_back_under_its_nodes(folder):
@@ -230,9 +231,9 @@ def test_an_idle_server_ends_with_its_node(folder):
     url = embedded.start(idle_s=3).url
     with client_of(url) as client:
         client.zadd("mirror_neuron:jobs", {"old-job": 1})
-    node = process.find(embedded.ensure_node(SLEEPER))
+    node = identity.find(embedded.ensure_node(SLEEPER))
     wait_until(lambda: state(folder).server is None)
-    assert not process.alive(node)
+    assert not identity.alive(node)
     assert embedded.find() is None
 
 
@@ -242,8 +243,8 @@ def watcher(folder: Path) -> Watcher:
     embedded.start()
     running = state(folder)
     assert running.watcher is not None
-    process.end(running.watcher, 10)
-    record.write(folder, running.model_copy(update={"watcher": process.find(os.getpid())}))
+    identity.end(running.watcher, 10)
+    state_file.write(folder, running.model_copy(update={"watcher": identity.find(os.getpid())}))
     return Watcher(folder, 600, "mirror_neuron")
 
 
@@ -303,36 +304,36 @@ def test_a_holder_keeps_the_server_up_while_it_lives(folder, watcher):
 
 
 def test_a_watcher_that_was_replaced_leaves_everything_alone(folder, watcher):
-    record.write(folder, state(folder).model_copy(update={"watcher": process.find(os.getppid())}))
+    state_file.write(folder, state(folder).model_copy(update={"watcher": identity.find(os.getppid())}))
     assert not watcher.tick(0)
     assert embedded.find()
-    record.write(folder, state(folder).model_copy(update={"watcher": None}))
+    state_file.write(folder, state(folder).model_copy(update={"watcher": None}))
 
 
 def test_a_watcher_ends_what_runs_in_a_deleted_folder(folder, watcher):
     """Nobody could find it any more: not `down`, and not the next command."""
-    node = process.find(embedded.ensure_node(SLEEPER))
+    node = identity.find(embedded.ensure_node(SLEEPER))
     assert watcher.tick(0)
     running = state(folder)
     shutil.rmtree(folder)
     assert not watcher.tick(1)
-    assert not process.alive(node)
-    assert not process.alive(running.server)
+    assert not identity.alive(node)
+    assert not identity.alive(running.server)
     assert not folder.exists()
 
 
 def test_a_watcher_ends_what_a_deleted_record_forgot_and_nothing_else(folder, watcher):
     """The folder was deleted and a server started there anew before it looked."""
-    forgotten = process.find(embedded.ensure_node(SLEEPER))
+    forgotten = identity.find(embedded.ensure_node(SLEEPER))
     assert watcher.tick(0)
     before = state(folder)
     (folder / "state.json").unlink()
-    anew = before.model_copy(update={"watcher": process.find(os.getppid()), "nodes": ()})
-    record.write(folder, anew)
+    anew = before.model_copy(update={"watcher": identity.find(os.getppid()), "nodes": ()})
+    state_file.write(folder, anew)
     assert not watcher.tick(1)
-    assert not process.alive(forgotten)
-    assert process.alive(before.server)
-    record.write(folder, anew.model_copy(update={"watcher": None}))
+    assert not identity.alive(forgotten)
+    assert identity.alive(before.server)
+    state_file.write(folder, anew.model_copy(update={"watcher": None}))
 
 
 def test_what_needs_a_server_says_so_when_there_was_never_one(folder):
@@ -362,9 +363,9 @@ def test_a_server_that_cannot_start_is_explained_with_its_last_words(monkeypatch
 def test_a_zombie_is_not_alive():
     """A process that has ended and was not waited for still has an entry and a pid."""
     child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    born = process.find(child.pid)
+    born = identity.find(child.pid)
     assert child.stdout is not None
     with child.stdout:
         child.stdout.read()
-    wait_until(lambda: not process.alive(born))
+    wait_until(lambda: not identity.alive(born))
     assert child.wait() == 0

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.chaos import processes
-from mirrorneuron.client import Client
-from mirrorneuron.keys import queue
+from mirrorneuron.api.client import Client
+from mirrorneuron.chaos import process_tree
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.jobs.graphs import line
 from tests.support.node import ROOT, environment
 from tests.support.waiting import wait_until
-from workers.forking import FORKS
-from workers.sweeper import Sweeper
+from workers.lifecycle.fork_guard import FORKS
+from workers.recovery.sweeper import Sweeper
 
 
 class Thread:
@@ -135,7 +135,7 @@ class StoppingWorker:
 
     def child(self) -> int:
         """The process of its pool."""
-        (child,) = wait_until(lambda: processes.beneath(self.process.pid))
+        (child,) = wait_until(lambda: process_tree.beneath(self.process.pid))
         return child.pid
 
     def forked_while(self, part: str) -> str:
@@ -145,7 +145,7 @@ class StoppingWorker:
         child = self.child()
         (self.folder / part).touch()
         wait_until((self.folder / "middle").exists)
-        processes.kill(child)
+        process_tree.kill(child)
         wait_until((self.folder / "forked").exists)
         return (self.folder / "forked").read_text()
 

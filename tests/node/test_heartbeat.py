@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers import node as node_module
-from workers.node import NodeStep
+from workers.node import registration as node_module
+from workers.node.registration import NodeStep
 
 
 def test_a_heart_that_missed_a_beat_beats_on(

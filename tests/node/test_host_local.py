@@ -15,9 +15,10 @@ import pytest
 
 from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.settings import Settings
-from workers.runners import RUNNERS, HostLocal, RunHandle, RunRequest, RunResult
-from workers.runners.capture import Capture
+from workers.lifecycle.run_handle import RunHandle
+from workers.runners import RUNNERS, HostLocal, RunRequest, RunResult
 from workers.runners.command import cluster_of
+from workers.runners.output_capture import Capture
 
 CAP_BYTES = 4096
 SHOW_ENVIRONMENT = ["env", "-0"]

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron.message import Message, seed
+from mirrorneuron.processes.by_environment import pids_with
 from mirrorneuron.settings import Settings
-from mirrorneuron.strays import pids_with
-from workers.runners import HostLocal, RunHandle, RunRequest, RunResult, process
+from workers.lifecycle.run_handle import RunHandle
+from workers.runners import HostLocal, RunRequest, RunResult, child_process
 from workers.runners.command import mark_of
-from workers.runners.deathwatch import DEATH_WATCH
+from workers.runners.orphan_killer import DEATH_WATCH
 
 CAP_BYTES = 100_000
 
@@ -98,7 +99,7 @@ def test_what_the_node_is_short_of_is_transient(run, monkeypatch):
     def fork_fails(*args, **kwargs):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(process.subprocess, "Popen", fork_fails)
+    monkeypatch.setattr(child_process.subprocess, "Popen", fork_fails)
     result = run("true")
     assert result.error == "command cannot be run: bash: Resource temporarily unavailable"
     assert result.transient
@@ -171,7 +172,7 @@ def test_a_child_that_goes_on_printing_is_ended_too(run, tmp_path):
 
 def test_a_child_with_its_output_elsewhere_is_ended_and_not_waited_for(run, tmp_path, monkeypatch):
     """No grace is given where nobody holds the pipes: with so long a grace the test would time out."""
-    monkeypatch.setattr(process, "PIPE_GRACE_S", 1000.0)
+    monkeypatch.setattr(child_process, "PIPE_GRACE_S", 1000.0)
     pids = tmp_path / "pids"
     assert run(f"sleep 1000 >/dev/null 2>&1 & echo $! >{pids}").error is None
     wait_until(lambda: is_gone(pids_in(pids)[0]))
@@ -250,7 +251,7 @@ def test_a_kill_just_before_the_start_is_not_lost(run, monkeypatch):
         handle.kill("cancelled")
         return start(*args, **kwargs)
 
-    monkeypatch.setattr(process.subprocess, "Popen", late)
+    monkeypatch.setattr(child_process.subprocess, "Popen", late)
     assert run("exec sleep 1000", handle).error == "cancelled"
 
 
@@ -268,7 +269,7 @@ def test_a_run_that_is_interrupted_in_the_node_leaves_no_process(settings, tmp_p
         wait_until(lambda: pids_in(pids))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(process._Child, "read", interrupted)
+    monkeypatch.setattr(child_process._Child, "read", interrupted)
     command = f"sleep 1000 & echo $! $$ >{pids}.new && mv {pids}.new {pids}; wait"
     with pytest.raises(KeyboardInterrupt):
         HostLocal(settings).run(request_for({"command": command}), RunHandle())
@@ -350,7 +351,7 @@ def test_without_descriptors_for_its_watch_no_command_is_started(run, monkeypatc
     def none_left():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(process.selectors, "DefaultSelector", none_left)
+    monkeypatch.setattr(child_process.selectors, "DefaultSelector", none_left)
     result = run("exec sleep 1000", environment={"LEFT_ALONE": str(tmp_path)})
     assert "Too many open files" in result.error
     assert result.transient

@@ -9,16 +9,16 @@ from typing import NoReturn
 
 import pytest
 
-from mirrorneuron.claim import JobRef, new_token
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import JobRef, new_token
 from tests.jobs.graphs import job_ref, single
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.keeper import Keeper
-from workers.runners import RunHandle
-from workers.stopping import REASON, Stop
+from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shutdown import REASON, Stop
+from workers.recovery.lease_keeper import Keeper
 
 
 def lease_end(store: Store, job: JobRef) -> float:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import pack, validate_manifest
+from mirrorneuron.bundle.load import pack, validate_manifest
+from mirrorneuron.bundle.plan import make_plan
 from mirrorneuron.job import LogChunk
-from mirrorneuron.plan import make_plan
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.support.valkey import ValkeyServer
-from workers.live_output import CHUNK_BYTES, HALF_BYTES, LiveOutput
+from workers.runners.live_output import CHUNK_BYTES, HALF_BYTES, LiveOutput
 
 GRAPH: dict[str, Any] = {
     "manifest_version": "1.0",

@@ -14,9 +14,9 @@ import pytest
 
 from mirrorneuron.settings import Settings
 from tests.support.waiting import wait_until
-from workers import slots as slots_module
+from workers.disk import slots as slots_module
+from workers.disk.slots import NotEnoughSlots, Slots
 from workers.runtime import worker_slots
-from workers.slots import NotEnoughSlots, Slots
 
 
 def never() -> None:

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.chain import Chains
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.settings import Settings
 from tests.jobs.graphs import agent, executor, fan, job_ref, line, manifest, single, until_there
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers import runtime as runtime_module
-from workers import standstill
+from workers.recovery import task_watchdog
+from workers.recovery.task_watchdog import PATIENCE, Standstill
 from workers.runtime import Runtime
-from workers.standstill import PATIENCE, Standstill
 from workers.tasks import app, open_job
 from workers.visit import Start, visit
 
@@ -40,7 +40,7 @@ class Tasks:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
-    monkeypatch.setattr(standstill, "INTERVAL_S", 1e6)  # the thread never looks: the test does
+    monkeypatch.setattr(task_watchdog, "INTERVAL_S", 1e6)  # the thread never looks: the test does
     found = Tasks()
     found.watch.begin()
     yield found
@@ -96,7 +96,7 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def runtime(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     """What this process holds as a worker, with nobody to look at its tasks but the test."""
-    monkeypatch.setattr(standstill, "INTERVAL_S", 1e6)
+    monkeypatch.setattr(task_watchdog, "INTERVAL_S", 1e6)
     monkeypatch.setattr(runtime_module, "_runtimes", {})
     return runtime_module.runtime(settings)
 
@@ -176,7 +176,7 @@ def long_run(kind: str, folder: Path, script: str) -> Any:
 def test_a_store_that_does_not_answer_is_asked_and_explains_it(
     own_server: ValkeyServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standstill, "INTERVAL_S", 1e6)
+    monkeypatch.setattr(task_watchdog, "INTERVAL_S", 1e6)
     runtime = Runtime(settings.model_copy(update={"redis_url": own_server.url}), "worker@test")
     runtime.standstill.begin()
     assert not any(runtime.standstill.look() for _ in range(PATIENCE))

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron import process
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.processes import identity
 from tests.support.waiting import wait_until
-from workers import supervisor
-from workers.supervisor import WorkerSpec, plan_workers
+from workers.node import supervisor
+from workers.node.supervisor import WorkerSpec, plan_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Runs the specs given as JSON, with the module's constants changed as given.
 HARNESS = """
 import json, logging, sys
-from workers import supervisor
+from workers.node import supervisor
 logging.basicConfig(level="INFO", format="%(message)s")
 specs, constants, grace = json.loads(sys.argv[1])
 vars(supervisor).update(constants)
@@ -105,7 +105,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
 
 
 def gone(pid: int) -> Callable[[], bool]:
-    return lambda: process.find(pid) is None
+    return lambda: identity.find(pid) is None
 
 
 def crashing(code: str) -> list[str]:
@@ -146,7 +146,7 @@ def test_a_worker_that_is_ended_is_started_again(supervised, number):
     os.kill(victim, number)
     wait_until(lambda: len(supervised.up()) == 3)
     wait_until(gone(victim))
-    assert process.find(survivor), "the others are left alone"
+    assert identity.find(survivor), "the others are left alone"
     assert supervised.log().count("starting it again") == 1
 
 
@@ -179,7 +179,7 @@ def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
     (deaf,) = supervised.fakes("deaf", grace_s=0.1)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
-    assert process.find(deaf) is None
+    assert identity.find(deaf) is None
     assert "worker deaf did not end in time: killed" in supervised.log()
 
 
@@ -191,7 +191,7 @@ def test_a_second_signal_ends_the_grace(supervised):
     wait_until(lambda: any((supervised.folder / f"bye-{pid}").exists() for pid in pair))
     supervised.signal(signal.SIGINT)
     assert supervised.wait() == 0
-    assert all(process.find(pid) is None for pid in pair)
+    assert all(identity.find(pid) is None for pid in pair)
 
 
 def test_ctrl_c_in_the_terminal_reaches_the_supervisor_alone(supervised):
@@ -230,7 +230,7 @@ def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, e
     assert words in log.partition("5 times in a row")[2]
     (good,) = supervised.up()
     assert (supervised.folder / f"bye-{good}").exists()
-    assert process.find(good) is None
+    assert identity.find(good) is None
 
 
 def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
@@ -300,7 +300,7 @@ def test_the_supervisor_sleeps_while_nothing_happens(supervised):
         return cpu_ticks(pid) - before <= 1
 
     wait_until(sleeps)  # it may have had a thing or two to do for its start
-    assert process.find(worker)
+    assert identity.find(worker)
 
 
 def cpu_ticks(pid: int) -> int:

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from mirrorneuron.app import make_app
-from mirrorneuron.claim import JobRef, Word
-from mirrorneuron.client import Client
-from mirrorneuron.keys import queue
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
+from mirrorneuron.store.protocol import JobRef, Word
 from tests.jobs.graphs import executor, fan, job_ref, line, processed, single
 from tests.support.waiting import wait_until
 from workers import visit as visit_module
+from workers.lifecycle.shutdown import Stop
 from workers.runtime import Runtime
-from workers.stopping import Stop
 from workers.visit import SLICE_S, Start, visit
 
 

@@ -10,17 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.client import Client
-from mirrorneuron.connection import AWAY
-from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.job_store import Store
 from tests.jobs.graphs import line
 from tests.support.node import ROOT, environment
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.watch import EXIT_CODE, Deafness, Watch
+from workers.recovery.consumer_watchdog import EXIT_CODE, Deafness, Watch
 
 
 class Worker:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from mirrorneuron.manifest import Policies
-from mirrorneuron.scripts import NO_LIMITS
+from mirrorneuron.bundle.manifest import Policies
+from mirrorneuron.store.scripts import NO_LIMITS
 from tests.scripts.stage import Kind, Stage
 
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)

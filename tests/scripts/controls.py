@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from mirrorneuron.claim import Word
 from mirrorneuron.job import JobStatus
+from mirrorneuron.store.protocol import Word
 from tests.scripts.model import Agent, Job, Told
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis.stateful import invariant
 
-from mirrorneuron.claim import Step, Word, new_token
 from mirrorneuron.job import JobStatus
+from mirrorneuron.store.protocol import Step, Word, new_token
 from tests.scripts.machine import KINDS, POOLS
 from tests.scripts.stage import ANY_LIGHT, JOB, KEEP_S, failed
 from tests.scripts.sweepers import Sweepers

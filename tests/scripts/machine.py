@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
-from mirrorneuron.claim import Claim, End, JobRef, Moved, Reply, Waiting, Word, new_token
+from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import Policies, RecoveryMode
-from mirrorneuron.scripts import Wanted
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import Claim, End, JobRef, Moved, Reply, Waiting, Word, new_token
+from mirrorneuron.store.scripts import Wanted
 from tests.scripts.acts import Actor
 from tests.scripts.controls import Controlled
 from tests.scripts.ledger import Ledger

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mirrorneuron.claim import End, Step, Word
+from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import TERMINAL, JobStatus
-from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import Policies
-from mirrorneuron.scripts import NO_LIMITS, Wanted
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import End, Step, Word
+from mirrorneuron.store.scripts import NO_LIMITS, Wanted
 from tests.scripts.stage import Kind
 
 Told = dict[str, tuple[int, int]]  # pool -> (due, of these first told of now)

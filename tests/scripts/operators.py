@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from mirrorneuron.claim import End, Moved, Word
 from mirrorneuron.job import JobStatus
+from mirrorneuron.store.protocol import End, Moved, Word
 from tests.scripts import controls
 from tests.scripts.acts import act
 from tests.scripts.controls import Controlled

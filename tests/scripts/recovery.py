@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mirrorneuron.claim import Word
+from mirrorneuron.bundle.manifest import RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.manifest import RecoveryMode
+from mirrorneuron.store.protocol import Word
 from tests.scripts.model import Agent, Job, Told
 
 

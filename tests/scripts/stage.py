@@ -9,12 +9,13 @@ from typing import Any
 
 import redis
 
-from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Word, new_token
-from mirrorneuron.connection import Server
+from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT, Keys
-from mirrorneuron.manifest import Policies
-from mirrorneuron.scripts import NO_LIMITS, Scripts, Wanted
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.connection import Server
+from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.protocol import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.store.scripts import NO_LIMITS, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
 LEASE_MS = 6_000

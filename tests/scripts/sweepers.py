@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from mirrorneuron.claim import Swept, Word
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import Swept, Word
 from tests.scripts.acts import act
 from tests.scripts.machine import FIRST_WAIT_MS, KINDS, LONGEST_WAIT_MS, alive, running
 from tests.scripts.operators import Operators

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.claim import Dead, End, JobRef, Step, Word, new_token
+from mirrorneuron.store.protocol import Dead, End, JobRef, Step, Word, new_token
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,

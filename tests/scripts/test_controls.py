@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.claim import Dead, End, JobRef, Moved, Word, new_token
 from mirrorneuron.job import JobStatus
+from mirrorneuron.store.protocol import Dead, End, JobRef, Moved, Word, new_token
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrorneuron.claim import JobRef, Word, new_token
-from mirrorneuron.scripts import MOST_MESSAGES
+from mirrorneuron.store.protocol import JobRef, Word, new_token
+from mirrorneuron.store.scripts import MOST_MESSAGES
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,

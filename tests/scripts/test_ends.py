@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.claim import Dead, End, JobRef, Reply, Word, new_token
-from mirrorneuron.keys import result_channel
 from mirrorneuron.message import decode
+from mirrorneuron.store.keys import result_channel
+from mirrorneuron.store.protocol import Dead, End, JobRef, Reply, Word, new_token
 from tests.scripts.stage import (
     AGENTS,
     ANY_LIGHT,

@@ -7,11 +7,11 @@ from importlib.resources import files
 
 import pytest
 
-from mirrorneuron import keys
-from mirrorneuron.claim import Word
-from mirrorneuron.scripts import SOURCES
+from mirrorneuron.store import keys
+from mirrorneuron.store.protocol import Word
+from mirrorneuron.store.scripts import SOURCES
 
-LUA = files("mirrorneuron") / "lua"
+LUA = files("mirrorneuron.store") / "lua"
 NAMES = sorted(path.name for path in LUA.iterdir() if path.name.endswith(".lua"))
 SCRIPTS = [name for name in NAMES if name != "prelude.lua"]
 LONGEST = {"prelude.lua": 140}  # it is a library; every other file is one state change

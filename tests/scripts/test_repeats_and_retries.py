@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrorneuron.claim import JobRef, Moved, Swept, Word, new_token
+from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT
-from mirrorneuron.manifest import Policies
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import JobRef, Moved, Swept, Word, new_token
 from tests.scripts.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
 
 Stages = Callable[..., Stage]
@@ -107,7 +107,7 @@ def test_a_job_that_was_cancelled_before_it_was_opened_has_started_once_it_is_re
 
 def test_the_newest_ids_of_messages_from_outside_are_remembered(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are bounded, and it is the oldest that is forgotten."""
-    monkeypatch.setattr("mirrorneuron.scripts.DELIVERED_KEPT", 2)
+    monkeypatch.setattr("mirrorneuron.store.scripts.DELIVERED_KEPT", 2)
     one = stage().open()
     words = []
     for name in ("first", "second", "third", "third", "second", "first"):

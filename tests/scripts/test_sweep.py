@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrorneuron.claim import Step, Swept, Word, new_token
+from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.manifest import Policies, RecoveryMode
+from mirrorneuron.store.protocol import Step, Swept, Word, new_token
 from tests.scripts.stage import ANY_HEAVY, EXECUTOR, JOB, JOIN_OF_THREE, LEASE_MS, Stage, failed
 
 Stages = Callable[..., Stage]

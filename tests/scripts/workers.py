@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from mirrorneuron.claim import Claim, End, JobRef, Reply, Step, Word, new_token
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT
-from mirrorneuron.scripts import Wanted
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.store.scripts import Wanted
 from tests.scripts.acts import act
 from tests.scripts.machine import (
     KINDS,

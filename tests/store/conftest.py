@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import PackedBundle, load, pack
-from mirrorneuron.claim import End, JobRef, Word
+from mirrorneuron.bundle.load import PackedBundle, load, pack
+from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.plan import Plan, make_plan
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import End, JobRef, Word
 
 GRAPH: dict[str, Any] = {
     "manifest_version": "1.0",

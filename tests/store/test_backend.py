@@ -12,12 +12,12 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from mirrorneuron.app import make_app
-from mirrorneuron.backend import JobResultConsumer
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.dispatch.result_backend import JobResultConsumer
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.store.conftest import Jobs
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

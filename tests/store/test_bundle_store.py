@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.app import make_app
-from mirrorneuron.bundle import PackedBundle
-from mirrorneuron.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
-from mirrorneuron.claim import Word
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.bundle.load import PackedBundle
+from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
-from mirrorneuron.store import Store
+from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import Word
 from tests.store.conftest import Jobs, packed, static
-from workers.sweeper import Sweeper
+from workers.recovery.sweeper import Sweeper
 
 TTL_S = 3_600 + SPARE_SECONDS
 

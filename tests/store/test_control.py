@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.chain import Chains
-from mirrorneuron.claim import Dead, JobRef, Step, Word, new_token
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import JobStateError, MessageNotFound, PayloadTooLarge
 from mirrorneuron.job import JobStatus
-from mirrorneuron.keys import LIGHT
 from mirrorneuron.message import Message, encode, seed
+from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import Dead, JobRef, Step, Word, new_token
 from tests.store.conftest import Jobs
 
 THEN = "2020-01-01T00:00:00.000Z"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import RecordDamaged
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.store.conftest import NODE, Jobs, packed, static
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from mirrorneuron.app import make_app
-from mirrorneuron.chain import Chains
+from mirrorneuron.api.client import Client
+from mirrorneuron.api.control import Control
 from mirrorneuron.chaos.invariants import leaked_keys
-from mirrorneuron.claim import Word
-from mirrorneuron.client import Client
-from mirrorneuron.connection import Refused, connect
-from mirrorneuron.control import Control
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.connection import Refused, connect
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import Word
 from tests.store.conftest import Jobs
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.sweeper import ORPHAN_MS, Sweeper
+from workers.recovery.sweeper import ORPHAN_MS, Sweeper
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -82,7 +82,7 @@ def test_pages_have_each_job_once_whatever_comes_and_goes(
     make_store: Callable[..., Store], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six jobs of three moments, by twos; between two pages one is submitted and one deleted."""
-    monkeypatch.setattr("mirrorneuron.index.PAGE", 2)
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
     for n in range(6):
         Jobs(make_store(clock=lambda n=n: 1_700_000_000_000 + n // 2)).submit(f"j{n}")
     pages = store.index.pages()
@@ -194,7 +194,7 @@ def test_a_job_that_is_submitted_again_keeps_its_place(make_store: Callable[...,
 def test_the_bundles_of_more_jobs_than_a_page_are_found(
     store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mirrorneuron.index.PAGE", 2)
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
     for name in "abcde":
         jobs.submit(name, graph_id=name)
     assert store.index.digests([*"abcde"]) == {jobs.ref(name).digest for name in "abcde"}

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle_store import FOR_EVER_SECONDS
-from mirrorneuron.claim import Dead, End, Step, Word, new_token, untouched
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 from mirrorneuron.errors import JobExists, JobNotFound
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
-from mirrorneuron.keys import queue
 from mirrorneuron.message import encode
-from mirrorneuron.registry import FORGOTTEN_S
+from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.bundle_store import FOR_EVER_SECONDS
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.node_registry import FORGOTTEN_S
+from mirrorneuron.store.protocol import Dead, End, Step, Word, new_token, untouched
 from tests.store.conftest import GRAPH, NODE, Jobs, packed, static
 from tests.support.waiting import wait_until
 
@@ -203,7 +203,7 @@ def test_jobs_are_listed_newest_first_and_live_ones_alone_if_asked(
 
 
 def test_more_jobs_than_a_page_are_all_listed_once(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirrorneuron.index.PAGE", 2)
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
     for n in range(5):
         jobs.submit(f"j{n}")
     assert sorted(job["job_id"] for job in store.jobs()) == [f"j{n}" for n in range(5)]

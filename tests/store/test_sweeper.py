@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
-from mirrorneuron.app import make_app
-from mirrorneuron.claim import new_token
-from mirrorneuron.client import Client
-from mirrorneuron.keys import LIGHT, queue
-from mirrorneuron.store import Store
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import new_token
 from tests.jobs.graphs import executor, job_ref, line, single
 from tests.store.conftest import Jobs
 from tests.support.waiting import wait_until
-from workers import sweeper
-from workers.backlog import Backlog
-from workers.sweeper import Sweeper
+from workers.recovery import sweeper
+from workers.recovery.queue_depth import Backlog
+from workers.recovery.sweeper import Sweeper
 
 JOBS = 3
 

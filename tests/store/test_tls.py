@@ -7,11 +7,11 @@ import ssl
 import pytest
 from celery import Celery
 
-from mirrorneuron.app import make_app
-from mirrorneuron.connection import connect, connect_async
+from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.connection import connect, connect_async
+from mirrorneuron.store.job_store import Store
 
 URL = "rediss://user:p%40ss@there:7000/1"
 WAYS = [

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron import waiting
-from mirrorneuron.client import Client
+from mirrorneuron.api import waiting
+from mirrorneuron.api.client import Client
+from mirrorneuron.api.waiting import Deadline, until_ended
 from mirrorneuron.errors import JobNotFound, RuntimeUnavailable, WaitTimeout
 from mirrorneuron.job import JobMap, JobStatus
-from mirrorneuron.keys import result_channel
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import Store
-from mirrorneuron.waiting import Deadline, until_ended
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import result_channel
 from tests.store.conftest import Jobs
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mirrorneuron.chain import Chains
-from mirrorneuron.scripts import Scripts
-from workers import standstill, sweeper, visit
+from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.store.scripts import Scripts
+from workers import visit
+from workers.recovery import sweeper, task_watchdog
 from workers.tasks import app
 from workers.visit import Visit
 
@@ -105,7 +106,7 @@ match os.environ.get("SPOILT"):
         wrap(Chains, "send", after=die)
     case "stands_still":
         wrap(Chains, "send", before=stand_still)
-        standstill.INTERVAL_S = 0.25  # type: ignore[misc]
+        task_watchdog.INTERVAL_S = 0.25  # type: ignore[misc]
     case "calls_twice":
         call_twice(Scripts, "_call")
     case "tasks_twice":

@@ -11,12 +11,12 @@ from typing import Any
 
 from celery.worker.control import control_command
 
-from workers import sweeper, watch
+from workers.recovery import consumer_watchdog, sweeper
 from workers.tasks import app
 
 __all__ = ["app"]
 
-watch.INTERVAL_S, watch.FAREWELL_S = 0.1, 0.5  # type: ignore[misc]
+consumer_watchdog.INTERVAL_S, consumer_watchdog.FAREWELL_S = 0.1, 0.5  # type: ignore[misc]
 sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # it may have taken a message without a look at it
 
 

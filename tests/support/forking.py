@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mirrorneuron.registry import Registry
-from mirrorneuron.store import Store
-from workers.backlog import Backlog
-from workers.forking import FORKS
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.node_registry import Registry
+from workers.lifecycle.fork_guard import FORKS
+from workers.recovery.queue_depth import Backlog
 from workers.tasks import app
 
 __all__ = ["PARTS", "app"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mirrorneuron import JobNotFound, JobStateError
+from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected, Violation, claims, of_job, of_store
-from mirrorneuron.client import Client
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.support.waiting import wait_until
 
 

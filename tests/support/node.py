@@ -12,9 +12,9 @@ from pathlib import Path
 
 from celery.platforms import set_pdeathsig
 
-from mirrorneuron.keys import LIGHT, queue
+from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import PREFIX, Settings
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

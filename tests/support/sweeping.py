@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mirrorneuron.store import Store
+from mirrorneuron.store.job_store import Store
 
 
 @contextmanager

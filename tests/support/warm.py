@@ -20,14 +20,21 @@ from pathlib import Path
 from celery.platforms import set_pdeathsig
 
 from mirrorneuron.cli import main
-from mirrorneuron.cli.commands import COMMANDS, Entry, Group
+from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
 
 ROOT = Path(__file__).parents[2]
 SIZE = 4  # bytes of a number on the wire
 #: What commands import as they go. What looks at its environment when it is imported (Typer's help) is not among it.
 LATER = (
     *("celery.app.amqp", "celery.app.events", "celery.worker.state", "kombu.transport.redis"),
-    *("mirrorneuron.api", "mirrorneuron.backend", "rich.columns", "rich.markdown", "rich.panel", "rich.table"),
+    *(
+        "mirrorneuron.api.default_client",
+        "mirrorneuron.dispatch.result_backend",
+        "rich.columns",
+        "rich.markdown",
+        "rich.panel",
+        "rich.table",
+    ),
 )
 
 
@@ -70,7 +77,7 @@ def modules() -> Iterator[str]:
     for found in COMMANDS.values():
         for entry in found.table.values() if isinstance(found, Group) else [found]:
             assert isinstance(entry, Entry)
-            yield f"mirrorneuron.cli.{entry.target.partition(':')[0]}"
+            yield f"mirrorneuron.cli.commands.{entry.target.partition(':')[0]}"
 
 
 def serve(link: socket.socket) -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorneuron import archive
-from mirrorneuron.archive import pack_folder, unpack
+from mirrorneuron.bundle import archive
+from mirrorneuron.bundle.archive import pack_folder, unpack
 from mirrorneuron.errors import PayloadTooLarge
 
 MIB = 1024 * 1024

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.archive import unpack
-from mirrorneuron.bundle import JobBundle, load, pack, validate_manifest
+from mirrorneuron.bundle.archive import unpack
+from mirrorneuron.bundle.load import JobBundle, load, pack, validate_manifest
+from mirrorneuron.bundle.manifest import AgentType, Edge, Manifest, Node, OnIdle
 from mirrorneuron.errors import ManifestError, PayloadTooLarge
-from mirrorneuron.manifest import AgentType, Edge, Manifest, Node, OnIdle
 from mirrorneuron.message import decode
 
 MIB = 1024 * 1024

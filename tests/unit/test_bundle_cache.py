@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrorneuron.archive import pack_folder
-from workers.bundle_cache import IN_USE_S, BundleCache
+from mirrorneuron.bundle.archive import pack_folder
+from workers.disk.bundle_cache import IN_USE_S, BundleCache
 
 MIB = 1024 * 1024
 

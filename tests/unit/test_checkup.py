@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.checkup import Level, Vitals, findings, worst
+from mirrorneuron.diagnostics.checkup import Level, Vitals, findings, worst
 
 INFO = {"server_name": "valkey", "valkey_version": "9.1.2", "redis_version": "7.2.4", "aof_enabled": 1}
 MIB = 1024 * 1024

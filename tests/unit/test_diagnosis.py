@@ -13,12 +13,12 @@ from typing import Any, get_args
 import pytest
 from typer.models import OptionInfo
 
-from mirrorneuron.bundle import validate_manifest
-from mirrorneuron.cli.commands import COMMANDS, Entry, Group
-from mirrorneuron.diagnosis import Cause, Diagnosis, Due, Facts, Held, Short, diagnose, store_away
-from mirrorneuron.facts import short_of, unrouted_of
+from mirrorneuron.bundle.load import validate_manifest
+from mirrorneuron.bundle.plan import make_plan
+from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
+from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, Due, Facts, Held, Short, diagnose, store_away
+from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
 from mirrorneuron.job import iso
-from mirrorneuron.plan import make_plan
 from tests.jobs.graphs import agent, collector, executor, manifest, router
 
 NOW = 1_800_000_000_000
@@ -120,7 +120,7 @@ def test_a_hint_names_commands_and_options_that_exist(cause: Cause) -> None:
 
 def options_of(entry: Entry) -> set[str]:
     module, _, function = entry.target.partition(":")
-    found = inspect.signature(getattr(import_module(f"mirrorneuron.cli.{module}"), function), eval_str=True)
+    found = inspect.signature(getattr(import_module(f"mirrorneuron.cli.commands.{module}"), function), eval_str=True)
     hints = [hint for parameter in found.parameters.values() for hint in get_args(parameter.annotation)]
     known = [hint for hint in hints if isinstance(hint, OptionInfo)]
     return {str(name) for hint in known for name in (hint.default, *(hint.param_decls or ()))}  # as Annotated has it

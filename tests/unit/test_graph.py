@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorneuron import validate_manifest
-from mirrorneuron.graph import Mark, dot, marks, mermaid
-from mirrorneuron.manifest import Edge, Manifest, Node
+from mirrorneuron.bundle.manifest import Edge, Manifest, Node
+from mirrorneuron.drawing.text_graph import Mark, dot, marks, mermaid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MERMAID_NODE = re.compile(r'  n\d+(\{\{|\(\[|\[\[|\[\\|\[)"[^"]*"(\}\}|\]\)|\]\]|/\]|\])(:::[a-z]+)?')

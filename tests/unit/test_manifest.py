@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import load
-from mirrorneuron.manifest import AgentType, Manifest, OnIdle, RecoveryMode, RoutingMode, Template
+from mirrorneuron.bundle.load import load
+from mirrorneuron.bundle.manifest import AgentType, Manifest, OnIdle, RecoveryMode, RoutingMode, Template
 from mirrorneuron.message import decode, encode
 
 
@@ -162,6 +162,6 @@ def test_the_manifest_shares_nothing_with_what_the_caller_gave() -> None:
 
 def test_validation_needs_neither_celery_nor_redis() -> None:
     """Nor the settings, the command line and pydantic's models: a producer that only validates stays light."""
-    code = "import sys; from mirrorneuron.bundle import load; print(*sys.modules)"
+    code = "import sys; from mirrorneuron.bundle.load import load; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"celery", "kombu", "redis", "pydantic", "pydantic_settings", "typer", "rich"} & set(loaded)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorneuron.conditions import compile_condition, holds, normalise
+from mirrorneuron.bundle.conditions import compile_condition, holds, normalise
 
 
 def message(body: Any, **headers: Any) -> dict[str, Any]:

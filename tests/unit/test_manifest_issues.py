@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron import validation
-from mirrorneuron.bundle import load
+from mirrorneuron.bundle import validate
+from mirrorneuron.bundle.load import load
 from mirrorneuron.errors import Issue, ManifestError
 
 GOOD: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_more_initial_messages_than_can_be_written_at_once_are_refused() -> None
 
 
 def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_SEEDS", 3)
+    monkeypatch.setattr(validate, "MAX_SEEDS", 3)
     assert load(crowd(2, {"n0": [{}, {}]})), "the other entrypoint gets an empty one"
     (issue,) = issues(crowd(2, {"n0": [{}, {}], "n1": [{}, {}]}))
     assert issue.message == "would be 4 messages, and the most is 3"

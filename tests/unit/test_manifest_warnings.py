@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import load
+from mirrorneuron.bundle.load import load
 
 
 def warned(nodes: dict[str, dict[str, Any]], *edges: str, **more: Any) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic_core import ValidationError
 
+from mirrorneuron.bundle.schema import Model, words
 from mirrorneuron.message import decode, encode
-from mirrorneuron.model import Model, words
 
 
 class Colour(StrEnum):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import load
-from mirrorneuron.manifest import OnIdle
-from mirrorneuron.plan import LONGEST_RUN, Plan, make_plan
+from mirrorneuron.bundle.load import load
+from mirrorneuron.bundle.manifest import OnIdle
+from mirrorneuron.bundle.plan import LONGEST_RUN, Plan, make_plan
 
 COMMAND = {"command": "true"}
 

@@ -11,7 +11,7 @@ import pytest
 
 import mirrorneuron
 from mirrorneuron import aio, errors, job
-from mirrorneuron.client import Client
+from mirrorneuron.api.client import Client
 
 # Control is for those who may block: `aio` has submission, waiting and inspection (CONTRACT 1).
 BLOCKING = {

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
-from mirrorneuron.bundle import load
-from mirrorneuron.claim import Claim, Dead, Step
+from mirrorneuron.bundle.load import load
+from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
-from mirrorneuron.plan import Plan, make_plan
-from workers.light import first_alone, run, run_light
-from workers.step import Draft, Quiet, RunFailed, Surroundings
+from mirrorneuron.store.protocol import Claim, Dead, Step
+from workers.agents.draft import Draft, Quiet, RunFailed, Surroundings
+from workers.light_batch import first_alone, run, run_light
 
 STAMP = "2026-01-31T12:00:00.000Z"
 NOW_MS = 1_769_860_800_000
@@ -253,8 +253,8 @@ def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
 
 
 def test_a_run_sends_and_tells_no_more_than_a_commit_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.step.MOST_OUTGOING", 10)
-    monkeypatch.setattr("workers.step.MOST_BYTES", 6_000)
+    monkeypatch.setattr("workers.agents.draft.MOST_OUTGOING", 10)
+    monkeypatch.setattr("workers.agents.draft.MOST_BYTES", 6_000)
     plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
     assert len(answered(plan, [Emit("t", 1)] * 5).outgoing) == 10
     for actions, what in (
@@ -565,7 +565,7 @@ def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
     monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
     """The agents that do not run are given back as they were, and what was handed to them is mail, in order."""
-    monkeypatch.setattr(f"workers.light.{name}", most)
+    monkeypatch.setattr(f"workers.light_batch.{name}", most)
     plan = line()
     mail = [message(number, {"n": number, "x": "x" * 500}) for number in range(4)]
     held = Claim("c", b'{"s":1}', 7, 2, 0, (message(9),))
@@ -578,7 +578,7 @@ def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
 
 def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = line()
-    monkeypatch.setattr("workers.light.FULL_MESSAGES", 3)
+    monkeypatch.setattr("workers.light_batch.FULL_MESSAGES", 3)
     steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], around(plan))
     assert [step.consumed for step in steps] == [1, 0, 1]
     assert sent(steps[2]) == ["c"]

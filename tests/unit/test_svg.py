@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorneuron.graph import Mark
-from mirrorneuron.layout import GAP, HEIGHT, LANE, Layout, lay_out
-from mirrorneuron.manifest import Manifest
-from mirrorneuron.svg import svg
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.drawing.layout import GAP, HEIGHT, LANE, Layout, lay_out
+from mirrorneuron.drawing.svg import svg
+from mirrorneuron.drawing.text_graph import Mark
 from tests.unit.test_graph import NAMES, edge, manifest, node
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirrorneuron.wording import count, signal_name, span, without_password
+from mirrorneuron.text import count, signal_name, span, without_password
 
 
 def test_one_is_singular_and_all_else_plural() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from mirrorneuron.agent import Action, Complete, Emit
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
-from workers.step import Draft
+from workers.agents.draft import Draft
 
 KNOWN_IDS: Final = 100  # newest ids by which a message that comes again after a firing is known
 

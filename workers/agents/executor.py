@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mirrorneuron.agent import Action, Complete, Emit
-from mirrorneuron.config_keys import HOST_LOCAL
+from mirrorneuron.bundle.manifest import EXECUTOR_RESULT
+from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.job import EventType
-from mirrorneuron.manifest import EXECUTOR_RESULT
 from mirrorneuron.message import Message
+from workers.agents.draft import USER, Draft, Quiet, RunFailed
 from workers.agents.executor_output import UNSET, asks_for, parse_output
-from workers.agents.run import Run
+from workers.agents.run_context import Run
 from workers.runners import RunRequest
-from workers.step import USER, Draft, Quiet, RunFailed
 
 
 def handle(draft: Draft, run: Run) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from workers.agents.run import Run
-from workers.modules import ModuleRequest
-from workers.step import USER, Draft, RunFailed, received
+from workers.agents.draft import USER, Draft, RunFailed, received
+from workers.agents.run_context import Run
+from workers.modules.pool import ModuleRequest
 
 
 def handle(draft: Draft, run: Run) -> None:

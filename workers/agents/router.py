@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirrorneuron.agent import Emit
-from workers.step import Draft, Quiet, received
+from workers.agents.draft import Draft, Quiet, received
 
 
 def handle(draft: Draft) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mirrorneuron.agent import Complete, Emit
+from mirrorneuron.bundle.manifest import SENSOR_READY
 from mirrorneuron.job import EventType
-from mirrorneuron.manifest import SENSOR_READY
-from workers.step import Draft, Quiet
+from workers.agents.draft import Draft, Quiet
 
 
 def handle(draft: Draft) -> None:

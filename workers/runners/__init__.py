@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mirrorneuron.config_keys import RUNNERS as NAMES
+from mirrorneuron.bundle.node_config import RUNNERS as NAMES
 from mirrorneuron.settings import Settings
 from workers.runners.host_local import HostLocal
-from workers.runners.run import RunHandle, Runner, RunRequest, RunResult, SandboxResult
+from workers.runners.protocol import Runner, RunRequest, RunResult, SandboxResult
 
 #: What `config.runner_module` may say: all are names of the one runner that there is.
 RUNNERS: Final[dict[str, Callable[[Settings], Runner]]] = dict.fromkeys(NAMES, HostLocal)
 
-__all__ = ["RUNNERS", "HostLocal", "RunHandle", "RunRequest", "RunResult", "Runner", "SandboxResult"]
+__all__ = ["RUNNERS", "HostLocal", "RunRequest", "RunResult", "Runner", "SandboxResult"]

@@ -8,7 +8,7 @@ import gzip
 from typing import Any, Final
 
 from mirrorneuron.message import ENCODINGS, GZIP, IDENTITY, JSON_TYPE, encode
-from workers.runners.run import RunRefused
+from workers.runners.protocol import RunRefused
 
 _NDJSON: Final = frozenset(
     {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}

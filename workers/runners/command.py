@@ -13,9 +13,9 @@ from typing import Any, Final
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
 from mirrorneuron.settings import Settings
-from mirrorneuron.wording import without_password
+from mirrorneuron.text import without_password
 from workers.runners.body_file import body_bytes
-from workers.runners.run import RunRefused, RunRequest
+from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
 
 INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")  # all that a command sees of the node unless `pass_env` names it

@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorneuron.config_keys import HOST_LOCAL
+from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.settings import Settings
-from mirrorneuron.wording import signal_name
-from workers.held_folder import HeldFolder, remove_abandoned
-from workers.runners.capture import Capture
+from mirrorneuron.text import signal_name
+from workers.disk.work_folder import HeldFolder, remove_abandoned
+from workers.lifecycle.run_handle import RunHandle
+from workers.runners.child_process import Outcome, run_command
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
-from workers.runners.process import Outcome, run_command
-from workers.runners.run import RunHandle, RunRefused, RunRequest, RunResult, SandboxResult
+from workers.runners.output_capture import Capture
+from workers.runners.protocol import RunRefused, RunRequest, RunResult, SandboxResult
 from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
 

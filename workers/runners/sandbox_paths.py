@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from workers.runners.run import RunRefused
+from workers.runners.protocol import RunRefused
 
 SANDBOX_ROOT: Final = "/sandbox/job"
 

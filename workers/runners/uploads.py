@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.runners.run import RunRefused
+from workers.runners.protocol import RunRefused
 from workers.runners.sandbox_paths import SandboxPaths
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from mirrorneuron.agent import Complete
 from mirrorneuron.message import Message, seed
-from workers.modules import ModulePool, ModuleRequest, ModuleResult
-from workers.runners.run import RunHandle
+from workers.lifecycle.run_handle import RunHandle
+from workers.modules.pool import ModulePool, ModuleRequest, ModuleResult
 
 HEAD = "from mirrorneuron.agent import Agent\n"
 ROOT = Path(__file__).parents[3]

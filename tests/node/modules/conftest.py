@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.node.modules.bundle import WHO, Bundle, Handle, pid_of
-from workers.modules import ModulePool, ModuleResult
+from workers.modules.pool import ModulePool, ModuleResult
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from mirrorneuron.agent import Complete, Emit, Record
 from tests.node.modules.bundle import WHO, Bundle, Handle, output_of, pid_of
-from workers.modules import ModulePool, ModuleRequest, ModuleResult
-from workers.runners.run import RunHandle
+from workers.lifecycle.run_handle import RunHandle
+from workers.modules.pool import ModulePool, ModuleRequest, ModuleResult
 
 
 def test_an_agent_changes_its_state_and_answers_with_actions(handle: Handle) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.node.modules.bundle import WHO, Bundle, Handle, pid_of
-from workers.module_child import HEADER
-from workers.modules import ModulePool
-from workers.runners.run import RunHandle
+from workers.lifecycle.run_handle import RunHandle
+from workers.modules.module_child import HEADER
+from workers.modules.pool import ModulePool
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.node.modules.bundle import WHO, Bundle, Handle, output_of, pid_of
-from workers.modules import ModulePool
+from workers.modules.pool import ModulePool
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.node.modules.bundle import ROOT, WHO, Bundle, is_alive, output_of, pid_of
-from workers.module_process import ModuleProcess
-from workers.modules import ModulePool
-from workers.runners.run import RunHandle
+from workers.lifecycle.run_handle import RunHandle
+from workers.modules.module_process import ModuleProcess
+from workers.modules.pool import ModulePool
 
 
 class Clock:
@@ -179,9 +179,9 @@ def node_program(bundle: Bundle, lines: str) -> subprocess.Popen[str]:
     """A process of its own with a pool and the same bundle."""
     head = f"""
 from pathlib import Path
-from workers.module_process import ModuleProcess
-from workers.modules import ModulePool
-from workers.runners.run import RunHandle
+from workers.modules.module_process import ModuleProcess
+from workers.modules.pool import ModulePool
+from workers.runners.protocol import RunHandle
 from tests.node.modules.bundle import Bundle, pid_of
 pool = ModulePool(work_root=Path({str(bundle.payloads.parent)!r}))
 bundle = Bundle(Path({str(bundle.payloads)!r}))

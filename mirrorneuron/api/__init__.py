@@ -1,0 +1,1 @@
+"""The job API: the client and what it is made of."""

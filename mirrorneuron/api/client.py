@@ -1,0 +1,342 @@
+"""The job API: submit, wait, inspect. Everything here is a few round trips to the store; the work happens on nodes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+
+from mirrorneuron.api import arguments
+from mirrorneuron.api.resources import Parts
+from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
+from mirrorneuron.bundle.load import BundleInput, JobBundle, validate_manifest
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, store_away
+from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.job import (
+    TERMINAL,
+    AgentSnapshot,
+    ClusterOverview,
+    DeadLetter,
+    Event,
+    JobDetails,
+    JobMap,
+    JobStatus,
+    JobSummary,
+    LogChunk,
+    NodeInfo,
+)
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import records
+from mirrorneuron.store.connection import AWAY_S, RETRY_S, reaching
+from mirrorneuron.store.job_store import Store
+
+EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last of them tells its end
+LOGS_MS: Final = 500  # and of its logs, which nothing ends
+LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command printed that was cut off
+RECENT_JOBS: Final = 20
+
+T = TypeVar("T", Event, LogChunk)
+_Reader: TypeAlias = Callable[[Store, str, str, int], list[T]]
+
+
+class Client:
+    """The job API on one cluster. Thread-safe; survives `fork`, because a child process makes its own connections."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings.load()
+        self._lock = threading.Lock()
+        self._parts = Parts(self.settings)
+
+    validate_manifest = staticmethod(validate_manifest)  # it needs no cluster
+
+    @overload
+    def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: Literal[False] = False,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> str: ...
+
+    @overload
+    def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: Literal[True],
+        timeout: Timeout = None,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> tuple[str, JobMap]: ...
+
+    def run_manifest(
+        self,
+        input: BundleInput | None = None,
+        *,
+        await_: bool = False,
+        timeout: Timeout = None,
+        job_bundle: JobBundle | None = None,
+        job_id: str | None = None,
+    ) -> str | tuple[str, JobMap]:
+        """Validate a bundle, submit it, and return the job id; with *await_* `(job_id, job_map)` once it has ended.
+
+        *input* is a bundle folder, a manifest, or a JobBundle; *job_bundle* is a bundle from `validate_manifest`,
+        possibly modified, which is checked again. *timeout* (milliseconds or timedelta) bounds the wait and never
+        touches the job. *job_id* makes the submission idempotent.
+
+        Raises ManifestError, PayloadTooLarge, JobExists (the id is taken by another bundle), WaitTimeout, and
+        RuntimeUnavailable while the store does not answer. Once the record is written, submission has happened: a
+        failed announcement is logged, and the nodes mend it.
+        """
+        given = job_bundle if input is None else input
+        if given is None or (input is not None and job_bundle is not None):
+            raise TypeError("give either input or job_bundle")
+        if timeout is not None and not await_:
+            raise TypeError("timeout needs await_=True")
+        deadline = Deadline.after(timeout)
+        arguments.new_job_id(job_id)
+        bundle = validate_manifest(given)
+        with reaching(self.settings.redis_url, job_id):
+            submitted = self._live_parts().submission.submit(bundle, job_id)
+        if not await_:
+            return submitted
+        return submitted, self._wait(submitted, deadline, fresh=True)
+
+    def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
+        """Block until the job is completed, failed or cancelled, and return its final record.
+
+        A terminal job is one read. Otherwise a push wakes the wait. Raises JobNotFound at once for an unknown id,
+        WaitTimeout after *timeout* (milliseconds or timedelta), RuntimeUnavailable when the store stays away.
+        """
+        return self._wait(job_id, Deadline.after(timeout))
+
+    def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
+        with self._asking(job_id) as parts:
+            return until_ended(parts.store, job_id, deadline, fresh=fresh)
+
+    def inspect_job(self, job_id: str) -> JobMap:
+        """The job map. Raises JobNotFound."""
+        with self._asking(job_id) as parts:
+            return parts.store.known_job(job_id)
+
+    def job_manifest(self, job_id: str) -> Manifest:
+        """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
+        with self._asking(job_id) as parts:
+            job = parts.store.known_job(job_id)
+            return parts.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
+
+    def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
+        """A snapshot of every agent, in manifest order. Raises JobNotFound."""
+        with self._asking(job_id) as parts:
+            return parts.store.agents(parts.store.known_job(job_id))
+
+    def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
+        """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
+        arguments.event_id(after)
+        limit = arguments.count("limit", limit)
+        with self._asking(job_id) as parts:
+            found = parts.store.events(job_id, after=after, limit=limit)
+            if not found:
+                parts.store.known_job(job_id)
+            return found
+
+    def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
+        """The job's events as they happen, from its first (or from *after*) to the one that ends it.
+
+        Raises JobNotFound, at once and not only when it is iterated.
+        """
+        arguments.event_id(after)
+        self.inspect_job(job_id)
+        return self._events_to_end(job_id, after or "0")
+
+    def _events_to_end(self, job_id: str, after: str) -> Iterator[Event]:
+        for event in self._follow(job_id, after, Store.follow, EVENTS_MS, 0):
+            yield event
+            if records.ends_the_job(event) and JobStatus(self.inspect_job(job_id)["status"]) in TERMINAL:
+                return
+
+    def logs(self, job_id: str, agent_id: str | None = None, *, follow: bool = False) -> Iterator[LogChunk]:
+        """What commands and modules have printed, of one agent or of all; with *follow* until the job has ended.
+
+        The newest MIRROR_NEURON_LOGS_MAX_BYTES of a job are kept. Of a command that runs again, all runs are shown.
+        Raises JobNotFound and AgentNotFound, at once and not only when it is iterated.
+        """
+        arguments.text("agent_id", agent_id, optional=True)
+        if agent_id is None:
+            self.inspect_job(job_id)
+        else:
+            with self._asking(job_id) as parts:
+                parts.control.check_agent(job_id, agent_id)
+        chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
+        return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
+
+    def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
+        after = "0"
+        while True:
+            with self._asking(job_id) as parts:
+                found = parts.store.logs(job_id, after, 0)
+            yield from found
+            if not found:
+                return
+            after = found[-1]["id"]
+
+    def _follow(self, job_id: str, after: str, read: _Reader[T], wait_ms: int, last_ms: int) -> Iterator[T]:
+        """The entries of one of the job's streams as they come, until it has ended and none came in *last_ms*."""
+        away_since: float | None = None
+        while True:
+            try:
+                with self._asking(job_id) as parts:
+                    ended = JobStatus(parts.store.known_job(job_id)["status"]) in TERMINAL
+                    found = read(parts.store, job_id, after, last_ms if ended else wait_ms)
+                away_since = None
+            except RuntimeUnavailable:  # rides it out as a wait does
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > AWAY_S:
+                    raise
+                time.sleep(RETRY_S)
+                continue
+            for entry in found:
+                yield entry
+                after = entry["id"]
+            if ended and not found:
+                return
+
+    def inspect_nodes(self) -> list[NodeInfo]:
+        """The runtime nodes that are alive, with their pools and hardware."""
+        with reaching(self.settings.redis_url):
+            return self._live_parts().store.registry.nodes()
+
+    def list_jobs(
+        self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
+    ) -> list[JobSummary]:
+        """Summaries of the kept jobs, newest first; only live ones, or of one *status*, if asked for.
+
+        Jobs whose record cannot be read are passed over. Raises ValueError for what is no status.
+        """
+        wanted, limit = arguments.status(status), arguments.count("limit", limit)
+        found: list[JobSummary] = []
+        with reaching(self.settings.redis_url):
+            live_only = wanted not in TERMINAL if wanted else not include_terminal
+            for job in self._live_parts().store.jobs(live_only=live_only):
+                if limit is not None and len(found) >= limit:
+                    break
+                if job["status"] == wanted or (wanted is None and (include_terminal or job["status"] not in TERMINAL)):
+                    found.append(job)
+        return found
+
+    def job_details(self, job_id: str, *, event_limit: int = 25) -> JobDetails:
+        """The record, the agents and the newest events of one job. Raises JobNotFound."""
+        event_limit = arguments.count("event_limit", event_limit) or 0
+        job = self.inspect_job(job_id)
+        with self._asking(job_id) as parts:
+            agents = parts.store.agents(job)
+        return {"job": job, "agents": agents, "events": self.events(job_id, limit=event_limit)}
+
+    def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
+        """Nodes, the newest jobs (*limit*, 20 by default), and how many kept jobs are in which status."""
+        limit = arguments.count("limit", limit)
+        counts: dict[str, int] = {str(status): 0 for status in JobStatus}
+        jobs = self.list_jobs()
+        for job in jobs:
+            counts[job["status"]] += 1
+        return {
+            "nodes": self.inspect_nodes(),
+            "jobs": jobs[: RECENT_JOBS if limit is None else limit],
+            "counts": counts,
+        }
+
+    def pause(self, job_id: str) -> JobMap:
+        """Let no agent of the job take a new message; what runs finishes. Raises JobNotFound, JobStateError."""
+        with self._asking(job_id) as parts:
+            return parts.control.pause(job_id)
+
+    def resume(self, job_id: str) -> JobMap:
+        """Go on with a paused job. Raises JobNotFound, JobStateError."""
+        with self._asking(job_id) as parts:
+            return parts.control.resume(job_id)
+
+    def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
+        """End a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
+        arguments.reason(reason)
+        with self._asking(job_id) as parts:
+            return parts.control.cancel(job_id, reason)
+
+    def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
+        """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
+
+        Sent again with the same `message_id` it is delivered once. Raises JobNotFound, AgentNotFound, JobStateError,
+        PayloadTooLarge, and MessageInvalid.
+        """
+        arguments.text("agent_id", agent_id)
+        with self._asking(job_id) as parts:
+            return parts.control.send(job_id, agent_id, message)
+
+    def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
+        """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
+
+        *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first, and a
+        `mail_cleared` event tells of each agent that had some.
+        Raises JobNotFound, AgentNotFound, JobStateError.
+        """
+        arguments.text("from_agent", from_agent, optional=True)
+        with self._asking(job_id) as parts:
+            return parts.control.retry(job_id, from_agent)
+
+    def dead_letters(self, job_id: str) -> list[DeadLetter]:
+        """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
+
+        They were sent to an agent that is not there, or expired. The message on which a failed job stopped is the
+        last one; `retry` takes it up again.
+        """
+        with self._asking(job_id) as parts:
+            return [dead for _, dead in parts.store.dead_letters(parts.store.known_job(job_id))]
+
+    def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
+        """Send a dead letter again, as a new message whose id is returned; to another agent if *to_agent* names one.
+
+        It leaves the list of dead letters. Raises JobNotFound, MessageNotFound, AgentNotFound (nobody to take it: name
+        an agent) and JobStateError (the job has ended).
+        """
+        arguments.text("message_id", message_id)
+        arguments.text("to_agent", to_agent, optional=True)
+        with self._asking(job_id) as parts:
+            return parts.control.replay(job_id, message_id, to_agent)
+
+    def why(self, job_id: str) -> Diagnosis:
+        """Why the job does not move, since when, and what to do. A store or broker that is away is a cause as well.
+
+        Raises JobNotFound.
+        """
+        try:
+            with self._asking(job_id) as parts:
+                return parts.diagnosis(job_id)
+        except RuntimeUnavailable as error:
+            return store_away(job_id, str(error))
+
+    def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
+        """Delete ended jobs, those that ended longer ago than *older_than*; with *all* live ones too, cancelled first.
+
+        Returns the ids of the deleted jobs.
+        """
+        arguments.age("older_than", older_than)
+        with reaching(self.settings.redis_url):
+            return self._live_parts().control.cleanup(live_too=all, older_than=older_than)
+
+    @contextmanager
+    def _asking(self, job_id: str) -> Iterator[Parts]:
+        """What answers a question about a job. Raises JobNotFound for what can be no id, and RuntimeUnavailable."""
+        arguments.job_id(job_id)
+        with reaching(self.settings.redis_url, job_id):
+            yield self._live_parts()
+
+    def _live_parts(self) -> Parts:
+        if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
+            self._lock = threading.Lock()
+            self._parts = Parts(self.settings)
+        return self._parts

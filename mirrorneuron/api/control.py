@@ -1,0 +1,224 @@
+"""The operator's controls: pause, resume, cancel, send, replay, retry, clean up. Each is one atomic move, and safe to
+repeat.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from mirrorneuron.bundle.parse import kind
+from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.errors import (
+    AgentNotFound,
+    BundleNotFound,
+    JobNotFound,
+    JobStateError,
+    MessageInvalid,
+    MessageNotFound,
+    PayloadTooLarge,
+)
+from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
+from mirrorneuron.message import encode, seed
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import End, JobRef, Moved, Waiting, Word
+
+log = logging.getLogger("mirrorneuron")
+
+ChainsOf = Callable[[Plan], Chains]
+ROUNDS: Final = 5  # against a retry that moves the job between two calls
+
+
+class Control:
+    """Controls the jobs of *store*; *chains_of* makes the sender of a plan's chains."""
+
+    def __init__(self, store: Store, chains_of: ChainsOf) -> None:
+        self._store = store
+        self._chains_of = chains_of
+
+    def pause(self, job_id: str) -> JobMap:
+        """Let no agent take a new message. What runs finishes and commits; mail queues up."""
+        moved = self._store.scripts.move(job_id, JobStatus.PAUSED, _who())
+        return self._after(job_id, moved, "paused")
+
+    def resume(self, job_id: str) -> JobMap:
+        """Go on with a paused job."""
+        moved = self._store.scripts.move(job_id, JobStatus.RUNNING, _who())
+        self._announce(job_id, moved.waiting)
+        return self._after(job_id, moved, "resumed")
+
+    def cancel(self, job_id: str, reason: str | None) -> JobMap:
+        """End a job: its running commands are killed on every node, and its mail is kept for a retry."""
+        for _ in range(ROUNDS):
+            job = self._store.known_job(job_id)
+            if JobStatus(job["status"]) in TERMINAL:
+                break
+            ref = self._ref(job_id)
+            result = {"reason": reason or "cancelled", "by": _user()}
+            end = End(JobStatus.CANCELLED, encode(result), encode(result))
+            if self._store.scripts.finish(ref, end, self._agents(ref)) is Word.SETTLED:
+                self._store.index.bury([job_id])
+        job = self._store.known_job(job_id)
+        if job["status"] != JobStatus.CANCELLED:
+            raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
+        return job
+
+    def send(self, job_id: str, agent: str, payload: Any) -> str:
+        """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`, an object."""
+        if not isinstance(payload, Mapping):
+            raise MessageInvalid(
+                f'a message must be an object, not {kind(payload)} (say it with a body: {{"body": ...}})'
+            )
+        new = secrets.token_hex(16)
+        try:
+            message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())
+            text = encode(message)
+        except ValueError as error:
+            raise MessageInvalid(str(error)) from error
+        return self._deliver(job_id, agent, str(message["envelope"]["message_id"]), text)
+
+    def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
+        """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
+        job = self._store.known_job(job_id)
+        found = [(entry, dead) for entry, dead in self._store.dead_letters(job) if dead["message_id"] == message_id]
+        if not found:
+            raise MessageNotFound(f"job {job_id!r} has no dead letter {message_id!r}")
+        entry, dead = found[-1]
+        if not entry:
+            raise JobStateError(f"job {job_id!r} failed on this message and still holds it: retry the job instead")
+        target, new = agent or dead["agent_id"], secrets.token_hex(16)
+        fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
+        message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
+        return self._deliver(job_id, target, new, encode(message), entry)
+
+    def _deliver(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
+        advice = "; name the one that shall take it (--to)" if dead else ""
+        self._known(job_id, self._plan(self._ref(job_id)), agent, advice)
+        cap = self._store.settings.max_message_bytes
+        if len(text) > cap:
+            raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
+        moved = self._store.scripts.deliver(job_id, agent, message_id, text, dead)
+        if moved.word is Word.MISSING:
+            raise JobNotFound(job_id)
+        if moved.word is Word.GONE:
+            raise MessageNotFound(f"the dead letter was replayed already, or made way for newer ones: job {job_id!r}")
+        if moved.word is Word.ENDED:
+            raise JobStateError(f"job {job_id!r} takes no messages: it is {moved.status}")
+        self._announce(job_id, [row for row in moved.waiting if row.new])
+        return message_id
+
+    def retry(self, job_id: str, start: str | None) -> JobMap:
+        """Go on with a failed or cancelled job where it stopped, or from agent *start* and all behind it."""
+        ref = self._ref(job_id)
+        plan = self._plan(ref)
+        if start is not None:
+            self._known(job_id, plan, start)
+        clear = [(name, plan.nodes[name].need or "") for name in (plan.behind(start) if start else ())]
+        self._store.index.unbury(job_id)
+        moved, _ = self._store.scripts.retry(ref, _who(), plan.nodes.keys(), start or "", clear)
+        if moved.word is Word.REFUSED and JobStatus(moved.status) in TERMINAL:
+            self._store.index.bury([job_id])
+        job = self._after(job_id, moved, "retried")
+        self._store.index.unbury(job_id)  # again: whoever buried the ended job meanwhile did not know of this run
+        # With nothing ready, a drain still finds out that the job is idle, and settles it.
+        self._announce(job_id, moved.waiting or [Waiting(LIGHT, 2, 0, "")])
+        return job
+
+    def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> list[str]:
+        """Delete ended jobs, those that ended longer ago than *older_than*; live ones too, cancelled first."""
+        chosen: list[str] = []
+        for job in list(self._store.jobs()):
+            ended = JobStatus(job["status"]) in TERMINAL
+            age = datetime.now(UTC) - datetime.fromisoformat(job["updated_at"])
+            if (not ended and not live_too) or (older_than is not None and age < older_than):
+                continue
+            if not ended:
+                with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
+                    self.cancel(job["job_id"], "cleaned up")
+            chosen.append(job["job_id"])
+        return self.delete(chosen)
+
+    def delete(self, job_ids: Iterable[str]) -> list[str]:
+        """Delete the records of ended jobs with everything that belongs to them; returns the ids of those deleted."""
+        deleted: dict[str, str] = {}  # job id -> its bundle
+        for job_id in job_ids:
+            ref = self._store.ref(job_id)
+            if ref is not None and self._store.delete(job_id, self._agents(ref)):
+                deleted[job_id] = ref.digest
+        if deleted:
+            self._store.free_bundles(set(deleted.values()))
+        return list(deleted)
+
+    def _announce(self, job_id: str, waiting: Iterable[Waiting]) -> None:
+        rows = list(waiting)
+        if not rows:
+            return
+        ref = self._ref(job_id)
+        chains = self._chains_of(self._plan(ref))
+        try:
+            for row in rows:
+                chains.announce(ref, row)
+        except Exception as error:
+            # Whatever the broker's client raises: what was asked for stands in the store, and the nodes' sweeper
+            # announces what came of it.
+            log.warning("job %s: nobody could be told yet; the nodes will find it: %s", job_id, error)
+
+    def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
+        if moved.word is Word.MISSING:
+            raise JobNotFound(job_id)
+        job = self._store.known_job(job_id)  # of a record that is damaged it says so
+        if moved.word is not Word.SETTLED:
+            raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
+        return job
+
+    def _ref(self, job_id: str) -> JobRef:
+        ref = self._store.ref(job_id)
+        if ref is None:
+            raise JobNotFound(job_id)
+        return ref
+
+    def _plan(self, ref: JobRef) -> Plan:
+        return self._store.plan(ref.digest)[0]
+
+    def _agents(self, ref: JobRef) -> list[str]:
+        try:
+            return list(self._plan(ref).nodes)
+        except BundleNotFound:  # the bundle is gone already
+            return self._store.found_agents(ref.job_id)
+
+    def check_agent(self, job_id: str, agent: str) -> None:
+        """Raise JobNotFound or AgentNotFound if there is none."""
+        self._known(job_id, self._plan(self._ref(job_id)), agent)
+
+    def _known(self, job_id: str, plan: Plan, agent: str, advice: str = "") -> None:
+        if agent not in plan.nodes:
+            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}{advice}")
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    shown = ", ".join(list(names)[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _user() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return socket.gethostname()
+
+
+def _now() -> str:
+    return iso(time.time_ns() // 1_000_000)
+
+
+def _who() -> bytes:
+    return encode({"by": _user()})

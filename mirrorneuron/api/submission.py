@@ -1,0 +1,107 @@
+"""The submission of a job: its bundle is stored, its record is written, and the nodes are told."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from mirrorneuron.bundle.load import JobBundle, PackedBundle, pack
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.bundle.plan import Plan, make_plan
+from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.errors import BundleNotFound, JobExists
+from mirrorneuron.job import JobStatus, new_job_id
+from mirrorneuron.message import decode, encode
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import JobRef, Word
+
+KNOWN: Final = 64  # bundles whose plans a process remembers
+
+log = logging.getLogger("mirrorneuron")
+
+
+class Submission:
+    """Submits jobs to *store*; *chains_of* makes the sender of a plan's chains."""
+
+    def __init__(self, store: Store, chains_of: Callable[[Plan], Chains]) -> None:
+        self._store = store
+        self._chains_of = chains_of
+        self._known: dict[str, Plan] = {}  #: by digest: of bundles that this process has stored or seen
+
+    def submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
+        """Submit a validated bundle and return the job's id. Raises JobExists and PayloadTooLarge.
+
+        Once the record is written the submission has happened: a failed announcement is logged, not raised.
+        """
+        packed = pack(bundle, self._store.settings.max_bundle_bytes)
+        plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
+        job_id = wanted_id or new_job_id(plan.graph_id)
+        word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
+        digest = packed.digest if word is not Word.CONFLICT else self._digest_of_same(job_id, packed)
+        # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
+        if status is JobStatus.PENDING:
+            self._announce(plan, JobRef(job_id, 1, digest))
+        return job_id
+
+    def _digest_of_same(self, job_id: str, packed: PackedBundle) -> str:
+        """The digest of the job's bundle, if it differs from *packed* in nothing but the order of keys, which JSON does
+        not count: a producer whose manifest comes from a database may not know it. Raises JobExists.
+        """
+        ref = self._store.ref(job_id)
+        if ref is not None:
+            with suppress(BundleNotFound):
+                manifest, payloads_digest = self._store.bundles.manifest(ref.digest)
+                same = decode(encode(manifest)) == decode(packed.manifest_json)
+                if same and payloads_digest == packed.payloads_digest:
+                    return ref.digest
+        raise JobExists(job_id)
+
+    def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
+        """Store a bundle unless it is there, and plan it. Known ones cost nothing: `create` renews and checks them."""
+        if not self._store.bundles.has(packed):
+            self._store.bundles.put(packed)
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[packed.digest] = plan = make_plan(manifest)
+        return plan
+
+    def _announce(self, plan: Plan, job: JobRef) -> None:
+        try:
+            chains = self._chains_of(plan)
+            chains.send(chains.opening(job), job, task_id=job.job_id)
+        except Exception as error:
+            # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
+            # announces pending jobs whose chain never arrived.
+            told = "job %s is submitted, but could not be announced; the nodes will find it: %s"
+            log.error(told, job.job_id, error)
+            log.debug("the announcement of job %s", job.job_id, exc_info=True)
+
+
+def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, Any]:
+    """What of the job map never changes."""
+    manifest = bundle.manifest
+    return {
+        "job_id": job_id,
+        "graph_id": manifest.graph_id,
+        "job_name": manifest.job_name,
+        "daemon": manifest.daemon,
+        "root_agent_ids": manifest.entrypoints,
+        "placement_policy": manifest.policies.placement_policy,
+        "recovery_policy": manifest.policies.recovery_mode,
+        "manifest_ref": {
+            "graph_id": manifest.graph_id,
+            "manifest_version": manifest.manifest_version,
+            "manifest_path": _text(bundle.manifest_path),
+            "job_path": _text(bundle.path),
+            "digest": packed.digest,
+        },
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    """*path* as JSON can say it: names of files may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "replace") if path else None

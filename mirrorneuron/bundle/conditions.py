@@ -1,0 +1,129 @@
+"""Conditions of edges: JMESPath over a message, read once and asked often.
+
+`${payload.outputs.branch} == "low"` is accepted too and means `body.outputs.branch == 'low'`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import jmespath
+from jmespath.functions import Functions
+from jmespath.parser import ParsedResult
+
+from mirrorneuron.bundle.suggest import did_you_mean
+
+MESSAGE_PARTS: Final = ("envelope", "headers", "body", "artifacts", "stream")  # the root of every expression
+MAX_LENGTH: Final = 10_000  #: characters of one expression
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<kept>'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*`         # literals,
+             | \."(?:[^"\\]|\\.)*" | "(?:[^"\\]|\\.)*"(?=\s*:))  # and a."key" and {"key": ...}, stay as they are
+    | \$\{(?P<place>[^{}]*)\}
+    | (?P<text>"(?:[^"\\]|\\.)*")
+    | (?P<sign>[=!<>]=|[<>])(?P<gap>\s*)(?P<plain>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.([])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def normalise(text: str) -> str:
+    """*text* as plain JMESPath. Text without a `${...}` outside of quotes is plain already, and is not touched."""
+    if "${" not in text or not any(match["place"] is not None for match in _TOKEN.finditer(text)):
+        return text
+    return _TOKEN.sub(_plain, text)
+
+
+def _plain(match: re.Match[str]) -> str:
+    if match["place"] is not None:
+        return re.sub(r"^payload(?![\w(])", "body", match["place"].strip())
+    if match["text"] is not None:
+        return _literal(match["text"])
+    if match["plain"] is not None:
+        return f"{match['sign']}{match['gap']}`{match['plain']}`"
+    return match[0]
+
+
+def _literal(quoted: str) -> str:
+    """A double-quoted text as a JMESPath literal: `'low'`, or JSON in backticks where that needs an escape."""
+    inner = quoted[1:-1]
+    if "'" in inner or "\\" in inner:
+        return "`" + quoted.replace("`", "\\`") + "`"
+    return f"'{inner}'"
+
+
+@lru_cache(maxsize=1024)
+def compile_condition(text: str) -> ParsedResult:
+    """Read a condition. Raises ValueError, with a message of one line, for bad syntax and unknown functions."""
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"the expression has {len(text)} characters, {MAX_LENGTH} are allowed")
+    try:
+        compiled = jmespath.compile(normalise(text))
+        problem = next(_bad_calls(compiled.parsed), "")
+    except RecursionError:
+        raise ValueError("the expression is nested too deeply") from None
+    except Exception as error:  # whatever jmespath raises for a text, the text is at fault
+        raise ValueError(_one_line(error)) from None
+    if problem:
+        raise ValueError(problem)
+    return compiled
+
+
+def holds(compiled: ParsedResult, message: Mapping[str, Any]) -> bool:
+    """Does the condition hold for *message* (the dict of `Message.as_dict`)?
+
+    JMESPath counts null, false and what is empty as false; 0 is true. Raises ValueError when it cannot be evaluated.
+    """
+    try:
+        value = compiled.search(message)
+    except Exception as error:  # a message can be anything, and so can what jmespath raises for it
+        raise ValueError(f"condition {compiled.expression!r}: {_one_line(error)}") from error
+    return not (value is None or value is False or value == "" or value == [] or value == {})
+
+
+@lru_cache(maxsize=1024)
+def unknown_roots(text: str) -> tuple[str, ...]:
+    """Names that a condition reads from the message itself although no message has them: they are always null."""
+    return tuple(sorted(set(_roots(compile_condition(text).parsed)) - set(MESSAGE_PARTS)))
+
+
+def _bad_calls(tree: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the function calls of the expression: jmespath itself finds out only when it runs them."""
+    if tree["type"] == "function_expression":
+        name, given = tree["value"], len(tree["children"])
+        known = Functions.FUNCTION_TABLE.get(name)
+        if known is None:
+            hint = did_you_mean(name, tuple(Functions.FUNCTION_TABLE))
+            yield f"unknown function {name}()" + (f", {hint}" if hint else "")
+        else:
+            wanted = len(known["signature"])
+            if given < wanted or (given > wanted and not known["signature"][-1].get("variadic")):
+                yield f"{name}() takes {wanted} argument{'s' * (wanted != 1)}, not {given}"
+    for child in tree["children"]:
+        yield from _bad_calls(child)
+
+
+def _roots(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that are looked up in the message, not in a part of it."""
+    match tree["type"]:
+        case "field":
+            yield tree["value"]
+        case "subexpression" | "index_expression" | "pipe" | "projection" | "value_projection" | "filter_projection":
+            yield from _roots(tree["children"][0])
+        case "comparator" | "or_expression" | "and_expression" | "not_expression" | "flatten" | "function_expression":
+            for child in tree["children"]:
+                yield from _roots(child)
+
+
+def _one_line(error: Exception) -> str:
+    """jmespath draws its errors over three lines, the last ones showing the expression: keep the first."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    for noise in ("Bad jmespath expression: ", "Invalid jmespath expression: ", "Invalid JMESPath expression: "):
+        first = first.removeprefix(noise)
+    return first.removesuffix(":").removesuffix(", for expression")

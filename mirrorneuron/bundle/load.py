@@ -1,0 +1,206 @@
+"""Bundles: a manifest and its payloads, read and checked from wherever they are, and packed for the way.
+
+load   folder, mapping or bundle -> JobBundle, or ManifestError with every issue; writes nothing
+pack   JobBundle -> the bytes that a job keeps, named by their SHA-256
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mirrorneuron.bundle import archive
+from mirrorneuron.bundle.lint import warnings
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.bundle.parse import kind
+from mirrorneuron.bundle.uploads import Sources
+from mirrorneuron.bundle.validate import check
+from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
+from mirrorneuron.message import decode, encode
+
+MANIFEST_FILE: Final = "manifest.json"
+PAYLOADS: Final = "payloads"
+_JSON_HINT: Final = "it holds NaN, Infinity, an object that JSON has no word for, or is nested too deeply"
+_NO_FOLDER: Final = "a manifest that is given as a mapping has no payloads folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a bundle was when it was checked: tells whether somebody has changed it since."""
+
+    text: bytes = b""  #: the checked manifest, encoded
+    payloads_path: Path | None = None
+    filled: Mapping[str, Any] = field(default_factory=dict)  #: what validation put into the manifest
+
+
+@dataclass
+class JobBundle:
+    """A checked bundle. `manifest` may be changed; it is checked again before it is run."""
+
+    manifest: Manifest
+    path: Path | None = None  #: the bundle's folder; None for a manifest that came as a mapping
+    manifest_path: Path | None = None
+    payloads_path: Path | None = None  #: None where there are no payloads
+    warnings: tuple[Issue, ...] = ()
+    _origin: Origin = field(default_factory=Origin, repr=False, compare=False)
+
+
+BundleInput = str | os.PathLike[str] | Mapping[str, Any] | JobBundle
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBundle:
+    """The bytes of a job: nothing of the folder is needed any more."""
+
+    manifest_json: bytes  #: the checked manifest, aliases resolved and defaults filled in
+    payloads: bytes | None  #: archive of the payloads folder
+    payloads_digest: str | None  #: SHA-256 of `payloads`, hexadecimal
+    digest: str  #: SHA-256 of the manifest and the payloads' digest
+
+
+def load(input: BundleInput) -> JobBundle:
+    """Read and check a bundle folder, a manifest, or a bundle that was loaded before.
+
+    A bundle that was not changed since is given back as it is. Writes nothing. Raises ManifestError.
+    """
+    if isinstance(input, JobBundle):
+        return _load_again(input)
+    if isinstance(input, Mapping):
+        return _checked(_plain(input), None, None, None)
+    if isinstance(input, str | os.PathLike):
+        return _load_folder(Path(os.fsdecode(input)))
+    raise _problem(f"a bundle is a folder or a manifest (an object), not {_type_name(input)}")
+
+
+validate_manifest = load  # what the API calls it
+
+
+def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
+    """The bytes of a checked bundle; the same manifest and files give the same bytes.
+
+    Raises PayloadTooLarge, and ManifestError when the payloads have gone or cannot be read.
+    """
+    text = _encoded(bundle.manifest)
+    payloads = None
+    if bundle.payloads_path is not None:
+        try:
+            payloads = archive.pack_folder(bundle.payloads_path, max_bundle_bytes)
+        except PayloadTooLarge:
+            raise
+        except (OSError, ValueError) as error:
+            raise _problem(f"cannot be packed: {error}", PAYLOADS) from error
+    size = len(text) + len(payloads or b"")
+    if size > max_bundle_bytes:
+        raise archive.too_large("the bundle", size, max_bundle_bytes)
+    payloads_digest = None if payloads is None else hashlib.sha256(payloads).hexdigest()
+    digest = hashlib.sha256(text + b"\n" + (payloads_digest or "").encode()).hexdigest()
+    return PackedBundle(text, payloads, payloads_digest, digest)
+
+
+def _load_folder(path: Path) -> JobBundle:
+    path = path.absolute()
+    manifest_path = path / MANIFEST_FILE
+    # Unlike `Path`, `os.path` finds nothing at a place that cannot be looked at, or whose name is too long.
+    if os.path.isfile(path):
+        hint = f"give its folder, {path.parent}" if path.name == MANIFEST_FILE else "a bundle is a folder"
+        raise _problem(f"{path} is a file", hint=hint)
+    if not os.path.isdir(path):
+        raise _problem(f"no folder {path}")
+    if not os.path.isfile(manifest_path):
+        raise _problem(f"{path} has no {MANIFEST_FILE}")
+    try:
+        raw = decode(manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except OSError as error:
+        raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise _problem(f"{manifest_path} is not JSON: {error}") from None
+    payloads = path / PAYLOADS
+    return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None)
+
+
+def _load_again(bundle: JobBundle) -> JobBundle:
+    origin, manifest = bundle._origin, bundle.manifest
+    if not isinstance(manifest, Manifest | Mapping):
+        raise _problem(f"bundle.manifest must be a Manifest, not {_type_name(manifest)}")
+    unchanged = False
+    if not isinstance(manifest, Manifest):
+        raw = _plain(manifest)
+    else:
+        unchanged = bundle.payloads_path == origin.payloads_path and _encoded(manifest) == origin.text
+        if unchanged and bundle.payloads_path is None:
+            return bundle
+        raw = _plain(manifest)
+        _unfill(raw, origin.filled)
+    payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
+    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # files may have gone since
+    return bundle if unchanged else checked
+
+
+def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
+    """Remove what validation had put in and nobody has changed: it may depend on something that was changed."""
+    for key, value in filled.items():
+        if raw.get(key) == value:
+            del raw[key]
+        elif isinstance(value, Mapping) and isinstance(raw.get(key), dict):
+            _unfill(raw[key], value)
+
+
+def _checked(raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None) -> JobBundle:
+    """Check manifest and payloads, and report the issues of both together."""
+    issues = _payload_issues(payloads) if payloads else []
+    usable = payloads if payloads and payloads.is_dir() else None
+    sources = Sources(usable) if path else Sources(usable, _NO_FOLDER)
+    try:
+        checked = check(raw, sources)
+    except ManifestError as error:
+        raise ManifestError([*error.issues, *issues]) from None
+    if issues:
+        raise ManifestError(issues)
+    text = _encoded(checked.manifest)
+    origin = Origin(text, payloads, checked.filled)
+    found = tuple(warnings(checked.manifest))
+    return JobBundle(checked.manifest, path, manifest_path, payloads, found, origin)
+
+
+def _payload_issues(payloads: Path) -> list[Issue]:
+    """What could not be sent to a node."""
+    if not payloads.is_dir():
+        return [Issue(PAYLOADS, "must be a folder")]
+    try:
+        return [
+            Issue(f"{PAYLOADS}/{entry.name}", entry.problem, "put a copy there, or remove it")
+            for entry in archive.entries(payloads)
+            if entry.problem
+        ]
+    except OSError as error:
+        return [Issue(PAYLOADS, f"cannot be read: {error}")]
+
+
+def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
+    """A manifest as nothing but JSON values, detached from the caller's objects."""
+    try:
+        plain: dict[str, Any] = decode(encode(value if isinstance(value, Manifest) else dict(value)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _problem(f"the manifest is not JSON: {error}", hint=_JSON_HINT) from None
+    return plain
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    """The manifest as JSON that can be read within another document too: the store keeps it in one."""
+    try:
+        return encode([manifest])[1:-1]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _problem(f"the manifest is not JSON: {error}", hint=_JSON_HINT) from None
+
+
+def _problem(message: str, path: str = "", hint: str = "") -> ManifestError:
+    return ManifestError([Issue(path, message, hint)])
+
+
+def _type_name(value: object) -> str:
+    return kind(value) if value is None or isinstance(value, bool | int | float | list) else type(value).__name__

@@ -1,0 +1,83 @@
+"""What each node emits, as far as its config says, and how many messages can come to each node at most."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from mirrorneuron.bundle.manifest import ANY_TYPE, EXECUTOR_RESULT, SENSOR_READY, AgentType, Edge, Manifest, Node
+
+Outgoing = Mapping[str, Sequence[tuple[int, Edge]]]
+
+_MANY = 10**12  # bounds beyond this are as good as infinite, and adding them up stays cheap
+
+
+def type_key(node: Node) -> str:
+    """The config key that names the type of message that the node emits."""
+    return "emit_type" if node.agent_type is AgentType.ROUTER else "output_message_type"
+
+
+def declared_type(node: Node) -> str | None:
+    """The type that the node's config says it emits; None where it says none (or, for an executor, null)."""
+    emitted: str | None = node.config.get(type_key(node))
+    match node.agent_type:
+        case AgentType.MODULE:
+            return None
+        case AgentType.EXECUTOR:
+            return emitted if "output_message_type" in node.config else EXECUTOR_RESULT
+        case AgentType.SENSOR:
+            return SENSOR_READY if emitted is None else emitted
+    return emitted
+
+
+def bounds(manifest: Manifest, outgoing: Outgoing) -> dict[str, float]:
+    """Node id -> the most messages that can arrive if nobody outside sends any.
+
+    Infinite behind modules, sensors, loops, and commands that emit types of their own.
+    """
+    nodes = {node.node_id: node for node in manifest.nodes}
+    arriving: dict[str, float] = {
+        name: math.inf if node.agent_type is AgentType.SENSOR else len(manifest.initial_inputs.get(name, ()))
+        for name, node in nodes.items()
+    }
+    waiting = dict.fromkeys(nodes, 0)
+    for edge in manifest.edges:
+        waiting[edge.to_node] += 1
+    ready = deque(name for name, count in waiting.items() if count == 0)
+    settled: set[str] = set()
+    while ready:
+        name = ready.popleft()
+        settled.add(name)
+        declared = declared_type(nodes[name])
+        for _, edge in outgoing[name]:
+            total = arriving[edge.to_node] + _emitted(nodes[name], declared, edge, arriving[name])
+            arriving[edge.to_node] = total if total <= _MANY else math.inf
+            waiting[edge.to_node] -= 1
+            if waiting[edge.to_node] == 0:
+                ready.append(edge.to_node)
+    return {name: count if name in settled else math.inf for name, count in arriving.items()}
+
+
+def _emitted(node: Node, declared: str | None, edge: Edge, arriving: float) -> float:
+    """The most messages that *node* can send along *edge*, given its declared type and what comes to it."""
+    if arriving == 0:
+        return 0
+    carried = edge.message_type in (ANY_TYPE, declared)
+    match node.agent_type:
+        case AgentType.ROUTER:
+            return arriving if declared is None or carried else 0
+        case AgentType.AGGREGATOR:
+            return _fired(node, arriving) if declared is not None and carried else 0
+        case AgentType.EXECUTOR if declared is not None and carried:
+            return arriving  # one result a run; a command that emits more of the same type is rare
+    return math.inf
+
+
+def _fired(node: Node, arriving: float) -> float:
+    if node.config.get("complete_on_message") is True:
+        return arriving
+    wanted = node.config.get("complete_after")
+    if wanted is None:
+        return 0
+    return arriving if arriving == math.inf else arriving // wanted

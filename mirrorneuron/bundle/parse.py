@@ -1,0 +1,107 @@
+"""JSON objects to models: whatever pydantic finds wrong becomes issues with JSON paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic_core import ErrorDetails, ValidationError
+
+from mirrorneuron.bundle.schema import Model, words
+from mirrorneuron.bundle.suggest import one_of
+from mirrorneuron.errors import Issue
+
+M = TypeVar("M", bound=Model)
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_QUOTED: Final = re.compile(r"'([^']*)'")
+_WANTED: Final = {  # pydantic's error type -> what should stand there
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "list_type": "a list",
+}
+
+
+def kind(value: Any) -> str:
+    """What JSON calls *value*, with an article."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
+
+
+def shown(value: Any) -> str:
+    """*value* as it may stand in an error: a short text in quotes, anything else by its kind."""
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 80 else f'"{value[:77]}..."'
+    return repr(value) if isinstance(value, int | float) and abs(value) < 10**30 else kind(value)
+
+
+def below(path: str, key: str | int) -> str:
+    """The path of one member: `nodes` and 3 are `nodes[3]`, `config` and "my key" are `config["my key"]`."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    if not _PLAIN_KEY.fullmatch(key):
+        return f'{path}["{key[:80]}"]'
+    return f"{path}.{key}" if path else key
+
+
+def read(model: type[M], raw: Any, path: str, issues: list[Issue]) -> M | None:
+    """*raw* as a *model*; None after adding to *issues* what is wrong with it. A known key that is null is absent."""
+    if not isinstance(raw, Mapping):
+        issues.append(Issue(path, f"must be an object, not {kind(raw)}"))
+        return None
+    if None in raw.values():
+        known = words(model)
+        raw = {k: v for k, v in raw.items() if v is not None or k not in known}
+    try:
+        return model.from_dict(raw)
+    except ValidationError as error:
+        issues.extend(_issue(path, found) for found in error.errors(include_url=False))
+        return None
+
+
+def _issue(path: str, found: ErrorDetails) -> Issue:
+    where = path
+    for key in found["loc"]:
+        where = below(where, key)
+    value, limits = found.get("input"), found.get("ctx", {})
+    match found["type"]:
+        case "missing":
+            return Issue(where, "is required")
+        case "enum":
+            return _unknown_word(where, str(found["loc"][-1]), value, limits["expected"])
+        case "greater_than_equal":
+            return Issue(where, f"must be {limits['ge']} or more, not {shown(value)}")
+        case "less_than_equal":
+            return Issue(where, f"must be {limits['le']} or less, not {shown(value)}")
+        case "string_too_short":
+            return Issue(where, "must not be empty")
+        case "string_too_long":
+            return Issue(where, f"must have at most {limits['max_length']} characters")
+        case known if known in _WANTED:
+            return Issue(where, f"must be {_WANTED[known]}, not {_but(known, value)}")
+    return Issue(where, found["msg"])
+
+
+def _but(error_type: str, value: Any) -> str:
+    return shown(value) if error_type == "int_type" else kind(value)
+
+
+def _unknown_word(path: str, field: str, value: Any, expected: str) -> Issue:
+    words = tuple(_QUOTED.findall(expected))  # pydantic says: 'router', 'executor' or 'module'
+    if not isinstance(value, str):
+        return Issue(path, f"must be a string, not {kind(value)}", f"one of: {', '.join(words)}")
+    return Issue(path, f"no {field.replace('_', ' ')} {shown(value)}", one_of(value, words))

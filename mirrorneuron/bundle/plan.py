@@ -1,0 +1,161 @@
+"""What a manifest means for the runtime: edges by node and type, pools, thresholds, and linear runs of nodes.
+
+A plan is a pure function of the manifest. Producers and nodes each make their own; it never travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from jmespath.parser import ParsedResult
+
+from mirrorneuron.bundle.conditions import compile_condition
+from mirrorneuron.bundle.manifest import ANY_TYPE, AgentType, Manifest, Node, OnIdle, Policies, RoutingMode, Template
+from mirrorneuron.pools import DEFAULT_POOL, LIGHT
+
+LONGEST_RUN: Final = 16  # steps of one chain: a message that carried 1,000 would be 366 KB
+DEFAULT_BATCH: Final = 10
+LIGHT_TYPES: Final = frozenset({AgentType.ROUTER, AgentType.AGGREGATOR, AgentType.SENSOR})
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEdge:
+    """One way out of a node."""
+
+    position: int  #: in the manifest's list of edges
+    to: str
+    mode: RoutingMode
+    condition: ParsedResult | None  #: must hold for the message; None always holds
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """One node, with all that a worker needs to run its agent."""
+
+    node_id: str
+    agent_type: AgentType
+    template: Template
+    role: str | None
+    config: Mapping[str, Any]
+    pool: str  #: LIGHT, or the pool whose slots it takes
+    need: int | None  #: messages that must be in before it is ready; None: one
+    take: int | None  #: most messages of one claim; None: all that are in
+    edges: Mapping[str, tuple[PlannedEdge, ...]] = field(repr=False)  #: by message type, in manifest order
+    degree: int  #: outgoing edges
+    _matching: dict[str, tuple[PlannedEdge, ...]] = field(repr=False, default_factory=dict)
+
+    def edges_for(self, message_type: str) -> tuple[PlannedEdge, ...]:
+        """The edges that match, in manifest order, those that match any type among them."""
+        wildcards = self.edges.get(ANY_TYPE, ())
+        if message_type not in self.edges or message_type == ANY_TYPE:
+            return wildcards
+        if not wildcards:
+            return self.edges[message_type]
+        if message_type not in self._matching:  # merged on first use: types times wildcards may be many
+            both = sorted((*self.edges[message_type], *wildcards), key=lambda edge: edge.position)
+            self._matching[message_type] = tuple(both)
+        return self._matching[message_type]
+
+    @property
+    def light(self) -> bool:
+        return self.pool == LIGHT
+
+    @property
+    def plain(self) -> bool:
+        """Is it what the store takes an agent for that it has been told nothing about?"""
+        return self.light and self.need is None and self.take is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A manifest, ready to run."""
+
+    graph_id: str
+    nodes: Mapping[str, PlannedNode]
+    entrypoints: tuple[str, ...]
+    initial_inputs: Mapping[str, list[Any]]
+    policies: Policies
+    on_idle: OnIdle
+    _next: Mapping[str, str] = field(repr=False)  #: node -> the one node that follows it in its linear run
+
+    @cached_property
+    def pools(self) -> tuple[str, ...]:
+        return tuple(sorted({node.pool for node in self.nodes.values()} | {LIGHT}))
+
+    @cached_property
+    def batches(self) -> tuple[str, ...]:
+        """The agents that wait for full batches: they are flushed before the job counts as idle."""
+        return tuple(n.node_id for n in self.nodes.values() if n.template == Template.BATCH)
+
+    @cached_property
+    def sinks(self) -> tuple[str, ...]:
+        return tuple(n.node_id for n in self.nodes.values() if not n.degree)
+
+    def behind(self, start: str) -> list[str]:
+        """*start* and every node that its messages can reach along edges."""
+        found, at = {start: None}, [start]
+        while at:
+            node = self.nodes[at.pop()]
+            for edge in (edge for group in node.edges.values() for edge in group):
+                if edge.to not in found:
+                    found[edge.to] = None
+                    at.append(edge.to)
+        return list(found)
+
+    def linear_run(self, start: str) -> list[str]:
+        """The nodes from *start* to where the graph forks or joins; LONGEST_RUN at most."""
+        run = [start]
+        while len(run) < LONGEST_RUN and (following := self._next.get(run[-1])) and following not in run:
+            run.append(following)
+        return run
+
+
+def make_plan(manifest: Manifest) -> Plan:
+    """Plan a validated manifest. Linear in nodes and edges."""
+    outgoing: dict[str, list[tuple[str, PlannedEdge]]] = {node.node_id: [] for node in manifest.nodes}
+    indegree = dict.fromkeys(outgoing, 0)
+    for position, edge in enumerate(manifest.edges):
+        condition = compile_condition(edge.expr) if edge.expr else None
+        planned = PlannedEdge(position, edge.to_node, edge.routing_mode, condition)
+        outgoing[edge.from_node].append((edge.message_type, planned))
+        indegree[edge.to_node] += 1
+    following = {
+        node: edges[0][1].to for node, edges in outgoing.items() if len(edges) == 1 and indegree[edges[0][1].to] == 1
+    }
+    return Plan(
+        graph_id=manifest.graph_id,
+        nodes={node.node_id: _plan_node(node, outgoing[node.node_id]) for node in manifest.nodes},
+        entrypoints=tuple(manifest.entrypoints),
+        initial_inputs=manifest.initial_inputs,
+        policies=manifest.policies,
+        on_idle=manifest.policies.on_idle or OnIdle.WAIT,
+        _next=following,
+    )
+
+
+def _plan_node(node: Node, edges: list[tuple[str, PlannedEdge]]) -> PlannedNode:
+    config = node.config
+    light = node.agent_type in LIGHT_TYPES
+    need, take = None, None if light else 1
+    if node.agent_type == AgentType.AGGREGATOR and not config.get("complete_on_message"):
+        need = config.get("complete_after")
+    elif node.type == Template.BATCH:
+        need = take = int(config.get("batch_size", DEFAULT_BATCH))
+    by_type: dict[str, list[PlannedEdge]] = {}
+    for kind, edge in edges:
+        by_type.setdefault(kind, []).append(edge)
+    return PlannedNode(
+        node_id=node.node_id,
+        agent_type=node.agent_type,
+        template=node.type,
+        role=node.role,
+        config=config,
+        pool=LIGHT if light else str(config.get("pool", DEFAULT_POOL)),
+        need=need if need and need > 1 else None,
+        take=take,
+        edges={kind: tuple(group) for kind, group in by_type.items()},
+        degree=len(edges),
+    )

@@ -1,0 +1,117 @@
+"""Models: dataclasses that are read from JSON objects, and written back with every key that was in them.
+
+What a model accepts is derived from the types of its fields, and checked by pydantic's core alone: pydantic itself
+takes longer to build a first model than a small bundle takes to validate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Final, Self, get_args, get_origin, get_type_hints
+
+from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, core_schema
+
+EXTRA: Final = "model_extra"
+_PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
+    Any: core_schema.any_schema,
+    str: core_schema.str_schema,
+    bool: core_schema.bool_schema,
+    int: core_schema.int_schema,
+}
+_VALIDATORS: Final[dict[type[Any], SchemaValidator]] = {}  # made on first use
+
+
+def _as_dict(model: Model) -> dict[str, Any]:
+    values = vars(model).copy()
+    values.update(values.pop(EXTRA))
+    return values
+
+
+@dataclass(kw_only=True)
+class Model:
+    """Base of models, which are dataclasses too. Making and changing one checks nothing.
+
+    Types of fields: `Any`, `str`, `bool`, `int`, models, enums of strings, lists and objects of these, and each of
+    them or None. Limits are written as `Annotated[int, ("ge", 1)]`.
+    """
+
+    #: how pydantic's core, `message.encode` among it, writes a model wherever it finds one
+    __pydantic_serializer__: ClassVar = SchemaSerializer(
+        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_as_dict)),
+        # NaN and Infinity are written as such, so that `message.encode` finds and refuses them; null would hide them.
+        core_schema.CoreConfig(ser_json_inf_nan="constants"),
+    )
+
+    model_extra: dict[str, Any] = field(default_factory=dict)  #: unknown keys, kept
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a JSON object. Raises pydantic_core.ValidationError with everything that is wrong in it."""
+        validator = _VALIDATORS.get(cls) or _VALIDATORS.setdefault(cls, _validator(cls))
+        model: Self = validator.validate_python(raw)
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that reads back as this model."""
+        raw: dict[str, Any] = self.__pydantic_serializer__.to_python(self, mode="json")
+        return raw
+
+
+def words(model: type[Model]) -> tuple[str, ...]:
+    """The keys that *model* knows."""
+    return tuple(found.name for found in fields(model) if found.name != EXTRA)
+
+
+def _validator(model: type[Model]) -> SchemaValidator:
+    # Strict means no guessing: "yes" is no boolean and 1.0 no whole number. Only words become members of their enum.
+    return SchemaValidator(_model(model), core_schema.CoreConfig(strict=True))
+
+
+def _model(model: type[Model]) -> CoreSchema:
+    hints = get_type_hints(model, include_extras=True)
+    known = {
+        found.name: core_schema.model_field(_with_default(_value(hints[found.name]), found))
+        for found in fields(model)
+        if found.name != EXTRA
+    }
+
+    def make(parts: tuple[dict[str, Any], dict[str, Any], set[str]]) -> Model:
+        values, extra, _ = parts
+        return model(**values, model_extra=extra)
+
+    return core_schema.no_info_after_validator_function(
+        make, core_schema.model_fields_schema(known, extra_behavior="allow")
+    )
+
+
+def _with_default(schema: CoreSchema, found: Field[Any]) -> CoreSchema:
+    if found.default is not MISSING:
+        return core_schema.with_default_schema(schema, default=found.default)
+    if found.default_factory is not MISSING:
+        return core_schema.with_default_schema(schema, default_factory=found.default_factory)
+    return schema
+
+
+def _value(hint: Any, **limits: int) -> CoreSchema:
+    """The schema of one type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint](**limits)
+    if origin is Annotated:
+        return _value(inner[0], **dict(inner[1:]))
+    if origin is list:
+        return core_schema.list_schema(_value(inner[0]))
+    if origin is dict:
+        return core_schema.dict_schema(_value(inner[0]), _value(inner[1]))
+    if origin is not None:
+        (other,) = (option for option in inner if option is not NoneType)
+        return core_schema.nullable_schema(_value(other))
+    if issubclass(hint, Enum):
+        # `missing` is for the older cores; the newer ones find the hook by themselves.
+        return core_schema.EnumSchema(
+            type="enum", cls=hint, members=list(hint), sub_type="str", missing=hint._missing_, strict=False
+        )
+    return _model(hint)

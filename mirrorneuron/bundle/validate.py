@@ -1,0 +1,305 @@
+"""The one pass over a manifest that finds every issue, and resolves aliases and defaults on its way.
+
+First each part is read by itself, so that one bad node hides no other; then the graph is checked on what could be read.
+Every step is linear in nodes and edges.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mirrorneuron.bundle import node_config, uploads
+from mirrorneuron.bundle.conditions import compile_condition
+from mirrorneuron.bundle.manifest import (
+    ROOT_ROLES,
+    TEMPLATES,
+    VERSION,
+    AgentType,
+    Edge,
+    Manifest,
+    Node,
+    OnIdle,
+    Policies,
+    Template,
+)
+from mirrorneuron.bundle.parse import below, kind, read, shown
+from mirrorneuron.bundle.suggest import Suggestions
+from mirrorneuron.bundle.uploads import Sources
+from mirrorneuron.errors import Issue, ManifestError
+from mirrorneuron.message import seed
+
+_READ_APART: Final = frozenset({"nodes", "edges", "policies", "entrypoints", "initial_inputs", "long_lived"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+MAX_ID: Final = 200  #: characters of a node id
+MAX_SEEDS: Final = 1_000_000  #: messages that a job begins with: they are written at once, with the job's record
+FED_FROM_OUTSIDE: Final = frozenset({AgentType.AGGREGATOR, AgentType.SENSOR})
+
+
+@dataclass(slots=True)
+class Draft:
+    """A manifest while it is being read. What could not be read is missing here and in `issues`."""
+
+    issues: list[Issue] = field(default_factory=list)
+    nodes: list[tuple[str, dict[str, Any], Node | None]] = field(default_factory=list)  #: path, JSON, model
+    edges: list[Edge] = field(default_factory=list)
+    ids: dict[str, str] = field(default_factory=dict)  #: node id -> path of the first node that has it
+    suggestions: Suggestions = field(default_factory=Suggestions)
+
+    def issue(self, path: str, message: str, hint: str = "") -> None:
+        self.issues.append(Issue(path, message, hint))
+
+    def no_node(self, path: str, name: Any) -> None:
+        """Record that *name* should be a node id, and is none."""
+        if not isinstance(name, str):
+            self.issue(path, f"must be the id of a node, not {kind(name)}")
+        elif self.ids:  # without any node, saying so once is enough
+            self.issue(path, f"no node {shown(name)}", self.suggestions.near(name, self.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A manifest without issues."""
+
+    manifest: Manifest
+    filled: dict[str, Any]  #: the values that validation filled in, in the manifest's own shape
+
+
+def check(raw: Any, sources: Sources) -> Checked:
+    """Read the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
+    if not isinstance(raw, dict):
+        raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
+    draft = Draft()
+    head = _read_head(raw, draft)
+    _read_nodes(raw.get("nodes"), draft)
+    _read_edges(raw.get("edges"), draft)
+    policies = read(Policies, _or(raw.get("policies"), {}), "policies", draft.issues)
+    entrypoints = _entrypoints(raw.get("entrypoints"), draft)
+    inputs = _initial_inputs(raw.get("initial_inputs"), entrypoints, draft)
+    for path, node, read_node in draft.nodes:
+        _check_config(path, node, _agent_type(node, read_node), sources, draft)
+    if draft.issues or head is None or policies is None:
+        raise ManifestError(draft.issues)
+    head.nodes = [node for _, _, node in draft.nodes if node is not None]
+    for model in head.nodes:
+        model.config = node_config.without_nulls(model.agent_type, model.config)
+    head.edges = draft.edges
+    head.entrypoints, head.initial_inputs, head.policies = entrypoints, inputs, policies
+    return Checked(head, _fill(head, raw))
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _read_head(raw: dict[str, Any], draft: Draft) -> Manifest | None:
+    """All but the parts that are read apart."""
+    head = {k: v for k, v in raw.items() if k not in _READ_APART}
+    long_lived = raw.get("long_lived")
+    if long_lived is not None and not isinstance(long_lived, bool):
+        draft.issue("long_lived", f"must be true or false, not {kind(long_lived)}")
+    elif long_lived is not None and head.setdefault("daemon", long_lived) is None:
+        head["daemon"] = long_lived
+    elif long_lived is not None and isinstance(head["daemon"], bool) and head["daemon"] != long_lived:
+        draft.issue("long_lived", "contradicts daemon", "it is another name of daemon: remove one of them")
+    version = head.get("manifest_version")
+    if version is not None and version != VERSION:
+        draft.issue("manifest_version", f"{shown(version)} is not supported", f'it must be "{VERSION}"')
+        head["manifest_version"] = VERSION
+    manifest = read(Manifest, head, "", draft.issues)
+    if manifest is not None and _CONTROL.search(manifest.graph_id):
+        draft.issue("graph_id", "must not hold control characters")
+    return manifest
+
+
+def _read_nodes(raw: Any, draft: Draft) -> None:
+    if raw is None:
+        draft.issue("nodes", "is required")
+    elif not isinstance(raw, list):
+        draft.issue("nodes", f"must be a list, not {kind(raw)}")
+    elif not raw:
+        draft.issue("nodes", "must hold at least one node")
+    else:
+        for index, item in enumerate(raw):
+            path = below("nodes", index)
+            model = read(Node, item, path, draft.issues)
+            if isinstance(item, dict):
+                draft.nodes.append((path, item, model))
+                _check_id(item.get("node_id"), path, draft)
+                _check_template(item, model, path, draft)
+
+
+def _check_id(node_id: Any, path: str, draft: Draft) -> None:
+    if not isinstance(node_id, str):
+        return  # the model has complained
+    where = f"{path}.node_id"
+    if not node_id:
+        draft.issue(where, "must not be empty")
+        return
+    if len(node_id) > MAX_ID:
+        draft.issue(where, f"must have at most {MAX_ID} characters, not {len(node_id)}")
+    if _CONTROL.search(node_id) or "{" in node_id or "}" in node_id:
+        draft.issue(where, "must hold no control characters and neither { nor }")
+    first = draft.ids.setdefault(node_id, path)
+    if first != path:
+        draft.issue(where, f"{shown(node_id)} is the id of {first} too", "ids must differ")
+
+
+def _agent_type(node: dict[str, Any], model: Node | None) -> AgentType | None:
+    """The node's agent type, also where another part of the node could not be read."""
+    if model is not None:
+        return model.agent_type
+    try:
+        return AgentType(node.get("agent_type", ""))
+    except ValueError:
+        return None
+
+
+def _check_template(node: dict[str, Any], model: Node | None, path: str, draft: Draft) -> None:
+    agent_type = _agent_type(node, model)
+    try:
+        template = model.type if model else Template(_or(node.get("type"), "generic"))
+    except ValueError:
+        return  # the model has complained
+    if agent_type and template not in TEMPLATES[agent_type]:
+        choice = " or ".join(t for t in Template if t in TEMPLATES[agent_type])
+        subject = node_config.article(agent_type)
+        draft.issue(f"{path}.type", f'{subject} cannot be of type "{template}"', f"it can be {choice}")
+
+
+def _read_edges(raw: Any, draft: Draft) -> None:
+    if raw is None:
+        return
+    if not isinstance(raw, list):
+        draft.issue("edges", f"must be a list, not {kind(raw)}")
+        return
+    for index, item in enumerate(raw):
+        path = below("edges", index)
+        edge = read(Edge, item, path, draft.issues)
+        if edge is not None:
+            draft.edges.append(edge)
+        if isinstance(item, dict):
+            _check_condition(item.get("conditions"), path, draft)
+            for end in ("from_node", "to_node"):
+                if isinstance(item.get(end), str) and item[end] not in draft.ids:
+                    draft.no_node(f"{path}.{end}", item[end])
+
+
+def _check_condition(conditions: Any, path: str, draft: Draft) -> None:
+    expr = conditions.get("expr") if isinstance(conditions, dict) else None
+    if not isinstance(expr, str):
+        return  # there is none, or the model has complained
+    try:
+        compile_condition(expr)
+    except ValueError as error:
+        draft.issue(f"{path}.conditions.expr", str(error), "JMESPath, like body.outputs.branch == 'low'")
+
+
+def _entrypoints(raw: Any, draft: Draft) -> list[str]:
+    """The entrypoints that are named, else the nodes with the role of a root; each once, in order."""
+    if isinstance(raw, str):
+        raw, single = [raw], True
+    else:
+        single = False
+    if raw is not None and not isinstance(raw, list):
+        draft.issue("entrypoints", f"must be a list of node ids, not {kind(raw)}")
+        return []
+    if not raw:
+        return _roots_by_role(draft)
+    names: dict[str, None] = {}
+    for index, name in enumerate(raw):
+        if not isinstance(name, str) or name not in draft.ids:
+            draft.no_node("entrypoints" if single else below("entrypoints", index), name)
+        else:
+            names[name] = None
+    return list(names)
+
+
+def _roots_by_role(draft: Draft) -> list[str]:
+    roots = [node.get("node_id") for _, node, _ in draft.nodes if _role(node) in ROOT_ROLES]
+    if not roots and draft.nodes:
+        hint = 'name them in `entrypoints`, or give a node the role "root"'
+        draft.issue("entrypoints", "the graph has no entrypoint", hint)
+    return list(dict.fromkeys(name for name in roots if isinstance(name, str)))
+
+
+def _role(node: dict[str, Any]) -> str:
+    role = node.get("role")
+    return role if isinstance(role, str) else ""
+
+
+def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str, list[Any]]:
+    """Node id -> payloads; every entrypoint is there, with one empty payload if it was given none."""
+    if isinstance(raw, list):
+        for index, payload in enumerate(raw):
+            _check_seed(payload, below("initial_inputs", index), draft)
+        if _too_many(
+            len(raw) * len(entrypoints), draft, "a list goes to every entrypoint: name the node of each input"
+        ):
+            return {}
+        return {name: list(raw) or [{}] for name in entrypoints}
+    if raw is not None and not isinstance(raw, dict):
+        draft.issue("initial_inputs", f"must be an object or a list, not {kind(raw)}")
+        return {}
+    inputs: dict[str, list[Any]] = {name: [{}] for name in entrypoints}
+    for name, given in (raw or {}).items():
+        path = below("initial_inputs", name)
+        if name not in draft.ids:
+            draft.no_node(path, name)
+        elif isinstance(given, list):
+            for index, payload in enumerate(given):
+                _check_seed(payload, below(path, index), draft)
+            if given:
+                inputs[name] = given
+        elif given is not None:
+            _check_seed(given, path, draft)
+            inputs[name] = [given]
+    _too_many(sum(map(len, inputs.values())), draft)
+    return inputs
+
+
+def _too_many(messages: int, draft: Draft, hint: str = "") -> bool:
+    if messages > MAX_SEEDS:
+        draft.issue("initial_inputs", f"would be {messages} messages, and the most is {MAX_SEEDS}", hint)
+    return messages > MAX_SEEDS
+
+
+def _check_seed(payload: Any, path: str, draft: Draft) -> None:
+    try:
+        seed(payload, job_id="", to="", message_id="", timestamp="")
+    except ValueError as error:
+        draft.issue(path, str(error))
+
+
+def _check_config(
+    path: str, node: dict[str, Any], agent_type: AgentType | None, sources: Sources, draft: Draft
+) -> None:
+    config = _or(node.get("config"), {})
+    if not isinstance(config, dict):
+        return  # the model has complained
+    where = f"{path}.config"
+    draft.issues.extend(node_config.problems(agent_type, config, where))
+    if agent_type is AgentType.EXECUTOR:
+        draft.issues.extend(uploads.problems(config, where, sources))
+    elif agent_type is AgentType.MODULE:
+        draft.issues.extend(uploads.module_source_problem(config, where, sources))
+
+
+def _fill(manifest: Manifest, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Put in the defaults that depend on the rest, and answer with all that was not given."""
+    filled: dict[str, Any] = {}
+    if not manifest.job_name:
+        manifest.job_name = filled["job_name"] = manifest.graph_id
+    if not raw.get("entrypoints"):
+        filled["entrypoints"] = list(manifest.entrypoints)
+    if manifest.policies.on_idle is None:
+        fed = manifest.daemon or any(node.agent_type in FED_FROM_OUTSIDE for node in manifest.nodes)
+        manifest.policies.on_idle = OnIdle.WAIT if fed else OnIdle.COMPLETE
+        filled["policies"] = {"on_idle": str(manifest.policies.on_idle)}
+    given = raw.get("initial_inputs")
+    if not isinstance(given, list):
+        absent = [name for name in manifest.entrypoints if (given or {}).get(name) in (None, [])]
+        filled["initial_inputs"] = {name: [{}] for name in absent}
+    return filled

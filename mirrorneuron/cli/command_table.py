@@ -1,0 +1,161 @@
+"""The table of commands, and how one is made from its function when it is used."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from mirrorneuron.cli import exits
+from mirrorneuron.cli.commands.version import print_version
+
+JOBS: Final = "Jobs"
+BUNDLES: Final = "Bundles"
+MACHINES: Final = "Machines"
+SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command of the table."""
+
+    target: str  #: module:function within this package
+    help: str  #: the first line of that function's docstring
+    panel: str  #: heading in the help
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands that share their first word."""
+
+    help: str
+    panel: str
+    table: Mapping[str, Entry]
+
+
+COMMANDS: Final[Mapping[str, Entry | Group]] = {
+    "validate": Entry("validate:validate", "Check a bundle folder and report every problem.", BUNDLES),
+    "graph": Entry("graph:graph", "Draw the graph of a bundle or job as Mermaid or Graphviz text, or as SVG.", BUNDLES),
+    "run": Entry("run:run", "Submit a bundle, show its progress and print its result.", JOBS),
+    "wait": Entry("run:wait", "Wait for the end of a job and print its result.", JOBS),
+    "events": Entry("events:events", "Show what has happened in a job, or what happens.", JOBS),
+    "logs": Entry("logs:logs", "Show what the agents of a job have printed, or print.", JOBS),
+    "why": Entry("why:why", "Say why a job does not move, since when, and what to do.", JOBS),
+    "pause": Entry("control:pause", "Let no agent of a job take a new message.", JOBS),
+    "resume": Entry("control:resume", "Go on with a paused job.", JOBS),
+    "cancel": Entry("control:cancel", "End a job and kill its running commands.", JOBS),
+    "send": Entry("send:send", "Send a message to an agent of a job and print the message's id.", JOBS),
+    "retry": Entry("control:retry", "Go on with a failed or cancelled job.", JOBS),
+    "dead-letters": Entry("dead_letters:dead_letters", "List the messages of a job that were given up on.", JOBS),
+    "replay": Entry("dead_letters:replay", "Send a dead letter again and print the new message's id.", JOBS),
+    "job": Group(
+        "List jobs, look into one, or delete them.",
+        JOBS,
+        {
+            "list": Entry("jobs:list_jobs", "List the kept jobs, newest first.", JOBS),
+            "inspect": Entry("jobs:inspect", "Show the record of a job.", JOBS),
+            "cleanup": Entry("cleanup:cleanup", "Delete jobs that have ended.", JOBS),
+        },
+    ),
+    "agent": Group(
+        "Look at the agents of a job.",
+        JOBS,
+        {"list": Entry("agents:list_agents", "List the agents of a job, in manifest order.", JOBS)},
+    ),
+    "up": Entry("up:up", "Run a server (unless one answers), a node and the dashboard until Ctrl-C.", MACHINES),
+    "down": Entry("down:down", "End the embedded server and the node that was started with it.", MACHINES),
+    "worker": Entry("worker:worker", "Be a node: run what jobs need, until Ctrl-C.", MACHINES),
+    "dashboard": Entry("dashboard:dashboard", "Serve the dashboard (Flower) until Ctrl-C.", MACHINES),
+    "chaos": Entry(
+        "chaos:chaos", "Kill nodes, commands, clients and the server while jobs run, and count what got lost.", MACHINES
+    ),
+    "node": Group(
+        "Look at the nodes.",
+        MACHINES,
+        {"list": Entry("nodes:list_nodes", "List the nodes that are alive, with their pools.", MACHINES)},
+    ),
+    "monitor": Entry("monitor:monitor", "Watch the nodes and jobs, or one job, until Ctrl-C.", MACHINES),
+    "doctor": Entry("doctor:doctor", "Look at the server, the broker and the nodes, and say what is wrong.", MACHINES),
+    "version": Entry("version:version", "Show the versions of MirrorNeuron and of what it runs on.", MACHINES),
+}
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are names and help lines until one is used."""
+
+    table: Mapping[str, Entry | Group]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, None if found is None else _load(str(name), self.table[str(name)]), rest
+
+
+def root() -> TyperGroup:
+    """The command `mn` itself."""
+    return _group("mn", "Run a graph of agents as one durable job, on Celery workers.", COMMANDS, _root)
+
+
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    exits.note_verbose(verbose)
+    if version:
+        print_version()
+    else:
+        _help_without_command(ctx)
+
+
+def _help_without_command(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        sys.stdout.write(ctx.get_help().rstrip() + "\n")
+
+
+def _group(
+    name: str, text: str, table: Mapping[str, Entry | Group], callback: Callable[..., None] = _help_without_command
+) -> TyperGroup:
+    app = typer.Typer(cls=LazyGroup, add_completion=False, context_settings=SETTINGS, rich_markup_mode="rich")
+    app.callback(invoke_without_command=True, help=text)(callback)
+    group = get_command(app)
+    assert isinstance(group, LazyGroup)
+    group.name, group.table = name, table
+    for word, entry in table.items():
+        group.add_command(TyperCommand(word, help=entry.help, rich_help_panel=entry.panel))
+    return group
+
+
+def _load(name: str, entry: Entry | Group) -> Any:
+    if isinstance(entry, Group):
+        return _group(name, entry.help, entry.table)
+    module, _, function = entry.target.partition(":")
+    app = typer.Typer(add_completion=False, context_settings=SETTINGS, rich_markup_mode="rich")
+    app.command(name)(_common(getattr(import_module(f"{__package__}.commands.{module}"), function)))
+    return get_command(app)
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """Give *command* what every command has and none needs to know: the option `-v`, and readers that may leave."""
+
+    @functools.wraps(command)
+    def wrapped(*, verbose: bool, **kwargs: Any) -> None:
+        exits.note_verbose(verbose)
+        try:
+            command(**kwargs)
+        except BrokenPipeError as error:
+            raise exits.ReaderGone from error  # Typer would make it exit code 1
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    return wrapped

@@ -1,0 +1,44 @@
+"""`mn doctor`: can the runtime keep what jobs are promised?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+
+from mirrorneuron.api.resources import Parts
+from mirrorneuron.cli import output, target
+from mirrorneuron.cli.exits import Code
+from mirrorneuron.cli.options import Json
+from mirrorneuron.diagnostics.checkup import Finding, Level, Vitals, findings, worst
+from mirrorneuron.errors import RuntimeUnavailable
+
+COLUMNS = ("level", "check", "finding")
+
+
+def doctor(json: Json = False) -> None:
+    """Look at the server, the broker and the nodes, and say what is wrong.
+
+    Exit codes: 0 jobs can run, perhaps with warnings; 5 something is in their way, or nothing answers.
+    """
+    found = findings(_vitals())
+    if json:
+        output.document({"level": worst(found), "findings": found})
+    else:
+        output.table(COLUMNS, (row for each in found for row in _rows(each)))
+    if worst(found) is Level.ERROR:
+        raise typer.Exit(Code.UNREACHABLE)
+
+
+def _vitals() -> Vitals:
+    try:
+        settings = target.find().settings
+    except RuntimeUnavailable as error:  # there is none to look at
+        return Vitals(error=str(error))
+    return Parts(settings).vitals()
+
+
+def _rows(found: Finding) -> Iterator[tuple[str, str, str]]:
+    yield found["level"], found["check"], found["message"]
+    if found["hint"]:
+        yield " ", " ", found["hint"]

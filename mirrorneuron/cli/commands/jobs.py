@@ -1,0 +1,58 @@
+"""`mn job list` and `mn job inspect`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mirrorneuron.cli import output, target
+from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.job import JobMap, JobStatus, JobSummary
+
+SHOWN = 50
+COLUMNS = ("job", "status", "submitted", "updated", "name")
+SPARE = ("updated", "name")
+
+
+def list_jobs(
+    live: Annotated[bool, typer.Option("--live", help="Only jobs that have not ended.")] = False,
+    status: Annotated[JobStatus | None, typer.Option("--status", help="Only jobs of this status.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 is all.")] = SHOWN,
+    json: Json = False,
+) -> None:
+    """List the kept jobs, newest first."""
+    jobs = target.client().list_jobs(limit=limit or None, include_terminal=not live, status=status)
+    if json:
+        output.document(jobs)
+        return
+    output.table(COLUMNS, map(row, jobs), SPARE)
+
+
+def row(job: JobSummary) -> tuple[str, ...]:
+    """What a table shows of a job."""
+    return job["job_id"], job["status"], job["submitted_at"], job["updated_at"], job["job_name"]
+
+
+def inspect(job: JobId, json: Json = False) -> None:
+    """Show the record of a job."""
+    found = target.client().inspect_job(job)
+    if json:
+        output.document(found)
+        return
+    output.fields(_fields(found))
+    if found["result"] is not None:
+        output.line("")
+        output.result(found["result"], f"mn job inspect {job} --json")
+
+
+def _fields(job: JobMap) -> dict[str, Any]:
+    values: dict[str, Any] = dict(job)
+    ref = values.pop("manifest_ref")
+    del values["result"]
+    values["root_agent_ids"] = ", ".join(job["root_agent_ids"])
+    values["daemon"] = "yes" if job["daemon"] else "no"
+    return {name.removesuffix("_ids"): value for name, value in values.items()} | {
+        "bundle": ref["job_path"],
+        "digest": ref["digest"],
+    }

@@ -1,0 +1,47 @@
+"""`mn send`: a message from outside to an agent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from mirrorneuron.cli import output, target
+from mirrorneuron.cli.options import JobId, Json, utf8
+from mirrorneuron.errors import MessageInvalid
+from mirrorneuron.message import decode
+
+HINT = "MESSAGE"
+
+AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", show_default=False, callback=utf8)]
+File = Annotated[
+    typer.FileBinaryRead,
+    typer.Argument(metavar=HINT, help="A file that holds the message as JSON, or - for stdin.", show_default=False),
+]
+
+
+def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
+    """Send a message to an agent of a job and print the message's id.
+
+    The message is an object as in `initial_inputs`, or a full one with an `envelope`; sent again with the same
+    `message_id` it is delivered once.
+
+    Exit codes: 0 delivered; 2 no JSON, no message, too large, or the job has ended; 3 no such job or agent.
+    """
+    payload = _read(message)
+    client = target.client()
+    try:
+        sent = client.send_message(job, agent, payload)
+    except MessageInvalid as error:
+        raise typer.BadParameter(str(error), param_hint=HINT) from error
+    output.document({"message_id": sent}) if json else output.line(sent)
+
+
+def _read(file: BinaryIO) -> Any:
+    """The JSON value of *file*. Raises BadParameter with line and column."""
+    try:
+        return decode(file.read())
+    except ValueError as error:
+        raise typer.BadParameter(f"{file.name} is not JSON: {error}", param_hint=HINT) from error
+    except OSError as error:
+        raise typer.BadParameter(f"{file.name} cannot be read: {error}", param_hint=HINT) from error

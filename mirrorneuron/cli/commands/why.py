@@ -1,0 +1,42 @@
+"""`mn why`: what holds a job up, since when, and what to do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import typer
+
+from mirrorneuron.cli import output, target
+from mirrorneuron.cli.exits import Code, printable
+from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, store_away
+from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.text import span
+
+AWAY: Final = frozenset({Cause.STORE_AWAY, Cause.BROKER_AWAY})
+
+
+def why(job: JobId, json: Json = False) -> None:
+    """Say why a job does not move, since when, and what to do.
+
+    Exit codes: 0 the cause is shown, whatever it is; 3 no such job; 5 the cause is a server or broker that is away.
+    """
+    try:
+        found = target.client().why(job)
+    except RuntimeUnavailable as error:  # there is none to ask
+        found = store_away(job, str(error))
+    if json:
+        output.document(found)
+    else:
+        output.line(printable(f"{found['message']}{_since(found)}"))
+        output.line(printable(found["hint"]))
+    if found["cause"] in AWAY:
+        raise typer.Exit(Code.UNREACHABLE)
+
+
+def _since(found: Diagnosis) -> str:
+    if found["since"] is None:
+        return ""
+    age = datetime.now(UTC) - datetime.fromisoformat(found["since"])
+    return f" (since {found['since']}, {span(round(age.total_seconds() * 1000))} ago)"

@@ -1,0 +1,338 @@
+"""Why a job does not move: from the facts about it to one cause, since when, and what to do. Pure.
+
+The checks stand in order of precedence: what needs somebody to act goes before what mends itself, and that before
+what is well.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, TypeAlias, TypedDict
+
+from mirrorneuron.bundle.manifest import AgentType, RecoveryMode
+from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
+from mirrorneuron.pools import DEFAULT_POOL, LIGHT
+from mirrorneuron.text import count, span
+
+SILENT: Final = 0.5  # of a lease: renewals come at every third of it, so one that has less left has missed some
+SHOWN: Final = 3  # names in one line
+Text: TypeAlias = str | None
+
+
+class Cause(StrEnum):
+    ENDED = "ended"
+    PAUSED = "paused"
+    STORE_AWAY = "store_away"
+    BROKER_AWAY = "broker_away"
+    NO_NODE = "no_node"  #: no node serves a pool that the job waits for
+    DEAD_NODE = "dead_node"  #: an agent is held by a worker that is silent
+    NOT_OPENED = "not_opened"  #: no worker has taken up the job yet
+    RUNNING = "running"  #: it moves
+    SLOTS_BUSY = "slots_busy"
+    QUEUED = "queued"  #: a free slot will take it
+    RETRY_WAIT = "retry_wait"  #: an agent is due later: a failed run's next attempt, or a delayed start
+    WAITING_OUTSIDE = "waiting_outside"  #: for a message from outside
+    INCOMPLETE = "incomplete"  #: an aggregator waits for messages that nobody will send
+    IDLE = "idle"
+
+
+class Diagnosis(TypedDict):
+    """Why a job does not move."""
+
+    job_id: str
+    cause: str  #: a Cause
+    since: str | None
+    agent_id: str | None
+    pool: str | None
+    message: str  #: one line: what holds it up
+    hint: str  #: one line: what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An agent that a worker has claimed."""
+
+    agent_id: str
+    node: str
+    since_ms: int
+    until_ms: int  #: end of its lease
+    attempts: int = 0  #: failed runs of its message before this one
+    error: str = ""  #: of the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The agents of one pool that are ready."""
+
+    agent_id: str  #: the first of them
+    at_ms: int  #: from which it may be claimed
+    count: int = 1  #: how many may be claimed now; 1 where the first is still to come
+    attempts: int = 0  #: failed runs of its message
+    error: str = ""  #: of the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """An aggregator that is short of messages."""
+
+    agent_id: str
+    have: int
+    need: int
+    fed: bool  #: a sensor is before it, from which they could come
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a diagnosis rests on. The job, `held` and `due` are of one moment."""
+
+    now_ms: int
+    job: JobMap
+    plan: Plan
+    lease_ms: int
+    nodes: Sequence[NodeInfo] = ()
+    held: Sequence[Held] = ()  #: some of them, those first whose lease ends first
+    held_count: int = 0
+    due: Mapping[str, Due] = field(default_factory=dict)  #: by pool
+    short: Sequence[Short] = ()  #: this and the next two are of a job in which nothing can act
+    unrouted: Mapping[str, int] = field(default_factory=dict)  #: by agent: messages that matched no edge
+    dead_letters: int = 0
+    paused: Event | None = None  #: the last event that says so
+    broker_error: str = ""
+    busy: Mapping[str, Sequence[str]] = field(default_factory=dict)  #: what holds slots of a pool, as `job/agent`
+
+    def serving(self, pool: str) -> list[NodeInfo]:
+        return [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
+
+
+def diagnose(facts: Facts) -> Diagnosis:
+    """The first check that has something to say."""
+    return next(found for check in CHECKS if (found := check(facts)) is not None)
+
+
+def store_away(job_id: str, error: str) -> Diagnosis:
+    """The diagnosis where nothing can be read; *error* may end with an advice, `; start ...`."""
+    said, _, advice = error.partition("; start ")
+    hint = f"{f'start {advice}' if advice else 'see the log of the server'}; jobs go on when it is back"
+    cause = Cause.STORE_AWAY
+    return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=said, hint=hint)
+
+
+def _diagnosis(
+    facts: Facts, cause: Cause, said: str, hint: str, since: Text = None, agent: Text = None, pool: Text = None
+) -> Diagnosis:
+    job = facts.job["job_id"]
+    return Diagnosis(job_id=job, cause=cause, since=since, agent_id=agent, pool=pool, message=said, hint=hint)
+
+
+def _ended(facts: Facts) -> Diagnosis | None:
+    status, result = JobStatus(facts.job["status"]), facts.job["result"] or {}
+    if status not in TERMINAL:
+        return None
+    agent, hint = result.get("agent_id"), f"go on where it stopped: {_mn(facts, 'retry')}"
+    if status is JobStatus.COMPLETED:
+        said, hint = "the job is completed", f"see its result: {_mn(facts, 'job inspect')}"
+    elif status is JobStatus.FAILED:
+        said = f"the job failed{f' in {agent}' if agent else ''}: {result.get('error')}"
+        if agent and not facts.plan.nodes[agent].light:
+            hint = f"see what it printed: {_mn(facts, 'logs', agent)}; {hint}"
+    else:
+        reason = "" if result.get("reason") in (None, "cancelled") else f": {result['reason']}"
+        said = f"the job was cancelled by {result.get('by') or 'somebody'}{reason}"
+    return _diagnosis(facts, Cause.ENDED, said, hint, facts.job["finished_at"], agent)
+
+
+def _paused(facts: Facts) -> Diagnosis | None:
+    if facts.job["status"] != JobStatus.PAUSED:
+        return None
+    event: Mapping[str, Any] = facts.paused or {}
+    agent, said = event.get("agent_id"), f"the job was paused by {(event.get('payload') or {}).get('by', 'somebody')}"
+    if agent:
+        said = f"the job is paused: the worker that ran {agent} was lost, and its recovery_mode is manual_recover"
+    if facts.held_count:
+        said += f"; {count(facts.held_count, 'agent')} still running"
+    return _diagnosis(facts, Cause.PAUSED, said, f"go on: {_mn(facts, 'resume')}", event.get("timestamp"), agent)
+
+
+def _broker_away(facts: Facts) -> Diagnosis | None:
+    if not facts.broker_error:
+        return None
+    hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
+    return _diagnosis(facts, Cause.BROKER_AWAY, facts.broker_error, hint)
+
+
+def _no_node(facts: Facts) -> Diagnosis | None:
+    """Nobody can open the job, run what is ready, or settle what becomes of a job in which nothing is."""
+    pending, moved_on = facts.job["status"] == JobStatus.PENDING, facts.held or facts.job["idle_since"]
+    wanted = [LIGHT] if pending or not (facts.due or moved_on) else list(facts.due)
+    if not facts.nodes:
+        wanted += [facts.plan.nodes[held.agent_id].pool for held in facts.held]
+    pool = next((pool for pool in wanted if not facts.serving(pool)), None)
+    if pool is None:
+        return None
+    due, stopping = facts.due.get(pool), [node["name"] for node in facts.nodes if pool in node["pools"]]
+    said = f"no node serves {_pool(pool)}"
+    if not facts.nodes:
+        said = "no node is alive"
+    elif stopping:
+        said += f", but for {_some(stopping)}, which is stopping"
+    elif due and pool != LIGHT:
+        others = sorted({name for node in facts.nodes for name in node["pools"]} - {LIGHT})
+        said += f", which {due.agent_id} needs; served: {_some(others) or 'none'}"
+    since = iso(due.at_ms) if due and due.at_ms <= facts.now_ms else facts.job["updated_at"]
+    agent, hint = due.agent_id if due else None, f"start one: {_worker(facts, pool)}"
+    return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
+
+
+def _dead_node(facts: Facts) -> Diagnosis | None:
+    held = min(facts.held, key=lambda held: held.until_ms, default=None)
+    if held is None or held.until_ms - facts.now_ms > SILENT * facts.lease_ms:
+        return None
+    pool, left_ms = facts.plan.nodes[held.agent_id].pool, held.until_ms - facts.now_ms
+    said = f"{held.agent_id} is held by {held.node}, which is silent"
+    since, claimed_at = iso(held.until_ms - facts.lease_ms), iso(held.since_ms)
+    # A worker of that name which was started later is another: the supervisor has replaced the dead one.
+    if not [n for n in facts.serving(pool) if n["name"] != held.node or n["started_at"] > claimed_at]:
+        hint = f"no other worker serves {_pool(pool)}; start one, unless it comes back: {_worker(facts, pool)}"
+    elif facts.plan.policies.recovery_mode == RecoveryMode.MANUAL_RECOVER:
+        hint = f"wait: in {span(left_ms)} the job is paused, as its recovery_mode says; then: {_mn(facts, 'resume')}"
+    else:
+        hint = f"wait: in {span(left_ms)} another worker takes {held.agent_id} up"
+    return _diagnosis(facts, Cause.DEAD_NODE, said, hint, since, held.agent_id, pool)
+
+
+def _not_opened(facts: Facts) -> Diagnosis | None:
+    if facts.job["status"] != JobStatus.PENDING:
+        return None
+    ahead, hint = _queue(facts, LIGHT)
+    said, since = f"no worker has taken up the job yet{ahead}", facts.job["submitted_at"]
+    return _diagnosis(facts, Cause.NOT_OPENED, said, hint, since, pool=LIGHT)
+
+
+def _running(facts: Facts) -> Diagnosis | None:
+    if not facts.held:
+        return None
+    # What runs long is a command or a module; a light agent is done before anybody can look.
+    nodes = facts.plan.nodes
+    first = min(facts.held, key=lambda held: (nodes[held.agent_id].light, held.since_ms))
+    said = f"{first.agent_id} runs on {first.node}"
+    if first.attempts:
+        said += f", after {count(first.attempts, 'failed run')} ({first.error})"
+    if facts.held_count > 1:
+        said += f"; {count(facts.held_count - 1, 'other agent')} running too"
+    pool, hint = nodes[first.agent_id].pool, f"see what it prints: {_mn(facts, 'logs', first.agent_id, '--follow')}"
+    hint = "wait: it takes moments" if pool == LIGHT else hint
+    return _diagnosis(facts, Cause.RUNNING, said, hint, iso(first.since_ms), first.agent_id, pool)
+
+
+def _waiting_for_a_slot(facts: Facts) -> Diagnosis | None:
+    pool = next((pool for pool, due in facts.due.items() if due.at_ms <= facts.now_ms), None)
+    if pool is None:
+        return None
+    due, pools = facts.due[pool], [node["pools"][pool] for node in facts.serving(pool)]
+    busy, slots = facts.busy.get(pool, ()), sum(row["slots"] for row in pools)
+    # A node tells what is in use with its heartbeat: claims are known at once.
+    in_use = max(sum(row["in_use"] for row in pools), len(busy))
+    who = due.agent_id if due.count == 1 else f"{due.agent_id} and {count(due.count - 1, 'other agent')}"
+    if pool != LIGHT and in_use >= slots:
+        said = f"no slot of {_pool(pool)} is free for {who}: {count(slots, 'slot')} taken"
+        said += f", by {_some(busy)}" if busy else ""
+        cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {_worker(facts, pool)}"
+    else:
+        free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
+        ahead, hint = _queue(facts, pool)
+        cause, said = Cause.QUEUED, f"{who} can run{free}{ahead}"
+    return _diagnosis(facts, cause, said, hint, iso(due.at_ms), due.agent_id, pool)
+
+
+def _retry_wait(facts: Facts) -> Diagnosis | None:
+    if not facts.due:
+        return None
+    pool, due = min(facts.due.items(), key=lambda row: row[1].at_ms)
+    agent, when = due.agent_id, f"in {span(due.at_ms - facts.now_ms)}"
+    said, hint = f"{agent} starts {when}, as its startup_delay_ms says", "wait"
+    if due.attempts:
+        most = facts.plan.nodes[agent].config.get("max_attempts", 1)
+        said = f"{agent} is tried again {when}; run {due.attempts} of at most {most} failed: {due.error}"
+        hint = f"wait, or see what it printed: {_mn(facts, 'logs', agent)}"
+    return _diagnosis(facts, Cause.RETRY_WAIT, said, hint, facts.job["updated_at"], agent, pool)
+
+
+def _starved(facts: Facts) -> Diagnosis | None:
+    """An aggregator that is short of messages, and will stay so."""
+    since, lost = facts.job["idle_since"], _lost(facts)
+    # With nothing in it, and nothing lost on the way, it may be one that nobody was going to write to.
+    short = next((row for row in facts.short if not row.fed and (row.have or lost)), None)
+    if not short or not since:
+        return None
+    said = f"{short.agent_id} has {short.have} of {count(short.need, 'message')}, and nobody can send it more{lost}"
+    hint = f"send the rest: {_mn(facts, 'send', short.agent_id, 'message.json')}; or end it: {_mn(facts, 'cancel')}"
+    if facts.dead_letters:
+        again = f"{_mn(facts, 'replay', 'MESSAGE')} [--to AGENT]"
+        hint = f"see what got lost: {_mn(facts, 'dead-letters')}; send it again: {again}"
+    return _diagnosis(facts, Cause.INCOMPLETE, said, hint, since, short.agent_id)
+
+
+def _idle(facts: Facts) -> Diagnosis:
+    since = facts.job["idle_since"]
+    if not since:
+        said, hint = "nothing is left to run, and a node is about to see to that", "wait: it takes a second"
+        return _diagnosis(facts, Cause.IDLE, said, hint, facts.job["updated_at"])
+    more = f"; see what got lost: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
+    more += "" if facts.serving(LIGHT) else f"; and start a node: {_worker(facts, LIGHT)}"
+    if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
+        said = f"the job waits for a message from outside, at {_some(sensors)}"
+        short = [f"; {row.agent_id} has {row.have} of {row.need} messages" for row in facts.short if row.have]
+        said = "".join([said, *short[:SHOWN], _lost(facts)])
+        hint = f"send one: {_mn(facts, 'send', sensors[0], 'message.json')}{more}"
+        return _diagnosis(facts, Cause.WAITING_OUTSIDE, said, hint, since, sensors[0])
+    said = f"nothing is left to run, and the job's on_idle policy is to wait{_lost(facts)}"
+    hint = f"feed it: {_mn(facts, 'send', 'AGENT', 'message.json')}; or end it: {_mn(facts, 'cancel')}{more}"
+    return _diagnosis(facts, Cause.IDLE, said, hint, since)
+
+
+CHECKS: Final[tuple[Callable[[Facts], Diagnosis | None], ...]] = (
+    _ended, _paused, _broker_away, _no_node, _dead_node, _not_opened, _running, _waiting_for_a_slot, _retry_wait,
+    _starved, _idle,
+)  # fmt: skip
+
+
+def _lost(facts: Facts) -> str:
+    """What an idle job has lost on the way: the usual reason why one stops short."""
+    names, lost = list(facts.unrouted), sum(facts.unrouted.values())
+    said = f"; {count(lost, 'message')} of {_some(names)} matched no edge" if names else ""
+    return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
+
+
+def _queue(facts: Facts, pool: str) -> tuple[str, str]:
+    """What stands in the pool's queue, and how long to be patient."""
+    nodes = facts.serving(pool)
+    queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
+    names = _some([node["name"] for node in nodes])
+    hint = f"wait: what got lost is announced again after 5 s, and ever less often; or see the log of {names}"
+    return f"; {count(queued, 'task')} in the queue" if queued else "", hint
+
+
+def _pool(pool: str) -> str:
+    return "light agents" if pool == LIGHT else f"pool {pool!r}"
+
+
+def _worker(facts: Facts, pool: str) -> str:
+    """The command that starts a node for *pool*, with slots enough for each of the job's agents."""
+    if pool in (LIGHT, DEFAULT_POOL):
+        return "mn worker"
+    slots = max(node.config.get("pool_slots", 1) for node in facts.plan.nodes.values() if node.pool == pool)
+    return f"mn worker --pool {pool}{f' --slots {slots}' if slots > 1 else ''}"
+
+
+def _mn(facts: Facts, verb: str, *words: str) -> str:
+    """A command on the job, as it is to be typed."""
+    return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,89 @@
+"""What a runtime tells of itself: the vitals of a checkup, in a few round trips."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+from celery import Celery
+from redis.exceptions import ResponseError
+
+from mirrorneuron.diagnostics.checkup import Vitals
+from mirrorneuron.dispatch.celery_app import broker_error
+from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.job import ms_of
+from mirrorneuron.store.connection import Refused, Server, reaching
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import Keys
+from mirrorneuron.text import without_password
+
+PINGS: Final = 5
+WRITE: Final = "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing, by a script as all that changes a job
+
+
+def vitals_of(store: Store, app: Celery) -> Vitals:
+    """Ask the job store and the broker. A store that cannot be asked is a finding, not an error."""
+    settings = store.settings
+    url = without_password(settings.redis_url)
+    try:
+        with reaching(settings.redis_url):
+            latency_ms, clock_ms = _times(store)
+            now_ms, swept = store.now_ms(), store.client.get(store.keys.swept)
+            nodes = store.registry.nodes()
+            return Vitals(
+                url=url,
+                info=_info(store.client),
+                saves=_saves(store.client),
+                refusal=_refusal(store.client, store.keys),
+                latency_ms=latency_ms,
+                clock_ms=clock_ms,
+                broker=without_password(settings.broker_url),
+                broker_error=broker_error(app),
+                version=version("mirrorneuron"),
+                pools=tuple(settings.pools),
+                nodes=nodes,
+                swept_ms=now_ms - int(swept) if swept else None,
+                up_ms=max((now_ms - ms_of(node["started_at"]) for node in nodes), default=0),
+                live_jobs=store.client.scard(store.keys.live),
+            )
+    except RuntimeUnavailable as error:
+        return Vitals(url=url, error=str(error))
+
+
+def _times(store: Store) -> tuple[float, int]:
+    """The round trip, and by how much this machine's clock is ahead, both in ms."""
+    trips: list[float] = []
+    clocks: list[float] = []
+    store.client.ping()  # connects
+    for _ in range(PINGS):
+        began, before = time.monotonic(), time.time()
+        server_ms = store.now_ms()
+        took = time.monotonic() - began
+        trips.append(took * 1000)
+        clocks.append((before + took / 2) * 1000 - server_ms)
+    return statistics.median(trips), round(statistics.median(clocks))
+
+
+def _info(client: Server) -> Mapping[str, Any]:
+    try:
+        return dict(client.info())
+    except ResponseError:  # a managed server, or an ACL
+        return {}
+
+
+def _saves(client: Server) -> str | None:
+    try:
+        return str(client.config_get("save").get("save", ""))
+    except ResponseError:
+        return None
+
+
+def _refusal(client: Server, keys: Keys) -> str:
+    try:
+        client.eval(WRITE, 1, keys.swept)
+    except (Refused, ResponseError) as error:
+        return str(error)
+    return ""

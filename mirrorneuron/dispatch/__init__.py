@@ -1,0 +1,1 @@
+"""What talks to Celery: the app, the chains built from a plan, and the result backend."""

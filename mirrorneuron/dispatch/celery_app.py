@@ -1,0 +1,136 @@
+"""The Celery app that producers send with and that runtime nodes run. Making one leaves the current app alone."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote
+
+from celery import Celery
+from celery.loaders.app import AppLoader
+from kombu import Connection, Exchange, Queue
+
+from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.settings import Settings
+from mirrorneuron.store.connection import SENTINEL, sentinel_of
+from mirrorneuron.text import without_password
+
+OPEN_JOB: Final = "mirrorneuron.open_job"
+VISIT: Final = "mirrorneuron.visit"
+DRAIN: Final = "mirrorneuron.drain"
+
+CONNECT_TIMEOUT_S: Final = 3.0
+SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default, and a publish could wait for ever
+PUBLISH_RETRIES: Final = 1  # each takes up to a few socket time-outs, and what is not announced is found by the sweeper
+
+
+class _NoConfigModule(AppLoader):
+    """Reads no configuration: CELERY_CONFIG_MODULE is about the Celery app of whoever imports us."""
+
+    def read_configuration(self, _env: str = "") -> dict[str, Any]:
+        return {}
+
+
+class _App(Celery):
+    """An app on which the environment of other Celery apps has no effect.
+
+    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND and CELERY_CONFIG_MODULE go before what an app is told, and its
+    fixup for Django may make an app the default one. A guest in a producer's process uses none of these, and sets none.
+    Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
+    """
+
+    def __init__(self, broker: str, backend: str) -> None:
+        super().__init__("mirrorneuron", set_as_current=False, loader=_NoConfigModule, fixups=[])
+        self._broker = broker
+        self.backend_cls = backend
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
+        return super().connection_for_read(url or self._broker, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Connection:
+        return super().connection_for_write(url or self._broker, **options)
+
+    def connection(self, hostname: str | None = None, **options: Any) -> Connection:
+        return self.connection_for_write(hostname, **options)
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app for *settings*: JSON only, early acknowledgement, nothing stored for agent tasks.
+
+    Why so: the transport is a wake-up call and never the record, so a lost task costs time and a doubled one nothing
+    (DESIGN, "Acknowledge early"). With prefetching, a short task would wait behind a long one beside an idle worker.
+    """
+    names = [queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)]
+    broker, backend = broker_url(settings), backend_url(settings)
+    app = _App(broker, backend)
+    # Taking a message off the queue is all the acknowledgement that a wake-up call needs: on Redis this halves kombu's
+    # round trips a task. Over AMQP it would lift the limit on what is sent ahead to a worker.
+    no_ack = broker.partition("://")[0].partition("+")[0] in ("redis", "rediss", "sentinel")
+    app.conf.update(
+        mirrorneuron_settings=settings,
+        mirrorneuron_lists=no_ack,  # its queues are Redis lists: they need no declaration, and what is taken is gone
+        broker_url=broker,
+        result_backend=backend,
+        result_backend_thread_safe=True,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue=names[0],
+        # Each with a key of its own: by default all would share the first one's, and get its messages too.
+        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack) for name in names],
+        task_publish_retry_policy={"max_retries": PUBLISH_RETRIES, "interval_start": 0, "interval_step": 0.2},
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=True,
+        broker_connection_retry_on_startup=True,
+        # A Redis server that refuses (out of memory, a replica by now) costs a worker a reconnection, not its life.
+        broker_channel_error_retry=no_ack,
+        broker_transport_options=_transport_options(settings),
+    )
+    return app
+
+
+def broker_url(settings: Settings) -> str:
+    """Where Celery's messages go: the job store's own server unless the settings name another."""
+    url = settings.broker_url or settings.redis_url
+    if url.startswith(SENTINEL):
+        return _kombus_sentinels(url)
+    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+
+
+def _kombus_sentinels(url: str) -> str:
+    """Our `sentinel://host,host/service/db` as kombu has it: a URL for each host, the service among the options."""
+    hosts, _, more = sentinel_of(url)
+    user, password = (quote(more[name] or "", safe="") for name in ("username", "password"))
+    who = f"{user}:{password}@" if user or password else ""
+    return ";".join(f"{SENTINEL}{who}{host}:{port}/{more['db']}" for host, port in hosts)
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    options = {
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "max_retries": 3,
+        "interval_step": 0.2,
+    }
+    url = settings.broker_url or settings.redis_url
+    return {**options, "master_name": sentinel_of(url)[1]} if url.startswith(SENTINEL) else options
+
+
+def backend_url(settings: Settings) -> str:
+    url = settings.redis_url
+    return "mirrorneuron+" + (f"socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url)
+
+
+def broker_error(app: Celery) -> str:
+    """Why the broker cannot be reached, in one line; empty when it answers, or is the job store's own server."""
+    settings: Settings = app.conf.mirrorneuron_settings
+    if not settings.broker_url:
+        return ""
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_S)
+        except Exception as error:  # whatever the broker's client raises
+            return f"the broker at {without_password(settings.broker_url)} does not answer: {error}"
+    return ""

@@ -1,0 +1,100 @@
+"""A plan as Celery chains: `open_job | node | node ...`, one signature a node of a linear run.
+
+The signatures are written as the plain dicts that they are on the wire (Celery docs, "Message protocol", version 2,
+`chain`); building them through the canvas costs as much as all the rest of a submission. Steps that need no worker of
+their own ride along: the worker takes them off the chain once their work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from celery import Celery
+
+from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT
+from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.store.protocol import JobRef, Waiting
+
+
+class StepOptions(TypedDict):
+    queue: str
+    shadow: str  #: `<graph>.<node>`: the name in Flower and in logs
+    ignore_result: bool
+
+
+class ChainStep(TypedDict):
+    """One signature of a chain."""
+
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: StepOptions
+    subtask_type: None
+    immutable: bool
+
+
+class Chains:
+    """Builds the chains of one plan and sends them. *namespace* is that of the queues."""
+
+    def __init__(self, app: Celery, namespace: str, plan: Plan) -> None:
+        self._app = app
+        self._namespace = namespace
+        self._plan = plan
+
+    def opening(self, job: JobRef) -> list[ChainStep]:
+        """The chain that starts a job: `open_job` and its entrypoint's linear run; with several, `open_job` alone."""
+        head = self._step(OPEN_JOB, job, LIGHT, "open_job")
+        entrypoints = self._plan.entrypoints
+        return [head] if len(entrypoints) > 1 else [head, *self.linear_run(job, entrypoints[0])]
+
+    def linear_run(self, job: JobRef, start: str) -> list[ChainStep]:
+        """The chain of the linear run that begins at node *start*."""
+        nodes = self._plan.nodes
+        return [self._step(VISIT, job, nodes[name].pool, name, name) for name in self._plan.linear_run(start)]
+
+    def drain(self, job: JobRef, pool: str) -> list[ChainStep]:
+        """One task that runs whatever is ready in *pool*, for a slice of time."""
+        return [self._step(DRAIN, job, pool, f"drain-{pool}", pool)]
+
+    def announce(self, job: JobRef, row: Waiting) -> None:
+        """Tell the nodes of agents that are ready: one by the chain of its linear run, several by one drain."""
+        self.send(self.linear_run(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
+
+    def send(
+        self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None
+    ) -> None:
+        """Publish a chain so that nothing of a surrounding task of another app sticks to it.
+
+        The head of a job's first chain has the job id as its *task_id*, so that `AsyncResult(job_id)` is the job. One
+        that is sent again must not: workers drop an id that was revoked.
+        """
+        head, *rest = steps
+        self._app.send_task(
+            head["task"],
+            head["args"],
+            task_id=task_id,
+            countdown=countdown_s,
+            chain=rest[::-1] or None,
+            root_id=job.job_id,
+            add_to_parent=False,
+            argsrepr=repr(tuple(head["args"][3:])),  # what Flower shows; the rest stands in the name and the id
+            kwargsrepr="{}",
+            declare=() if self._app.conf.mirrorneuron_lists else None,  # else kombu looks at it each time
+            **head["options"],
+        )
+
+    def _step(self, task: str, job: JobRef, pool: str, name: str, *args: str) -> ChainStep:
+        return {
+            "task": task,
+            "args": [*job, *args],
+            "kwargs": {},
+            "options": {
+                "queue": queue(self._namespace, pool),
+                "shadow": f"{self._plan.graph_id}.{name}",
+                "ignore_result": True,
+            },
+            "subtask_type": None,
+            "immutable": True,
+        }

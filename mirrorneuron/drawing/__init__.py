@@ -1,0 +1,1 @@
+"""Graphs of bundles and jobs as text (Mermaid, DOT) and as SVG."""

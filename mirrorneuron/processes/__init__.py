@@ -1,0 +1,1 @@
+"""Processes of this machine: their identity, and those found by their environment."""

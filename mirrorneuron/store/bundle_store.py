@@ -1,0 +1,117 @@
+"""Bundles in Redis: manifests and payload archives by digest, each stored once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from mirrorneuron.bundle.load import PackedBundle
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.errors import BundleNotFound, RecordDamaged
+from mirrorneuron.message import decode, encode
+from mirrorneuron.store import records
+from mirrorneuron.store.connection import Server
+from mirrorneuron.store.keys import Keys
+
+CHUNK_BYTES: Final = 1024 * 1024
+UPLOAD_SECONDS: Final = 600  # a half-made upload is gone after this
+SPARE_SECONDS: Final = 86_400  # a bundle outlives the retention of its jobs by this
+FOR_EVER_SECONDS: Final = 10**9  # where jobs are kept for ever; EXPIRE also says whether there was anything to keep
+FREED_SECONDS: Final = 600  # that a bundle which no job has any more is kept for a submission that has just seen it
+
+
+class BundleStore:
+    """Content-addressed: the same bundle is written once, and a digest is never overwritten with other bytes."""
+
+    def __init__(self, client: Server, keys: Keys, retention_seconds: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else FOR_EVER_SECONDS
+
+    def renewals(self, digest: str, payloads_digest: str | None) -> list[tuple[str | int, ...]]:
+        """The commands that renew a bundle's time to live; a reply of 0 says that a part is not there."""
+        names = [self._keys.manifest(digest)]
+        if payloads_digest:
+            names.append(self._keys.bundle(payloads_digest))
+        return [("EXPIRE", name, self._ttl_s) for name in names]
+
+    def renew(self, digests: Iterable[str]) -> None:
+        """Renew the time to live of bundles that live jobs need, as far as they are there."""
+        for digest in digests:
+            with suppress(BundleNotFound, ResponseError):  # the latter of a key that is somebody else's
+                _, payloads_digest = self.manifest(digest)
+                for command in self.renewals(digest, payloads_digest):
+                    self._client.execute_command(*command)
+
+    def free(self, digests: Iterable[str], kept: Iterable[str]) -> None:
+        """Let bundles that no job has any more go soon, with their payloads, unless one of *kept* has the same."""
+        freed = {digest: self._payloads_of(digest) for digest in digests}
+        needed = {self._payloads_of(digest) for digest in kept} if any(freed.values()) else set()
+        for digest, payloads_digest in freed.items():
+            self._client.expire(self._keys.manifest(digest), FREED_SECONDS)
+            if payloads_digest and payloads_digest not in needed:
+                self._client.expire(self._keys.bundle(payloads_digest), FREED_SECONDS)
+
+    def _payloads_of(self, digest: str) -> str | None:
+        with suppress(BundleNotFound, ResponseError):
+            return self.manifest(digest)[1]
+        return None
+
+    def has(self, bundle: PackedBundle) -> bool:
+        """Renew the bundle's time to live; False if it is not all there."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.exists(self._keys.manifest(bundle.digest))
+        if bundle.payloads_digest:
+            pipe.exists(self._keys.bundle(bundle.payloads_digest))
+        there = len(pipe.command_stack)
+        for command in self.renewals(bundle.digest, bundle.payloads_digest):
+            pipe.execute_command(*command)
+        return all(pipe.execute()[:there])
+
+    def put(self, bundle: PackedBundle) -> None:
+        """Store what is not there yet. Idempotent; readers never see half a bundle."""
+        if bundle.payloads is not None and bundle.payloads_digest:
+            self._put_payloads(self._keys.bundle(bundle.payloads_digest), bundle.payloads)
+        document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
+        self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s)
+
+    def _put_payloads(self, key: str, archive: bytes) -> None:
+        if self._client.exists(key):
+            return
+        # Same hash tag for both names, so that RENAME stays within one slot.
+        draft = f"{{{key}}}:{secrets.token_hex(6)}"
+        for number, at in enumerate(range(0, max(len(archive), 1), CHUNK_BYTES)):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hset(draft, number, archive[at : at + CHUNK_BYTES])  # numbered: it may be sent twice
+            pipe.expire(draft, UPLOAD_SECONDS)
+            pipe.execute()
+        try:
+            self._client.rename(draft, key)
+        except ResponseError:  # sent twice, too: the draft has its name already
+            if not self._client.exists(key):
+                raise
+        self._client.expire(key, self._ttl_s)
+
+    def manifest(self, digest: str) -> tuple[Manifest, str | None]:
+        """The manifest and the digest of its payloads. Raises BundleNotFound when it is gone or cannot be read."""
+        document = self._client.get(self._keys.manifest(digest))
+        if document is None:
+            raise BundleNotFound(f"bundle {digest!r} is not in the store")
+        try:
+            with records.reading(f"bundle {digest!r}"):
+                parts = decode(document)
+                return Manifest.from_dict(parts["manifest"]), parts["payloads"]
+        except RecordDamaged as error:  # its jobs end as if it were lost
+            raise BundleNotFound(str(error)) from error
+
+    def payloads(self, payloads_digest: str) -> bytes:
+        """The archive of that digest. Raises BundleNotFound when it is gone."""
+        key = self._keys.bundle(payloads_digest)
+        chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
+        if not chunks or None in chunks:
+            raise BundleNotFound(f"payloads {payloads_digest!r} are not in the store")
+        return b"".join(chunks)

@@ -1,0 +1,131 @@
+"""The indexes of jobs, beside their records: which are kept, which are live, and when the ended ones are over.
+
+They lie in other slots than the jobs, so no job's script touches them: they are written beside it (the entries before
+the job, the live flag removed after its end), and the sweeper mends what a crash left between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from mirrorneuron.job import TERMINAL, JobStatus
+from mirrorneuron.store.connection import Server, answers
+from mirrorneuron.store.keys import Keys
+
+PAGE: Final = 200  # rows of one round trip
+LIVE: Final = frozenset(status.encode() for status in JobStatus if status not in TERMINAL)
+
+
+class JobIndex:
+    """The indexes of one namespace. *now_ms* gives the server's time: clocks of nodes may be off."""
+
+    def __init__(self, client: Server, keys: Keys, retention_seconds: int, now_ms: Callable[[], int]) -> None:
+        self._client = client
+        self._keys = keys
+        self._retention_seconds = retention_seconds
+        self._now_ms = now_ms
+
+    def entries(self, job_id: str, now_ms: int) -> list[tuple[str | int, ...]]:
+        """The commands that enter a new job. They come before its record: an entry without a job is mended by the
+        sweeper, a job without one would be lost.
+        """
+        return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id)]
+
+    def bury(self, job_ids: Sequence[str]) -> None:
+        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
+
+        One that is found to be live is put back: a server that lost its last second knows nothing of the end, and what
+        was sent to it before may be sent again.
+        """
+        if not job_ids:
+            return
+        over = self._now_ms() + 1000 * self._retention_seconds if self._retention_seconds else 0
+        pipe = self._client.pipeline(transaction=False)
+        if over:
+            pipe.zadd(self._keys.ended, dict.fromkeys(job_ids, over))
+        pipe.srem(self._keys.live, *job_ids)
+        for job_id in job_ids:
+            pipe.hget(self._keys.job(job_id), "status")
+        for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
+            if status in LIVE:
+                self.unbury(job_id)
+
+    def unbury(self, job_id: str) -> None:
+        """Put an ended job that is to run again back among the live ones."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.sadd(self._keys.live, job_id)
+        pipe.zrem(self._keys.ended, job_id)
+        pipe.execute()
+
+    def remove(self, *job_ids: str) -> None:
+        """Drop the entries of jobs that are gone. One that is found to be there was submitted anew: it is entered
+        again, and if it has ended as well, the sweeper knows what to do.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zrem(self._keys.jobs, *job_ids)
+        pipe.zrem(self._keys.ended, *job_ids)
+        pipe.srem(self._keys.live, *job_ids)
+        for job_id in job_ids:
+            pipe.exists(self._keys.job(job_id))
+        found = [job_id for job_id, there in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True) if there]
+        for job_id in found:
+            for command in self.entries(job_id, self._now_ms()):
+                self._client.execute_command(*command)
+
+    def pages(self, *, live_only: bool = False) -> Iterator[list[str]]:
+        """The ids of the kept jobs, newest first: each once, whatever is submitted and deleted meanwhile."""
+        bound: float | str = "+inf"
+        seen: set[bytes] = set()  # of those with the score *bound*
+        while True:
+            most = PAGE + len(seen)
+            rows = self._client.zrevrangebyscore(self._keys.jobs, bound, "-inf", start=0, num=most, withscores=True)
+            ids = [name for name, _ in rows if name not in seen]
+            if not ids:
+                return
+            bound = rows[-1][1]
+            seen = {name for name, score in rows if score == bound}
+            if live_only:
+                flags = self._client.smismember(self._keys.live, ids)
+                ids = [name for name, flag in zip(ids, flags, strict=True) if flag]
+            yield _texts(ids)
+
+    def live(self) -> list[str]:
+        return _texts(self._client.smembers(self._keys.live))
+
+    def forget_orphan(self, job_id: str, age_ms: int) -> None:
+        """Drop the entries of a job that has no record, if they are older than *age_ms*."""
+        submitted = self._client.zscore(self._keys.jobs, job_id)
+        if submitted is None or self._now_ms() - submitted > age_ms:
+            self.remove(job_id)
+
+    def forget_expired(self) -> None:
+        """Drop the entries of jobs whose retention is over; their keys have expired. A job that has a record all the
+        same was submitted anew under the old id.
+        """
+        over = self._client.zrangebyscore(self._keys.ended, "-inf", self._now_ms(), start=0, num=PAGE)
+        if not over:
+            return
+        names = _texts(over)
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.exists(self._keys.job(name))
+        gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
+        self._client.zrem(self._keys.ended, *names)
+        if gone:
+            self.remove(*gone)
+
+    def digests(self, job_ids: Sequence[str]) -> set[str]:
+        """The bundles of these jobs, as far as there are records that can be read."""
+        found: set[bytes] = set()
+        for at in range(0, len(job_ids), PAGE):
+            pipe = self._client.pipeline(transaction=False)
+            for job_id in job_ids[at : at + PAGE]:
+                pipe.hget(self._keys.job(job_id), "digest")
+            rows = answers(pipe.execute(raise_on_error=False))
+            found.update(row for row in rows if row and isinstance(row, bytes))
+        return set(_texts(found))
+
+
+def _texts(names: Sequence[bytes] | set[bytes]) -> list[str]:
+    return [name.decode("utf-8", "replace") for name in names]

@@ -1,0 +1,300 @@
+"""The job store: creates jobs, reads their records, and deletes them.
+
+Moves within a job (claim, commit, settle ...) are scripts: `store.scripts`. Which jobs there are is in `store.index`,
+bundles are in `store.bundles`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any, Final, TypeVar
+
+from mirrorneuron.bundle.load import PackedBundle
+from mirrorneuron.bundle.plan import Plan, make_plan
+from mirrorneuron.errors import JobNotFound, PayloadTooLarge
+from mirrorneuron.job import (
+    TERMINAL,
+    AgentSnapshot,
+    DeadLetter,
+    Event,
+    JobMap,
+    JobStatus,
+    JobSummary,
+    LogChunk,
+    iso,
+)
+from mirrorneuron.message import decode, encode, seed
+from mirrorneuron.settings import Settings
+from mirrorneuron.store import records
+from mirrorneuron.store.bundle_store import BundleStore
+from mirrorneuron.store.connection import NODE_TIMEOUT_S, Server, Subscriptions, answers, connect, now_ms
+from mirrorneuron.store.job_index import PAGE, JobIndex
+from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.node_registry import Registry
+from mirrorneuron.store.protocol import JobRef, Word
+from mirrorneuron.store.scripts import Scripts
+
+HASTY_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+class Store:
+    """The jobs of one namespace on one server. Thread-safe; connects on first use.
+
+    *node* names the worker that claims. *retries* is given by a node, which rides out a store that is away. *clock*
+    (ms) replaces the server's time in tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: Server | None = None,
+        node: str = "",
+        retries: int | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.client = client or (
+            connect(settings.redis_url)
+            if retries is None
+            else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
+        )
+        self.keys = Keys(settings.redis_namespace)
+        self.scripts = Scripts(
+            self.client,
+            self.keys,
+            node=node,
+            lease_ms=settings.claim_lease_ms,
+            keep_s=settings.retention_seconds,
+            clock=clock,
+        )
+        self._clock = clock
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        return Subscriptions(self.client)
+
+    @cached_property
+    def hasty(self) -> Store:
+        """The same store, whose server counts as away when it is silent for a second."""
+        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=HASTY_S))
+
+    @cached_property
+    def index(self) -> JobIndex:
+        return JobIndex(self.client, self.keys, self.settings.retention_seconds, self.now_ms)
+
+    @cached_property
+    def bundles(self) -> BundleStore:
+        return BundleStore(self.client, self.keys, self.settings.retention_seconds)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
+
+    def create(self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]) -> tuple[Word, JobStatus]:
+        """Write the record of a new job, `pending`, with its initial mail: one atomic script, idempotent by job id.
+
+        Returns CREATED; EXISTS when the job is there with this bundle; or CONFLICT, with another.
+        The bundle must be in `bundles`; its time to live is renewed in the same round trip.
+        """
+        now = self._clock() if self._clock else time.time_ns() // 1_000_000
+        stamp = iso(now)
+        mail = [
+            (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))
+            for agent, payloads in plan.initial_inputs.items()
+            for n, payload in enumerate(payloads)
+        ]
+        largest, cap = max((len(text) for _, text in mail), default=0), self.settings.max_message_bytes
+        if largest > cap:
+            raise PayloadTooLarge(f"an initial input has {largest} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
+        agents = [
+            (n.node_id, n.pool, "" if n.need is None else n.need, "" if n.take is None else n.take)
+            for n in plan.nodes.values()
+            if not n.plain
+        ]
+        beside = [
+            *self.index.entries(job_id, now),
+            *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
+        ]
+        word, status, replies = self.scripts.create(
+            job_id,
+            digest=bundle.digest,
+            static=encode(static),
+            pools=plan.pools,
+            events_max=self.settings.events_max,
+            policies=plan.policies,
+            agents=agents,
+            mail=mail,
+            beside=beside,
+        )
+        if word is not Word.CONFLICT and not all(replies[2:]):
+            self.bundles.put(bundle)
+        if JobStatus(status) in TERMINAL:
+            self.client.srem(self.keys.live, job_id)
+        return word, JobStatus(status)
+
+    def delete(self, job_id: str, agents: Sequence[str]) -> bool:
+        """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
+        if self.scripts.delete(job_id, agents) is not Word.SETTLED:
+            return False
+        self.index.remove(job_id)
+        return True
+
+    def free_bundles(self, digests: set[str]) -> None:
+        """Let those of these bundles go that no kept job has: their jobs were deleted."""
+        kept = self._kept_bundles()
+        self.bundles.free(digests - kept, kept)
+        # A job that was created meanwhile may have renewed its bundle before that.
+        self.bundles.renew((digests - kept) & self._kept_bundles())
+
+    def _kept_bundles(self) -> set[str]:
+        return set().union(*(self.index.digests(ids) for ids in self.index.pages()))
+
+    def found_agents(self, job_id: str) -> list[str]:
+        """The agents of a job that have keys, for a job whose bundle is lost. Slow: it looks at every key there is."""
+        stem = self.keys.job(job_id)
+        names = [key.decode() for key in self.client.scan_iter(f"{stem}:*", count=1000)]
+        return sorted(
+            {name.removeprefix(f"{stem}:{p}:") for name in names for p in ("agent", "mail") if f"{stem}:{p}:" in name}
+        )
+
+    def job(self, job_id: str) -> JobMap | None:
+        """The job map, or None: one read. Raises RecordDamaged."""
+        return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
+
+    def known_job(self, job_id: str) -> JobMap:
+        """The job map: one read. Raises JobNotFound."""
+        job = self.job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
+    def ref(self, job_id: str) -> JobRef | None:
+        """The job's present run and its bundle. Raises RecordDamaged."""
+        run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
+        with records.reading(f"the run of job {job_id!r}"):
+            return JobRef(job_id, int(run), digest.decode()) if run and digest else None
+
+    def plan(self, digest: str) -> tuple[Plan, str | None]:
+        """The plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
+        manifest, payloads_digest = self.bundles.manifest(digest)
+        return make_plan(manifest), payloads_digest
+
+    def agents(self, job: JobMap) -> list[AgentSnapshot]:
+        """A snapshot of every agent of *job*, in manifest order; of PAGE agents at one moment. Raises JobNotFound."""
+        job_id = job["job_id"]
+        plan, _ = self.plan(job["manifest_ref"]["digest"])
+        found: list[AgentSnapshot] = []
+        nodes = list(plan.nodes.values())
+        for at in range(0, len(nodes), PAGE):
+            page = nodes[at : at + PAGE]
+            pipe = self.client.pipeline(transaction=True)  # between two reads an agent could be claimed
+            pipe.hget(self.keys.job(job_id), "status")
+            for node in page:
+                pipe.hmget(self.keys.agent(job_id, node.node_id), records.AGENT_FIELDS)
+                pipe.llen(self.keys.mail(job_id, node.node_id))
+                pipe.zscore(self.keys.claims(job_id), node.node_id)
+            status, *rows = pipe.execute()
+            if status is None:
+                raise JobNotFound(job_id)
+            for node, row, depth, lease in zip(page, rows[::3], rows[1::3], rows[2::3], strict=True):
+                found.append(records.snapshot(node, row, depth, lease, job_id, status, self.settings.claim_lease_ms))
+        return found
+
+    def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:
+        """For each agent that did anything: the last body that it emitted, else the last that it received.
+
+        Raises RecordDamaged.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for agent in agents:
+            pipe.hmget(self.keys.agent(job_id, agent), ["output", "last"])
+            pipe.lindex(self.keys.mail(job_id, agent), -1)  # received too, if not acted on
+        rows = pipe.execute()
+        bodies: dict[str, Any] = {}
+        for agent, (output, consumed), waiting in zip(agents, rows[::2], rows[1::2], strict=True):
+            last = waiting or consumed
+            with records.reading(f"what agent {agent!r} of job {job_id!r} did last"):
+                if output:
+                    bodies[agent] = decode(output)
+                elif last:
+                    bodies[agent] = decode(last)["body"]
+        return bodies
+
+    def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
+        """The events after the event of id *after*, oldest first; the newest *limit* of them without *after*."""
+        key = self.keys.events(job_id)
+        if limit is not None and limit <= 0:
+            return []
+        if after is None and limit is not None:
+            rows = self.client.xrevrange(key, count=limit)[::-1]
+        else:
+            rows = self.client.xrange(key, min=f"({after}" if after else "-", count=limit)
+        return list(records.readable(partial(records.event, job_id), rows))
+
+    def follow(self, job_id: str, after: str, wait_ms: int) -> list[Event]:
+        """A page of the events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
+        return self._page(self.keys.events(job_id), partial(records.event, job_id), after, wait_ms)
+
+    def logs(self, job_id: str, after: str, wait_ms: int) -> list[LogChunk]:
+        """A page of what commands have printed after *after*, waiting up to *wait_ms* for the first."""
+        return self._page(self.keys.logs(job_id), partial(records.log_chunk, job_id), after, wait_ms)
+
+    def _page(self, key: str, read: Callable[..., T], after: str | bytes, wait_ms: int) -> list[T]:
+        while rows := self.client.xread({key: after}, count=PAGE, block=wait_ms or None):
+            if found := list(records.readable(read, rows[0][1])):
+                return found
+            after = rows[0][1][-1][0]  # a page of which nothing can be read is not the last one
+        return []
+
+    def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
+        """The messages of *job* that were given up on, oldest first, each with the id of its entry.
+
+        The one on which a failed job stopped is the last, without an entry: it is still in its mailbox, for `retry`.
+        """
+        job_id = job["job_id"]
+        rows = self.client.xrange(self.keys.dead(job_id))
+        read = partial(records.dead_letter, job_id)
+        found = list(records.readable(lambda entry, fields: (entry.decode(), read(entry, fields)), rows))
+        result = job["result"] or {}
+        if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
+            raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
+            if raw:
+                found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
+        return found
+
+    def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
+        """Summaries of the kept jobs that can be read, newest first."""
+        for names in self.index.pages(live_only=live_only):
+            pipe = self.client.pipeline(transaction=False)
+            for name in names:
+                pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
+            rows = zip(names, answers(pipe.execute(raise_on_error=False)), strict=True)
+            yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
+
+    def lead(self, token: str, lease_ms: int) -> bool:
+        """Take or renew the sweeper's lease; False while another worker has it."""
+        key = self.keys.sweeper
+        if self.client.set(key, token, nx=True, px=lease_ms):
+            return True
+        if self.client.get(key) != token.encode():
+            return False
+        return bool(self.client.pexpire(key, lease_ms))
+
+    def mark_sweep(self) -> tuple[int, int]:
+        """Note that a sweep begins; returns the server's time and how long ago the last one began (ms; 0: none was)."""
+        now = self.now_ms()
+        before = self.client.set(self.keys.swept, now, get=True)
+        return now, now - int(before) if before else 0
+
+    def check_writes(self) -> None:
+        """Write what changes nothing. Raises what `connection.AWAY` names where the server does not take it."""
+        self.client.setrange(self.keys.swept, 0, "")
+
+    def now_ms(self) -> int:
+        """The server's time: clocks of nodes may be off."""
+        return self._clock() if self._clock else now_ms(self.client)

@@ -1,0 +1,55 @@
+"""Which workers there are: each writes its registration, with a heartbeat, and all read them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from mirrorneuron.job import NodeInfo, iso
+from mirrorneuron.message import encode
+from mirrorneuron.pools import queue
+from mirrorneuron.store import records
+from mirrorneuron.store.connection import Server, now_ms
+from mirrorneuron.store.keys import Keys
+
+FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
+
+
+class Registry:
+    """The registrations of one namespace. *queues_here*: the queues are on this server too, so they can be counted."""
+
+    def __init__(self, client: Server, keys: Keys, *, queues_here: bool) -> None:
+        self._client = client
+        self._keys = keys
+        self._queues_here = queues_here
+
+    def nodes(self) -> list[NodeInfo]:
+        """The workers that have sent a heartbeat lately, by name, with the tasks that wait in each pool's queue.
+
+        What waits is known only where the queues are on the store's own server; elsewhere it is None.
+        """
+        names = sorted(name.decode("utf-8", "replace") for name in self._client.zrange(self._keys.nodes, 0, -1))
+        rows = self._client.mget([self._keys.node(name) for name in names]) if names else []
+        found = list(records.readable(records.node, [pair for pair in zip(names, rows, strict=True) if pair[1]]))
+        pools = sorted({pool for node in found for pool in node["pools"]})
+        pipe = self._client.pipeline(transaction=False)
+        for pool in pools:
+            pipe.llen(queue(self._keys.ns, pool))
+        waiting = dict(zip(pools, pipe.execute() if self._queues_here else [None] * len(pools), strict=True))
+        for node in found:
+            for pool, info in node["pools"].items():
+                info["queued"] = waiting[pool]
+        return found
+
+    def register(self, node: dict[str, Any], seconds: int) -> None:
+        """Write a worker's registration, which lasts for *seconds* unless it is renewed."""
+        now = now_ms(self._client)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zadd(self._keys.nodes, {node["name"]: now})
+        pipe.set(self._keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)
+        pipe.zremrangebyscore(self._keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
+        pipe.execute()
+
+    def unregister(self, name: str) -> None:
+        """Remove a worker's registration."""
+        self._client.delete(self._keys.node(name))
+        self._client.zrem(self._keys.nodes, name)

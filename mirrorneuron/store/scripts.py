@@ -1,0 +1,298 @@
+"""Where Python meets Lua: one typed method for each script of `lua/`, and the only place that knows their encoding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+from mirrorneuron.bundle.manifest import Policies
+from mirrorneuron.job import CELERY_STATE, JobStatus
+from mirrorneuron.message import encode
+from mirrorneuron.store.connection import Server
+from mirrorneuron.store.keys import Keys, result_channel
+from mirrorneuron.store.protocol import Claim, End, JobRef, Moved, Reply, Step, Swept, Waiting, Word
+
+MOST_MESSAGES: Final = 1_000  #: of one claim; an aggregator that needs more gets what it needs
+DELIVERED_KEPT: Final = 10_000  #: newest ids of messages from outside by which a repeated one is known
+MOST_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
+
+Arg = str | bytes | int
+Wanted = Sequence[tuple[str, int]]  #: (pool, most agents): the first pool that has any is taken from
+
+
+def _load(name: str) -> str:
+    lua = files("mirrorneuron.store") / "lua"
+    return (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
+
+
+NAMES: Final = (
+    "create",
+    "claim",
+    "commit",
+    "renew",
+    "flush",
+    "settle",
+    "finish",
+    "move",
+    "deliver",
+    "retry",
+    "delete",
+    "sweep",
+    "log",
+)
+SOURCES: Final = {name: _load(name) for name in NAMES}
+SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
+
+
+NO_LIMITS: Final = Policies()
+
+
+class Scripts:
+    """The scripts, bound to one server. *keep_s* is the retention of ended jobs, in seconds.
+
+    *clock* (ms) replaces the server's time in tests.
+    """
+
+    def __init__(
+        self,
+        client: Server,
+        keys: Keys,
+        *,
+        node: str,
+        lease_ms: int,
+        keep_s: int,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._node = node
+        self._lease_ms = lease_ms
+        self._keep_s = keep_s
+        self._clock = clock
+
+    def create(
+        self,
+        job_id: str,
+        *,
+        digest: str,
+        static: bytes,
+        pools: Sequence[str],
+        events_max: int,
+        policies: Policies = NO_LIMITS,
+        agents: Sequence[tuple[str, str, Arg, Arg]],
+        mail: Sequence[tuple[str, bytes]],
+        beside: Iterable[tuple[Arg, ...]] = (),
+    ) -> tuple[Word, str, list[Any]]:
+        """Create a job; *beside* are commands for other slots, sent before it in the same round trip.
+
+        *agents*: (agent, pool, need, take) for all but plain light ones. Returns CREATED, EXISTS or CONFLICT, the
+        job's status, and the replies of *beside*.
+        """
+        limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
+        args = [self._now(), digest, static, " ".join(pools), events_max]
+        args += ["" if limit is None else limit for limit in limits]
+        args += [policies.recovery_mode, len(agents), len(mail)]
+        args += [part for row in (*agents, *mail) for part in row]
+        rows = (*beside, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
+        try:
+            *others, answer = self._piped(rows)
+        except NoScriptError:  # a server that was restarted or is new
+            *others, answer = self._piped((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
+        return Word(answer[0].decode()), answer[1].decode(), others
+
+    def claim(
+        self, job: JobRef, token: str, wanted: Wanted, *, agents: Sequence[str] = (), opening: bool = False
+    ) -> Reply:
+        """Take agents that are due: of the first pool in *wanted* that has any; or the first of *agents*, of that pool.
+
+        The further *agents* are claimed with it, without mail, as long as they are free.
+        """
+        args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", job.digest, len(wanted)]
+        args += [part for row in wanted for part in row]
+        args += agents
+        return _reply(self._call("claim", job.job_id, args), token)
+
+    def commit(
+        self,
+        job: JobRef,
+        token: str,
+        steps: Sequence[Step],
+        next_token: str,
+        wanted: Wanted = (),
+        *,
+        agents: Collection[str] = (),
+    ) -> Reply:
+        """Write *steps*, the runs of the agents held under *token*; then claim from *wanted* under *next_token*.
+
+        *agents* are all agents of the job: needed when a step ends it, so that all its keys get their time to live.
+        """
+        end = next((step.end for step in steps if step.end), None)
+        args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
+        args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
+        args += [sum(len(s.dead) for s in steps)]
+        args += [part for row in wanted for part in row]
+        for step in steps:
+            args += _agent(step)
+        args += [part for step in steps for row in step.outgoing for part in row]
+        args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
+        args += [part for step in steps for row in step.dead for part in row]
+        args += self._end(job, end, agents) if end else [""]
+        return _reply(self._call("commit", job.job_id, args), next_token)
+
+    def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> Word:
+        """Give the claims under *token* a new lease."""
+        args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
+        return Word(self._call("renew", job.job_id, args).decode())
+
+    def flush(self, job: JobRef, moves: int, agents: Sequence[str]) -> Reply:
+        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle at *moves*."""
+        return _reply(self._call("flush", job.job_id, [self._now(), job.run, moves, *agents]), "")
+
+    def settle(self, job: JobRef, moves: int, end: End | None, agents: Collection[str] = ()) -> Word:
+        """End a job that was idle after *moves* commits, or with None note that it waits; unless it has moved."""
+        args: list[Arg] = [self._now(), job.run, moves, *(self._end(job, end, agents) if end else ["wait"])]
+        return Word(self._call("settle", job.job_id, args).decode())
+
+    def finish(self, job: JobRef, end: End, agents: Collection[str]) -> Word:
+        """End a live job, which has *agents*, from outside of its runs."""
+        return Word(self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode())
+
+    def move(self, job_id: str, to: JobStatus, payload: bytes) -> Moved:
+        """Pause or resume a job. Safe to repeat."""
+        return _moved(self._call("move", job_id, [self._now(), to, payload]))
+
+    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> Moved:
+        """Append a message from outside to an agent's mailbox. Idempotent by message id.
+
+        *dead* is the entry of the dead letter that it replays: GONE when there is no such entry any more.
+        """
+        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead]))
+
+    def retry(
+        self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
+    ) -> tuple[Moved, int]:
+        """Let a job, which has *agents* and whose run failed or was cancelled, go on as another run; returns that
+        run's number too. Asked again, it is the same one, even if that has ended as well.
+
+        With *start*, the agents in *clear* ((agent, need): it and all behind it) begin anew; it gets its last input.
+        """
+        rows = [part for row in clear for part in row]
+        args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
+        raw = self._call("retry", job.job_id, args)
+        return _moved(raw[:3]), int(raw[3])
+
+    def delete(self, job_id: str, agents: Collection[str]) -> Word:
+        """Delete a job that has ended, and had *agents*, with all that belongs to it."""
+        return Word(self._call("delete", job_id, list(agents)).decode())
+
+    def sweep(
+        self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int
+    ) -> Swept:
+        """Free claims whose lease was over at *now_ms* (server time), and learn what else needs doing for the job."""
+        payload = encode({"node_name": self._node})
+        args = [
+            self._now() if now_ms is None else now_ms,
+            self._lease_ms,
+            int(after_gap),
+            first_wait_ms,
+            longest_wait_ms,
+            payload,
+        ]
+        word, run, digest, moves, waiting, agent, losses = self._call("sweep", job_id, args)
+        return Swept(
+            Word(word.decode()),
+            JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
+            int(moves),
+            _waiting(waiting),
+            agent.decode(),
+            int(losses),
+        )
+
+    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], most_bytes: int) -> Word:
+        """Keep what commands of a job print: (agent, stream, text), at most *most_bytes* of the newest."""
+        args: list[Arg] = [most_bytes, self._keep_s, *(part for chunk in chunks for part in chunk)]
+        return Word(self._call("log", job_id, args).decode())
+
+    def _now(self) -> Arg:
+        return self._clock() if self._clock else ""
+
+    def _claimer(self, job: JobRef, token: str, next_token: str, pool: str) -> list[Arg]:
+        lease = encode({"lease_id": next_token, "pool": pool, "node_name": self._node})
+        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MOST_MESSAGES, MOST_BYTES]
+
+    def _end(self, job: JobRef, end: End, agents: Collection[str]) -> list[Arg]:
+        # Small on purpose: whoever is woken reads the record, which alone is the truth.
+        notice = encode({"task_id": job.job_id, "status": CELERY_STATE[end.status]})
+        channel = result_channel(job.job_id)
+        return [
+            end.status,
+            end.result,
+            end.summary,
+            channel,
+            notice,
+            self._keys.ends,
+            self._keep_s,
+            len(agents),
+            *agents,
+        ]
+
+    def _piped(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+        """The replies to several commands. If one of them is refused, all are sent again, or it is raised."""
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = pipe.execute()
+        return replies
+
+    def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
+        key = self._keys.job(job_id)
+        try:
+            return self._client.evalsha(SHAS[name], 1, key, *args)
+        except NoScriptError:  # a server that was restarted or is new
+            return self._client.eval(SOURCES[name], 1, key, *args)
+
+
+def _agent(step: Step) -> list[Arg]:
+    need = "" if step.need is None else step.need
+    delay = "" if step.delay_ms is None else step.delay_ms
+    return [
+        step.agent_id,
+        step.consumed,
+        step.state,
+        step.last,
+        step.output,
+        step.processed,
+        need,
+        step.attempts,
+        delay,
+        step.error,
+        int(step.alone),
+    ]
+
+
+def _reply(raw: Any, token: str) -> Reply:
+    word, moves, idle, waiting, claims = raw
+    return Reply(
+        word=Word(word.decode()),
+        moves=int(moves),
+        idle=bool(idle),
+        waiting=_waiting(waiting),
+        claims=tuple(
+            Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
+            for agent, state, processed, attempts, waited, mail in claims
+        ),
+        token=token,
+    )
+
+
+def _waiting(rows: Any) -> tuple[Waiting, ...]:
+    return tuple(Waiting(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
+
+
+def _moved(raw: Any) -> Moved:
+    word, status, waiting = raw
+    return Moved(Word(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))

@@ -1,0 +1,113 @@
+"""Runs that take a slot and may fail: what executors and modules are given, and what becomes of a failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from mirrorneuron.bundle.manifest import AgentType, Template
+from mirrorneuron.bundle.plan import PlannedNode
+from mirrorneuron.job import EventType
+from mirrorneuron.message import Message, encode
+from mirrorneuron.store.protocol import Claim, JobRef, Step, untouched
+from workers.agents import executor, module
+from workers.agents.draft import Draft, RunFailed, Surroundings, run_failure
+from workers.agents.run_context import Run
+from workers.disk.slots import NotEnoughSlots
+from workers.lifecycle.run_handle import RunHandle
+from workers.runtime import Runtime
+
+DEFAULT_BACKOFF_MS: Final = 500
+LONGEST_BACKOFF_MS: Final = 3_600_000
+STARTED: Final = "started"
+
+HANDLERS: Final[dict[AgentType, Callable[[Draft, Run], None]]] = {
+    AgentType.EXECUTOR: executor.handle,
+    AgentType.MODULE: module.handle,
+}
+
+
+def attempt(
+    runtime: Runtime,
+    job: JobRef,
+    payloads: str | None,
+    node: PlannedNode,
+    claim: Claim,
+    around: Surroundings,
+    handle: RunHandle,
+) -> Step:
+    """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
+    draft = Draft(node, claim, around)
+    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
+    if step := _without_run(draft, released):
+        return step
+    slots = node.config.get("pool_slots", 1)
+    asked_at = time.monotonic()
+    lease = {
+        "lease_id": around.token,
+        "pool": node.pool,
+        "slots": slots,
+        "queue_wait_ms": claim.waited_ms,
+    }
+    try:
+        folder = runtime.payloads(payloads) if payloads else None
+        with (
+            runtime.slots(node.pool).taken(slots, lambda: handle.reason),
+            runtime.live_output.of(job.job_id, node.node_id) as echo,
+        ):
+            message = _one(draft.messages, node, claim.attempts)
+            run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
+            lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
+            HANDLERS[node.agent_type](draft, run)
+        draft.record(*released)
+        return draft.consumed()
+    except NotEnoughSlots as error:
+        return draft.failed(str(error), {"lease": lease}, [released])
+    except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
+        if handle.given_back:
+            return untouched(claim, [(released[0], encode(released[1]))])
+        return _again_or_failed(draft, run_failure(error), released)
+
+
+def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
+    """The step of a claim that needs no run: its mail has expired or cannot be read, or the first run is delayed."""
+    try:
+        if not draft.messages:
+            draft.record(*released)
+            return draft.consumed()
+        delay_ms = draft.node.config.get("startup_delay_ms", 0)
+        if delay_ms and not draft.state.get(STARTED):
+            draft.state[STARTED] = True
+            return draft.again(delay_ms, attempts=0, events=[released])
+    except Exception as error:  # trying again would not mend it
+        failure = run_failure(error)
+        return draft.failed(str(failure), failure.details, [released])
+    return None
+
+
+def _one(messages: list[Message], node: PlannedNode, failed: int) -> Message:
+    """The message of a run, whose `attempt` counts the *failed* ones before; that of a batch has the list of the bodies
+    as its body.
+    """
+    message = messages[0]
+    if node.template is Template.BATCH:
+        message = replace(messages[-1], body=[message.body for message in messages])
+    if failed:
+        attempt = message.envelope.get("attempt", 1)
+        message = replace(message, envelope={**message.envelope, "attempt": attempt + failed})
+    return message
+
+
+def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
+    config, attempts = draft.node.config, draft.claim.attempts + 1
+    error = str(failure)
+    told = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    wanted = failure.transient or config.get("retry_on", "any") == "any"
+    if attempts < config.get("max_attempts", 1) and wanted:
+        delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), LONGEST_BACKOFF_MS)
+        retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
+        draft.forget_changes()
+        return draft.again(delay_ms, attempts=attempts, error=error, events=[*told, retry])
+    return draft.failed(error, {**failure.details, "attempts": attempts}, told)

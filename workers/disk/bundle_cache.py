@@ -1,0 +1,115 @@
+"""The bundles that a node has unpacked: one folder a digest, shared by all processes of the node."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from mirrorneuron.bundle import archive
+from workers.disk.removal import remove
+
+IN_USE_S: Final = 3600  #: a folder asked for this recently may be in use and is kept, as are half-written ones
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class BundleCache:
+    """Unpacked payloads beneath *root*, about *max_bytes* of them; the least recently used go first.
+
+    A folder's time of modification is when it was last asked for. Locks are the kernel's and die with their process:
+    one for looking and removing, held for moments, and one of sixteen for fetching a digest.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    def path(self, digest: str, fetch: Callable[[], bytes]) -> Path:
+        """The folder with the payloads of SHA-256 *digest*; *fetch* is called for the archive if it is not there.
+
+        Raises ValueError when the archive is not the one of that digest or cannot be unpacked, and what *fetch* raises.
+        """
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{digest!r} is no SHA-256")
+        target = self._root / digest
+        if self._touch(target):
+            return target
+        with self._locked(f"fetch-{digest[0]}"):
+            if self._touch(target):
+                return target
+            data = fetch()
+            found = hashlib.sha256(data).hexdigest()
+            if found != digest:
+                raise ValueError(f"the payloads {digest} are damaged: their SHA-256 is {found}")
+            archive.unpack(data, target)
+            self._touch(target)
+        self.trim()
+        return target
+
+    def trim(self, now: float | None = None) -> None:
+        """Remove the least recently used folders until the rest fits, and what killed processes left half-written.
+
+        Nothing is removed that was used in the hour before *now* (seconds since the epoch; default: the clock).
+        """
+        oldest_in_use = (time.time() if now is None else now) - IN_USE_S
+        with self._locked("trim"):
+            condemned = [self._condemn(path) for path in self._surplus(oldest_in_use)]
+        for path in condemned:
+            remove(path)
+
+    def _touch(self, target: Path) -> bool:
+        """Mark the folder as used; False if it is not there."""
+        if not target.is_dir():
+            return False
+        with self._locked("trim"):  # not between the look and the removal of another process
+            try:
+                os.utime(target)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _surplus(self, oldest_in_use: float) -> Iterator[Path]:
+        folders, kept_bytes = [], 0
+        for path in self._root.iterdir():
+            try:
+                used_at = path.stat().st_mtime
+            except FileNotFoundError:
+                continue  # another process has just finished with it
+            if _DIGEST.fullmatch(path.name):
+                folders.append((used_at, path))
+            elif path.is_dir() and used_at < oldest_in_use:
+                yield path
+        for used_at, path in sorted(folders, reverse=True):
+            kept_bytes += _size(path)
+            if kept_bytes > self._max_bytes and used_at < oldest_in_use:
+                yield path
+
+    def _condemn(self, path: Path) -> Path:
+        """Move a folder out of sight at once, so that nobody finds it half-removed."""
+        if path.name.startswith("."):
+            return path
+        return path.rename(self._root / f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files beneath *folder*. An agent that uses it may write there meanwhile, or have it too deep."""
+    size = 0
+    with suppress(RecursionError):
+        for where, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(where, name)).st_size
+    return size

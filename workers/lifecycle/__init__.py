@@ -1,0 +1,1 @@
+"""How a worker process forks, starts threads and shuts down."""

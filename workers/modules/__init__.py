@@ -1,0 +1,1 @@
+"""Module agents: one warm child process for each bundle, and the pool that keeps them."""

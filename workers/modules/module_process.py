@@ -1,0 +1,267 @@
+"""One child process of a module agent's bundle: its socket for questions, the pipe for what it prints, its end."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from workers.disk.work_folder import HeldFolder
+from workers.modules.module_child import HEADER, NAME
+
+OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
+
+_GRACE_S: Final = 1.0  # between the end of a child's socket and its own end, for its exit status
+_LONGEST_WAIT_S: Final = 3600.0  # `poll` takes a C int of milliseconds
+_CHUNK: Final = 256 * 1024
+# The child imports its main by itself: as part of `workers` it would load the Celery app. The package's root goes last
+# on its path (it is there already when installed), so nothing beside the package hides an installed module.
+_BOOT: Final = f"import sys; sys.path += sys.argv[4:]; from {NAME} import main; main()"
+_HERE: Final = Path(__file__).resolve().parent
+# Unbuffered, so that the last words before a crash are not lost, and with the Python stack of a segmentation fault.
+_PYTHON: Final = (sys.executable, "-P", "-u", "-X", "utf8", "-X", "faulthandler", "-c", _BOOT)
+
+
+class Killable(Protocol):
+    """Ends a run from another thread; `workers.runners.RunHandle` is one."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run is to end; None while it may go on."""
+        ...
+
+    def wake_fd(self) -> AbstractContextManager[int]:
+        """A descriptor that becomes readable when `reason` is set from now on."""
+        ...
+
+
+class ProtocolBroken(Exception):
+    """The child answered, but not in the way that it must."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One question on its way, and what has come back so far."""
+
+    number: int
+    outgoing: memoryview
+    incoming: bytearray = field(default_factory=bytearray)
+
+    def answer(self, cap_bytes: int) -> bytes | None:
+        """The whole answer, or None while it is not here yet. Raises ProtocolBroken."""
+        if len(self.incoming) < HEADER.size:
+            return None
+        size, number = HEADER.unpack_from(self.incoming)
+        if size > cap_bytes:
+            raise ProtocolBroken(
+                f"the module's state and messages are {size} bytes of JSON, more than the cap of {cap_bytes}"
+            )
+        whole = HEADER.size + size
+        if len(self.incoming) < whole:
+            return None
+        if number != self.number or len(self.incoming) > whole or self.outgoing:
+            raise ProtocolBroken("the module wrote to the connection with its node")
+        return bytes(memoryview(self.incoming)[HEADER.size :])
+
+
+class ModuleProcess:
+    """One child process: the socket for questions, the pipe for all that it prints, its folder and its end.
+
+    Not thread-safe: whoever took it from the pool alone talks to it, ends it and reaps it.
+    """
+
+    def __init__(
+        self, digest: str, environment: Mapping[str, str], root: Path | None, lifetime_s: float, cap_bytes: int
+    ) -> None:
+        self.digest = digest
+        self.used_at = 0.0  #: by the pool's clock
+        self.is_ready = False
+        self._cap_bytes = cap_bytes
+        self._asked = -1  #: number of the last question; 0 is the wait for its first words
+        self._killed = False
+        self._printed = bytearray()
+        self._echo: Callable[[str, bytes], None] | None = None
+        self._folder = HeldFolder(root, "mn-module")
+        try:
+            self._start(environment, lifetime_s)
+        except BaseException:
+            self._folder.remove()
+            raise
+        self._watch()
+
+    def _start(self, environment: Mapping[str, str], lifetime_s: float) -> None:
+        self._socket, theirs = socket.socketpair()
+        words = [str(os.getpid()), str(theirs.fileno()), str(lifetime_s), str(_HERE.parents[1]), str(_HERE)]
+        try:
+            self._process = subprocess.Popen(
+                [*_PYTHON, *words],
+                cwd=self._folder.path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _watch(self) -> None:
+        self._socket.setblocking(False)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+        os.set_blocking(self._output.fileno(), False)
+        self._exit_fd = -1
+        with suppress(AttributeError, OSError):  # not on Linux, or an old one: the end of the socket must do
+            self._exit_fd = os.pidfd_open(self._process.pid)
+        self._poll = select.poll()
+        for fd in (self._socket.fileno(), self._output.fileno(), self._exit_fd):
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+
+    def start_up(self, timeout_s: float, handle: Killable, wake_fd: int) -> None:
+        """Wait for the first words of a new child. Raises what `exchange` raises."""
+        if not self.is_ready:
+            self.exchange(b"", timeout_s, handle, wake_fd)
+            self.is_ready = True
+
+    def is_well(self) -> bool:
+        """Is it alive, and silent on the socket, as an idle child must be? What it prints does not count."""
+        return not any(fd != self._output.fileno() for fd, _ in self._poll.poll(0))
+
+    def exchange(
+        self,
+        question: bytes,
+        timeout_s: float | None,
+        handle: Killable,
+        wake_fd: int,
+        echo: Callable[[str, bytes], None] | None = None,
+    ) -> bytes:
+        """Send a question (`start_up`: none) and return the answer.
+
+        *echo* is told of what the child prints meanwhile.
+        Raises TimeoutError; InterruptedError when *handle* says so; EOFError when the child is gone; ProtocolBroken.
+        """
+        self._asked += 1
+        self._echo = None
+        self._read_output()
+        self._printed.clear()  # what threads of an earlier message have printed
+        self._echo = echo
+        frame = HEADER.pack(len(question), self._asked) + question if self._asked else b""
+        going = _Exchange(self._asked, memoryview(frame))
+        due = None if timeout_s is None else time.monotonic() + timeout_s
+        self._poll.register(wake_fd, select.POLLIN)
+        try:
+            while handle.reason is None:
+                self._write(going)
+                events = self._wait(due)
+                answer = self._read(going, events)
+                if answer is not None:
+                    self._read_rest()
+                    return answer
+            raise InterruptedError
+        finally:
+            self._poll.unregister(wake_fd)
+
+    def _wait(self, due: float | None) -> dict[int, int]:
+        left_s = _LONGEST_WAIT_S if due is None else due - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return dict(self._poll.poll(math.ceil(min(left_s, _LONGEST_WAIT_S) * 1000)))
+
+    def _write(self, going: _Exchange) -> None:
+        with suppress(BlockingIOError):
+            while going.outgoing:
+                try:
+                    going.outgoing = going.outgoing[self._socket.send(going.outgoing) :]
+                except (BrokenPipeError, ConnectionResetError):
+                    raise EOFError from None
+        self._poll.modify(self._socket, select.POLLIN | (select.POLLOUT if going.outgoing else 0))
+
+    def _read(self, going: _Exchange, events: Mapping[int, int]) -> bytes | None:
+        if self._output.fileno() in events:
+            self._read_output()
+        if events.get(self._socket.fileno(), 0) & ~select.POLLOUT:
+            try:
+                chunk = self._socket.recv(_CHUNK)
+            except ConnectionResetError:
+                chunk = b""
+            if not chunk:
+                raise EOFError
+            going.incoming += chunk
+            return going.answer(self._cap_bytes)
+        if self._exit_fd in events:  # and nothing is left in the socket, which what it forked may hold open
+            raise EOFError
+        return None
+
+    def _read_output(self) -> bool:
+        """Take one piece of what was printed; False when there is none now."""
+        chunk = self._output.read(_CHUNK)
+        if chunk == b"":  # closed by the child: it would be ready to read for ever
+            with suppress(KeyError):
+                self._poll.unregister(self._output)
+        elif chunk and self._echo is not None:
+            self._echo("stdout", chunk)
+        self._printed += chunk or b""
+        del self._printed[:-OUTPUT_KEPT_BYTES]
+        return bool(chunk)
+
+    def _read_rest(self) -> None:
+        """Take what is still in the pipe; a process that got away may print for ever."""
+        for _ in range(4):
+            if not self._read_output():
+                break
+
+    def printed(self) -> dict[str, str]:
+        """The end of what it printed since the question, as details of a result."""
+        self._read_rest()
+        return {"stderr": self._printed.decode(errors="replace")} if self._printed else {}
+
+    def ends_by_itself(self) -> bool:
+        """Give a child whose socket has ended the time to end as well: does it?"""
+        if self._exit_fd >= 0:
+            gone = select.poll()
+            gone.register(self._exit_fd, select.POLLIN)
+            return bool(gone.poll(_GRACE_S * 1000))
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        return self._process.returncode is not None
+
+    def kill(self) -> int:
+        """Kill it with all that it has forked, and return how it ended: an exit code, or -N after signal N."""
+        if not self._killed:  # once only: after `wait` the id may be given to somebody else
+            self._killed = True
+            with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def end(self) -> None:
+        self.kill()
+        self._close()
+        self._folder.remove()
+
+    def disown(self) -> None:
+        """Let go of a child that is another process's now."""
+        self._process.returncode = 0  # or Popen would report, and later wait for, a child that is not ours
+        self._close()
+        self._folder.disown()
+
+    def _close(self) -> None:
+        self._socket.close()
+        self._output.close()
+        if self._exit_fd >= 0:
+            os.close(self._exit_fd)

@@ -1,0 +1,283 @@
+"""Module agents, the node's side: a pool of warm child processes, each running the Python code of one bundle.
+
+`ModulePool.run` hands one message to a child (`workers/module_child.py`) and reads back the new state and the actions.
+What a child says is not trusted: it is measured, parsed and checked, and a child that breaks the protocol is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mirrorneuron.agent import Action, Complete, Emit, Record
+from mirrorneuron.message import Message, check_emit_fields, decode, encode
+from mirrorneuron.text import signal_name
+from workers.disk.work_folder import remove_abandoned
+from workers.modules.module_child import CHANNEL_LOST
+from workers.modules.module_process import Killable, ModuleProcess, ProtocolBroken
+
+MIB: Final = 1024 * 1024
+
+_START_S: Final = 60.0  # a loaded machine may need seconds; a child that needs a minute will never come
+_LINGER_S: Final = 60.0  # a child ends by itself this long after the pool would no longer have used it
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRequest:
+    """One message for one module agent."""
+
+    bundle_digest: str
+    payloads_path: Path | None  #: the bundle's unpacked `payloads/` on this node
+    job_id: str
+    agent_id: str
+    config: Mapping[str, Any]  #: the node's `config`; `module`, `module_source` and `timeout_seconds` are read here
+    message: Message  #: for the template `batch` its body is the list of bodies
+    state: dict[str, Any]
+    echo: Callable[[str, bytes], None] | None = None  #: told of what it prints, as it comes: ("stdout", bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleResult:
+    """What came of a message. After a failure the state is the one of the request and there are no actions."""
+
+    state: dict[str, Any]
+    actions: list[Action]
+    error: str | None  #: None is success
+    details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
+    transient: bool = False  #: may go well when tried again: timed out, killed, the child died
+
+
+class ModulePool:
+    """Children kept warm, by bundle; at most *max_children*, unless more than that are at work at the same time.
+
+    Thread-safe: a child serves one message at a time, and a second message for a bundle whose child is busy gets a
+    child of its own. Survives `fork`: the new process starts with no children and leaves its parent's alone.
+    *environment* is added to what children see, *work_root* holds their working directories (empty, one for each child,
+    gone with it: the bundle's folder is a cache that files written by accident must not change). What killed nodes have
+    left there is removed at the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_children: int = 8,
+        idle_s: float = 600.0,
+        max_answer_bytes: int = 64 * MIB,
+        work_root: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_children = max_children
+        self._idle_s = idle_s
+        self._max_answer_bytes = max_answer_bytes
+        self._work_root = work_root
+        self._environment = dict(environment or {})
+        self._clock = clock
+        self._reset()
+        _POOLS.add(self)
+        if work_root is not None:
+            remove_abandoned(work_root)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[ModuleProcess] = []  #: least recently used first
+        self._busy: set[ModuleProcess] = set()
+        # A child asks to die with its parent, which Linux takes to mean the *thread* that started it. So one thread,
+        # which lives as long as the pool, starts them all.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="module-starter")
+
+    def run(self, request: ModuleRequest, handle: Killable) -> ModuleResult:
+        """Let the bundle's class handle the message. Blocks; whatever goes wrong is in `error`, not raised."""
+        try:
+            question = _question(request)
+        except ValueError as error:
+            return _failed(request, f"the message cannot be sent to the module: {error}")
+        try:
+            child = self._take(request.bundle_digest)
+        except (OSError, RuntimeError) as error:  # no processes, descriptors or memory; the interpreter shuts down
+            return _failed(request, f"cannot start a child process: {error}", transient=True)
+        keep = False
+        try:
+            result, keep = _ask(child, request, question, handle)
+        finally:  # an exception is not ours: a soft time limit, Ctrl-C. The child may still be at work: not kept
+            self._give_back(child, keep)
+        return result
+
+    def close(self) -> None:
+        """End all idle children now, and each busy one after its message. The pool can be used again."""
+        with self._lock:
+            ended, self._idle = self._idle, []
+            self._busy.clear()  # what is not in here is not kept
+        for child in ended:
+            child.end()
+
+    def forget(self) -> None:
+        """In a forked process: drop the parent's children without touching them."""
+        for child in [*self._idle, *self._busy]:
+            child.disown()
+        self._reset()  # the lock too: a thread that exists in the parent only may hold it
+
+    def _take(self, digest: str) -> ModuleProcess:
+        """A child for the bundle, warm if there is one, and nobody else's until it is given back. Raises OSError."""
+        with self._lock:
+            now = self._clock()
+            usable = [child for child in self._idle if now - child.used_at < self._idle_s and child.is_well()]
+            ended = [child for child in self._idle if child not in usable]
+            found = next((child for child in reversed(usable) if child.digest == digest), None)
+            if found is not None:
+                usable.remove(found)
+                self._busy.add(found)
+            else:
+                ended += self._surplus(usable, 1)
+            self._idle = usable
+        for child in ended:
+            child.end()
+        return found or self._start(digest)
+
+    def _start(self, digest: str) -> ModuleProcess:
+        environment = _inherited() | self._environment
+        lifetime_s = self._idle_s + _LINGER_S
+        start = self._starter.submit(
+            ModuleProcess, digest, environment, self._work_root, lifetime_s, self._max_answer_bytes
+        )
+        child = start.result()
+        with self._lock:
+            self._busy.add(child)
+        return child
+
+    def _give_back(self, child: ModuleProcess, keep: bool) -> None:
+        with self._lock:
+            ended = [] if keep and child in self._busy else [child]
+            self._busy.discard(child)
+            if not ended:
+                child.used_at = self._clock()
+                self._idle.append(child)
+                ended = self._surplus(self._idle, 0)
+        for child in ended:
+            child.end()
+
+    def _surplus(self, idle: list[ModuleProcess], needed: int) -> list[ModuleProcess]:
+        """Take from *idle* the least recently used ones, so that *needed* more children are not too many."""
+        count = max(0, len(idle) + len(self._busy) + needed - self._max_children)
+        surplus = idle[:count]
+        del idle[:count]
+        return surplus
+
+
+_POOLS: Final[weakref.WeakSet[ModulePool]] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for pool in _POOLS:
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _inherited() -> dict[str, str]:
+    """What children see of the node's environment. They run in another folder, so its import path is made absolute."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    if paths := os.environ.get("PYTHONPATH"):
+        inherited["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep))
+    return inherited
+
+
+def _question(request: ModuleRequest) -> bytes:
+    """What the child is asked, as JSON. Raises ValueError when JSON cannot say it."""
+    payloads = request.payloads_path
+    return encode(
+        {
+            "job_id": request.job_id,
+            "agent_id": request.agent_id,
+            "payloads_path": str(payloads) if payloads is not None else None,
+            "config": dict(request.config),
+            "message": request.message.as_dict(),
+            "state": request.state,
+        }
+    )
+
+
+def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: Killable) -> tuple[ModuleResult, bool]:
+    """Run one question in *child*, and say whether the child can be asked again."""
+    if handle.reason is not None:
+        return _failed(request, f"killed: {handle.reason}", transient=True), True
+    timeout_s = _timeout_of(request.config)
+    try:
+        with handle.wake_fd() as wake_fd:
+            child.start_up(_START_S, handle, wake_fd)
+            answer = child.exchange(question, timeout_s, handle, wake_fd, request.echo)
+        return _result(request, answer, child), True
+    except TimeoutError:
+        error = f"timed out after {timeout_s:g} s" if child.is_ready else f"child did not start within {_START_S:g} s"
+    except InterruptedError:
+        error = f"killed: {handle.reason}"
+    except EOFError:
+        return _death(request, child), False
+    except ProtocolBroken as broken:
+        child.kill()
+        return _failed(request, str(broken), child.printed()), False
+    except OSError as problem:  # no descriptors left, for example
+        error = f"lost the child process: {problem}"
+    child.kill()
+    return _failed(request, error, child.printed(), transient=True), False
+
+
+def _timeout_of(config: Mapping[str, Any]) -> float | None:
+    seconds = config.get("timeout_seconds")
+    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+
+
+def _result(request: ModuleRequest, answer: bytes, child: ModuleProcess) -> ModuleResult:
+    """Read an answer, believing nothing. Raises ProtocolBroken."""
+    try:
+        match decode(answer):
+            case {"state": dict(state), "actions": list(packed)}:
+                return ModuleResult(state, [_action(item) for item in packed], None, child.printed())
+            case {"error": str(error), "traceback": str(trace)} if error:
+                details = {"traceback": trace} if trace else {}
+                return _failed(request, error, details | child.printed())
+    except ValueError as error:
+        raise ProtocolBroken(f"the module's answer cannot be read: {error}") from None
+    raise ProtocolBroken("the module's answer is neither a result nor an error")
+
+
+def _action(item: object) -> Action:
+    match item:
+        case ["emit", str(type), body, str() | None as to, dict(fields)] if type:
+            check_emit_fields(fields)
+            return Emit(type, body, to, fields)
+        case ["event", str(type), payload] if type:
+            return Record(type, payload)
+        case ["complete", output]:
+            return Complete(output)
+    raise ValueError(f"{item!r:.80} is no action")
+
+
+def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
+    """What to say of a child whose socket has ended."""
+    by_itself = child.ends_by_itself()
+    status = child.kill()
+    details: dict[str, Any]
+    if not by_itself or status == CHANNEL_LOST:
+        error, details = "the module closed the connection with its node", {}
+    elif status < 0:
+        name = signal_name(-status)
+        error, details = f"child was killed by signal {name}", {"signal": name}
+    else:
+        error, details = f"child ended with exit code {status}", {"exit_code": status}
+    return _failed(request, error, details | child.printed(), transient=True)
+
+
+def _failed(
+    request: ModuleRequest, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False
+) -> ModuleResult:
+    return ModuleResult(request.state, [], error, dict(details or {}), transient)

@@ -1,0 +1,312 @@
+"""The supervisor: a node is one Celery worker for the light queue and one for each pool, kept alive by this process.
+
+Single-threaded on purpose. It sleeps until a worker ends, a worker writes to stderr, a signal comes or a restart is
+due. And on Linux a child may ask to die with the *thread* that started it, so that thread has to be the main one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+
+from celery.platforms import set_pdeathsig
+
+from mirrorneuron.errors import SettingsError
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.text import signal_name
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_S = 0.2  #: before the first restart; doubles with each one
+BACKOFF_MAX_S = 10.0
+SETTLED_S = 60.0  #: a worker that lived this long starts again with the first backoff
+AT_ONCE_S = 30.0  #: a worker that ends within this time with a hopeless error never came up
+HOPELESS_TRIES = 5
+KILLED_S = 10.0  #: how long a killed worker may take to vanish before it is left behind
+TAIL_LINES = 20
+PIPE_BYTES = 65_536  #: what a pipe holds, and so all that an ended worker can have left in it
+
+#: Ends that no restart mends: wrong arguments, and what cannot be imported or configured. Everything else is tried
+#: again for ever, above all a store or broker that is away.
+USAGE_CODES = frozenset({2, 64})
+HOPELESS_WORDS = re.compile(
+    rb"^([\w.]*(ModuleNotFound|Import|Syntax|Indentation|Settings)Error\b|\S+: No module named )"
+)
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """One worker process that is to run."""
+
+    name: str  #: for the log, unique in a node: "light" or the pool
+    argv: tuple[str, ...]
+
+
+def plan_workers(
+    node_name: str,
+    pools: Mapping[str, int],
+    *,
+    queue_of: Callable[[str], str],
+    light: bool = True,
+    level: str = "INFO",
+) -> list[WorkerSpec]:
+    """Return the workers of the node *node_name*: one for each of *pools* (name -> slots), before them the light one.
+
+    *queue_of* gives the queue of a pool, "light" being that of the light agents. Raises SettingsError for a pool of
+    that name.
+    """
+    if LIGHT in pools:
+        raise SettingsError(f"MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: the pool name {LIGHT!r} is reserved")
+
+    def spec(name: str, *pool: str) -> WorkerSpec:
+        # Celery expands %h and the like in node names.
+        host = f"{name}@{node_name}".replace("%", "%%")
+        celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")
+        quiet = ("--without-gossip", "--without-mingle", "-E", "-l", level)
+        return WorkerSpec(name, (*celery, "-Q", queue_of(name), "-n", host, *pool, *quiet))
+
+    workers = [spec(LIGHT, "-P", "solo")] if light else []
+    for name, slots in pools.items():
+        workers.append(spec(name, "-P", "prefork", "-c", str(slots), "--prefetch-multiplier", "1"))
+    return workers
+
+
+@dataclass
+class _Worker:
+    """A spec and what became of it."""
+
+    spec: WorkerSpec
+    child: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0  #: monotonic
+    due_at: float = 0.0  #: monotonic; when to start it, while there is no child
+    backoff_s: float = field(default_factory=lambda: BACKOFF_S)  #: before the next restart
+    hopeless: int = 0  #: hopeless ends in a row
+    tail: deque[bytes] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))  #: last stderr of the child
+    rest: bytes = b""  #: an unfinished line of stderr
+
+
+def run(specs: Sequence[WorkerSpec], *, stop_grace_s: float = 30, env: Mapping[str, str] | None = None) -> int:
+    """Run *specs* until TERM, INT or HUP (returns 0) or until one of them can never come up (returns its code). Blocks.
+
+    The first signal stops the workers warmly: each gets TERM and has *stop_grace_s* for what it is doing. A second
+    signal, or the end of the grace, kills them with their process groups. Must be called in the main thread.
+    """
+    with _signals() as (wakeup, received), selectors.DefaultSelector() as selector:
+        selector.register(wakeup, selectors.EVENT_READ)
+        fleet = _Fleet([_Worker(spec) for spec in specs], env, selector, wakeup, received)
+        try:
+            code = fleet.keep_alive()
+            fleet.stop(stop_grace_s)
+        finally:
+            fleet.kill()  # nobody may outlive us, not even when there is an error in here
+        return code
+
+
+@dataclass
+class _Fleet:
+    workers: list[_Worker]
+    env: Mapping[str, str] | None
+    selector: selectors.BaseSelector
+    wakeup: socket.socket  #: readable once a signal has come
+    received: list[int]  #: signals to end so far
+
+    def keep_alive(self) -> int:
+        """Start workers when they are due, until a signal (returns 0) or a hopeless worker (returns its code)."""
+        while not self.received:
+            for worker in self.workers:
+                code = self._look_after(worker)
+                if code:
+                    return code
+            due = [worker.due_at for worker in self.workers if worker.child is None]
+            self._sleep_until(min(due, default=None))
+        return 0
+
+    def stop(self, grace_s: float) -> None:
+        """Ask all workers to end and wait until they have, for the grace or until one more signal comes."""
+        signals, deadline = len(self.received), time.monotonic() + grace_s
+        for worker in self._living():
+            _send(worker, signal.SIGTERM)
+        while self._living() and time.monotonic() < deadline and len(self.received) == signals:
+            self._sleep_until(deadline)
+
+    def kill(self) -> None:
+        """Kill all workers that still live, with their process groups."""
+        for worker in self._living():
+            logger.warning("worker %s did not end in time: killed", worker.spec.name)
+            _kill_group(worker)
+        deadline = time.monotonic() + KILLED_S
+        while self._living() and time.monotonic() < deadline:
+            self._sleep_until(deadline)
+
+    def _living(self) -> list[_Worker]:
+        """Reap the ended workers and return the others."""
+        for worker in self.workers:
+            if worker.child and worker.child.poll() is not None:
+                self._reap(worker)
+        return [worker for worker in self.workers if worker.child]
+
+    def _look_after(self, worker: _Worker) -> int:
+        """Start, or reap and schedule, one worker; return a code when it is hopeless."""
+        if worker.child is None:
+            if time.monotonic() >= worker.due_at:
+                self._start(worker)
+            return 0
+        code = worker.child.poll()
+        if code is None:
+            return 0
+        self._reap(worker)
+        lived_s = time.monotonic() - worker.started_at
+        worker.hopeless = worker.hopeless + 1 if lived_s < AT_ONCE_S and _is_hopeless(code, worker.tail) else 0
+        if worker.hopeless >= HOPELESS_TRIES:
+            words = b"\n".join(worker.tail).decode(errors="replace")
+            logger.error("worker %s %s %d times in a row:\n%s", worker.spec.name, _said(code), HOPELESS_TRIES, words)
+            return code
+        self._postpone(worker, f"{_said(code)} after {lived_s:.1f} s", settled=lived_s >= SETTLED_S)
+        return 0
+
+    def _postpone(self, worker: _Worker, why: str, *, settled: bool = False) -> None:
+        wait_s = BACKOFF_S if settled else worker.backoff_s
+        worker.backoff_s = min(2 * wait_s, BACKOFF_MAX_S)
+        worker.due_at = time.monotonic() + wait_s
+        logger.warning("worker %s %s; starting it again in %.1f s", worker.spec.name, why, wait_s)
+
+    def _start(self, worker: _Worker) -> None:
+        worker.tail.clear()
+        worker.rest = b""
+        worker.started_at = time.monotonic()
+        try:
+            worker.child = _spawn(worker.spec, self.env)
+        except OSError as error:  # out of memory or processes: that may pass
+            self._postpone(worker, f"could not be started ({error})")
+            return
+        assert worker.child.stderr is not None
+        os.set_blocking(worker.child.stderr.fileno(), False)
+        self.selector.register(worker.child.stderr, selectors.EVENT_READ, worker)
+        logger.info("worker %s started (pid %d)", worker.spec.name, worker.child.pid)
+
+    def _reap(self, worker: _Worker) -> None:
+        """Forget an ended child, with what is left of its group (pool processes of a killed worker)."""
+        assert worker.child is not None
+        _kill_group(worker)
+        self._listen(worker)
+        if worker.rest:
+            worker.tail.append(worker.rest)
+        self._hang_up(worker)
+        worker.child = None
+
+    def _hang_up(self, worker: _Worker) -> None:
+        pipe = worker.child.stderr if worker.child else None
+        if pipe and not pipe.closed:
+            self.selector.unregister(pipe)
+            pipe.close()
+
+    def _listen(self, worker: _Worker) -> None:
+        """Pass on what the child wrote to stderr and keep its last lines."""
+        pipe = worker.child.stderr if worker.child else None
+        if pipe is None or pipe.closed:
+            return
+        chunk = pipe.read(PIPE_BYTES)
+        if chunk == b"":
+            self._hang_up(worker)
+        elif chunk:
+            with suppress(OSError, ValueError):  # our own stderr may be gone: no reason to end
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
+            *lines, rest = (worker.rest + chunk).split(b"\n")
+            worker.tail.extend(lines)
+            worker.rest = rest[-PIPE_BYTES:]
+
+    def _sleep_until(self, moment: float | None) -> None:
+        """Sleep until the monotonic *moment*, a signal (the end of a child is one too) or output."""
+        wait_s = None if moment is None else max(0.0, moment - time.monotonic())
+        for key, _ in self.selector.select(wait_s):
+            if key.data is None:
+                with suppress(BlockingIOError):
+                    while self.wakeup.recv(4096):
+                        pass
+            else:
+                self._listen(key.data)
+
+
+@contextmanager
+def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
+    """Turn TERM, INT, HUP and CHLD into a readable socket; yield it and the list of signals to end that came.
+
+    A signal that is ignored stays ignored: nohup has done that to HUP, and a shell's `&` may have done it to INT.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    handlers: dict[int, Callable[[int, FrameType | None], None]]
+    handlers = {signal.SIGCHLD: lambda _number, _frame: None}
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            handlers[ending] = note
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reader, received
+    finally:
+        signal.set_wakeup_fd(old_wakeup)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()
+
+
+def _spawn(spec: WorkerSpec, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    supervisor = os.getpid()
+    return subprocess.Popen(
+        spec.argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # select sees the pipe, not what a buffer has already read from it
+        process_group=0,  # Ctrl-C in the terminal reaches only us, and a kill takes the pool's children along
+        preexec_fn=lambda: _die_with(supervisor),  # safe: there is no other thread
+    )
+
+
+def _die_with(parent: int) -> None:
+    """In the child, before exec: be killed when the supervisor dies. Elsewhere than on Linux this cannot be asked."""
+    set_pdeathsig("SIGKILL")
+    if os.getppid() != parent:
+        os._exit(1)  # it died before we could ask
+
+
+def _send(worker: _Worker, number: signal.Signals) -> None:
+    if worker.child:
+        worker.child.send_signal(number)
+
+
+def _kill_group(worker: _Worker) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM when only zombies are left in it
+        if worker.child:
+            os.killpg(worker.child.pid, signal.SIGKILL)
+
+
+def _is_hopeless(code: int, tail: Sequence[bytes]) -> bool:
+    return code in USAGE_CODES or (code > 0 and any(HOPELESS_WORDS.match(line) for line in tail))
+
+
+def _said(code: int) -> str:
+    if code < 0:
+        return f"was ended by signal {signal_name(-code)}"
+    return f"ended with code {code}"

@@ -1,0 +1,175 @@
+"""Start one command, read what it prints, and see to it that all of it ends."""
+
+from __future__ import annotations
+
+import functools
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mirrorneuron.processes.by_environment import kill_with
+from workers.lifecycle.run_handle import RunHandle
+from workers.runners.orphan_killer import DEATH_WATCH
+from workers.runners.output_capture import Capture
+from workers.runners.protocol import Echo
+
+PIPE_GRACE_S: Final = 0.5  # for children that still hold the pipes when the command itself has ended
+_CHUNK_BYTES: Final = 65_536  # what a pipe holds
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended."""
+
+    returncode: int  #: -N after signal N
+    stdout: Capture
+    stderr: Capture
+    stopped: str | None  #: why it was ended from outside
+    timed_out: bool  #: and whether that was its own time-out
+
+
+def run_command(
+    words: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    stray_mark: str,
+    timeout_s: float | None,
+    cap_bytes: int,
+    handle: RunHandle,
+    echo: Echo | None = None,
+) -> Outcome:
+    """Run *words* in *folder* until it ends, *handle* kills it, or *timeout_s* are over. Nothing of its group is left.
+
+    It leads a session and process group of its own. When it ends, what remains of the group gets `PIPE_GRACE_S` to
+    finish writing and is killed then; after a stop, or where the pipes are held still, so is every process with
+    *stray_mark* (an environment entry of this run alone) that has left the group. One that made itself a daemon
+    lives on after a good end, until the worker's next start: to look for it after each run would cost more than the
+    run. Raises OSError or ValueError if the command cannot be started.
+    """
+    # What takes a descriptor comes first: between the start and the context of the child nothing may fail.
+    with handle.wake_fd() as wake_fd, selectors.DefaultSelector() as selector:
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        child = _Child(process, selector, cap_bytes, echo)
+        with child, DEATH_WATCH.guard(process.pid):
+            child.listen(wake_fd)
+            stopped, timed_out = _follow(child, handle, timeout_s)
+            child.drain(PIPE_GRACE_S)
+            child.signal(signal.SIGKILL)
+            if stopped is not None or child.pipes_open:
+                kill_with(stray_mark)
+            child.drain(PIPE_GRACE_S)
+        return Outcome(process.returncode, child.stdout, child.stderr, stopped, timed_out)
+
+
+def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[str | None, bool]:
+    """Read until the command ends, and end it when it must; answer why, and whether because of *timeout_s*."""
+    stopped: str | None = None
+    timed_out = False
+    due = None if timeout_s is None else time.monotonic() + timeout_s  # the time-out, then the end of the grace
+    while not child.ended:
+        late = due is not None and time.monotonic() >= due
+        if stopped is None and (late or handle.reason is not None):
+            timed_out = handle.reason is None
+            stopped = handle.reason or f"timed out after {timeout_s:g} s"
+            child.signal(signal.SIGTERM)
+            due = time.monotonic() + handle.grace_s
+        elif late:
+            child.signal(signal.SIGKILL)
+            due = None
+        child.read(due)
+    return stopped, timed_out
+
+
+class _Child:
+    """A started command, its pipes, and its end. Leaving the context kills the group and reaps the command."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector, cap_bytes: int, echo: Echo | None
+    ) -> None:
+        self.stdout, self.stderr = (
+            Capture(cap_bytes, functools.partial(echo, name) if echo else None) for name in ("stdout", "stderr")
+        )
+        self.ended = False
+        self.pipes_open = 0
+        self._process = process
+        self._exit_fd = -1
+        self._selector = selector
+
+    def listen(self, wake_fd: int) -> None:
+        self._selector.register(wake_fd, selectors.EVENT_READ)
+        self._exit_fd = _exit_fd(self._process)
+        self._selector.register(self._exit_fd, selectors.EVENT_READ)
+        for stream, capture in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
+            assert stream is not None
+            self._selector.register(stream.fileno(), selectors.EVENT_READ, capture)
+            self.pipes_open += 1
+
+    def read(self, due: float | None) -> None:
+        """Take what there is, waiting for it until *due* at most. Returns also when the command ends or is to end."""
+        wait_s = None if due is None else max(0.0, due - time.monotonic())
+        for key, _ in self._selector.select(wait_s):
+            if key.data is None:  # the command has ended, or `kill` was called: `reason` says so from now on
+                self.ended = self.ended or key.fd == self._exit_fd
+                self._selector.unregister(key.fd)
+            elif chunk := os.read(key.fd, _CHUNK_BYTES):
+                key.data.add(chunk)
+            else:
+                self.pipes_open -= 1
+                self._selector.unregister(key.fd)
+
+    def drain(self, limit_s: float) -> None:
+        """Read until nobody holds the pipes any more, *limit_s* at most, however much there is to read."""
+        due = time.monotonic() + limit_s
+        while self.pipes_open and time.monotonic() < due:
+            self.read(due)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the process group. The command is not reaped before its context ends, so the id is still its own."""
+        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended:  # an exception: a soft time limit, Ctrl-C, no descriptors left
+            self.signal(signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        if self._exit_fd >= 0:
+            os.close(self._exit_fd)
+
+
+def _exit_fd(process: subprocess.Popen[bytes]) -> int:
+    """A descriptor that becomes readable when *process* ends: on Linux without reaping it, elsewhere by a thread."""
+    try:
+        return os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        readable, writable = os.pipe()
+
+        def wait() -> None:
+            process.wait()
+            os.close(writable)
+
+        threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
+        return readable
