@@ -34,7 +34,7 @@ class Kept:
     keys: int
 
 
-class Quiet:
+class DefaultEmit:
     """Tells of each minute."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ def main() -> int:
 
 def soaked(stage: Stage, name: str, seed: int, minutes: float, per_minute: int) -> Report:
     planned = schedule.plan(seed, max(1, round(minutes * per_minute)), minutes, WEIGHTS)
-    return Driver(stage, planned, Quiet(), name=name).run()
+    return Driver(stage, planned, DefaultEmit(), name=name).run()
 
 
 def cleaned(stage: Stage) -> Kept:

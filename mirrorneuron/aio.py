@@ -34,8 +34,8 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S, Server, connect_async, handed_on_async, reaching
-from mirrorneuron.store.job_store import HASTY_S
+from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S, RedisClient, connect_async, handed_on_async, reaching
+from mirrorneuron.store.job_store import FAIL_FAST_S
 from mirrorneuron.store.keys import Keys, result_channel
 
 READERS: Final = 8  # connections that read records
@@ -201,8 +201,8 @@ class _Ends:
         self._news: dict[str, set[asyncio.Event]] = {}  #: channel -> its waits
         self._waits = 0
         self._reads = asyncio.Semaphore(READERS)
-        self._server: Server = None
-        self._pubsub: Server = None
+        self._server: RedisClient = None
+        self._pubsub: RedisClient = None
         self._listener: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  #: other channels are waited for than before
 
@@ -232,7 +232,7 @@ class _Ends:
     async def read(self, job_id: str, deadline: Deadline) -> JobMap | None:
         """The job map of a terminal job, None for a live one. Raises JobNotFound, and AWAY soon after the deadline."""
         try:
-            async with asyncio.timeout(deadline.left(PATIENT_S) + HASTY_S), self._reads:
+            async with asyncio.timeout(deadline.left(PATIENT_S) + FAIL_FAST_S), self._reads:
                 job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
         except TimeoutError:
             raise RedisTimeoutError("no answer in time") from None
@@ -286,7 +286,7 @@ class _Ends:
                 for news in self._news.get(message["channel"].decode(), ()):
                     news.set()
 
-    async def _next(self, pubsub: Server) -> dict[str, Any] | None:
+    async def _next(self, pubsub: RedisClient) -> dict[str, Any] | None:
         """The next message of the subscription; None where there is none, or where the channels are to change first."""
         reading = asyncio.ensure_future(pubsub.get_message(timeout=REREAD_S))
         changed = asyncio.ensure_future(self._changed.wait())

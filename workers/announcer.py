@@ -14,7 +14,7 @@ from typing import Any
 
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import JobRef, Reply, Step, Waiting
+from mirrorneuron.store.protocol import JobRef, ReadyAgents, Reply, Step
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Announcer:
                 self._succeeded.add(row.pool)
                 self._drain(row.pool)
 
-    def leaving(self, waiting: Sequence[Waiting], *, worked: bool) -> None:
+    def leaving(self, waiting: Sequence[ReadyAgents], *, worked: bool) -> None:
         """At the end of the task: announce what is ready and ours to tell of, or leave it to the rest of the chain."""
         kept = False
         for row in waiting:
@@ -68,7 +68,7 @@ class Announcer:
                 work, wait_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
                 self._tell(partial(self._chains.send, work, self._job, countdown_s=wait_s))
 
-    def _announce(self, row: Waiting) -> None:
+    def _announce(self, row: ReadyAgents) -> None:
         self._tell(lambda: self._chains.announce(self._job, row))
 
     def _drain(self, pool: str) -> None:

@@ -13,7 +13,7 @@ from mirrorneuron.job import EventType
 from mirrorneuron.message import Message, encode
 from mirrorneuron.store.protocol import Claim, JobRef, Step, untouched
 from workers.agents import executor, module
-from workers.agents.draft import Draft, RunFailed, Surroundings, run_failure
+from workers.agents.draft import Draft, RunFailed, StepContext, run_failure
 from workers.agents.run_context import Run
 from workers.disk.slots import NotEnoughSlots
 from workers.lifecycle.run_handle import RunHandle
@@ -35,18 +35,18 @@ def attempt(
     payloads: str | None,
     node: PlannedNode,
     claim: Claim,
-    around: Surroundings,
+    context: StepContext,
     handle: RunHandle,
 ) -> Step:
     """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
-    draft = Draft(node, claim, around)
-    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": around.token, "pool": node.pool})
+    draft = Draft(node, claim, context)
+    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
     if step := _without_run(draft, released):
         return step
     slots = node.config.get("pool_slots", 1)
     asked_at = time.monotonic()
     lease = {
-        "lease_id": around.token,
+        "lease_id": context.token,
         "pool": node.pool,
         "slots": slots,
         "queue_wait_ms": claim.waited_ms,
@@ -80,7 +80,7 @@ def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
         delay_ms = draft.node.config.get("startup_delay_ms", 0)
         if delay_ms and not draft.state.get(STARTED):
             draft.state[STARTED] = True
-            return draft.again(delay_ms, attempts=0, events=[released])
+            return draft.retry_later(delay_ms, attempts=0, events=[released])
     except Exception as error:  # trying again would not mend it
         failure = run_failure(error)
         return draft.failed(str(failure), failure.details, [released])
@@ -109,5 +109,5 @@ def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), LONGEST_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
         draft.forget_changes()
-        return draft.again(delay_ms, attempts=attempts, error=error, events=[*told, retry])
+        return draft.retry_later(delay_ms, attempts=attempts, error=error, events=[*told, retry])
     return draft.failed(error, {**failure.details, "attempts": attempts}, told)

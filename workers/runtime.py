@@ -21,14 +21,14 @@ from workers.disk.bundle_cache import BundleCache
 from workers.disk.slots import Slots
 from workers.modules.pool import ModulePool
 from workers.recovery.lease_keeper import Keeper
-from workers.recovery.task_watchdog import Standstill
+from workers.recovery.task_watchdog import TaskWatchdog
 from workers.runners import RUNNERS
 from workers.runners.command import cluster_of, mark_of
 from workers.runners.live_output import LiveOutput
 
 PLANS: Final = 64  # kept in memory
 CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
-BURIED_AFTER_S: Final = 0.2
+MARK_ENDED_AFTER_S: Final = 0.2
 PATIENCE: Final = 120  # tries, a second apart, with which a worker rides out a store that is away
 
 
@@ -55,8 +55,8 @@ class Runtime:
         return Keeper(self.store, self.settings.claim_lease_ms / 3_000)
 
     @cached_property
-    def standstill(self) -> Standstill:
-        return Standstill(self._answers)
+    def task_watchdog(self) -> TaskWatchdog:
+        return TaskWatchdog(self._answers)
 
     @cached_property
     def live_output(self) -> LiveOutput:
@@ -81,23 +81,23 @@ class Runtime:
         """The unpacked payloads of that digest. Raises BundleNotFound when the store has lost them."""
         return self._bundles.path(digest, lambda: self.store.bundles.payloads(digest))
 
-    def bury(self, job_id: str) -> None:
+    def mark_ended(self, job_id: str) -> None:
         """Take an ended job off the index of live ones: with others, a little later, because nobody waits for it."""
         self._ended.append(job_id)
         if len(self._ended) == 1:
-            timer = threading.Timer(BURIED_AFTER_S, self._bury_all)
+            timer = threading.Timer(MARK_ENDED_AFTER_S, self._mark_all_ended)
             timer.daemon = True
             try:
                 timer.start()
             except RuntimeError:  # no room for a thread
-                self._bury_all()
+                self._mark_all_ended()
 
-    def _bury_all(self) -> None:
+    def _mark_all_ended(self) -> None:
         ended: list[str] = []
         while self._ended:
             ended.append(self._ended.popleft())
         try:
-            self.store.index.bury(ended)
+            self.store.index.mark_ended(ended)
         except Exception:
             log.warning("%s ended jobs stay among the live ones until they are swept", len(ended), exc_info=True)
 

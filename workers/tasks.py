@@ -12,16 +12,16 @@ from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
 from workers.celery_overrides.batched_events import EventsInBatches
-from workers.celery_overrides.undecodable_messages import OutlivesGarbage
+from workers.celery_overrides.undecodable_messages import SurviveUndecodable
 from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
-app.steps["consumer"].update((EventsInBatches, OutlivesGarbage))
+app.steps["consumer"].update((EventsInBatches, SurviveUndecodable))
 if app.conf.mirrorneuron_lists:
-    app.Task.Request = "workers.celery_overrides.no_ack_request:Taken"
+    app.Task.Request = "workers.celery_overrides.no_ack_request:NoAckRequest"
 
 
 def _runtime() -> Runtime:
@@ -29,14 +29,14 @@ def _runtime() -> Runtime:
 
 
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:
-    _runtime().standstill.begin()
+    _runtime().task_watchdog.begin()
     visit(_runtime(), app, job, task.request.chain, start)
 
 
 @signals.task_postrun.connect
 def _over(**_: Any) -> None:
     """Celery has published what comes after the task."""
-    _runtime().standstill.over()
+    _runtime().task_watchdog.over()
 
 
 @app.task(bind=True, name=OPEN_JOB)

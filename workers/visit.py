@@ -17,13 +17,13 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import JobRef, Reply, Step, Word, new_token
-from workers.agents.draft import Surroundings
+from mirrorneuron.store.protocol import JobRef, Reply, ReplyCode, Step, new_token
+from workers.agents.draft import StepContext
 from workers.announcer import Announcer
 from workers.attempt import attempt
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import STOP
-from workers.light_batch import first_alone, run_light
+from workers.light_batch import run_light, without_inline_mail
 from workers.recovery.settle import failed, settle
 from workers.runtime import Runtime
 
@@ -42,13 +42,13 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
         if runtime.store.ref(job.job_id) == job:  # the job's own bundle, not what a garbled task names
             lost = runtime.store.found_agents(job.job_id)
             scripts.finish(job, failed(None, f"{error}: it was deleted, or the server lost it"), lost)
-            runtime.bury(job.job_id)
+            runtime.mark_ended(job.job_id)
         return
     agent = start.agent or (plan.entrypoints[0] if start.opening and len(plan.entrypoints) == 1 else "")
     pool = plan.nodes[start.agent].pool if start.agent else start.pool
     agents = _run_of(plan, agent) if agent and plan.nodes[agent].pool == pool else []
     chains = Chains(app, runtime.settings.redis_namespace, plan)
-    announcer = Announcer(chains, job, pool, rest, runtime.standstill.next_step)
+    announcer = Announcer(chains, job, pool, rest, runtime.task_watchdog.next_step)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
     if STOP.begun.is_set():  # this task came too late: what it would run is told of again, to the nodes that stay
         agents, wanted = [], [(pool, 0)]
@@ -61,7 +61,10 @@ def _run_of(plan: Plan, agent: str) -> list[str]:
     if not plan.nodes[agent].light:
         return [agent]
     following = plan.linear_run(agent)[1:]
-    return [agent, *itertools.takewhile(lambda name: plan.nodes[name].light and not plan.nodes[name].need, following)]
+    return [
+        agent,
+        *itertools.takewhile(lambda name: plan.nodes[name].light and not plan.nodes[name].threshold, following),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Visit:
         worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
             reply = self._round(reply)
-        waiting = settle(self._runtime.store, self._job, self._plan, reply.moves) if reply.idle else reply.waiting
+        waiting = settle(self._runtime.store, self._job, self._plan, reply.revision) if reply.idle else reply.waiting
         self._announcer.leaving(waiting, worked=worked)
 
     def _wanted(self) -> tuple[tuple[str, int], ...]:
@@ -107,13 +110,13 @@ class Visit:
     def _commit(self, held: Reply, steps: list[Step]) -> Reply:
         next_token = new_token()
         reply = self._written(held.token, steps, next_token)
-        if reply.word is Word.MOVED:  # mail came in that ours must not overtake: one at a time, then
-            steps = first_alone(held.claims, steps)
+        if reply.word is ReplyCode.MOVED:  # mail came in that ours must not overtake: one at a time, then
+            steps = without_inline_mail(held.claims, steps)
             reply = self._written(held.token, steps, next_token)
-        if reply.word is not Word.COMMITTED:
+        if reply.word is not ReplyCode.COMMITTED:
             log.info("job %s: a commit was refused: %s", self._job.job_id, reply.word)
         elif _ends(steps):
-            self._runtime.bury(self._job.job_id)
+            self._runtime.mark_ended(self._job.job_id)
         else:
             self._announcer.delayed(steps)
         return reply
@@ -129,7 +132,7 @@ class Visit:
         """
         held = [claim.agent_id for claim in reply.claims]
         handle = RunHandle()
-        around = Surroundings(
+        context = StepContext(
             token=reply.token,
             now_ms=time.time_ns() // 1_000_000,
             agents=self._plan.nodes.keys(),
@@ -138,11 +141,11 @@ class Visit:
         node = self._plan.nodes[held[0]]
         with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
             self._announcer.going_on(reply, heavy=not node.light)  # kept alive by now: a broker may take its time
-            with self._runtime.standstill.elsewhere():
+            with self._runtime.task_watchdog.elsewhere():
                 if node.light:
-                    steps = run_light(self._plan, reply.claims, around)
+                    steps = run_light(self._plan, reply.claims, context)
                 else:
-                    steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], around, handle)]
+                    steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], context, handle)]
                     # What a command of ten minutes made ready still rides along.
                     self._light_until = time.monotonic() + SLICE_S
             return self._commit(reply, steps)

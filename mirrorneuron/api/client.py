@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from mirrorneuron.api import arguments
-from mirrorneuron.api.resources import Parts
+from mirrorneuron.api.resources import Resources
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
 from mirrorneuron.bundle.load import BundleInput, JobBundle, validate_manifest
 from mirrorneuron.bundle.manifest import Manifest
@@ -50,7 +50,7 @@ class Client:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self._lock = threading.Lock()
-        self._parts = Parts(self.settings)
+        self._parts = Resources(self.settings)
 
     validate_manifest = staticmethod(validate_manifest)  # it needs no cluster
 
@@ -117,33 +117,33 @@ class Client:
         return self._wait(job_id, Deadline.after(timeout))
 
     def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
-        with self._asking(job_id) as parts:
-            return until_ended(parts.store, job_id, deadline, fresh=fresh)
+        with self._resources(job_id) as resources:
+            return until_ended(resources.store, job_id, deadline, fresh=fresh)
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        with self._asking(job_id) as parts:
-            return parts.store.known_job(job_id)
+        with self._resources(job_id) as resources:
+            return resources.store.known_job(job_id)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
-        with self._asking(job_id) as parts:
-            job = parts.store.known_job(job_id)
-            return parts.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
+        with self._resources(job_id) as resources:
+            job = resources.store.known_job(job_id)
+            return resources.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
-        with self._asking(job_id) as parts:
-            return parts.store.agents(parts.store.known_job(job_id))
+        with self._resources(job_id) as resources:
+            return resources.store.agents(resources.store.known_job(job_id))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
         arguments.event_id(after)
         limit = arguments.count("limit", limit)
-        with self._asking(job_id) as parts:
-            found = parts.store.events(job_id, after=after, limit=limit)
+        with self._resources(job_id) as resources:
+            found = resources.store.events(job_id, after=after, limit=limit)
             if not found:
-                parts.store.known_job(job_id)
+                resources.store.known_job(job_id)
             return found
 
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
@@ -171,16 +171,16 @@ class Client:
         if agent_id is None:
             self.inspect_job(job_id)
         else:
-            with self._asking(job_id) as parts:
-                parts.control.check_agent(job_id, agent_id)
+            with self._resources(job_id) as resources:
+                resources.control.check_agent(job_id, agent_id)
         chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
         return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
 
     def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
         after = "0"
         while True:
-            with self._asking(job_id) as parts:
-                found = parts.store.logs(job_id, after, 0)
+            with self._resources(job_id) as resources:
+                found = resources.store.logs(job_id, after, 0)
             yield from found
             if not found:
                 return
@@ -191,9 +191,9 @@ class Client:
         away_since: float | None = None
         while True:
             try:
-                with self._asking(job_id) as parts:
-                    ended = JobStatus(parts.store.known_job(job_id)["status"]) in TERMINAL
-                    found = read(parts.store, job_id, after, last_ms if ended else wait_ms)
+                with self._resources(job_id) as resources:
+                    ended = JobStatus(resources.store.known_job(job_id)["status"]) in TERMINAL
+                    found = read(resources.store, job_id, after, last_ms if ended else wait_ms)
                 away_since = None
             except RuntimeUnavailable:  # rides it out as a wait does
                 away_since = away_since or time.monotonic()
@@ -234,8 +234,8 @@ class Client:
         """The record, the agents and the newest events of one job. Raises JobNotFound."""
         event_limit = arguments.count("event_limit", event_limit) or 0
         job = self.inspect_job(job_id)
-        with self._asking(job_id) as parts:
-            agents = parts.store.agents(job)
+        with self._resources(job_id) as resources:
+            agents = resources.store.agents(job)
         return {"job": job, "agents": agents, "events": self.events(job_id, limit=event_limit)}
 
     def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
@@ -253,19 +253,19 @@ class Client:
 
     def pause(self, job_id: str) -> JobMap:
         """Let no agent of the job take a new message; what runs finishes. Raises JobNotFound, JobStateError."""
-        with self._asking(job_id) as parts:
-            return parts.control.pause(job_id)
+        with self._resources(job_id) as resources:
+            return resources.control.pause(job_id)
 
     def resume(self, job_id: str) -> JobMap:
         """Go on with a paused job. Raises JobNotFound, JobStateError."""
-        with self._asking(job_id) as parts:
-            return parts.control.resume(job_id)
+        with self._resources(job_id) as resources:
+            return resources.control.resume(job_id)
 
     def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
         """End a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
         arguments.reason(reason)
-        with self._asking(job_id) as parts:
-            return parts.control.cancel(job_id, reason)
+        with self._resources(job_id) as resources:
+            return resources.control.cancel(job_id, reason)
 
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
         """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
@@ -274,8 +274,8 @@ class Client:
         PayloadTooLarge, and MessageInvalid.
         """
         arguments.text("agent_id", agent_id)
-        with self._asking(job_id) as parts:
-            return parts.control.send(job_id, agent_id, message)
+        with self._resources(job_id) as resources:
+            return resources.control.send(job_id, agent_id, message)
 
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
         """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
@@ -285,8 +285,8 @@ class Client:
         Raises JobNotFound, AgentNotFound, JobStateError.
         """
         arguments.text("from_agent", from_agent, optional=True)
-        with self._asking(job_id) as parts:
-            return parts.control.retry(job_id, from_agent)
+        with self._resources(job_id) as resources:
+            return resources.control.retry(job_id, from_agent)
 
     def dead_letters(self, job_id: str) -> list[DeadLetter]:
         """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
@@ -294,8 +294,8 @@ class Client:
         They were sent to an agent that is not there, or expired. The message on which a failed job stopped is the
         last one; `retry` takes it up again.
         """
-        with self._asking(job_id) as parts:
-            return [dead for _, dead in parts.store.dead_letters(parts.store.known_job(job_id))]
+        with self._resources(job_id) as resources:
+            return [dead for _, dead in resources.store.dead_letters(resources.store.known_job(job_id))]
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
         """Send a dead letter again, as a new message whose id is returned; to another agent if *to_agent* names one.
@@ -305,8 +305,8 @@ class Client:
         """
         arguments.text("message_id", message_id)
         arguments.text("to_agent", to_agent, optional=True)
-        with self._asking(job_id) as parts:
-            return parts.control.replay(job_id, message_id, to_agent)
+        with self._resources(job_id) as resources:
+            return resources.control.replay(job_id, message_id, to_agent)
 
     def why(self, job_id: str) -> Diagnosis:
         """Why the job does not move, since when, and what to do. A store or broker that is away is a cause as well.
@@ -314,8 +314,8 @@ class Client:
         Raises JobNotFound.
         """
         try:
-            with self._asking(job_id) as parts:
-                return parts.diagnosis(job_id)
+            with self._resources(job_id) as resources:
+                return resources.diagnosis(job_id)
         except RuntimeUnavailable as error:
             return store_away(job_id, str(error))
 
@@ -329,14 +329,14 @@ class Client:
             return self._live_parts().control.cleanup(live_too=all, older_than=older_than)
 
     @contextmanager
-    def _asking(self, job_id: str) -> Iterator[Parts]:
+    def _resources(self, job_id: str) -> Iterator[Resources]:
         """What answers a question about a job. Raises JobNotFound for what can be no id, and RuntimeUnavailable."""
         arguments.job_id(job_id)
         with reaching(self.settings.redis_url, job_id):
             yield self._live_parts()
 
-    def _live_parts(self) -> Parts:
+    def _live_parts(self) -> Resources:
         if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
             self._lock = threading.Lock()
-            self._parts = Parts(self.settings)
+            self._parts = Resources(self.settings)
         return self._parts

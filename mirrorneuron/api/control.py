@@ -30,7 +30,7 @@ from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
 from mirrorneuron.message import encode, seed
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import End, JobRef, Moved, Waiting, Word
+from mirrorneuron.store.protocol import ControlReply, JobEnd, JobRef, ReadyAgents, ReplyCode
 
 log = logging.getLogger("mirrorneuron")
 
@@ -47,12 +47,12 @@ class Control:
 
     def pause(self, job_id: str) -> JobMap:
         """Let no agent take a new message. What runs finishes and commits; mail queues up."""
-        moved = self._store.scripts.move(job_id, JobStatus.PAUSED, _who())
+        moved = self._store.scripts.pause_resume(job_id, JobStatus.PAUSED, _who())
         return self._after(job_id, moved, "paused")
 
     def resume(self, job_id: str) -> JobMap:
         """Go on with a paused job."""
-        moved = self._store.scripts.move(job_id, JobStatus.RUNNING, _who())
+        moved = self._store.scripts.pause_resume(job_id, JobStatus.RUNNING, _who())
         self._announce(job_id, moved.waiting)
         return self._after(job_id, moved, "resumed")
 
@@ -64,9 +64,9 @@ class Control:
                 break
             ref = self._ref(job_id)
             result = {"reason": reason or "cancelled", "by": _user()}
-            end = End(JobStatus.CANCELLED, encode(result), encode(result))
-            if self._store.scripts.finish(ref, end, self._agents(ref)) is Word.SETTLED:
-                self._store.index.bury([job_id])
+            end = JobEnd(JobStatus.CANCELLED, encode(result), encode(result))
+            if self._store.scripts.finish(ref, end, self._agents(ref)) is ReplyCode.SETTLED:
+                self._store.index.mark_ended([job_id])
         job = self._store.known_job(job_id)
         if job["status"] != JobStatus.CANCELLED:
             raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
@@ -107,11 +107,11 @@ class Control:
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
         moved = self._store.scripts.deliver(job_id, agent, message_id, text, dead)
-        if moved.word is Word.MISSING:
+        if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
-        if moved.word is Word.GONE:
+        if moved.word is ReplyCode.GONE:
             raise MessageNotFound(f"the dead letter was replayed already, or made way for newer ones: job {job_id!r}")
-        if moved.word is Word.ENDED:
+        if moved.word is ReplyCode.ENDED:
             raise JobStateError(f"job {job_id!r} takes no messages: it is {moved.status}")
         self._announce(job_id, [row for row in moved.waiting if row.new])
         return message_id
@@ -122,15 +122,15 @@ class Control:
         plan = self._plan(ref)
         if start is not None:
             self._known(job_id, plan, start)
-        clear = [(name, plan.nodes[name].need or "") for name in (plan.behind(start) if start else ())]
-        self._store.index.unbury(job_id)
+        clear = [(name, plan.nodes[name].threshold or "") for name in (plan.downstream_of(start) if start else ())]
+        self._store.index.mark_live(job_id)
         moved, _ = self._store.scripts.retry(ref, _who(), plan.nodes.keys(), start or "", clear)
-        if moved.word is Word.REFUSED and JobStatus(moved.status) in TERMINAL:
-            self._store.index.bury([job_id])
+        if moved.word is ReplyCode.REFUSED and JobStatus(moved.status) in TERMINAL:
+            self._store.index.mark_ended([job_id])
         job = self._after(job_id, moved, "retried")
-        self._store.index.unbury(job_id)  # again: whoever buried the ended job meanwhile did not know of this run
+        self._store.index.mark_live(job_id)  # again: whoever buried the ended job meanwhile did not know of this run
         # With nothing ready, a drain still finds out that the job is idle, and settles it.
-        self._announce(job_id, moved.waiting or [Waiting(LIGHT, 2, 0, "")])
+        self._announce(job_id, moved.waiting or [ReadyAgents(LIGHT, 2, 0, "")])
         return job
 
     def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> list[str]:
@@ -158,7 +158,7 @@ class Control:
             self._store.free_bundles(set(deleted.values()))
         return list(deleted)
 
-    def _announce(self, job_id: str, waiting: Iterable[Waiting]) -> None:
+    def _announce(self, job_id: str, waiting: Iterable[ReadyAgents]) -> None:
         rows = list(waiting)
         if not rows:
             return
@@ -172,11 +172,11 @@ class Control:
             # announces what came of it.
             log.warning("job %s: nobody could be told yet; the nodes will find it: %s", job_id, error)
 
-    def _after(self, job_id: str, moved: Moved, done: str) -> JobMap:
-        if moved.word is Word.MISSING:
+    def _after(self, job_id: str, moved: ControlReply, done: str) -> JobMap:
+        if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
         job = self._store.known_job(job_id)  # of a record that is damaged it says so
-        if moved.word is not Word.SETTLED:
+        if moved.word is not ReplyCode.SETTLED:
             raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
         return job
 

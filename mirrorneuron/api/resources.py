@@ -11,7 +11,7 @@ from celery import Celery
 from mirrorneuron.api.control import Control
 from mirrorneuron.api.submission import Submission
 from mirrorneuron.bundle.plan import Plan
-from mirrorneuron.diagnostics.checkup import Vitals
+from mirrorneuron.diagnostics.checkup import RuntimeStatus
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
 from mirrorneuron.diagnostics.runtime_status import vitals_of
@@ -22,7 +22,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 
 
-class Parts:
+class Resources:
     """Each part is made when it is first used."""
 
     def __init__(self, settings: Settings) -> None:
@@ -47,7 +47,7 @@ class Parts:
         error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
         return diagnose(facts_of(self.store, job, broker_error=error))
 
-    def vitals(self) -> Vitals:
+    def runtime_status(self) -> RuntimeStatus:
         """What the runtime tells of itself; a store that does not answer is part of it."""
         return vitals_of(self.store, self.app)
 

@@ -17,7 +17,7 @@ from mirrorneuron.errors import BundleNotFound, JobExists
 from mirrorneuron.job import JobStatus, new_job_id
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import JobRef, Word
+from mirrorneuron.store.protocol import JobRef, ReplyCode
 
 KNOWN: Final = 64  # bundles whose plans a process remembers
 
@@ -41,7 +41,7 @@ class Submission:
         plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
         job_id = wanted_id or new_job_id(plan.graph_id)
         word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
-        digest = packed.digest if word is not Word.CONFLICT else self._digest_of_same(job_id, packed)
+        digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, packed)
         # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
         if status is JobStatus.PENDING:
             self._announce(plan, JobRef(job_id, 1, digest))

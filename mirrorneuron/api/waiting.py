@@ -77,10 +77,10 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
 
 
 def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
-    with store.subscriptions.to(result_channel(job_id)) as hear:
+    with store.subscriptions.to(result_channel(job_id)) as wait_for_message:
         while True:
             # The read comes after the server's confirmation: an end between the two would be missed otherwise.
-            hear(deadline.left(REREAD_S))
+            wait_for_message(deadline.left(REREAD_S))
             if job := read_ended(_in_time(store, deadline), job_id):
                 return job
             if deadline.over:
@@ -89,4 +89,4 @@ def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
 
 def _in_time(store: Store, deadline: Deadline) -> Store:
     """The store as it is to be asked: without patience where an answer might be waited for beyond the deadline."""
-    return store if deadline.left(PATIENT_S) == PATIENT_S else store.hasty
+    return store if deadline.left(PATIENT_S) == PATIENT_S else store.fail_fast

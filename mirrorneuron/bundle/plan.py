@@ -41,10 +41,10 @@ class PlannedNode:
     role: str | None
     config: Mapping[str, Any]
     pool: str  #: LIGHT, or the pool whose slots it takes
-    need: int | None  #: messages that must be in before it is ready; None: one
-    take: int | None  #: most messages of one claim; None: all that are in
+    threshold: int | None  #: messages that must be in before it is ready; None: one
+    batch_max: int | None  #: most messages of one claim; None: all that are in
     edges: Mapping[str, tuple[PlannedEdge, ...]] = field(repr=False)  #: by message type, in manifest order
-    degree: int  #: outgoing edges
+    out_degree: int  #: outgoing edges
     _matching: dict[str, tuple[PlannedEdge, ...]] = field(repr=False, default_factory=dict)
 
     def edges_for(self, message_type: str) -> tuple[PlannedEdge, ...]:
@@ -66,7 +66,7 @@ class PlannedNode:
     @property
     def plain(self) -> bool:
         """Is it what the store takes an agent for that it has been told nothing about?"""
-        return self.light and self.need is None and self.take is None
+        return self.light and self.threshold is None and self.batch_max is None
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Plan:
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:
-        return tuple(n.node_id for n in self.nodes.values() if not n.degree)
+        return tuple(n.node_id for n in self.nodes.values() if not n.out_degree)
 
-    def behind(self, start: str) -> list[str]:
+    def downstream_of(self, start: str) -> list[str]:
         """*start* and every node that its messages can reach along edges."""
         found, at = {start: None}, [start]
         while at:
@@ -139,11 +139,11 @@ def make_plan(manifest: Manifest) -> Plan:
 def _plan_node(node: Node, edges: list[tuple[str, PlannedEdge]]) -> PlannedNode:
     config = node.config
     light = node.agent_type in LIGHT_TYPES
-    need, take = None, None if light else 1
+    threshold, batch_max = None, None if light else 1
     if node.agent_type == AgentType.AGGREGATOR and not config.get("complete_on_message"):
-        need = config.get("complete_after")
+        threshold = config.get("complete_after")
     elif node.type == Template.BATCH:
-        need = take = int(config.get("batch_size", DEFAULT_BATCH))
+        threshold = batch_max = int(config.get("batch_size", DEFAULT_BATCH))
     by_type: dict[str, list[PlannedEdge]] = {}
     for kind, edge in edges:
         by_type.setdefault(kind, []).append(edge)
@@ -154,8 +154,8 @@ def _plan_node(node: Node, edges: list[tuple[str, PlannedEdge]]) -> PlannedNode:
         role=node.role,
         config=config,
         pool=LIGHT if light else str(config.get("pool", DEFAULT_POOL)),
-        need=need if need and need > 1 else None,
-        take=take,
+        threshold=threshold if threshold and threshold > 1 else None,
+        batch_max=batch_max,
         edges={kind: tuple(group) for kind, group in by_type.items()},
-        degree=len(edges),
+        out_degree=len(edges),
     )

@@ -18,7 +18,7 @@ from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
 
 TICK_S: Final = 0.01
-HASTY_S: Final = 0.001  #: instead, while a producer is to be hit: it takes some milliseconds over a job
+FAIL_FAST_S: Final = 0.001  #: instead, while a producer is to be hit: it takes some milliseconds over a job
 LOOK_S: Final = 0.5  #: between two looks at how many jobs have ended
 PATIENCE_S: Final = 3.0  #: a strike that finds nobody waits this long for somebody
 AWAY_S: Final = (0.2, 1.0)  #: a killed node or server stays away: at least, and how much longer at most
@@ -117,7 +117,7 @@ class Driver:
         self._strike()
         self._look()
         hasty = any(strike.kind is Kind.CLIENT for strike in self._strikes if strike.at_s <= self._progress.elapsed_s)
-        time.sleep(HASTY_S if hasty else TICK_S)
+        time.sleep(FAIL_FAST_S if hasty else TICK_S)
 
     def _mend(self) -> None:
         now = self._progress.elapsed_s

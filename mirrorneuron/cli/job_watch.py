@@ -33,7 +33,7 @@ class Advice:
     after_s: float = LOOK_S  #: not before
 
 
-class Watch:
+class JobWatch:
     """Follows one job in background threads, which end with it, or with the process."""
 
     def __init__(self, client: Client, job_id: str, plan: Plan, advice: Advice) -> None:
@@ -99,7 +99,7 @@ def until_end(
     Raises what `wait_for_job` raises.
     """
     live = output.on_terminal() and not json
-    watch = Watch(client, job_id, plan, advice)
+    watch = JobWatch(client, job_id, plan, advice)
     try:
         with watch.running(follow=live), _screen(watch.progress) if live else nullcontext():
             return client.wait_for_job(job_id, timeout_ms)

@@ -44,7 +44,7 @@ class Finding(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class RuntimeStatus:
     """All that a checkup rests on."""
 
     url: str = ""  #: of the job store, without its password
@@ -64,15 +64,15 @@ class Vitals:
     live_jobs: int = 0
 
 
-Check: TypeAlias = Callable[[Vitals], Iterator[Finding]]
+Check: TypeAlias = Callable[[RuntimeStatus], Iterator[Finding]]
 
 
-def findings(vitals: Vitals) -> list[Finding]:
+def findings(runtime_status: RuntimeStatus) -> list[Finding]:
     """What all checks say, in the order in which one would mend things."""
-    if vitals.error:
-        said, _, advice = vitals.error.partition("; start ")
+    if runtime_status.error:
+        said, _, advice = runtime_status.error.partition("; start ")
         return [_finding("store", Level.ERROR, said, f"start {advice}" if advice else "see the log of the server")]
-    return [found for check in CHECKS for found in check(vitals)]
+    return [found for check in CHECKS for found in check(runtime_status)]
 
 
 def worst(found: Sequence[Finding]) -> Level:
@@ -84,15 +84,15 @@ def _finding(check: str, level: Level, message: str, hint: str = "") -> Finding:
     return Finding(check=check, level=level, message=message, hint=hint)
 
 
-def _store(vitals: Vitals) -> Iterator[Finding]:
-    info = vitals.info
+def _store(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    info = runtime_status.info
     name = str(info.get("server_name", "redis")).capitalize()
     version = str(info.get(f"{name.lower()}_version", info.get("redis_version", "")))
-    said = f"{name} {version} at {vitals.url} answers in {vitals.latency_ms:.1f} ms"
+    said = f"{name} {version} at {runtime_status.url} answers in {runtime_status.latency_ms:.1f} ms"
     known = tuple(int(part) for part in str(info.get("redis_version", "")).split(".")[:2] if part.isdecimal())
     if known and known < OLDEST_SERVER:
         yield _finding("store", Level.ERROR, said, "update the server: its scripts need version 6.2 or later")
-    elif vitals.latency_ms > SLOW_MS:
+    elif runtime_status.latency_ms > SLOW_MS:
         yield _finding(
             "store", Level.WARNING, said, "have nodes near the server: each run of an agent asks it some times"
         )
@@ -100,34 +100,36 @@ def _store(vitals: Vitals) -> Iterator[Finding]:
         yield _finding("store", Level.OK, said)
 
 
-def _writes(vitals: Vitals) -> Iterator[Finding]:
-    if vitals.refusal:
-        yield _finding("writes", Level.ERROR, f"the server refuses: {vitals.refusal}", _what_to_do(vitals.refusal))
+def _writes(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    if runtime_status.refusal:
+        yield _finding(
+            "writes", Level.ERROR, f"the server refuses: {runtime_status.refusal}", _what_to_do(runtime_status.refusal)
+        )
 
 
 def _what_to_do(refusal: str) -> str:
     return next((advice for words, advice in REFUSALS if words in refusal.lower()), "see the log of the server")
 
 
-def _disk(vitals: Vitals) -> Iterator[Finding]:
+def _disk(runtime_status: RuntimeStatus) -> Iterator[Finding]:
     """A server that is restarted forgets what it has not written."""
-    info = vitals.info
+    info = runtime_status.info
     if info.get("aof_last_write_status", "ok") != "ok" or info.get("rdb_last_bgsave_status", "ok") != "ok":
         yield _finding("disk", Level.ERROR, "the server could not write to its disk", "make room there; see its log")
     elif info.get("aof_enabled"):
         yield _finding("disk", Level.OK, "what is committed is written to an append-only file")
-    elif vitals.saves == "":
+    elif runtime_status.saves == "":
         said = "nothing is written to disk: jobs end with the server"
         yield _finding("disk", Level.WARNING, said, "start it with `--appendonly yes`")
     else:
-        rule = f" (save {vitals.saves})" if vitals.saves else ""
+        rule = f" (save {runtime_status.saves})" if runtime_status.saves else ""
         said = f"only snapshots are written to disk{rule}: a server that dies loses what came after the last"
         yield _finding("disk", Level.WARNING, said, "start it with `--appendonly yes`")
 
 
-def _memory(vitals: Vitals) -> Iterator[Finding]:
-    used, most = int(vitals.info.get("used_memory", 0)), int(vitals.info.get("maxmemory", 0))
-    policy = str(vitals.info.get("maxmemory_policy", "noeviction"))
+def _memory(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    used, most = int(runtime_status.info.get("used_memory", 0)), int(runtime_status.info.get("maxmemory", 0))
+    policy = str(runtime_status.info.get("maxmemory_policy", "noeviction"))
     if not most:
         yield _finding("memory", Level.OK, f"the server uses {size(used)}, and has no limit")
         return
@@ -142,47 +144,49 @@ def _memory(vitals: Vitals) -> Iterator[Finding]:
         yield _finding("memory", Level.OK, said)
 
 
-def _broker(vitals: Vitals) -> Iterator[Finding]:
-    if vitals.broker_error:
+def _broker(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    if runtime_status.broker_error:
         hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
-        yield _finding("broker", Level.ERROR, vitals.broker_error, hint)
+        yield _finding("broker", Level.ERROR, runtime_status.broker_error, hint)
     else:
-        said = f"{vitals.broker} answers" if vitals.broker else "the store's server"
+        said = f"{runtime_status.broker} answers" if runtime_status.broker else "the store's server"
         yield _finding("broker", Level.OK, said)
 
 
-def _nodes(vitals: Vitals) -> Iterator[Finding]:
-    serving = [node for node in vitals.nodes if not node["stopping"]]
+def _nodes(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    serving = [node for node in runtime_status.nodes if not node["stopping"]]
     if not serving:
-        level = Level.ERROR if vitals.live_jobs else Level.WARNING
+        level = Level.ERROR if runtime_status.live_jobs else Level.WARNING
         yield _finding(
-            "nodes", level, f"no node is there; {count(vitals.live_jobs, 'job')} live", "start one: mn worker"
+            "nodes", level, f"no node is there; {count(runtime_status.live_jobs, 'job')} live", "start one: mn worker"
         )
         return
     hosts = len({node["host"] for node in serving})
-    said = f"{count(len(serving), 'worker')} on {count(hosts, 'machine')}; {count(vitals.live_jobs, 'job')} live"
+    said = (
+        f"{count(len(serving), 'worker')} on {count(hosts, 'machine')}; {count(runtime_status.live_jobs, 'job')} live"
+    )
     yield _finding("nodes", Level.OK, said)
     served = {pool for node in serving for pool in node["pools"]}
-    for pool in (LIGHT, *vitals.pools):
+    for pool in (LIGHT, *runtime_status.pools):
         if pool not in served:
             # The light pool opens every job. What the others are needed for depends on the jobs.
             level = Level.ERROR if pool == LIGHT else Level.WARNING
             hint = "start one: mn worker" + ("" if pool == LIGHT else f" --pool {pool}")
             yield _finding("nodes", level, f"no node serves pool {pool!r}", hint)
-    versions = {node["versions"].get("mirrorneuron", "?") for node in serving} | {vitals.version}
+    versions = {node["versions"].get("mirrorneuron", "?") for node in serving} | {runtime_status.version}
     if len(versions) > 1:
-        told = f"several versions are in use: {', '.join(sorted(versions))} (here: {vitals.version})"
+        told = f"several versions are in use: {', '.join(sorted(versions))} (here: {runtime_status.version})"
         yield _finding("nodes", Level.WARNING, told, "have one version everywhere")
 
 
-def _sweeps(vitals: Vitals) -> Iterator[Finding]:
+def _sweeps(runtime_status: RuntimeStatus) -> Iterator[Finding]:
     """Without a sweeper nothing of a dead worker is taken up."""
-    if not any(not node["stopping"] for node in vitals.nodes):
+    if not any(not node["stopping"] for node in runtime_status.nodes):
         return
-    if vitals.swept_ms is None or vitals.swept_ms > SWEEP_MS:
-        if vitals.up_ms <= SWEEP_MS:  # the first sweep is still to come
+    if runtime_status.swept_ms is None or runtime_status.swept_ms > SWEEP_MS:
+        if runtime_status.up_ms <= SWEEP_MS:  # the first sweep is still to come
             return
-        since = "never" if vitals.swept_ms is None else f"{span(vitals.swept_ms)} ago"
+        since = "never" if runtime_status.swept_ms is None else f"{span(runtime_status.swept_ms)} ago"
         yield _finding(
             "sweeps", Level.ERROR, f"the last sweep was {since}: nothing is recovered", "see the nodes' logs"
         )
@@ -190,8 +194,8 @@ def _sweeps(vitals: Vitals) -> Iterator[Finding]:
         yield _finding("sweeps", Level.OK, "a node looks after lost work")
 
 
-def _clock(vitals: Vitals) -> Iterator[Finding]:
-    off = vitals.clock_ms
+def _clock(runtime_status: RuntimeStatus) -> Iterator[Finding]:
+    off = runtime_status.clock_ms
     if abs(off) > CLOCK_MS:
         said = f"the clock here is {span(abs(off))} {'ahead of' if off > 0 else 'behind'} the server's"
         yield _finding("clock", Level.WARNING, said, "keep clocks in step (NTP): retries come early or late otherwise")

@@ -53,7 +53,7 @@ class Diagnosis(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ClaimedAgent:
     """An agent that a worker has claimed."""
 
     agent_id: str
@@ -65,7 +65,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueAgents:
     """The agents of one pool that are ready."""
 
     agent_id: str  #: the first of them
@@ -76,17 +76,17 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class StarvedAggregator:
     """An aggregator that is short of messages."""
 
     agent_id: str
     have: int
-    need: int
+    threshold: int
     fed: bool  #: a sensor is before it, from which they could come
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class JobFacts:
     """All that a diagnosis rests on. The job, `held` and `due` are of one moment."""
 
     now_ms: int
@@ -94,10 +94,10 @@ class Facts:
     plan: Plan
     lease_ms: int
     nodes: Sequence[NodeInfo] = ()
-    held: Sequence[Held] = ()  #: some of them, those first whose lease ends first
+    held: Sequence[ClaimedAgent] = ()  #: some of them, those first whose lease ends first
     held_count: int = 0
-    due: Mapping[str, Due] = field(default_factory=dict)  #: by pool
-    short: Sequence[Short] = ()  #: this and the next two are of a job in which nothing can act
+    due: Mapping[str, DueAgents] = field(default_factory=dict)  #: by pool
+    short: Sequence[StarvedAggregator] = ()  #: this and the next two are of a job in which nothing can act
     unrouted: Mapping[str, int] = field(default_factory=dict)  #: by agent: messages that matched no edge
     dead_letters: int = 0
     paused: Event | None = None  #: the last event that says so
@@ -108,7 +108,7 @@ class Facts:
         return [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
 
 
-def diagnose(facts: Facts) -> Diagnosis:
+def diagnose(facts: JobFacts) -> Diagnosis:
     """The first check that has something to say."""
     return next(found for check in CHECKS if (found := check(facts)) is not None)
 
@@ -122,13 +122,13 @@ def store_away(job_id: str, error: str) -> Diagnosis:
 
 
 def _diagnosis(
-    facts: Facts, cause: Cause, said: str, hint: str, since: Text = None, agent: Text = None, pool: Text = None
+    facts: JobFacts, cause: Cause, said: str, hint: str, since: Text = None, agent: Text = None, pool: Text = None
 ) -> Diagnosis:
     job = facts.job["job_id"]
     return Diagnosis(job_id=job, cause=cause, since=since, agent_id=agent, pool=pool, message=said, hint=hint)
 
 
-def _ended(facts: Facts) -> Diagnosis | None:
+def _ended(facts: JobFacts) -> Diagnosis | None:
     status, result = JobStatus(facts.job["status"]), facts.job["result"] or {}
     if status not in TERMINAL:
         return None
@@ -145,7 +145,7 @@ def _ended(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.ENDED, said, hint, facts.job["finished_at"], agent)
 
 
-def _paused(facts: Facts) -> Diagnosis | None:
+def _paused(facts: JobFacts) -> Diagnosis | None:
     if facts.job["status"] != JobStatus.PAUSED:
         return None
     event: Mapping[str, Any] = facts.paused or {}
@@ -157,14 +157,14 @@ def _paused(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.PAUSED, said, f"go on: {_mn(facts, 'resume')}", event.get("timestamp"), agent)
 
 
-def _broker_away(facts: Facts) -> Diagnosis | None:
+def _broker_away(facts: JobFacts) -> Diagnosis | None:
     if not facts.broker_error:
         return None
     hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
     return _diagnosis(facts, Cause.BROKER_AWAY, facts.broker_error, hint)
 
 
-def _no_node(facts: Facts) -> Diagnosis | None:
+def _no_node(facts: JobFacts) -> Diagnosis | None:
     """Nobody can open the job, run what is ready, or settle what becomes of a job in which nothing is."""
     pending, moved_on = facts.job["status"] == JobStatus.PENDING, facts.held or facts.job["idle_since"]
     wanted = [LIGHT] if pending or not (facts.due or moved_on) else list(facts.due)
@@ -187,7 +187,7 @@ def _no_node(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
 
 
-def _dead_node(facts: Facts) -> Diagnosis | None:
+def _dead_node(facts: JobFacts) -> Diagnosis | None:
     held = min(facts.held, key=lambda held: held.until_ms, default=None)
     if held is None or held.until_ms - facts.now_ms > SILENT * facts.lease_ms:
         return None
@@ -204,7 +204,7 @@ def _dead_node(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.DEAD_NODE, said, hint, since, held.agent_id, pool)
 
 
-def _not_opened(facts: Facts) -> Diagnosis | None:
+def _not_opened(facts: JobFacts) -> Diagnosis | None:
     if facts.job["status"] != JobStatus.PENDING:
         return None
     ahead, hint = _queue(facts, LIGHT)
@@ -212,7 +212,7 @@ def _not_opened(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.NOT_OPENED, said, hint, since, pool=LIGHT)
 
 
-def _running(facts: Facts) -> Diagnosis | None:
+def _running(facts: JobFacts) -> Diagnosis | None:
     if not facts.held:
         return None
     # What runs long is a command or a module; a light agent is done before anybody can look.
@@ -228,7 +228,7 @@ def _running(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.RUNNING, said, hint, iso(first.since_ms), first.agent_id, pool)
 
 
-def _waiting_for_a_slot(facts: Facts) -> Diagnosis | None:
+def _waiting_for_a_slot(facts: JobFacts) -> Diagnosis | None:
     pool = next((pool for pool, due in facts.due.items() if due.at_ms <= facts.now_ms), None)
     if pool is None:
         return None
@@ -248,7 +248,7 @@ def _waiting_for_a_slot(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, cause, said, hint, iso(due.at_ms), due.agent_id, pool)
 
 
-def _retry_wait(facts: Facts) -> Diagnosis | None:
+def _retry_wait(facts: JobFacts) -> Diagnosis | None:
     if not facts.due:
         return None
     pool, due = min(facts.due.items(), key=lambda row: row[1].at_ms)
@@ -261,14 +261,16 @@ def _retry_wait(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.RETRY_WAIT, said, hint, facts.job["updated_at"], agent, pool)
 
 
-def _starved(facts: Facts) -> Diagnosis | None:
+def _starved(facts: JobFacts) -> Diagnosis | None:
     """An aggregator that is short of messages, and will stay so."""
     since, lost = facts.job["idle_since"], _lost(facts)
     # With nothing in it, and nothing lost on the way, it may be one that nobody was going to write to.
     short = next((row for row in facts.short if not row.fed and (row.have or lost)), None)
     if not short or not since:
         return None
-    said = f"{short.agent_id} has {short.have} of {count(short.need, 'message')}, and nobody can send it more{lost}"
+    said = (
+        f"{short.agent_id} has {short.have} of {count(short.threshold, 'message')}, and nobody can send it more{lost}"
+    )
     hint = f"send the rest: {_mn(facts, 'send', short.agent_id, 'message.json')}; or end it: {_mn(facts, 'cancel')}"
     if facts.dead_letters:
         again = f"{_mn(facts, 'replay', 'MESSAGE')} [--to AGENT]"
@@ -276,7 +278,7 @@ def _starved(facts: Facts) -> Diagnosis | None:
     return _diagnosis(facts, Cause.INCOMPLETE, said, hint, since, short.agent_id)
 
 
-def _idle(facts: Facts) -> Diagnosis:
+def _idle(facts: JobFacts) -> Diagnosis:
     since = facts.job["idle_since"]
     if not since:
         said, hint = "nothing is left to run, and a node is about to see to that", "wait: it takes a second"
@@ -285,7 +287,7 @@ def _idle(facts: Facts) -> Diagnosis:
     more += "" if facts.serving(LIGHT) else f"; and start a node: {_worker(facts, LIGHT)}"
     if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
         said = f"the job waits for a message from outside, at {_some(sensors)}"
-        short = [f"; {row.agent_id} has {row.have} of {row.need} messages" for row in facts.short if row.have]
+        short = [f"; {row.agent_id} has {row.have} of {row.threshold} messages" for row in facts.short if row.have]
         said = "".join([said, *short[:SHOWN], _lost(facts)])
         hint = f"send one: {_mn(facts, 'send', sensors[0], 'message.json')}{more}"
         return _diagnosis(facts, Cause.WAITING_OUTSIDE, said, hint, since, sensors[0])
@@ -294,20 +296,20 @@ def _idle(facts: Facts) -> Diagnosis:
     return _diagnosis(facts, Cause.IDLE, said, hint, since)
 
 
-CHECKS: Final[tuple[Callable[[Facts], Diagnosis | None], ...]] = (
+CHECKS: Final[tuple[Callable[[JobFacts], Diagnosis | None], ...]] = (
     _ended, _paused, _broker_away, _no_node, _dead_node, _not_opened, _running, _waiting_for_a_slot, _retry_wait,
     _starved, _idle,
 )  # fmt: skip
 
 
-def _lost(facts: Facts) -> str:
+def _lost(facts: JobFacts) -> str:
     """What an idle job has lost on the way: the usual reason why one stops short."""
     names, lost = list(facts.unrouted), sum(facts.unrouted.values())
     said = f"; {count(lost, 'message')} of {_some(names)} matched no edge" if names else ""
     return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
 
 
-def _queue(facts: Facts, pool: str) -> tuple[str, str]:
+def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
     """What stands in the pool's queue, and how long to be patient."""
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
@@ -320,7 +322,7 @@ def _pool(pool: str) -> str:
     return "light agents" if pool == LIGHT else f"pool {pool!r}"
 
 
-def _worker(facts: Facts, pool: str) -> str:
+def _worker(facts: JobFacts, pool: str) -> str:
     """The command that starts a node for *pool*, with slots enough for each of the job's agents."""
     if pool in (LIGHT, DEFAULT_POOL):
         return "mn worker"
@@ -328,7 +330,7 @@ def _worker(facts: Facts, pool: str) -> str:
     return f"mn worker --pool {pool}{f' --slots {slots}' if slots > 1 else ''}"
 
 
-def _mn(facts: Facts, verb: str, *words: str) -> str:
+def _mn(facts: JobFacts, verb: str, *words: str) -> str:
     """A command on the job, as it is to be typed."""
     return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
 

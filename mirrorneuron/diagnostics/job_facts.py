@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.bundle.plan import Plan
-from mirrorneuron.diagnostics.job_diagnosis import Due, Facts, Held, Short
+from mirrorneuron.diagnostics.job_diagnosis import ClaimedAgent, DueAgents, JobFacts, StarvedAggregator
 from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.pools import LIGHT
@@ -21,19 +21,19 @@ EVENTS: Final = 1000  # among which the one that paused the job is looked for
 Row: TypeAlias = tuple[bytes, float]  # of a ZSET
 
 
-def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> Facts:
+def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:
     """Everything that `diagnose` needs. Raises JobNotFound and BundleNotFound."""
     job_id = job["job_id"]
     plan, _ = store.plan(job["manifest_ref"]["digest"])
     now_ms, job, claims, held_count, ready = _moment(store, job_id, plan)
     status = JobStatus(job["status"])
     if status in TERMINAL:
-        return Facts(now_ms, job, plan, store.settings.claim_lease_ms)
+        return JobFacts(now_ms, job, plan, store.settings.claim_lease_ms)
     held, due = _details(store, job_id, claims, ready, now_ms)
     stuck = status is JobStatus.RUNNING and not held and not due
     agents = store.agents(job) if stuck else []
     wanted = [pool for pool, row in due.items() if pool != LIGHT and row.at_ms <= now_ms and not held]
-    return Facts(
+    return JobFacts(
         now_ms=now_ms,
         job=job,
         plan=plan,
@@ -73,7 +73,7 @@ def _moment(store: Store, job_id: str, plan: Plan) -> tuple[int, JobMap, list[Ro
 
 def _details(
     store: Store, job_id: str, claims: Sequence[Row], ready: Mapping[str, Row], now_ms: int
-) -> tuple[list[Held], dict[str, Due]]:
+) -> tuple[list[ClaimedAgent], dict[str, DueAgents]]:
     pipe, fields = store.client.pipeline(transaction=False), ["node", "claimed_at", "attempts", "error"]
     for name, _ in claims:
         pipe.hmget(store.keys.agent(job_id, name.decode()), fields)
@@ -83,11 +83,11 @@ def _details(
     rows, at = pipe.execute(), len(claims)
     with records.reading(f"an agent of job {job_id!r}"):
         held = [
-            Held(name.decode(), _text(node), int(since or until), int(until), int(attempts or 0), _text(error))
+            ClaimedAgent(name.decode(), _text(node), int(since or until), int(until), int(attempts or 0), _text(error))
             for (name, until), (node, since, attempts, error) in zip(claims, rows[:at], strict=True)
         ]
         due = {
-            pool: Due(name.decode(), int(due_ms), max(1, count), int(attempts or 0), _text(error))
+            pool: DueAgents(name.decode(), int(due_ms), max(1, count), int(attempts or 0), _text(error))
             for (pool, (name, due_ms)), (_, _, attempts, error), count in zip(
                 ready.items(), rows[at::2], rows[at + 1 :: 2], strict=True
             )
@@ -95,17 +95,17 @@ def _details(
         return held, due
 
 
-def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[Short]:
+def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[StarvedAggregator]:
     """The aggregators that hold too few messages; of those without any only the ones that never had enough. Pure."""
     sensors = [node.node_id for node in plan.nodes.values() if node.agent_type == AgentType.SENSOR]
-    fed = {name for sensor in sensors for name in plan.behind(sensor)}
+    fed = {name for sensor in sensors for name in plan.downstream_of(sensor)}
     found = []
     for agent in agents:
         node, state = plan.nodes[agent["agent_id"]], agent["metadata"]
-        need = 1 if node.config.get("complete_on_message") else node.config.get("complete_after")
+        threshold = 1 if node.config.get("complete_on_message") else node.config.get("complete_after")
         have = agent["mailbox_depth"] + int(state.get("collected", 0))
-        if node.agent_type == AgentType.AGGREGATOR and need and (have or not state.get("fired")):
-            found.append(Short(node.node_id, have, need, node.node_id in fed))
+        if node.agent_type == AgentType.AGGREGATOR and threshold and (have or not state.get("fired")):
+            found.append(StarvedAggregator(node.node_id, have, threshold, node.node_id in fed))
     return found
 
 
@@ -116,7 +116,7 @@ def unrouted_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> dict[str, int]:
     """
     counts = {agent["agent_id"]: int(agent["metadata"].get("unrouted", 0)) for agent in agents}
     nodes = [(plan.nodes[name], count) for name, count in counts.items() if count]
-    return {node.node_id: count for node, count in nodes if node.degree or node.config.get("output_message_type")}
+    return {node.node_id: count for node, count in nodes if node.out_degree or node.config.get("output_message_type")}
 
 
 def _text(value: bytes | None) -> str:

@@ -11,11 +11,11 @@ from typing import Any, Final
 from celery import Celery
 from redis.exceptions import ResponseError
 
-from mirrorneuron.diagnostics.checkup import Vitals
+from mirrorneuron.diagnostics.checkup import RuntimeStatus
 from mirrorneuron.dispatch.celery_app import broker_error
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import ms_of
-from mirrorneuron.store.connection import Refused, Server, reaching
+from mirrorneuron.store.connection import RedisClient, Refused, reaching
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.text import without_password
@@ -24,7 +24,7 @@ PINGS: Final = 5
 WRITE: Final = "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing, by a script as all that changes a job
 
 
-def vitals_of(store: Store, app: Celery) -> Vitals:
+def vitals_of(store: Store, app: Celery) -> RuntimeStatus:
     """Ask the job store and the broker. A store that cannot be asked is a finding, not an error."""
     settings = store.settings
     url = without_password(settings.redis_url)
@@ -33,7 +33,7 @@ def vitals_of(store: Store, app: Celery) -> Vitals:
             latency_ms, clock_ms = _times(store)
             now_ms, swept = store.now_ms(), store.client.get(store.keys.swept)
             nodes = store.registry.nodes()
-            return Vitals(
+            return RuntimeStatus(
                 url=url,
                 info=_info(store.client),
                 saves=_saves(store.client),
@@ -50,7 +50,7 @@ def vitals_of(store: Store, app: Celery) -> Vitals:
                 live_jobs=store.client.scard(store.keys.live),
             )
     except RuntimeUnavailable as error:
-        return Vitals(url=url, error=str(error))
+        return RuntimeStatus(url=url, error=str(error))
 
 
 def _times(store: Store) -> tuple[float, int]:
@@ -67,21 +67,21 @@ def _times(store: Store) -> tuple[float, int]:
     return statistics.median(trips), round(statistics.median(clocks))
 
 
-def _info(client: Server) -> Mapping[str, Any]:
+def _info(client: RedisClient) -> Mapping[str, Any]:
     try:
         return dict(client.info())
     except ResponseError:  # a managed server, or an ACL
         return {}
 
 
-def _saves(client: Server) -> str | None:
+def _saves(client: RedisClient) -> str | None:
     try:
         return str(client.config_get("save").get("save", ""))
     except ResponseError:
         return None
 
 
-def _refusal(client: Server, keys: Keys) -> str:
+def _refusal(client: RedisClient, keys: Keys) -> str:
     try:
         client.eval(WRITE, 1, keys.swept)
     except (Refused, ResponseError) as error:

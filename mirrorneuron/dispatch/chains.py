@@ -15,7 +15,7 @@ from celery import Celery
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT
 from mirrorneuron.pools import LIGHT, queue
-from mirrorneuron.store.protocol import JobRef, Waiting
+from mirrorneuron.store.protocol import JobRef, ReadyAgents
 
 
 class StepOptions(TypedDict):
@@ -58,7 +58,7 @@ class Chains:
         """One task that runs whatever is ready in *pool*, for a slice of time."""
         return [self._step(DRAIN, job, pool, f"drain-{pool}", pool)]
 
-    def announce(self, job: JobRef, row: Waiting) -> None:
+    def announce(self, job: JobRef, row: ReadyAgents) -> None:
         """Tell the nodes of agents that are ready: one by the chain of its linear run, several by one drain."""
         self.send(self.linear_run(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
 

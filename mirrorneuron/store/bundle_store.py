@@ -14,7 +14,7 @@ from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.errors import BundleNotFound, RecordDamaged
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import Server
+from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -27,7 +27,7 @@ FREED_SECONDS: Final = 600  # that a bundle which no job has any more is kept fo
 class BundleStore:
     """Content-addressed: the same bundle is written once, and a digest is never overwritten with other bytes."""
 
-    def __init__(self, client: Server, keys: Keys, retention_seconds: int) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int) -> None:
         self._client = client
         self._keys = keys
         self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else FOR_EVER_SECONDS

@@ -26,7 +26,7 @@ from mirrorneuron.text import without_password
 
 # redis-py types each reply for both protocols and both decodings at once. Ours are bytes; the typed methods of
 # `scripts`, `store` and `bundle_store` are the contract.
-Server: TypeAlias = Any
+RedisClient: TypeAlias = Any
 
 CONNECT_TIMEOUT_S = 3.0
 SENTINEL = "sentinel://"
@@ -97,7 +97,7 @@ def _refuses(reply: object) -> bool:
     return isinstance(reply, _REFUSALS) or (isinstance(reply, ResponseError) and bool(_REFUSAL.search(str(reply))))
 
 
-def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Server:
+def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> RedisClient:
     """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
 
     It connects on first use. A server silent for *timeout_s* (5 s) counts as away, as does one that refuses; *retries*
@@ -111,7 +111,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Se
     return Redis.from_url(url, **options)
 
 
-def connect_async(url: str, *, retries: int = 1) -> Server:
+def connect_async(url: str, *, retries: int = 1) -> RedisClient:
     """The same for asyncio."""
     options = _options(url, _AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
@@ -161,7 +161,7 @@ class Subscriptions:
     Their connections are used again, one after the other: making one costs as much as a short job.
     """
 
-    def __init__(self, client: Server) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._idle: deque[Any] = deque(maxlen=IDLE_SUBSCRIPTIONS)
 
@@ -176,7 +176,7 @@ class Subscriptions:
         except IndexError:
             pubsub = self._client.pubsub(push_handler_func=handed_on)
 
-        def hear(seconds: float) -> None:
+        def wait_for_message(seconds: float) -> None:
             due = time.monotonic() + seconds
             while found := pubsub.get_message(timeout=max(0.0, due - time.monotonic())):
                 if found["channel"] == channel.encode():  # else the farewell of a channel before
@@ -184,7 +184,7 @@ class Subscriptions:
 
         try:
             pubsub.subscribe(channel)
-            yield hear
+            yield wait_for_message
             pubsub.unsubscribe(channel)
         except BaseException:
             pubsub.close()
@@ -205,7 +205,7 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
         raise RuntimeUnavailable(f"the job store at {without_password(url)} {said}", job_id) from error
 
 
-def now_ms(client: Server) -> int:
+def now_ms(client: RedisClient) -> int:
     """The server's time in milliseconds since the epoch."""
     seconds, micros = client.time()
     return int(seconds) * 1000 + int(micros) // 1000

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
-from mirrorneuron.store.connection import Server, answers
+from mirrorneuron.store.connection import RedisClient, answers
 from mirrorneuron.store.keys import Keys
 
 PAGE: Final = 200  # rows of one round trip
@@ -20,7 +20,7 @@ LIVE: Final = frozenset(status.encode() for status in JobStatus if status not in
 class JobIndex:
     """The indexes of one namespace. *now_ms* gives the server's time: clocks of nodes may be off."""
 
-    def __init__(self, client: Server, keys: Keys, retention_seconds: int, now_ms: Callable[[], int]) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int, now_ms: Callable[[], int]) -> None:
         self._client = client
         self._keys = keys
         self._retention_seconds = retention_seconds
@@ -32,7 +32,7 @@ class JobIndex:
         """
         return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id)]
 
-    def bury(self, job_ids: Sequence[str]) -> None:
+    def mark_ended(self, job_ids: Sequence[str]) -> None:
         """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
 
         One that is found to be live is put back: a server that lost its last second knows nothing of the end, and what
@@ -49,9 +49,9 @@ class JobIndex:
             pipe.hget(self._keys.job(job_id), "status")
         for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
             if status in LIVE:
-                self.unbury(job_id)
+                self.mark_live(job_id)
 
-    def unbury(self, job_id: str) -> None:
+    def mark_live(self, job_id: str) -> None:
         """Put an ended job that is to run again back among the live ones."""
         pipe = self._client.pipeline(transaction=False)
         pipe.sadd(self._keys.live, job_id)

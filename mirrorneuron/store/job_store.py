@@ -29,14 +29,14 @@ from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
 from mirrorneuron.store.bundle_store import BundleStore
-from mirrorneuron.store.connection import NODE_TIMEOUT_S, Server, Subscriptions, answers, connect, now_ms
+from mirrorneuron.store.connection import NODE_TIMEOUT_S, RedisClient, Subscriptions, answers, connect, now_ms
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
-from mirrorneuron.store.protocol import JobRef, Word
+from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Scripts
 
-HASTY_S: Final = 1.0
+FAIL_FAST_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Store:
         self,
         settings: Settings,
         *,
-        client: Server | None = None,
+        client: RedisClient | None = None,
         node: str = "",
         retries: int | None = None,
         clock: Callable[[], int] | None = None,
@@ -79,9 +79,9 @@ class Store:
         return Subscriptions(self.client)
 
     @cached_property
-    def hasty(self) -> Store:
+    def fail_fast(self) -> Store:
         """The same store, whose server counts as away when it is silent for a second."""
-        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=HASTY_S))
+        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=FAIL_FAST_S))
 
     @cached_property
     def index(self) -> JobIndex:
@@ -95,7 +95,9 @@ class Store:
     def registry(self) -> Registry:
         return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
 
-    def create(self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]) -> tuple[Word, JobStatus]:
+    def create(
+        self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
+    ) -> tuple[ReplyCode, JobStatus]:
         """Write the record of a new job, `pending`, with its initial mail: one atomic script, idempotent by job id.
 
         Returns CREATED; EXISTS when the job is there with this bundle; or CONFLICT, with another.
@@ -112,7 +114,7 @@ class Store:
         if largest > cap:
             raise PayloadTooLarge(f"an initial input has {largest} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
         agents = [
-            (n.node_id, n.pool, "" if n.need is None else n.need, "" if n.take is None else n.take)
+            (n.node_id, n.pool, "" if n.threshold is None else n.threshold, "" if n.batch_max is None else n.batch_max)
             for n in plan.nodes.values()
             if not n.plain
         ]
@@ -131,7 +133,7 @@ class Store:
             mail=mail,
             beside=beside,
         )
-        if word is not Word.CONFLICT and not all(replies[2:]):
+        if word is not ReplyCode.CONFLICT and not all(replies[2:]):
             self.bundles.put(bundle)
         if JobStatus(status) in TERMINAL:
             self.client.srem(self.keys.live, job_id)
@@ -139,7 +141,7 @@ class Store:
 
     def delete(self, job_id: str, agents: Sequence[str]) -> bool:
         """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
-        if self.scripts.delete(job_id, agents) is not Word.SETTLED:
+        if self.scripts.delete(job_id, agents) is not ReplyCode.SETTLED:
             return False
         self.index.remove(job_id)
         return True

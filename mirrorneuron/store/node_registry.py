@@ -8,7 +8,7 @@ from mirrorneuron.job import NodeInfo, iso
 from mirrorneuron.message import encode
 from mirrorneuron.pools import queue
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import Server, now_ms
+from mirrorneuron.store.connection import RedisClient, now_ms
 from mirrorneuron.store.keys import Keys
 
 FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
@@ -17,7 +17,7 @@ FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
 class Registry:
     """The registrations of one namespace. *queues_here*: the queues are on this server too, so they can be counted."""
 
-    def __init__(self, client: Server, keys: Keys, *, queues_here: bool) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, *, queues_here: bool) -> None:
         self._client = client
         self._keys = keys
         self._queues_here = queues_here

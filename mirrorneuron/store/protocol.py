@@ -19,7 +19,7 @@ class JobRef(NamedTuple):
     digest: str  #: of the bundle, so that a node finds the plan without asking for the record
 
 
-class Word(StrEnum):
+class ReplyCode(StrEnum):
     """What a script answers with."""
 
     CREATED = "CREATED"
@@ -62,7 +62,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class ReadyAgents:
     """Agents of one pool that are ready, due, and claimed by nobody."""
 
     pool: str
@@ -75,37 +75,37 @@ class Waiting:
 class Reply:
     """The store's answer to claim, commit and flush."""
 
-    word: Word
-    moves: int = 0  #: commits of the job so far; proves that nothing moved since
+    word: ReplyCode
+    revision: int = 0  #: commits of the job so far; proves that nothing moved since
     idle: bool = False
-    waiting: tuple[Waiting, ...] = ()
+    waiting: tuple[ReadyAgents, ...] = ()
     claims: tuple[Claim, ...] = ()
     token: str = ""  #: proves ownership of `claims` when they commit
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class ControlReply:
     """The store's answer to a control of a job: what came of it, the status it is in, and what may run now."""
 
-    word: Word
+    word: ReplyCode
     status: str
-    waiting: tuple[Waiting, ...] = ()
+    waiting: tuple[ReadyAgents, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepReply:
     """What a sweep found out about one job."""
 
-    word: Word
+    word: ReplyCode
     job: JobRef | None  #: None for a job that is gone
-    moves: int
-    waiting: tuple[Waiting, ...]  #: to be announced
+    revision: int
+    waiting: tuple[ReadyAgents, ...]  #: to be announced
     agent_id: str  #: of POISONED
     losses: int  #: how many workers its run has lost
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class JobEnd:
     """How a job ends."""
 
     status: JobStatus
@@ -113,7 +113,7 @@ class End:
     summary: bytes = b""  #: JSON payload of the event
 
 
-class Dead(NamedTuple):
+class DeadLetterDraft(NamedTuple):
     """A message that is given up on."""
 
     message_id: str
@@ -132,21 +132,23 @@ class Step:
     state: bytes = b""  #: JSON; empty: unchanged
     last: bytes = b""  #: the last message consumed that had not expired; empty: unchanged
     output: bytes = b""  #: JSON of the last body emitted, kept of agents without outgoing edges
-    need: int | None = None  #: messages that must be in before it is ready again; None: unchanged
+    threshold: int | None = None  #: messages that must be in before it is ready again; None: unchanged
     attempts: int = 0
     delay_ms: int | None = None  #: not to be claimed before this has passed; None: at once
     error: str = ""  #: the last run's error, one line
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)  #: (agent, message JSON), in order
-    handed: list[tuple[str, bytes]] = field(default_factory=list)  #: sent to agents of the same claim, and not in Redis
+    inline_mail: list[tuple[str, bytes]] = field(
+        default_factory=list
+    )  #: sent to agents of the same claim, and not in Redis
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
-    dead: list[Dead] = field(default_factory=list)
-    end: End | None = None
-    alone: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
+    dead: list[DeadLetterDraft] = field(default_factory=list)
+    end: JobEnd | None = None
+    inline_only: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
 
     @property
     def size(self) -> int:
         """Bytes that it carries to the server, but for ids and names."""
-        rows = sum(len(text) for _, text in (*self.outgoing, *self.handed, *self.events))
+        rows = sum(len(text) for _, text in (*self.outgoing, *self.inline_mail, *self.events))
         return len(self.state) + len(self.last) + len(self.output) + rows + sum(len(dead.message) for dead in self.dead)
 
 

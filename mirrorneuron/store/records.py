@@ -173,7 +173,7 @@ def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dic
         "last_error": error.decode("utf-8", "replace") if error else None,
         "metadata": {
             "paused": status is JobStatus.PAUSED,
-            "outbound_edges": node.degree,
+            "outbound_edges": node.out_degree,
             "pool": node.pool,
             "attempts": int(attempts or 0),
             **{name: value for name, value in known.items() if name not in _HIDDEN},
@@ -193,7 +193,7 @@ def _agent_status(
         return AgentStatus.BUSY if node.light else AgentStatus.RUNNING
     if job is JobStatus.PAUSED:
         return AgentStatus.PAUSED
-    if depth >= (node.need or 1):
+    if depth >= (node.threshold or 1):
         return AgentStatus.QUEUED  # in a job that failed or was cancelled: kept for a retry
     return AgentStatus.COMPLETED if job in TERMINAL and processed and not depth else AgentStatus.READY
 

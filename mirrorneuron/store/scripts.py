@@ -12,9 +12,19 @@ from redis.exceptions import NoScriptError
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import CELERY_STATE, JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.store.connection import Server
+from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys, result_channel
-from mirrorneuron.store.protocol import Claim, End, JobRef, Moved, Reply, Step, Swept, Waiting, Word
+from mirrorneuron.store.protocol import (
+    Claim,
+    ControlReply,
+    JobEnd,
+    JobRef,
+    ReadyAgents,
+    Reply,
+    ReplyCode,
+    Step,
+    SweepReply,
+)
 
 MOST_MESSAGES: Final = 1_000  #: of one claim; an aggregator that needs more gets what it needs
 DELIVERED_KEPT: Final = 10_000  #: newest ids of messages from outside by which a repeated one is known
@@ -37,7 +47,7 @@ NAMES: Final = (
     "flush",
     "settle",
     "finish",
-    "move",
+    "pause_resume",
     "deliver",
     "retry",
     "delete",
@@ -59,7 +69,7 @@ class Scripts:
 
     def __init__(
         self,
-        client: Server,
+        client: RedisClient,
         keys: Keys,
         *,
         node: str,
@@ -86,7 +96,7 @@ class Scripts:
         agents: Sequence[tuple[str, str, Arg, Arg]],
         mail: Sequence[tuple[str, bytes]],
         beside: Iterable[tuple[Arg, ...]] = (),
-    ) -> tuple[Word, str, list[Any]]:
+    ) -> tuple[ReplyCode, str, list[Any]]:
         """Create a job; *beside* are commands for other slots, sent before it in the same round trip.
 
         *agents*: (agent, pool, need, take) for all but plain light ones. Returns CREATED, EXISTS or CONFLICT, the
@@ -102,7 +112,7 @@ class Scripts:
             *others, answer = self._piped(rows)
         except NoScriptError:  # a server that was restarted or is new
             *others, answer = self._piped((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
-        return Word(answer[0].decode()), answer[1].decode(), others
+        return ReplyCode(answer[0].decode()), answer[1].decode(), others
 
     def claim(
         self, job: JobRef, token: str, wanted: Wanted, *, agents: Sequence[str] = (), opening: bool = False
@@ -143,29 +153,31 @@ class Scripts:
         args += self._end(job, end, agents) if end else [""]
         return _reply(self._call("commit", job.job_id, args), next_token)
 
-    def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> Word:
+    def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> ReplyCode:
         """Give the claims under *token* a new lease."""
         args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
-        return Word(self._call("renew", job.job_id, args).decode())
+        return ReplyCode(self._call("renew", job.job_id, args).decode())
 
-    def flush(self, job: JobRef, moves: int, agents: Sequence[str]) -> Reply:
-        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle at *moves*."""
-        return _reply(self._call("flush", job.job_id, [self._now(), job.run, moves, *agents]), "")
+    def flush(self, job: JobRef, revision: int, agents: Sequence[str]) -> Reply:
+        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle at *revision*."""
+        return _reply(self._call("flush", job.job_id, [self._now(), job.run, revision, *agents]), "")
 
-    def settle(self, job: JobRef, moves: int, end: End | None, agents: Collection[str] = ()) -> Word:
-        """End a job that was idle after *moves* commits, or with None note that it waits; unless it has moved."""
-        args: list[Arg] = [self._now(), job.run, moves, *(self._end(job, end, agents) if end else ["wait"])]
-        return Word(self._call("settle", job.job_id, args).decode())
+    def settle(self, job: JobRef, revision: int, end: JobEnd | None, agents: Collection[str] = ()) -> ReplyCode:
+        """End a job that was idle after *revision* commits, or with None note that it waits; unless it has moved."""
+        args: list[Arg] = [self._now(), job.run, revision, *(self._end(job, end, agents) if end else ["wait"])]
+        return ReplyCode(self._call("settle", job.job_id, args).decode())
 
-    def finish(self, job: JobRef, end: End, agents: Collection[str]) -> Word:
+    def finish(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> ReplyCode:
         """End a live job, which has *agents*, from outside of its runs."""
-        return Word(self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode())
+        return ReplyCode(
+            self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode()
+        )
 
-    def move(self, job_id: str, to: JobStatus, payload: bytes) -> Moved:
+    def pause_resume(self, job_id: str, to: JobStatus, payload: bytes) -> ControlReply:
         """Pause or resume a job. Safe to repeat."""
-        return _moved(self._call("move", job_id, [self._now(), to, payload]))
+        return _moved(self._call("pause_resume", job_id, [self._now(), to, payload]))
 
-    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> Moved:
+    def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> ControlReply:
         """Append a message from outside to an agent's mailbox. Idempotent by message id.
 
         *dead* is the entry of the dead letter that it replays: GONE when there is no such entry any more.
@@ -174,7 +186,7 @@ class Scripts:
 
     def retry(
         self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
-    ) -> tuple[Moved, int]:
+    ) -> tuple[ControlReply, int]:
         """Let a job, which has *agents* and whose run failed or was cancelled, go on as another run; returns that
         run's number too. Asked again, it is the same one, even if that has ended as well.
 
@@ -185,13 +197,13 @@ class Scripts:
         raw = self._call("retry", job.job_id, args)
         return _moved(raw[:3]), int(raw[3])
 
-    def delete(self, job_id: str, agents: Collection[str]) -> Word:
+    def delete(self, job_id: str, agents: Collection[str]) -> ReplyCode:
         """Delete a job that has ended, and had *agents*, with all that belongs to it."""
-        return Word(self._call("delete", job_id, list(agents)).decode())
+        return ReplyCode(self._call("delete", job_id, list(agents)).decode())
 
     def sweep(
         self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int
-    ) -> Swept:
+    ) -> SweepReply:
         """Free claims whose lease was over at *now_ms* (server time), and learn what else needs doing for the job."""
         payload = encode({"node_name": self._node})
         args = [
@@ -202,20 +214,20 @@ class Scripts:
             longest_wait_ms,
             payload,
         ]
-        word, run, digest, moves, waiting, agent, losses = self._call("sweep", job_id, args)
-        return Swept(
-            Word(word.decode()),
+        word, run, digest, revision, waiting, agent, losses = self._call("sweep", job_id, args)
+        return SweepReply(
+            ReplyCode(word.decode()),
             JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
-            int(moves),
+            int(revision),
             _waiting(waiting),
             agent.decode(),
             int(losses),
         )
 
-    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], most_bytes: int) -> Word:
+    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], most_bytes: int) -> ReplyCode:
         """Keep what commands of a job print: (agent, stream, text), at most *most_bytes* of the newest."""
         args: list[Arg] = [most_bytes, self._keep_s, *(part for chunk in chunks for part in chunk)]
-        return Word(self._call("log", job_id, args).decode())
+        return ReplyCode(self._call("log", job_id, args).decode())
 
     def _now(self) -> Arg:
         return self._clock() if self._clock else ""
@@ -224,7 +236,7 @@ class Scripts:
         lease = encode({"lease_id": next_token, "pool": pool, "node_name": self._node})
         return [self._now(), job.run, token, self._node, self._lease_ms, lease, MOST_MESSAGES, MOST_BYTES]
 
-    def _end(self, job: JobRef, end: End, agents: Collection[str]) -> list[Arg]:
+    def _end(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> list[Arg]:
         # Small on purpose: whoever is woken reads the record, which alone is the truth.
         notice = encode({"task_id": job.job_id, "status": CELERY_STATE[end.status]})
         channel = result_channel(job.job_id)
@@ -257,7 +269,7 @@ class Scripts:
 
 
 def _agent(step: Step) -> list[Arg]:
-    need = "" if step.need is None else step.need
+    threshold = "" if step.threshold is None else step.threshold
     delay = "" if step.delay_ms is None else step.delay_ms
     return [
         step.agent_id,
@@ -266,19 +278,19 @@ def _agent(step: Step) -> list[Arg]:
         step.last,
         step.output,
         step.processed,
-        need,
+        threshold,
         step.attempts,
         delay,
         step.error,
-        int(step.alone),
+        int(step.inline_only),
     ]
 
 
 def _reply(raw: Any, token: str) -> Reply:
-    word, moves, idle, waiting, claims = raw
+    word, revision, idle, waiting, claims = raw
     return Reply(
-        word=Word(word.decode()),
-        moves=int(moves),
+        word=ReplyCode(word.decode()),
+        revision=int(revision),
         idle=bool(idle),
         waiting=_waiting(waiting),
         claims=tuple(
@@ -289,10 +301,10 @@ def _reply(raw: Any, token: str) -> Reply:
     )
 
 
-def _waiting(rows: Any) -> tuple[Waiting, ...]:
-    return tuple(Waiting(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
+def _waiting(rows: Any) -> tuple[ReadyAgents, ...]:
+    return tuple(ReadyAgents(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
 
 
-def _moved(raw: Any) -> Moved:
+def _moved(raw: Any) -> ControlReply:
     word, status, waiting = raw
-    return Moved(Word(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))
+    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))

@@ -41,7 +41,7 @@ def fed(tmp_path: Path, client: Client) -> str:
     return job_id
 
 
-class Quiet:
+class DefaultEmit:
     """A namespace of the test's own, without a node: its jobs stay as they are."""
 
     def __init__(self, env: dict[str, str], settings: Settings, folder: str) -> None:
@@ -60,8 +60,8 @@ class Quiet:
 
 
 @pytest.fixture
-def quiet(env: dict[str, str], node: Any, endless: str) -> Quiet:
-    return Quiet(env, node.settings, endless)
+def quiet(env: dict[str, str], node: Any, endless: str) -> DefaultEmit:
+    return DefaultEmit(env, node.settings, endless)
 
 
 def test_pause_and_resume_say_what_the_job_is_and_may_be_repeated(mn: Mn, client, fed):
@@ -161,7 +161,7 @@ def test_an_unknown_job_exits_3(mn: Mn, message, command):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
-def test_a_job_that_has_not_begun_is_not_paused(mn: Mn, quiet: Quiet):
+def test_a_job_that_has_not_begun_is_not_paused(mn: Mn, quiet: DefaultEmit):
     quiet.submit("waiting")
     for command in ("pause", "resume", "retry"):
         ended = mn(command, "waiting", env=quiet.env)
@@ -196,7 +196,7 @@ def test_what_is_missing_is_bad_usage(mn: Mn, command):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: Quiet):
+def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: DefaultEmit):
     quiet.submit("ended", "first", "second")
     quiet.client.cancel("ended")
     before = [job["job_id"] for job in quiet.client.list_jobs(include_terminal=False)]
@@ -214,7 +214,7 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: Quiet):
     assert quiet.client.inspect_job(before[1])["result"]["reason"] == "chosen"
 
 
-def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: Quiet):
+def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: DefaultEmit):
     quiet.submit(*(f"live-{number:02}" for number in range(SHOWN + 1)))
     with Terminal([MN, "cancel"], quiet.env) as screen:
         screen.read_until(f"cancel which, 1 to {SHOWN} (Enter: none)? ")
@@ -227,7 +227,7 @@ def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: Q
 
 
 @pytest.mark.parametrize(("keys", "code"), [(b"\n", 0), (CTRL_D, 0), (CTRL_C, 130)])
-def test_nothing_chosen_is_nothing_done(quiet: Quiet, keys, code):
+def test_nothing_chosen_is_nothing_done(quiet: DefaultEmit, keys, code):
     quiet.submit("spared")
     with Terminal([MN, "cancel"], quiet.env) as screen:
         screen.read_until("(Enter: none)? ")
@@ -237,14 +237,14 @@ def test_nothing_chosen_is_nothing_done(quiet: Quiet, keys, code):
     assert quiet.statuses == {"spared": "pending"}
 
 
-def test_where_no_job_is_live_there_is_nothing_to_choose(quiet: Quiet):
+def test_where_no_job_is_live_there_is_nothing_to_choose(quiet: DefaultEmit):
     with Terminal([MN, "cancel"], quiet.env) as screen:
         assert screen.end() == 0
     assert screen.text == "no job is live\n"
 
 
 @pytest.mark.parametrize("command", ["cancel", "job cleanup --all"])
-def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: Quiet, command):
+def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: DefaultEmit, command):
     quiet.submit("spared")
     with Terminal([MN, *command.split(), "--json"], quiet.env) as screen:
         assert screen.end() == 2
@@ -252,7 +252,7 @@ def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: Quiet, command):
     assert quiet.statuses == {"spared": "pending"}
 
 
-def test_cleanup_deletes_ended_jobs_only(mn: Mn, quiet: Quiet):
+def test_cleanup_deletes_ended_jobs_only(mn: Mn, quiet: DefaultEmit):
     quiet.submit("over", "live")
     quiet.client.cancel("over")
     ended = mn("job", "cleanup", env=quiet.env)
@@ -261,7 +261,7 @@ def test_cleanup_deletes_ended_jobs_only(mn: Mn, quiet: Quiet):
     assert json.loads(mn("job", "cleanup", "--json", env=quiet.env).stdout) == {"deleted": []}
 
 
-def test_cleanup_spares_what_is_younger(mn: Mn, quiet: Quiet):
+def test_cleanup_spares_what_is_younger(mn: Mn, quiet: DefaultEmit):
     quiet.submit("over")
     quiet.client.cancel("over")
     assert mn("job", "cleanup", "--older-than", "7d", env=quiet.env).stdout == "deleted 0 jobs\n"
@@ -269,7 +269,7 @@ def test_cleanup_spares_what_is_younger(mn: Mn, quiet: Quiet):
     assert json.loads(shown) == {"deleted": ["over"]}
 
 
-def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quiet: Quiet):
+def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quiet: DefaultEmit):
     quiet.submit("live")
     ended = mn("job", "cleanup", "--all", env=quiet.env)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -283,7 +283,7 @@ def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quie
     ("keys", "last", "left"),
     [(b"y\n", "deleted 1 job", []), (b"n\n", "nothing done", ["live"]), (CTRL_D, "nothing done", ["live"])],
 )
-def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: Quiet, keys, last, left):
+def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: DefaultEmit, keys, last, left):
     quiet.submit("live")
     with Terminal([MN, "job", "cleanup", "--all"], quiet.env) as screen:
         screen.read_until("[y/N] ")
@@ -293,7 +293,7 @@ def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: Quiet, keys, las
     assert list(quiet.statuses) == left
 
 
-def test_with_yes_nobody_is_asked(quiet: Quiet):
+def test_with_yes_nobody_is_asked(quiet: DefaultEmit):
     quiet.submit("live")
     with Terminal([MN, "job", "cleanup", "--all", "--yes"], quiet.env) as screen:
         assert screen.end() == 0

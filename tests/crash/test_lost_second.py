@@ -13,7 +13,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap, JobStatus
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import Keys
-from mirrorneuron.store.protocol import End, Word
+from mirrorneuron.store.protocol import JobEnd, ReplyCode
 from tests.crash.bundles import gated, queued, starts
 from tests.jobs.graphs import executor, fan, is_alive, job_ref, light_fan, line, processed
 from tests.support.node import RealNode
@@ -75,10 +75,10 @@ def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jo
     job_id = jobs.run_manifest(gated(tmp_path / "never"))
     wait_until(lambda: starts(tmp_path / "never"))
     mark = mortal.mark()
-    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ()) is Word.SETTLED
+    assert store.scripts.finish(job_ref(jobs, job_id), JobEnd(JobStatus.CANCELLED, b"{}"), ()) is ReplyCode.SETTLED
     mortal.lose_since(mark)
     mortal.start()
-    store.index.bury([job_id])
+    store.index.mark_ended([job_id])
     try:
         assert job_id in store.index.live()
     finally:
@@ -97,7 +97,7 @@ def test_a_run_that_died_of_an_end_that_was_lost_is_no_failure(
     job_id = jobs.run_manifest(graph)
     wait_until(lambda: starts(tmp_path))
     mark = mortal.mark()
-    assert store.scripts.finish(job_ref(jobs, job_id), End(JobStatus.CANCELLED, b"{}"), ()) is Word.SETTLED
+    assert store.scripts.finish(job_ref(jobs, job_id), JobEnd(JobStatus.CANCELLED, b"{}"), ()) is ReplyCode.SETTLED
     wait_until((tmp_path / "told").exists)
     mortal.lose_since(mark)
     mortal.start()

@@ -15,7 +15,7 @@ from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import Word, new_token
+from mirrorneuron.store.protocol import ReplyCode, new_token
 from tests.crash.bundles import fed
 from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
 from tests.support.leftovers import clear
@@ -63,7 +63,7 @@ def sweeper(settings: Settings, store: Store) -> Sweeper:
 
 
 @pytest.fixture
-def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], Word]:
+def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], ReplyCode]:
     """The claim of a living worker; called, it renews it, as the worker's keeper would."""
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
@@ -81,12 +81,12 @@ def cut_off(server: ValkeyServer) -> None:
 
 
 def test_a_claim_outlives_an_absence_between_two_sweeps(
-    mortal: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], Word]
+    mortal: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], ReplyCode]
 ) -> None:
     """The sweeper comes before the keeper: it knows that nobody could renew."""
     cut_off(mortal)
     assert sweeper.tick()
-    assert claimed() is Word.RENEWED
+    assert claimed() is ReplyCode.RENEWED
 
 
 @pytest.mark.parametrize("where", ["lead", "mark_sweep", "live", "sweep"])
@@ -94,7 +94,7 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
     mortal: ValkeyServer,
     store: Store,
     sweeper: Sweeper,
-    claimed: Callable[[], Word],
+    claimed: Callable[[], ReplyCode],
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
@@ -108,11 +108,11 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
 
     monkeypatch.setattr(asked, where, held_up)
     sweeper.tick()
-    assert claimed() is Word.RENEWED
+    assert claimed() is ReplyCode.RENEWED
 
 
 @pytest.fixture
-def first(settings: Settings, store: Store, claimed: Callable[[], Word]) -> Sweeper:
+def first(settings: Settings, store: Store, claimed: Callable[[], ReplyCode]) -> Sweeper:
     """One that has only just started, where nobody has swept before."""
     store.client.delete(store.keys.sweeper, store.keys.swept)
     return Sweeper(store, make_app(settings), lambda digest: store.plan(digest)[0])
@@ -122,7 +122,7 @@ def test_a_claim_outlives_an_absence_within_the_first_sweep_of_all(
     mortal: ValkeyServer,
     store: Store,
     first: Sweeper,
-    claimed: Callable[[], Word],
+    claimed: Callable[[], ReplyCode],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither an earlier sweep nor an error tells of it."""
@@ -134,11 +134,11 @@ def test_a_claim_outlives_an_absence_within_the_first_sweep_of_all(
 
     monkeypatch.setattr(store, "lead", held_up)
     assert first.tick()
-    assert claimed() is Word.RENEWED
+    assert claimed() is ReplyCode.RENEWED
 
 
 def test_a_claim_outlives_refusals_before_the_first_sweep_of_all(
-    mortal: ValkeyServer, store: Store, first: Sweeper, claimed: Callable[[], Word]
+    mortal: ValkeyServer, store: Store, first: Sweeper, claimed: Callable[[], ReplyCode]
 ) -> None:
     """A fleet that has just started finds a server without memory: nobody renews, and nobody sweeps."""
     job_id = store.index.live()[0]
@@ -154,7 +154,7 @@ def test_a_claim_outlives_refusals_before_the_first_sweep_of_all(
             mortal.client.config_set("maxmemory", 0)
             first.stop()
         running.result()
-    assert claimed() is Word.RENEWED
+    assert claimed() is ReplyCode.RENEWED
 
 
 GRAPHS: dict[str, tuple[dict[str, Any], str]] = {

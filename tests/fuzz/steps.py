@@ -8,7 +8,7 @@ from mirrorneuron.bundle.load import load
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.message import Message, decode, encode, seed
 from mirrorneuron.store.protocol import Claim, Step
-from workers.agents.draft import Surroundings
+from workers.agents.draft import StepContext
 
 CAP: Final = 20_000
 NOW_MS: Final = 1_769_860_800_000
@@ -32,8 +32,8 @@ def plan_of(agent_type: str, **config: Any) -> Plan:
     return make_plan(load({**head, "nodes": nodes, "edges": edges}).manifest)
 
 
-def around(plan: Plan, cap: int = CAP) -> Surroundings:
-    return Surroundings("token", NOW_MS, plan.nodes.keys(), cap)
+def context(plan: Plan, cap: int = CAP) -> StepContext:
+    return StepContext("token", NOW_MS, plan.nodes.keys(), cap)
 
 
 def claim_of(*payloads: Any, state: bytes = b"") -> Claim:

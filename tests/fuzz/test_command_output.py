@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mirrorneuron.agent import Complete, Emit, Record
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.message import encode
-from mirrorneuron.store.protocol import Claim, JobRef, Step, Word, new_token
+from mirrorneuron.store.protocol import Claim, JobRef, ReplyCode, Step, new_token
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.steps import CAP, around, can_be_committed, claim_of, plan_of
+from tests.fuzz.steps import CAP, can_be_committed, claim_of, context, plan_of
 from tests.fuzz.values import ANYTHING, documents, mutated, nested
 from tests.scripts.stage import EXECUTOR, JOB, Stage
 from workers.agents import executor
@@ -95,7 +95,7 @@ def step_of(plan: Plan, claim: Claim, printed: bytes, cap: int = CAP, kept: int 
     """The step of a run whose command has printed that: what is raised but RunFailed is a bug."""
     capture = Capture(kept)
     capture.add(printed)
-    draft = Draft(plan.nodes["n"], claim, around(plan, cap))
+    draft = Draft(plan.nodes["n"], claim, context(plan, cap))
     runtime = SimpleNamespace(runner=lambda name: Printer(capture.text()), name="node")
     lease = {"lease_id": "l", "pool": "default", "slots": 1, "queue_wait_ms": 0}
     job, handle = JobRef("j", 1, "d"), RunHandle()
@@ -159,6 +159,6 @@ def test_any_output_is_taken_by_a_real_commit(stage: Stage, printed: bytes) -> N
     reply = stage.claim("n")
     step = step_of(PLANS[0], reply.claims[0], printed)
     answer = stage.scripts.commit(JOB, reply.token, [step], new_token(), agents=("n", "a", "b") if step.end else ())
-    assert answer.word is Word.COMMITTED
+    assert answer.word is ReplyCode.COMMITTED
     assert stage.mail("a") == [raw for target, raw in step.outgoing if target == "a"]
     assert stage.job("status") == (step.end.status if step.end else "running")

@@ -68,7 +68,7 @@ def can_be_used(bundle: JobBundle) -> None:
     assert encode(manifest) == packed.manifest_json
     plan = make_plan(manifest)
     for name in plan.nodes:
-        assert plan.linear_run(name)[0] == plan.behind(name)[0] == name
+        assert plan.linear_run(name)[0] == plan.downstream_of(name)[0] == name
     for agent, payloads in plan.initial_inputs.items():
         for payload in payloads:
             Message.parse(encode(seed(payload, job_id="j", to=agent, message_id="m", timestamp="t")))

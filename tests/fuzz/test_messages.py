@@ -23,7 +23,7 @@ from mirrorneuron.message import (
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import Claim
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.steps import CAP, NOW_MS, around, can_be_committed, claim_of, plan_of
+from tests.fuzz.steps import CAP, NOW_MS, can_be_committed, claim_of, context, plan_of
 from tests.fuzz.values import ANYTHING, JSON, documents, mutated, nested
 from workers.light_batch import run
 
@@ -152,7 +152,7 @@ def test_every_light_agent_answers_whatever_was_accepted(agent: str, payloads: l
         claim = claim_of(*payloads)
     except ValueError:
         return
-    step = run(plan.nodes["n"], claim, around(plan))
+    step = run(plan.nodes["n"], claim, context(plan))
     can_be_committed(step)
 
 
@@ -163,7 +163,7 @@ def test_every_light_agent_bears_whatever_stands_in_its_mailbox_and_its_state(
     agent: str, mail: list[bytes], state: bytes
 ) -> None:
     plan = LIGHT[agent]
-    can_be_committed(run(plan.nodes["n"], Claim("n", state, 0, 0, 0, tuple(mail)), around(plan)))
+    can_be_committed(run(plan.nodes["n"], Claim("n", state, 0, 0, 0, tuple(mail)), context(plan)))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store.protocol import Claim, JobRef, Step
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.steps import CAP, around, can_be_committed, claim_of, plan_of
+from tests.fuzz.steps import CAP, can_be_committed, claim_of, context, plan_of
 from tests.fuzz.values import ANYTHING, documents, garbled, mutated, nested
 from tests.node.modules.bundle import WHO, Bundle, pid_of
 from workers.agents import module
@@ -76,7 +76,7 @@ def step_of(claim: Claim, answer: bytes) -> Step:
         except ProtocolBroken as error:
             return ModuleResult(request.state, [], str(error), {})
 
-    draft = Draft(PLAN.nodes["n"], claim, around(PLAN))
+    draft = Draft(PLAN.nodes["n"], claim, context(PLAN))
     runtime = SimpleNamespace(modules=SimpleNamespace(run=run))
     try:
         job = JobRef("j", 1, "d")

@@ -12,7 +12,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap, JobStatus
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import Keys
-from mirrorneuron.store.protocol import End, JobRef
+from mirrorneuron.store.protocol import JobEnd, JobRef
 
 PATIENCE_MS = 60_000  # how long a job may take before its test fails; no test that passes waits for it
 
@@ -107,8 +107,8 @@ def finish(client: Client, job_id: str, status: JobStatus = JobStatus.CANCELLED)
     job = store.ref(job_id)
     assert job is not None
     agents = list(store.plan(job.digest)[0].nodes)
-    store.scripts.finish(job, End(status, b'{"reason":"the test is over"}'), agents)
-    store.index.bury([job_id])
+    store.scripts.finish(job, JobEnd(status, b'{"reason":"the test is over"}'), agents)
+    store.index.mark_ended([job_id])
     store.client.close()
 
 

@@ -20,7 +20,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers import runtime as runtime_module
 from workers.recovery import task_watchdog
-from workers.recovery.task_watchdog import PATIENCE, Standstill
+from workers.recovery.task_watchdog import PATIENCE, TaskWatchdog
 from workers.runtime import Runtime
 from workers.tasks import app, open_job
 from workers.visit import Start, visit
@@ -32,7 +32,7 @@ class Tasks:
     def __init__(self) -> None:
         self.store_answers = True
         self.here = threading.get_ident()
-        self.watch = Standstill(lambda: self.store_answers)
+        self.watch = TaskWatchdog(lambda: self.store_answers)
 
     def looks(self, count: int) -> list[int | None]:
         return [self.watch.look() for _ in range(count)]
@@ -109,11 +109,11 @@ def test_a_worker_that_has_done_its_task_stands_nowhere(
     client = Client(settings)
     job = job_ref(client, client.run_manifest(line(3)))
     begun: list[bool] = []
-    begin = runtime.standstill.begin
-    monkeypatch.setattr(runtime.standstill, "begin", lambda: begun.append(begin() is None))
+    begin = runtime.task_watchdog.begin
+    monkeypatch.setattr(runtime.task_watchdog, "begin", lambda: begun.append(begin() is None))
     open_job.apply(args=job).get()
     assert (begun, client.inspect_job(job.job_id)["status"]) == ([True], "completed")
-    assert not any(runtime.standstill.look() for _ in range(3 * PATIENCE))
+    assert not any(runtime.task_watchdog.look() for _ in range(3 * PATIENCE))
 
 
 def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,13 +125,13 @@ def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monke
     send = Chains.send
 
     def slow(*args: Any, **kwargs: Any) -> None:
-        found.extend(runtime.standstill.look() for _ in range(PATIENCE))
+        found.extend(runtime.task_watchdog.look() for _ in range(PATIENCE))
         send(*args, **kwargs)
 
     monkeypatch.setattr(Chains, "send", slow)
-    runtime.standstill.begin()
+    runtime.task_watchdog.begin()
     visit(runtime, make_app(settings), job, None, Start(opening=True))
-    runtime.standstill.over()
+    runtime.task_watchdog.over()
     assert found == [None] * (2 * PATIENCE)
     client.cleanup_jobs(all=True)
 
@@ -144,14 +144,14 @@ def test_a_run_may_take_as_long_as_it_likes(settings: Settings, runtime: Runtime
 
     def work() -> None:
         for start in (Start(opening=True), Start(pool="default")):
-            runtime.standstill.begin()
+            runtime.task_watchdog.begin()
             visit(runtime, app, job, None, start)
-            runtime.standstill.over()
+            runtime.task_watchdog.over()
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     wait_until((tmp_path / "begun").exists)
-    found = [runtime.standstill.look() for _ in range(3 * PATIENCE)]
+    found = [runtime.task_watchdog.look() for _ in range(3 * PATIENCE)]
     (tmp_path / "gate").touch()
     worker.join(60)
     assert client.inspect_job(job.job_id)["status"] == "completed"
@@ -178,11 +178,11 @@ def test_a_store_that_does_not_answer_is_asked_and_explains_it(
 ) -> None:
     monkeypatch.setattr(task_watchdog, "INTERVAL_S", 1e6)
     runtime = Runtime(settings.model_copy(update={"redis_url": own_server.url}), "worker@test")
-    runtime.standstill.begin()
-    assert not any(runtime.standstill.look() for _ in range(PATIENCE))
+    runtime.task_watchdog.begin()
+    assert not any(runtime.task_watchdog.look() for _ in range(PATIENCE))
     own_server.stop()
-    assert runtime.standstill.look() is None
+    assert runtime.task_watchdog.look() is None
     own_server.start()
-    assert not any(runtime.standstill.look() for _ in range(PATIENCE))
-    assert runtime.standstill.look() == threading.get_ident()
-    runtime.standstill.over()
+    assert not any(runtime.task_watchdog.look() for _ in range(PATIENCE))
+    assert runtime.task_watchdog.look() == threading.get_ident()
+    runtime.task_watchdog.over()

@@ -18,7 +18,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.protocol import JobRef, Word
+from mirrorneuron.store.protocol import JobRef, ReplyCode
 from tests.jobs.graphs import executor, fan, job_ref, line, processed, single
 from tests.support.waiting import wait_until
 from workers import visit as visit_module
@@ -91,7 +91,7 @@ def test_mail_that_comes_into_the_middle_of_a_claim_is_not_overtaken(
 
     monkeypatch.setattr(scripts, "commit", late)
     visit(runtime, app, job, None, Start(opening=True))
-    assert words[0] is Word.MOVED
+    assert words[0] is ReplyCode.MOVED
     result = client.inspect_job(job.job_id)["result"]
     assert result is not None
     assert result["output"]["messages"] == ["from outside", {}]

@@ -20,15 +20,15 @@ from tests.jobs.graphs import line
 from tests.support.node import ROOT, environment
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.recovery.consumer_watchdog import EXIT_CODE, Deafness, Watch
+from workers.recovery.consumer_watchdog import EXIT_CODE, ConsumerStall, ConsumerWatchdog
 
 
 class Worker:
-    """What `Deafness` asks about."""
+    """What `ConsumerStall` asks about."""
 
     def __init__(self) -> None:
         self.waiting, self.room, self.away = 0, True, False
-        self.deafness = Deafness(self._queued, lambda: self.room, patience=3)
+        self.deafness = ConsumerStall(self._queued, lambda: self.room, patience=3)
 
     def _queued(self) -> int:
         if self.away:
@@ -79,7 +79,7 @@ def test_mail_on_a_server_that_takes_no_writes_does_not_count_as_waiting(own_ser
     settings = Settings(redis_url=own_server.url)
     client, store, app = Client(settings), Store(settings), make_app(settings)
     client.run_manifest(line(2))
-    watch = Watch(SimpleNamespace(app=app), 0, store.check_writes)
+    watch = ConsumerWatchdog(SimpleNamespace(app=app), 0, store.check_writes)
     assert watch._queued() == 1
     own_server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(AWAY):

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis.stateful import invariant
 
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import Step, Word, new_token
+from mirrorneuron.store.protocol import ReplyCode, Step, new_token
 from tests.scripts.machine import KINDS, POOLS
 from tests.scripts.stage import ANY_LIGHT, JOB, KEEP_S, failed
 from tests.scripts.sweepers import Sweepers
@@ -57,7 +57,7 @@ class Invariants(Sweepers):
     def the_record_is_as_the_model_says(self, found: Found) -> None:
         record, job = found[""], self.job
         assert (record[b"status"].decode(), record.get(b"result", b"")) == (job.status, job.result)
-        assert (int(record[b"run"]), int(record[b"moves"])) == (job.run, job.moves)
+        assert (int(record[b"run"]), int(record[b"revision"])) == (job.run, job.revision)
         assert _time(record, b"idle_since") == job.idle_since_ms
         assert _time(record, b"finished_at") == job.finished_ms
         assert _times(found, ":delivered").keys() == job.delivered
@@ -100,15 +100,15 @@ class Invariants(Sweepers):
         """Its keys are gone, and whoever still calls is told so and leaves nothing behind."""
         scripts, token = self.stage.scripts, new_token()
         for job in {self.ref, JOB}:
-            assert scripts.claim(job, token, ANY_LIGHT, opening=True).word is Word.MISSING
-            assert scripts.commit(job, token, [Step("a", outgoing=[("b", b"1")])], token).word is Word.MISSING
-            assert scripts.renew(job, token, ["a"]) is Word.MISSING
-            assert scripts.flush(job, 0, ["batch"]).word is Word.MISSING
-            assert scripts.settle(job, 0, None) is scripts.finish(job, failed(), list(KINDS)) is Word.MISSING
-        assert scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}").word is Word.MISSING
-        assert scripts.deliver(JOB.job_id, "a", "id", b"1").word is Word.MISSING
-        assert scripts.retry(JOB, b"{}", list(KINDS), "a", [("a", "")])[0].word is Word.MISSING
-        assert scripts.sweep(JOB.job_id, after_gap=True, first_wait_ms=1, longest_wait_ms=1).word is Word.MISSING
+            assert scripts.claim(job, token, ANY_LIGHT, opening=True).word is ReplyCode.MISSING
+            assert scripts.commit(job, token, [Step("a", outgoing=[("b", b"1")])], token).word is ReplyCode.MISSING
+            assert scripts.renew(job, token, ["a"]) is ReplyCode.MISSING
+            assert scripts.flush(job, 0, ["batch"]).word is ReplyCode.MISSING
+            assert scripts.settle(job, 0, None) is scripts.finish(job, failed(), list(KINDS)) is ReplyCode.MISSING
+        assert scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}").word is ReplyCode.MISSING
+        assert scripts.deliver(JOB.job_id, "a", "id", b"1").word is ReplyCode.MISSING
+        assert scripts.retry(JOB, b"{}", list(KINDS), "a", [("a", "")])[0].word is ReplyCode.MISSING
+        assert scripts.sweep(JOB.job_id, after_gap=True, first_wait_ms=1, longest_wait_ms=1).word is ReplyCode.MISSING
         assert self.stage.lifetimes() == {}
 
     def _remove(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import initialize
 from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import Claim, End, JobRef, Moved, Reply, Waiting, Word, new_token
+from mirrorneuron.store.protocol import Claim, ControlReply, JobEnd, JobRef, ReadyAgents, Reply, ReplyCode, new_token
 from mirrorneuron.store.scripts import Wanted
 from tests.scripts.acts import Actor
 from tests.scripts.controls import Controlled
@@ -62,7 +62,7 @@ policies = st.builds(
 
 
 @dataclass(frozen=True)
-class Held:
+class ClaimedAgent:
     """What a worker believes it holds."""
 
     job: JobRef
@@ -74,8 +74,8 @@ class Held:
 class Call:
     """A call of a script, and the same of the model; made again, both see what has become of the job meanwhile."""
 
-    script: Callable[[], Reply | Moved | Word]
-    rule: Callable[[], Answer | Controlled | Word]
+    script: Callable[[], Reply | ControlReply | ReplyCode]
+    rule: Callable[[], Answer | Controlled | ReplyCode]
 
 
 class Base(Actor):
@@ -87,8 +87,8 @@ class Base(Actor):
         self.job = Job(KINDS, LEASE_MS)
         self.recovery = Recovery(self.job, FIRST_WAIT_MS, LONGEST_WAIT_MS)
         self.ledger = Ledger()
-        self.held: list[Held] = []
-        self.over: list[Held] = []  # committed, refused or lost: none of it may ever land again
+        self.held: list[ClaimedAgent] = []
+        self.over: list[ClaimedAgent] = []  # committed, refused or lost: none of it may ever land again
         self.again: list[Call] = []  # whose reply somebody may have lost
 
     @property
@@ -105,9 +105,9 @@ class Base(Actor):
         mail = [(agent, self.ledger.new()) for agent in to]
         self.ledger.sent(message for _, message in mail)
         self.job.create(self.now, mail)
-        assert self.stage.create(*mail) == (Word.CREATED, "pending")
-        assert self.stage.create(*mail) == (Word.EXISTS, "pending")
-        assert self.stage.create(*mail, digest="another") == (Word.CONFLICT, "pending")
+        assert self.stage.create(*mail) == (ReplyCode.CREATED, "pending")
+        assert self.stage.create(*mail) == (ReplyCode.EXISTS, "pending")
+        assert self.stage.create(*mail, digest="another") == (ReplyCode.CONFLICT, "pending")
         if opened:
             self.claim(self.ref, [(LIGHT, 1)], opening=True)
 
@@ -128,15 +128,15 @@ class Base(Actor):
         reply: Reply = self.ask(call, repeated)
         return reply
 
-    def settle(self, job: JobRef, moves: int, end: End | None, repeated: bool = False) -> None:
+    def settle(self, job: JobRef, revision: int, end: JobEnd | None, repeated: bool = False) -> None:
         call = Call(
-            lambda: self.stage.scripts.settle(job, moves, end, list(KINDS)),
-            lambda: self.job.settle(self.now, job.run, moves, end),
+            lambda: self.stage.scripts.settle(job, revision, end, list(KINDS)),
+            lambda: self.job.settle(self.now, job.run, revision, end),
         )
         self.ask(call, repeated)
         self.let_go()
 
-    def finish(self, job: JobRef, end: End, repeated: bool = False) -> None:
+    def finish(self, job: JobRef, end: JobEnd, repeated: bool = False) -> None:
         call = Call(
             lambda: self.stage.scripts.finish(job, end, list(KINDS)),
             lambda: self.job.finish(self.now, job.run, end),
@@ -157,12 +157,12 @@ class Base(Actor):
             self._once(call)
         return reply
 
-    def _once(self, call: Call) -> Reply | Moved | Word:
+    def _once(self, call: Call) -> Reply | ControlReply | ReplyCode:
         reply, expected = call.script(), call.rule()
         if isinstance(reply, Reply):
             assert isinstance(expected, Answer)
             self._compare(reply, expected)
-        elif isinstance(reply, Moved):
+        elif isinstance(reply, ControlReply):
             assert isinstance(expected, Controlled)
             assert (reply.word, reply.status) == (expected.word, expected.status)
             self.compare_waiting(reply.waiting, expected.waiting)
@@ -177,12 +177,12 @@ class Base(Actor):
         for claim in reply.claims:
             agent = self.job.agents[claim.agent_id]
             assert (claim.state, claim.processed, claim.attempts) == (agent.state, agent.processed, agent.attempts)
-        if reply.word in (Word.CLAIMED, Word.COMMITTED, Word.FLUSHED) and self.job.live:
-            assert reply.moves == self.job.moves
+        if reply.word in (ReplyCode.CLAIMED, ReplyCode.COMMITTED, ReplyCode.FLUSHED) and self.job.live:
+            assert reply.revision == self.job.revision
         if reply.claims and all(reply.token != held.token for held in self.held):
-            self.held.append(Held(self.ref, reply.token, reply.claims))
+            self.held.append(ClaimedAgent(self.ref, reply.token, reply.claims))
 
-    def compare_waiting(self, rows: tuple[Waiting, ...], expected: Told) -> None:
+    def compare_waiting(self, rows: tuple[ReadyAgents, ...], expected: Told) -> None:
         assert {row.pool: (row.due, row.new) for row in rows} == expected
         for row in rows:  # a single one is named, so that it can be announced by its chain
             assert row.due > 1 or row.agent_id in self.job.ready(row.pool)

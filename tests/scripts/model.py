@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import End, Step, Word
+from mirrorneuron.store.protocol import JobEnd, ReplyCode, Step
 from mirrorneuron.store.scripts import NO_LIMITS, Wanted
 from tests.scripts.stage import Kind
 
@@ -27,7 +27,7 @@ class Agent:
 
     name: str
     kind: Kind
-    need: int
+    threshold: int
     mail: list[bytes] = field(default_factory=list)
     holder: str = ""  #: token of its claim
     until_ms: int = 0  #: the end of its lease
@@ -44,12 +44,12 @@ class Agent:
 
     @property
     def can_act(self) -> bool:
-        return not self.holder and len(self.mail) >= max(1, self.need)
+        return not self.holder and len(self.mail) >= max(1, self.threshold)
 
 
 @dataclass
 class Answer:
-    word: Word
+    word: ReplyCode
     idle: bool = False
     claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
     waiting: Told = field(default_factory=dict)
@@ -59,14 +59,14 @@ class Job:
     """One job. Times are in milliseconds; every method that moves something takes the present one."""
 
     def __init__(self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS) -> None:
-        self.agents = {name: Agent(name, kind, kind.need) for name, kind in kinds.items()}
+        self.agents = {name: Agent(name, kind, kind.threshold) for name, kind in kinds.items()}
         self.lease_ms = lease_ms
         self.policies = policies
         self.status = JobStatus.PENDING
         self.opened = False
         self.run = 1
         self.result = b""
-        self.moves = 0
+        self.revision = 0
         self.aged_from_ms = 0
         self.finished_ms: int | None = None
         self.idle_since_ms: int | None = None  #: set once it has been settled that it waits
@@ -110,78 +110,78 @@ class Job:
             self.record("job_scheduled", "job_running")
             self._made = Counter(a.kind.pool for a in self.agents.values() if a.ready_ms is not None)
         if token in self.asked:
-            return self._again(Word.CLAIMED, now, token)
+            return self._again(ReplyCode.CLAIMED, now, token)
         if self.status is JobStatus.PAUSED:
-            return Answer(Word.PAUSED)
+            return Answer(ReplyCode.PAUSED)
         self.asked.add(token)
         taken = self._take_run(now, token, agents) if agents else self._take_first(now, token, wanted)
-        return self._answer(Word.CLAIMED, now, taken)
+        return self._answer(ReplyCode.CLAIMED, now, taken)
 
     def commit(self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted) -> Answer:
         end = next((step.end for step in steps if step.end), None)
         if end and self.landed.get(token) is self.status is end.status:
-            return Answer(Word.COMMITTED)
+            return Answer(ReplyCode.COMMITTED)
         if refused := self._refused(run):
             return Answer(refused)
         self.begin()
         if token in self.landed:
-            return self._again(Word.COMMITTED, now, next_token)
+            return self._again(ReplyCode.COMMITTED, now, next_token)
         if any(self.agents[step.agent_id].holder != token for step in steps):
-            return Answer(Word.STALE)
-        if any(step.alone and self.agents[step.agent_id].mail for step in steps):
-            return Answer(Word.MOVED)
+            return Answer(ReplyCode.STALE)
+        if any(step.inline_only and self.agents[step.agent_id].mail for step in steps):
+            return Answer(ReplyCode.MOVED)
         for step in steps:
             self._land(now, step)
         for target, message in (row for step in steps for row in step.outgoing):
             self.agents[target].mail.append(message)
         self.landed[token] = end.status if end else None
-        self.moves += 1
+        self.revision += 1
         if end:
             self._end(now, end)
-            return Answer(Word.COMMITTED)
+            return Answer(ReplyCode.COMMITTED)
         self.idle_since_ms = None
         self.look(now)
-        return self._answer(Word.COMMITTED, now, self._take_first(now, next_token, wanted))
+        return self._answer(ReplyCode.COMMITTED, now, self._take_first(now, next_token, wanted))
 
-    def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> Word:
+    def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> ReplyCode:
         if refused := self._refused(run):
             return refused
         if any(self.agents[name].holder != token for name in agents):
-            return Word.STALE
+            return ReplyCode.STALE
         for name in agents:
             self.agents[name].until_ms = now + self.lease_ms
-        return Word.RENEWED
+        return ReplyCode.RENEWED
 
-    def flush(self, now: int, run: int, moves: int, agents: Sequence[str]) -> Answer:
+    def flush(self, now: int, run: int, revision: int, agents: Sequence[str]) -> Answer:
         if refused := self._refused(run):
             return Answer(refused)
         self.begin()
-        if self.status is not JobStatus.RUNNING or moves != self.moves:
-            return Answer(Word.MOVED)
+        if self.status is not JobStatus.RUNNING or revision != self.revision:
+            return Answer(ReplyCode.MOVED)
         if self.idle:
             for name in agents:
                 if self.agents[name].mail:
-                    self.agents[name].need = 1
+                    self.agents[name].threshold = 1
             self.look(now)
-        return Answer(Word.FLUSHED, waiting=self.waiting(now, tell_all=True))
+        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, tell_all=True))
 
-    def settle(self, now: int, run: int, moves: int, end: End | None) -> Word:
+    def settle(self, now: int, run: int, revision: int, end: JobEnd | None) -> ReplyCode:
         if refused := self._refused(run):
             return refused
-        if moves != self.moves or not self.idle:
-            return Word.MOVED
+        if revision != self.revision or not self.idle:
+            return ReplyCode.MOVED
         if end is not None:
             self._end(now, end)
         elif self.idle_since_ms is None:
             self.idle_since_ms = now
             self.record("job_idle")
-        return Word.SETTLED
+        return ReplyCode.SETTLED
 
-    def finish(self, now: int, run: int, end: End) -> Word:
+    def finish(self, now: int, run: int, end: JobEnd) -> ReplyCode:
         if refused := self._refused(run):
             return refused
         self._end(now, end)
-        return Word.SETTLED
+        return ReplyCode.SETTLED
 
     # -- what the rules above, and those of operators and sweepers, are made of ---------------------------------------
 
@@ -209,11 +209,11 @@ class Job:
         due = {pool: len(self._due(now, pool)) for pool in pools}
         return {pool: (n, n if tell_all else min(n, self._made[pool])) for pool, n in due.items() if n}
 
-    def _refused(self, run: int) -> Word | None:
+    def _refused(self, run: int) -> ReplyCode | None:
         """Nothing can land in a job that has ended, and nothing of an earlier run in a later one."""
         if not self.live:
-            return Word.ENDED
-        return Word.STALE if run != self.run else None
+            return ReplyCode.ENDED
+        return ReplyCode.STALE if run != self.run else None
 
     def _land(self, now: int, step: Step) -> None:
         agent = self.agents[step.agent_id]
@@ -222,11 +222,11 @@ class Job:
         agent.state, agent.last = step.state or agent.state, step.last or agent.last
         agent.output, agent.error = step.output or agent.output, step.error.encode()
         agent.processed, agent.attempts = step.processed, step.attempts
-        agent.need = agent.need if step.need is None else step.need
+        agent.threshold = agent.threshold if step.threshold is None else step.threshold
         agent.due_ms = 0 if step.delay_ms is None else now + step.delay_ms
         self.log += [(kind, agent.name) for kind, _ in step.events]
 
-    def _end(self, now: int, end: End) -> None:
+    def _end(self, now: int, end: JobEnd) -> None:
         self.status, self.result, self.finished_ms, self.idle_since_ms = end.status, end.result, now, None
         self.record(f"job_{end.status}")
         for agent in self.agents.values():
@@ -255,12 +255,12 @@ class Job:
             return []
         return [self._take(now, token, agent) for agent in (first, *_free(others))]
 
-    def _again(self, word: Word, now: int, token: str) -> Answer:
+    def _again(self, word: ReplyCode, now: int, token: str) -> Answer:
         """To a call whose reply was lost: what its token holds, for a fresh lease, and all that waits."""
         claims = [self._take(now, token, agent) for agent in self.held(token)]
         return Answer(word, self.idle, claims, self.waiting(now, tell_all=True))
 
-    def _answer(self, word: Word, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
+    def _answer(self, word: ReplyCode, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
         return Answer(word, self.idle, claims, self.waiting(now))
 
 

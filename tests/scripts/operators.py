@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import End, Moved, Word
+from mirrorneuron.store.protocol import ControlReply, JobEnd, ReplyCode
 from tests.scripts import controls
 from tests.scripts.acts import act
 from tests.scripts.controls import Controlled
@@ -28,7 +28,7 @@ class Operators(Workers):
     @act(1, to=st.sampled_from([JobStatus.PAUSED, JobStatus.RUNNING]), repeated=st.booleans())
     def pause_or_resume(self, to: JobStatus, repeated: bool) -> None:
         call = Call(
-            lambda: self.stage.scripts.move(JOB.job_id, to, b"{}"),
+            lambda: self.stage.scripts.pause_resume(JOB.job_id, to, b"{}"),
             lambda: controls.move(self.job, self.now, to),
         )
         self.ask(call, repeated)
@@ -48,12 +48,12 @@ class Operators(Workers):
             lambda: self.stage.scripts.deliver(JOB.job_id, agent, name, message),
             lambda: controls.deliver(self.job, self.now, agent, name, message),
         )
-        if self.ask(call, repeated).word is Word.DELIVERED:
+        if self.ask(call, repeated).word is ReplyCode.DELIVERED:
             self.ledger.sent([message])
             self.again.append(call)
 
-    @act(1, lambda self: self.job.live and self.job.moves > 6, end=ends, repeated=st.booleans())
-    def cancel(self, end: End, repeated: bool) -> None:
+    @act(1, lambda self: self.job.live and self.job.revision > 6, end=ends, repeated=st.booleans())
+    def cancel(self, end: JobEnd, repeated: bool) -> None:
         self.finish(self.ref, end, repeated)
 
     @act(4, lambda self: not self.job.live, start=st.sampled_from(["", *BEHIND]), repeated=st.booleans())
@@ -65,13 +65,13 @@ class Operators(Workers):
         self._retry(start, repeated=False)
 
     def _retry(self, start: str, repeated: bool) -> None:
-        clear = [(name, KINDS[name].need if KINDS[name].need > 1 else "") for name in BEHIND.get(start, ())]
+        clear = [(name, KINDS[name].threshold if KINDS[name].threshold > 1 else "") for name in BEHIND.get(start, ())]
         cleared = [message for name, _ in clear for message in self.stage.mail(name)]
         runs: list[int] = []
 
         ref = self.ref
 
-        def script() -> Moved:
+        def script() -> ControlReply:
             moved, run = self.stage.scripts.retry(ref, b"{}", list(KINDS), start, clear)
             runs.append(run)
             return moved
@@ -83,6 +83,6 @@ class Operators(Workers):
         moved = self.ask(call, repeated)
         if self.job.run > ref.run:  # else the same call may yet be the one that moves it
             self.again.append(call)
-        assert set(runs) == {self.job.run if moved.word is Word.SETTLED else 0}
+        assert set(runs) == {self.job.run if moved.word is ReplyCode.SETTLED else 0}
         if self.job.run > self.ledger.run:
             self.ledger.next_run(cleared, self.job.agents[start].mail if start else ())

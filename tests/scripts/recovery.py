@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mirrorneuron.bundle.manifest import RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import Word
+from mirrorneuron.store.protocol import ReplyCode
 from tests.scripts.model import Agent, Job, Told
 
 
@@ -14,17 +14,17 @@ from tests.scripts.model import Agent, Job, Told
 class Finding:
     """What a sweep answers."""
 
-    word: Word
+    word: ReplyCode
     waiting: Told = field(default_factory=dict)  #: to be announced
     agent: str = ""
     losses: int = 0
 
 
 @dataclass
-class Watch:
+class ConsumerWatchdog:
     """Since when a job has not moved, as far as its sweepers know."""
 
-    moves: int = -1
+    revision: int = -1
     opened: bool = False
     since_ms: int = 0  #: or since when it was last announced again
     wait_ms: int = 0
@@ -37,12 +37,12 @@ class Recovery:
         self._job = job
         self._first_ms = first_wait_ms
         self._longest_ms = longest_wait_ms
-        self._watch = Watch()
+        self._watch = ConsumerWatchdog()
 
     def sweep(self, now: int, after_gap: bool) -> Finding:
         job = self._job
         if not job.live:
-            return Finding(Word.ENDED)
+            return Finding(ReplyCode.ENDED)
         if over := self._time_is_over(now):
             return Finding(over)
         job.begin()
@@ -50,23 +50,23 @@ class Recovery:
             for agent in job.held():
                 agent.until_ms = now + job.lease_ms
         if poisoned := self._free_lost_claims(now):
-            return Finding(Word.POISONED, {}, poisoned.name, poisoned.losses + 1)
+            return Finding(ReplyCode.POISONED, {}, poisoned.name, poisoned.losses + 1)
         if self._is_to_be_announced_again(now):
             if job.status is JobStatus.PENDING:
-                return Finding(Word.OPEN)
-            return Finding(Word.AGAIN, job.waiting(now, tell_all=True))
+                return Finding(ReplyCode.OPEN)
+            return Finding(ReplyCode.AGAIN, job.waiting(now, tell_all=True))
         if job.idle and job.idle_since_ms is None:
-            return Finding(Word.IDLE)
-        return Finding(Word.RUNNING, {pool: row for pool, row in job.waiting(now).items() if row[1]})
+            return Finding(ReplyCode.IDLE)
+        return Finding(ReplyCode.RUNNING, {pool: row for pool, row in job.waiting(now).items() if row[1]})
 
-    def _time_is_over(self, now: int) -> Word | None:
+    def _time_is_over(self, now: int) -> ReplyCode | None:
         """Its age counts from its submission or its last retry, its idleness from when it was settled."""
         job, limits = self._job, self._job.policies
         if limits.job_timeout_ms is not None and now - job.aged_from_ms >= limits.job_timeout_ms:
-            return Word.LATE
+            return ReplyCode.LATE
         if limits.idle_timeout_ms is None or job.idle_since_ms is None or job.status is not JobStatus.RUNNING:
             return None
-        return Word.OVERDUE if now - job.idle_since_ms >= limits.idle_timeout_ms else None
+        return ReplyCode.OVERDUE if now - job.idle_since_ms >= limits.idle_timeout_ms else None
 
     def _free_lost_claims(self, now: int) -> Agent | None:
         """Free what the dead hold, the longest dead first, up to one that has killed too many: returns that one."""
@@ -91,12 +91,12 @@ class Recovery:
         """
         watch = self._watch
         job = self._job
-        if (watch.moves, watch.opened) != (job.moves, job.opened):
-            self._watch = Watch(job.moves, job.opened, now, self._first_ms)
+        if (watch.revision, watch.opened) != (job.revision, job.opened):
+            self._watch = ConsumerWatchdog(job.revision, job.opened, now, self._first_ms)
             return False
         if now - watch.since_ms < watch.wait_ms:
             return False
         told = job.status is JobStatus.PENDING or job.waiting(now)
         wait_ms = min(2 * watch.wait_ms, self._longest_ms) if told else self._first_ms
-        self._watch = Watch(job.moves, job.opened, now, wait_ms)
+        self._watch = ConsumerWatchdog(job.revision, job.opened, now, wait_ms)
         return True

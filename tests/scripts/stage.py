@@ -12,9 +12,9 @@ import redis
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.connection import Server
+from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
-from mirrorneuron.store.protocol import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
 from mirrorneuron.store.scripts import NO_LIMITS, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
@@ -32,7 +32,7 @@ class Kind:
     """What the store is told about an agent when its job is created."""
 
     pool: str = LIGHT
-    need: int = 1
+    threshold: int = 1
     take: int | None = None
 
     @property
@@ -41,15 +41,15 @@ class Kind:
 
 
 EXECUTOR = Kind(DEFAULT, take=1)
-BATCH_OF_TWO = Kind(DEFAULT, need=2, take=2)
-JOIN_OF_THREE = Kind(need=3)
+BATCH_OF_TWO = Kind(DEFAULT, threshold=2, take=2)
+JOIN_OF_THREE = Kind(threshold=3)
 
 
 class Stage:
     """One job under test. *kinds* names the agents that are not plain light ones."""
 
     def __init__(self, url: str, kinds: Mapping[str, Kind] | None = None, policies: Policies = NO_LIMITS) -> None:
-        self.redis: Server = redis.Redis.from_url(url)
+        self.redis: RedisClient = redis.Redis.from_url(url)
         self.keys = Keys(f"scripts-{secrets.token_hex(6)}")
         self.now = NOON_MS
         self.kinds = dict(kinds or {})
@@ -58,8 +58,8 @@ class Stage:
             self.redis, self.keys, node="node-1", lease_ms=LEASE_MS, keep_s=KEEP_S, clock=lambda: self.now
         )
 
-    def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[Word, str]:
-        agents = [(name, k.pool, k.need, k.take or "") for name, k in self.kinds.items() if not k.plain]
+    def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[ReplyCode, str]:
+        agents = [(name, k.pool, k.threshold, k.take or "") for name, k in self.kinds.items() if not k.plain]
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
         word, status, _ = self.scripts.create(
             JOB.job_id,
@@ -84,7 +84,7 @@ class Stage:
         pool = self.kinds.get(agents[0], Kind()).pool
         return self.scripts.claim(JOB, token or new_token(), ((pool, 1),), agents=agents)
 
-    def finish(self, end: End) -> Word:
+    def finish(self, end: JobEnd) -> ReplyCode:
         return self.scripts.finish(JOB, end, AGENTS)
 
     def answer(self, claim: Claim, *outgoing: tuple[str, bytes]) -> Step:
@@ -108,8 +108,8 @@ class Stage:
         return str(self.redis.hget(self.keys.job(JOB.job_id), field) or b"", "utf-8")
 
     @property
-    def moves(self) -> int:
-        return int(self.job("moves"))
+    def revision(self) -> int:
+        return int(self.job("revision"))
 
     def ready(self, pool: str = LIGHT) -> dict[str, int]:
         """Who is ready in *pool*, and from when (ms)."""
@@ -152,16 +152,16 @@ class Stage:
         return dict(zip((name.decode().removeprefix(stem) for name in names), pipe.execute(), strict=True))
 
 
-def completed(result: bytes = b'{"agent_id":null,"output":1}') -> End:
-    return End(JobStatus.COMPLETED, result, b"{}")
+def completed(result: bytes = b'{"agent_id":null,"output":1}') -> JobEnd:
+    return JobEnd(JobStatus.COMPLETED, result, b"{}")
 
 
-def failed(result: bytes = b'{"agent_id":null,"error":"e","details":{}}') -> End:
-    return End(JobStatus.FAILED, result, b"{}")
+def failed(result: bytes = b'{"agent_id":null,"error":"e","details":{}}') -> JobEnd:
+    return JobEnd(JobStatus.FAILED, result, b"{}")
 
 
-def cancelled() -> End:
-    return End(JobStatus.CANCELLED, b'{"reason":"r"}', b"{}")
+def cancelled() -> JobEnd:
+    return JobEnd(JobStatus.CANCELLED, b'{"reason":"r"}', b"{}")
 
 
 def rows(reply: Reply) -> dict[str, tuple[int, int, str]]:

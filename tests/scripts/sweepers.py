@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import Swept, Word
+from mirrorneuron.store.protocol import ReplyCode, SweepReply
 from tests.scripts.acts import act
 from tests.scripts.machine import FIRST_WAIT_MS, KINDS, LONGEST_WAIT_MS, alive, running
 from tests.scripts.operators import Operators
 from tests.scripts.stage import JOB, LEASE_MS, failed
 
-FATAL = (Word.LATE, Word.OVERDUE, Word.POISONED)
+FATAL = (ReplyCode.LATE, ReplyCode.OVERDUE, ReplyCode.POISONED)
 
 
 class Sweepers(Operators):
@@ -54,26 +54,26 @@ class Sweepers(Operators):
         """Each finds what the other has left, nothing is announced twice, and the job ends once."""
         first, second = self._sweep(gaps[0]), self._sweep(gaps[1])
         assert not (first.waiting and second.waiting)
-        assert (first.word, second.word) != (Word.OPEN, Word.OPEN)
+        assert (first.word, second.word) != (ReplyCode.OPEN, ReplyCode.OPEN)
         self._act(first, repeated)
         self._act(second, repeated)
 
-    def _act(self, swept: Swept, repeated: bool) -> None:
+    def _act(self, swept: SweepReply, repeated: bool) -> None:
         if swept.job is None:
             return
-        if swept.word is Word.OPEN:
+        if swept.word is ReplyCode.OPEN:
             self.claim(swept.job, [(LIGHT, 1)], opening=True, repeated=repeated)
-        elif swept.word is Word.IDLE:
-            self.settle(swept.job, swept.moves, None, repeated)
+        elif swept.word is ReplyCode.IDLE:
+            self.settle(swept.job, swept.revision, None, repeated)
         elif swept.word in FATAL:
             self.finish(swept.job, failed(), repeated)
 
-    def _sweep(self, after_gap: bool) -> Swept:
+    def _sweep(self, after_gap: bool) -> SweepReply:
         swept = self.stage.scripts.sweep(
             JOB.job_id, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
         )
         expected = self.recovery.sweep(self.now, after_gap)
         assert (swept.word, swept.agent_id, swept.losses) == (expected.word, expected.agent, expected.losses)
-        assert (swept.job, swept.moves) == (self.ref, self.job.moves)
+        assert (swept.job, swept.revision) == (self.ref, self.job.revision)
         self.compare_waiting(swept.waiting, expected.waiting)
         return swept

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.store.protocol import Dead, End, JobRef, Step, Word, new_token
+from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, ReplyCode, Step, new_token
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
@@ -32,7 +32,7 @@ def test_a_commit_writes_everything_and_gives_the_claim_back(stage: Stages) -> N
     one.now += 3
     step = Step("a", 1, 1, b'{"n":1}', b"1", b'"out"', error="", outgoing=[("b", b"3")], events=[("seen", b"[]")])
     reply = one.scripts.commit(JOB, held.token, [step], new_token())
-    assert (reply.word, reply.moves, reply.idle, reply.claims) == (Word.COMMITTED, 1, False, ())
+    assert (reply.word, reply.revision, reply.idle, reply.claims) == (ReplyCode.COMMITTED, 1, False, ())
     assert (one.mail("a"), one.mail("b"), one.claims()) == ([b"2"], [b"3"], {})
     assert [one.agent("a", name) for name in ("state", "last", "output", "processed")] == ['{"n":1}', "1", '"out"', "1"]
     assert (one.events()[-1], one.job("updated_at")) == ("seen", str(one.now))
@@ -42,12 +42,12 @@ def test_a_commit_writes_everything_and_gives_the_claim_back(stage: Stages) -> N
 def test_empty_fields_of_a_step_leave_the_agent_as_it_was(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"), ("join", b"2"), ("join", b"3"))
     held = one.claim("join")
-    first = replace(one.answer(held.claims[0]), state=b"{}", last=b"3", output=b"9", need=2)
+    first = replace(one.answer(held.claims[0]), state=b"{}", last=b"3", output=b"9", threshold=2)
     one.scripts.commit(JOB, held.token, [replace(first, consumed=1)], new_token())
     held = one.claim("join")
     assert held.claims[0].state == b"{}"
     one.scripts.commit(JOB, held.token, [Step("join", 2, 3)], new_token())
-    assert [one.agent("join", name) for name in ("state", "last", "output", "need")] == ["{}", "3", "9", "2"]
+    assert [one.agent("join", name) for name in ("state", "last", "output", "threshold")] == ["{}", "3", "9", "2"]
 
 
 def test_a_stale_commit_is_refused_whole(stage: Stages) -> None:
@@ -57,8 +57,8 @@ def test_a_stale_commit_is_refused_whole(stage: Stages) -> None:
     other = one.claim("c")
     before = one.everything()
     steps = [one.answer(claim, ("d", b"4")) for claim in (*held.claims, *other.claims)]
-    assert one.scripts.commit(JOB, held.token, steps, new_token(), ANY_LIGHT).word is Word.STALE
-    assert one.scripts.commit(JOB, new_token(), steps[:1], new_token(), ANY_LIGHT).word is Word.STALE
+    assert one.scripts.commit(JOB, held.token, steps, new_token(), ANY_LIGHT).word is ReplyCode.STALE
+    assert one.scripts.commit(JOB, new_token(), steps[:1], new_token(), ANY_LIGHT).word is ReplyCode.STALE
     assert one.everything() == before
 
 
@@ -67,7 +67,7 @@ def test_a_commit_of_an_earlier_run_of_the_job_is_refused(stage: Stages) -> None
     held = one.claim("a")
     before = one.everything()
     old = JobRef(JOB.job_id, 0, JOB.digest)
-    assert one.scripts.commit(old, held.token, [one.answer(held.claims[0])], new_token()).word is Word.STALE
+    assert one.scripts.commit(old, held.token, [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
     assert one.everything() == before
 
 
@@ -78,7 +78,7 @@ def test_a_commit_repeated_answers_again_and_changes_nothing(stage: Stages) -> N
     first = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
     before = one.everything()
     again = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
-    assert (again.word, again.moves, again.claims[0].mail) == (first.word, first.moves, (b"2", b"4"))
+    assert (again.word, again.revision, again.claims[0].mail) == (first.word, first.revision, (b"2", b"4"))
     assert names(again.claims) == names(first.claims) == ["b"]
     assert rows(again) == rows(first) == {"default": (1, 1, "x")}
     assert one.everything() == before
@@ -89,7 +89,7 @@ def test_a_commit_that_ended_the_job_is_still_answered_as_committed(stage: Stage
     held = one.claim("a")
     steps = [replace(one.answer(held.claims[0]), end=completed())]
     replies = [one.scripts.commit(JOB, held.token, steps, new_token()) for _ in range(2)]
-    assert [reply.word for reply in replies] == [Word.COMMITTED, Word.COMMITTED]
+    assert [reply.word for reply in replies] == [ReplyCode.COMMITTED, ReplyCode.COMMITTED]
     assert one.events().count("job_completed") == 1
 
 
@@ -100,7 +100,7 @@ def test_a_commit_that_has_landed_is_told_of_an_end_that_was_not_its_own(stage: 
     one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
     one.finish(failed())
     again = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
-    assert (again.word, again.claims) == (Word.ENDED, ())
+    assert (again.word, again.claims) == (ReplyCode.ENDED, ())
 
 
 def test_a_commit_repeated_after_the_agent_has_moved_on_is_still_answered_as_committed(stage: Stages) -> None:
@@ -112,7 +112,7 @@ def test_a_commit_repeated_after_the_agent_has_moved_on_is_still_answered_as_com
     one.scripts.commit(JOB, held.token, steps, token, (("light", 1),))
     one.run("a")
     again = one.scripts.commit(JOB, held.token, steps, token, (("light", 1),))
-    assert (again.word, names(again.claims)) == (Word.COMMITTED, ["b"])  # nobody else can give b's claim back
+    assert (again.word, names(again.claims)) == (ReplyCode.COMMITTED, ["b"])  # nobody else can give b's claim back
 
 
 def test_mail_that_arrives_for_a_claimed_agent_is_not_forgotten(stage: Stages) -> None:
@@ -149,11 +149,11 @@ def test_a_join_is_ready_with_its_last_message_and_told_of_once(stage: Stages) -
 
 def test_a_step_may_raise_or_lower_what_its_agent_needs(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(*(("join", b"%d" % n) for n in range(5)))
-    for consumed, need, ready in ((1, 5, False), (0, 2, True)):
-        one.redis.hset(one.keys.agent(JOB.job_id, "join"), "need", 1)
-        one.scripts.flush(JOB, one.moves, ["join"])
+    for consumed, threshold, ready in ((1, 5, False), (0, 2, True)):
+        one.redis.hset(one.keys.agent(JOB.job_id, "join"), "threshold", 1)
+        one.scripts.flush(JOB, one.revision, ["join"])
         held = one.claim("join")
-        one.scripts.commit(JOB, held.token, [Step("join", consumed, need=need)], new_token())
+        one.scripts.commit(JOB, held.token, [Step("join", consumed, threshold=threshold)], new_token())
         assert ("join" in one.ready()) is ready
 
 
@@ -229,13 +229,13 @@ def test_a_job_with_a_claim_is_not_idle(stage: Stages) -> None:
 
 
 @pytest.mark.parametrize("end", [completed(), failed()])
-def test_the_commit_that_ends_the_job_clears_its_claims_and_keeps_its_mail(stage: Stages, end: End) -> None:
+def test_the_commit_that_ends_the_job_clears_its_claims_and_keeps_its_mail(stage: Stages, end: JobEnd) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("x", b"3"))
     one.claim("b")
     held = one.claim("a")
     step = replace(one.answer(held.claims[0], ("c", b"4")), end=end)
     reply = one.scripts.commit(JOB, held.token, [step], new_token(), ANY_LIGHT)
-    assert (reply.word, reply.claims, reply.waiting, reply.idle) == (Word.COMMITTED, (), (), False)
+    assert (reply.word, reply.claims, reply.waiting, reply.idle) == (ReplyCode.COMMITTED, (), (), False)
     assert (one.job("status"), one.job("result")) == (end.status, end.result.decode())
     assert (one.claims(), one.ready(), one.ready("default"), one.agent("b", "token")) == ({}, {}, {}, "")
     assert (one.mail("b"), one.mail("c"), one.mail("x")) == ([b"2"], [b"4"], [b"3"])
@@ -247,7 +247,7 @@ def test_a_commit_after_the_end_changes_nothing_and_is_told_so(stage: Stages) ->
     one.finish(failed())
     before = one.everything()
     step = replace(one.answer(held.claims[0], ("b", b"2")), end=completed())
-    assert one.scripts.commit(JOB, held.token, [step], new_token(), ANY_LIGHT).word is Word.ENDED
+    assert one.scripts.commit(JOB, held.token, [step], new_token(), ANY_LIGHT).word is ReplyCode.ENDED
     assert one.everything() == before
 
 
@@ -269,16 +269,16 @@ def test_a_fan_out_of_ten_thousand_messages_is_one_commit(stage: Stages) -> None
 
 def test_a_commit_for_a_job_that_is_gone_is_told_so(stage: Stages) -> None:
     one = stage()
-    assert one.scripts.commit(JOB, "t", [Step("a")], new_token()).word is Word.MISSING
+    assert one.scripts.commit(JOB, "t", [Step("a")], new_token()).word is ReplyCode.MISSING
     assert one.everything() == {}
 
 
 def test_mail_handed_on_within_a_commit_never_touches_the_mailbox(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a", "b")
-    steps = [one.answer(held.claims[0]), Step("b", processed=1, last=b"2", outgoing=[("c", b"3")], alone=True)]
+    steps = [one.answer(held.claims[0]), Step("b", processed=1, last=b"2", outgoing=[("c", b"3")], inline_only=True)]
     reply = one.scripts.commit(JOB, held.token, steps, new_token())
-    assert (reply.word, reply.moves, rows(reply)) == (Word.COMMITTED, 1, {"light": (1, 1, "c")})
+    assert (reply.word, reply.revision, rows(reply)) == (ReplyCode.COMMITTED, 1, {"light": (1, 1, "c")})
     assert (one.mail("a"), one.mail("b"), one.claims()) == ([], [], {})
     assert (one.agent("b", "processed"), one.agent("b", "last")) == ("1", "2")
 
@@ -289,8 +289,8 @@ def test_mail_handed_on_within_a_commit_does_not_overtake_what_came_in_meanwhile
     held = one.claim("a", "b")
     one.run("d", ("b", b"3"))
     before = one.everything()
-    steps = [one.answer(held.claims[0]), Step("b", processed=1, alone=True)]
-    assert one.scripts.commit(JOB, held.token, steps, "next").word is Word.MOVED
+    steps = [one.answer(held.claims[0]), Step("b", processed=1, inline_only=True)]
+    assert one.scripts.commit(JOB, held.token, steps, "next").word is ReplyCode.MOVED
     assert one.everything() == before
     steps = [one.answer(held.claims[0], ("b", b"4")), Step("b")]
     assert rows(one.scripts.commit(JOB, held.token, steps, "next")) == {"light": (1, 1, "b")}
@@ -308,7 +308,9 @@ def test_mail_that_came_in_for_one_that_was_held_without_any_makes_it_ready(stag
 def test_of_dead_letters_the_newest_thousand_are_kept(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
-    step = replace(one.answer(held.claims[0]), dead=[Dead(f"{n}", "nobody", "why", b"{}") for n in range(1_001)])
+    step = replace(
+        one.answer(held.claims[0]), dead=[DeadLetterDraft(f"{n}", "nobody", "why", b"{}") for n in range(1_001)]
+    )
     one.scripts.commit(JOB, held.token, [step], new_token())
     kept = [fields[b"i"] for _, fields in one.redis.xrange(one.keys.dead(JOB.job_id))]
     assert kept == [b"%d" % n for n in range(1, 1_001)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import Dead, End, JobRef, Moved, Word, new_token
+from mirrorneuron.store.protocol import ControlReply, DeadLetterDraft, JobEnd, JobRef, ReplyCode, new_token
 from tests.scripts.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
@@ -27,31 +27,31 @@ Stages = Callable[..., Stage]
 TO = (JobStatus.PAUSED, JobStatus.RUNNING)
 
 
-def move(one: Stage, to: JobStatus) -> Moved:
-    return one.scripts.move(JOB.job_id, to, b'{"by":"ann"}')
+def move(one: Stage, to: JobStatus) -> ControlReply:
+    return one.scripts.pause_resume(JOB.job_id, to, b'{"by":"ann"}')
 
 
-def deliver(one: Stage, agent: str, name: str, dead: str = "") -> Moved:
+def deliver(one: Stage, agent: str, name: str, dead: str = "") -> ControlReply:
     return one.scripts.deliver(JOB.job_id, agent, name, b'"outside"', dead)
 
 
-def retry(one: Stage, start: str = "", *clear: tuple[str, int]) -> tuple[Moved, int]:
+def retry(one: Stage, start: str = "", *clear: tuple[str, int]) -> tuple[ControlReply, int]:
     job = JobRef(JOB.job_id, int(one.job("run")), JOB.digest)
     return one.scripts.retry(job, b"{}", ["a", "b", "x", "join", "batch"], start, clear)
 
 
-def rows(moved: Moved) -> list[tuple[str, int, str]]:
+def rows(moved: ControlReply) -> list[tuple[str, int, str]]:
     return [(row.pool, row.due, row.agent_id) for row in moved.waiting]
 
 
 def test_a_paused_job_gives_no_claim_and_what_runs_commits_and_claims_nothing_more(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     held = one.claim("a")
-    assert move(one, JobStatus.PAUSED).word is Word.SETTLED
-    assert one.claim("b").word is Word.PAUSED
+    assert move(one, JobStatus.PAUSED).word is ReplyCode.SETTLED
+    assert one.claim("b").word is ReplyCode.PAUSED
     step = one.answer(held.claims[0], ("c", b"3"))
     reply = one.scripts.commit(JOB, held.token, [step], new_token(), ANY_LIGHT)
-    assert (reply.word, reply.claims, reply.waiting, reply.idle) == (Word.COMMITTED, (), (), False)
+    assert (reply.word, reply.claims, reply.waiting, reply.idle) == (ReplyCode.COMMITTED, (), (), False)
     assert (one.mail("b"), one.mail("c"), one.claims()) == ([b"2"], [b"3"], {})
     assert [(row.pool, row.due, row.new) for row in move(one, JobStatus.RUNNING).waiting] == [("light", 2, 2)]
 
@@ -63,7 +63,7 @@ def test_asking_again_for_what_holds_changes_nothing(stage: Stages) -> None:
         before = one.everything()
         one.now += 1
         again = move(one, to)
-        assert (again.word, again.status, one.everything()) == (Word.SETTLED, to, before)
+        assert (again.word, again.status, one.everything()) == (ReplyCode.SETTLED, to, before)
     assert one.events()[-2:] == ["job_paused", "job_resumed"]
     told = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))][-2:]
     assert [(fields[b"a"], fields[b"p"]) for fields in told] == [(b"", b'{"by":"ann"}')] * 2
@@ -72,7 +72,7 @@ def test_asking_again_for_what_holds_changes_nothing(stage: Stages) -> None:
 @pytest.mark.parametrize("to", TO)
 @pytest.mark.parametrize("end", [None, completed(), failed(), cancelled()])
 def test_only_what_runs_is_paused_and_only_what_is_paused_goes_on(
-    stage: Stages, to: JobStatus, end: End | None
+    stage: Stages, to: JobStatus, end: JobEnd | None
 ) -> None:
     one = stage()
     one.create(("a", b"1"))
@@ -80,7 +80,7 @@ def test_only_what_runs_is_paused_and_only_what_is_paused_goes_on(
         one.finish(end)
     before = one.everything()
     moved = move(one, to)
-    expected = (Word.ENDED, end.status) if end else (Word.REFUSED, "pending")
+    expected = (ReplyCode.ENDED, end.status) if end else (ReplyCode.REFUSED, "pending")
     assert (moved.word, moved.status, moved.waiting) == (*expected, ())
     assert one.everything() == before
 
@@ -88,31 +88,31 @@ def test_only_what_runs_is_paused_and_only_what_is_paused_goes_on(
 def test_a_pause_is_an_update_of_the_job_and_a_move(stage: Stages) -> None:
     """Who has seen the job idle before it does not end it after it."""
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
-    seen = one.moves
+    seen = one.revision
     one.now += 7
     move(one, JobStatus.PAUSED)
     assert one.job("updated_at") == str(one.now)
-    assert one.scripts.settle(JOB, one.moves, completed()) is Word.MOVED
+    assert one.scripts.settle(JOB, one.revision, completed()) is ReplyCode.MOVED
     move(one, JobStatus.RUNNING)
-    assert one.scripts.settle(JOB, seen, completed()) is Word.MOVED
+    assert one.scripts.settle(JOB, seen, completed()) is ReplyCode.MOVED
 
 
 def test_a_flush_waits_for_the_end_of_a_pause(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     move(one, JobStatus.PAUSED)
-    assert one.scripts.flush(JOB, one.moves, ["batch"]).word is Word.MOVED
+    assert one.scripts.flush(JOB, one.revision, ["batch"]).word is ReplyCode.MOVED
     assert one.ready("default") == {}
 
 
 def test_a_message_from_outside_is_a_move_and_ends_the_idleness(stage: Stages) -> None:
     """Whoever saw the job idle before it came must not end the job over it."""
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
-    seen = one.moves
+    seen = one.revision
     one.scripts.settle(JOB, seen, None)
     one.now += 7
-    assert deliver(one, "join", "id").word is Word.DELIVERED
+    assert deliver(one, "join", "id").word is ReplyCode.DELIVERED
     assert (one.job("idle_since"), one.job("updated_at")) == ("", str(one.now))
-    assert one.scripts.settle(JOB, seen, completed()) is Word.MOVED
+    assert one.scripts.settle(JOB, seen, completed()) is ReplyCode.MOVED
 
 
 def test_a_message_that_makes_somebody_ready_tells_of_it(stage: Stages) -> None:
@@ -125,18 +125,18 @@ def test_a_message_is_known_by_its_agent_and_its_id(stage: Stages) -> None:
     one = stage().open()
     sent = [("a", "bc"), ("ab", "c"), ("a", "c"), ("a", "bc")]
     words = [deliver(one, agent, name).word for agent, name in sent]
-    assert words == [Word.DELIVERED] * 3 + [Word.DUPLICATE]
+    assert words == [ReplyCode.DELIVERED] * 3 + [ReplyCode.DUPLICATE]
     assert (len(one.mail("a")), len(one.redis.lrange(one.keys.mail(JOB.job_id, "ab"), 0, -1))) == (2, 1)
 
 
 @pytest.mark.parametrize("end", [completed(), failed(), cancelled()])
-def test_an_ended_job_takes_no_message_and_loses_no_dead_letter_over_it(stage: Stages, end: End) -> None:
+def test_an_ended_job_takes_no_message_and_loses_no_dead_letter_over_it(stage: Stages, end: JobEnd) -> None:
     one = stage()
     entry = given_up(one)
     one.finish(end)
     before = one.everything()
     moved = deliver(one, "b", "id", entry)
-    assert (moved.word, moved.status) == (Word.ENDED, end.status)
+    assert (moved.word, moved.status) == (ReplyCode.ENDED, end.status)
     assert one.everything() == before
     assert one.redis.xlen(one.keys.dead(JOB.job_id)) == 1
 
@@ -145,7 +145,7 @@ def given_up(one: Stage) -> str:
     """Open a job with one dead letter; returns its entry."""
     one.open(("a", b"1"))
     held = one.claim("a")
-    step = replace(one.answer(held.claims[0]), dead=[Dead("m", "nobody", "why", b"{}")])
+    step = replace(one.answer(held.claims[0]), dead=[DeadLetterDraft("m", "nobody", "why", b"{}")])
     one.scripts.commit(JOB, held.token, [step], new_token())
     ((entry, _),) = one.redis.xrange(one.keys.dead(JOB.job_id))
     return str(entry, "utf-8")
@@ -155,7 +155,7 @@ def test_a_dead_letter_is_replayed_once_and_asked_again_it_is_the_same_replay(st
     one = stage()
     entry = given_up(one)
     words = [deliver(one, "b", name, entry).word for name in ("new", "new", "another")]
-    assert words == [Word.DELIVERED, Word.DUPLICATE, Word.GONE]
+    assert words == [ReplyCode.DELIVERED, ReplyCode.DUPLICATE, ReplyCode.GONE]
     assert len(one.mail("b")) == 1
     assert one.redis.xlen(one.keys.dead(JOB.job_id)) == 0
 
@@ -172,7 +172,7 @@ def test_only_what_has_failed_or_was_cancelled_is_retried(stage: Stages) -> None
             one.finish(completed())
         before = one.everything()
         moved, _ = retry(one, "a", ("a", 1))
-        assert (moved.word, moved.status) == (Word.SETTLED if status == "running" else Word.REFUSED, status)
+        assert (moved.word, moved.status) == (ReplyCode.SETTLED if status == "running" else ReplyCode.REFUSED, status)
         assert one.everything() == before
 
 
@@ -182,11 +182,11 @@ def test_nothing_of_an_earlier_run_lands_in_a_retried_job(stage: Stages) -> None
     one.finish(cancelled())
     assert [run for _, run in (retry(one), retry(one))] == [2, 2]
     before = one.everything()
-    assert one.scripts.commit(JOB, "t", [one.answer(held.claims[0])], new_token()).word is Word.STALE
-    assert one.scripts.renew(JOB, "t", ["a"]) is Word.STALE
-    assert one.claim("a").word is Word.STALE
-    assert one.scripts.finish(JOB, failed(), ["a"]) is Word.STALE
-    assert one.scripts.settle(JOB, one.moves, completed()) is Word.STALE
+    assert one.scripts.commit(JOB, "t", [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
+    assert one.scripts.renew(JOB, "t", ["a"]) is ReplyCode.STALE
+    assert one.claim("a").word is ReplyCode.STALE
+    assert one.scripts.finish(JOB, failed(), ["a"]) is ReplyCode.STALE
+    assert one.scripts.settle(JOB, one.revision, completed()) is ReplyCode.STALE
     assert one.everything() == before
 
 
@@ -213,8 +213,10 @@ def test_a_retry_from_an_agent_clears_it_and_all_behind_it_and_gives_it_its_last
     for name in ("a", "b", "join"):
         held = one.claim(name)
         step = one.answer(held.claims[0])
-        need = 2 if name == "join" else None
-        step = replace(step, consumed=1, state=b'{"s":1}', last=held.claims[0].mail[0], output=b"9", need=need)
+        threshold = 2 if name == "join" else None
+        step = replace(
+            step, consumed=1, state=b'{"s":1}', last=held.claims[0].mail[0], output=b"9", threshold=threshold
+        )
         one.scripts.commit(JOB, held.token, [step], new_token())
     one.finish(failed())
     moved, _ = retry(one, "b", ("b", 1), ("join", 3))
@@ -223,7 +225,7 @@ def test_a_retry_from_an_agent_clears_it_and_all_behind_it_and_gives_it_its_last
     kept = ("state", "output", "processed", "last")
     assert [one.agent("a", name) for name in kept] == ['{"s":1}', "9", "1", "1"]
     assert [one.agent("b", name) for name in kept] == ["", "", "", "2"]
-    assert [one.agent("join", name) for name in (*kept, "need")] == ["", "", "", "3", "3"]
+    assert [one.agent("join", name) for name in (*kept, "threshold")] == ["", "", "", "3", "3"]
     cleared = [f for _, f in one.redis.xrange(one.keys.events(JOB.job_id)) if f[b"t"] == b"mail_cleared"]
     assert [(fields[b"a"], fields[b"p"]) for fields in cleared] == [(b"join", b'{"count":2}')]
 
@@ -236,7 +238,7 @@ def test_a_retry_from_an_agent_that_was_cut_off_gives_it_as_much_as_it_was_at(
     one = stage(x=kind).open(("x", b"1"), ("x", b"2"), ("x", b"3"))
     one.claim("x")
     one.finish(cancelled())
-    retry(one, "x", ("x", kind.need))
+    retry(one, "x", ("x", kind.threshold))
     assert one.mail("x") == [b"1", b"2", b"3"][:again]
 
 
@@ -275,7 +277,7 @@ def test_that_a_run_was_cut_off_is_forgotten_with_the_next_run_of_the_job(stage:
 def test_a_retry_is_a_move(stage: Stages) -> None:
     """The waits before what is lost is told of again begin with the first one."""
     one = stage().open(("a", b"1"))
-    seen = one.moves
+    seen = one.revision
     one.finish(cancelled())
     retry(one)
-    assert one.moves > seen
+    assert one.revision > seen

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mirrorneuron.store.protocol import JobRef, Word, new_token
+from mirrorneuron.store.protocol import JobRef, ReplyCode, new_token
 from mirrorneuron.store.scripts import MOST_MESSAGES
 from tests.scripts.stage import (
     ANY_HEAVY,
@@ -28,7 +28,7 @@ Stages = Callable[..., Stage]
 
 def test_a_new_job_is_pending_with_its_mail_in_order(stage: Stages) -> None:
     one = stage()
-    assert one.create(("a", b"1"), ("b", b"2"), ("a", b"3")) == (Word.CREATED, "pending")
+    assert one.create(("a", b"1"), ("b", b"2"), ("a", b"3")) == (ReplyCode.CREATED, "pending")
     assert (one.mail("a"), one.mail("b")) == ([b"1", b"3"], [b"2"])
     assert one.ready() == {"a": one.now, "b": one.now}
     assert one.events() == ["job_pending", "job_validated"]
@@ -39,14 +39,14 @@ def test_a_job_created_again_with_the_same_bundle_is_found_and_not_changed(stage
     one.create(("a", b"1"))
     before = one.everything()
     one.now += 10
-    assert one.create(("a", b"1")) == (Word.EXISTS, "pending")
+    assert one.create(("a", b"1")) == (ReplyCode.EXISTS, "pending")
     assert one.everything() == before
 
 
 def test_another_bundle_under_the_same_id_is_a_conflict_and_changes_nothing(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     before = one.everything()
-    assert one.create(("b", b"2"), digest="another") == (Word.CONFLICT, "running")
+    assert one.create(("b", b"2"), digest="another") == (ReplyCode.CONFLICT, "running")
     assert one.everything() == before
 
 
@@ -61,7 +61,7 @@ def test_nobody_is_claimed_before_the_job_is_open(stage: Stages) -> None:
     one.create(("a", b"1"))
     for agents in ((), ("a",)):
         reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT, agents=agents)
-        assert (reply.word, reply.claims, reply.waiting, reply.idle) == (Word.CLAIMED, (), (), False)
+        assert (reply.word, reply.claims, reply.waiting, reply.idle) == (ReplyCode.CLAIMED, (), (), False)
 
 
 def test_opening_starts_the_job_and_tells_of_all_that_is_ready(stage: Stages) -> None:
@@ -110,7 +110,7 @@ def test_a_claim_hands_over_as_much_mail_as_one_claim_may_hold(stage: Stages, de
 
 
 def test_an_aggregator_that_needs_more_than_a_claim_holds_gets_what_it_needs(stage: Stages) -> None:
-    one = stage(join=Kind(need=1_500)).open(*(("join", b"m") for _ in range(1_500)))
+    one = stage(join=Kind(threshold=1_500)).open(*(("join", b"m") for _ in range(1_500)))
     assert len(one.claim("join").claims[0].mail) == 1_500
 
 
@@ -183,9 +183,9 @@ def test_an_opening_claim_repeated_tells_again_of_all_that_is_ready(stage: Stage
 def test_a_claim_of_another_run_or_job_is_refused(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     before = one.everything()
-    assert one.scripts.claim(JobRef(JOB.job_id, 2, "digest"), "t", ANY_LIGHT).word is Word.STALE
-    assert one.scripts.claim(JobRef(JOB.job_id, 1, "of another bundle"), "t", ANY_LIGHT).word is Word.STALE
-    assert one.scripts.claim(JobRef("no-job", 1, "digest"), "t", ANY_LIGHT).word is Word.MISSING
+    assert one.scripts.claim(JobRef(JOB.job_id, 2, "digest"), "t", ANY_LIGHT).word is ReplyCode.STALE
+    assert one.scripts.claim(JobRef(JOB.job_id, 1, "of another bundle"), "t", ANY_LIGHT).word is ReplyCode.STALE
+    assert one.scripts.claim(JobRef("no-job", 1, "digest"), "t", ANY_LIGHT).word is ReplyCode.MISSING
     assert one.everything() == before
 
 
@@ -195,14 +195,14 @@ def test_an_ended_job_gives_no_claim_and_is_not_opened_again(stage: Stages) -> N
     before = one.everything()
     for opening in (False, True):
         reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT, opening=opening)
-        assert (reply.word, reply.claims, reply.waiting, reply.idle) == (Word.ENDED, (), (), False)
+        assert (reply.word, reply.claims, reply.waiting, reply.idle) == (ReplyCode.ENDED, (), (), False)
     assert one.everything() == before
 
 
 def test_a_claim_that_finds_an_idle_job_says_so(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
-    assert (reply.idle, reply.moves, reply.claims) == (True, 0, ())
+    assert (reply.idle, reply.revision, reply.claims) == (True, 0, ())
 
 
 def test_those_that_follow_are_claimed_with_the_first_while_they_are_free(stage: Stages) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron.message import decode
 from mirrorneuron.store.keys import result_channel
-from mirrorneuron.store.protocol import Dead, End, JobRef, Reply, Word, new_token
+from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, Reply, ReplyCode, new_token
 from tests.scripts.stage import (
     AGENTS,
     ANY_LIGHT,
@@ -36,7 +36,7 @@ def test_renewing_gives_all_claims_of_a_token_a_new_lease(stage: Stages) -> None
     held = one.scripts.claim(JOB, new_token(), (("light", 2),))
     one.claim("c")
     one.now += 2_000
-    assert one.scripts.renew(JOB, held.token, ["a", "b"]) is Word.RENEWED
+    assert one.scripts.renew(JOB, held.token, ["a", "b"]) is ReplyCode.RENEWED
     assert one.claims() == {"a": one.now + LEASE_MS, "b": one.now + LEASE_MS, "c": one.now - 2_000 + LEASE_MS}
 
 
@@ -45,9 +45,9 @@ def test_renewing_with_one_that_is_no_longer_held_renews_nothing(stage: Stages) 
     held, _ = one.claim("a"), one.claim("b")
     before = one.everything()
     one.now += 1
-    assert one.scripts.renew(JOB, held.token, ["a", "b"]) is Word.STALE
-    assert one.scripts.renew(JOB, new_token(), ["a"]) is Word.STALE
-    assert one.scripts.renew(ANOTHER_RUN, held.token, ["a"]) is Word.STALE
+    assert one.scripts.renew(JOB, held.token, ["a", "b"]) is ReplyCode.STALE
+    assert one.scripts.renew(JOB, new_token(), ["a"]) is ReplyCode.STALE
+    assert one.scripts.renew(ANOTHER_RUN, held.token, ["a"]) is ReplyCode.STALE
     assert one.everything() == before
 
 
@@ -55,50 +55,50 @@ def test_renewing_does_not_bring_back_a_claim_that_was_committed(stage: Stages) 
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
-    assert one.scripts.renew(JOB, held.token, ["a"]) is Word.STALE
+    assert one.scripts.renew(JOB, held.token, ["a"]) is ReplyCode.STALE
     assert one.claims() == {}
 
 
 def test_a_flush_lets_a_part_filled_batch_go(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
-    reply = one.scripts.flush(JOB, one.moves, ["batch"])
-    assert (reply.word, rows(reply)) == (Word.FLUSHED, {"default": (1, 1, "batch")})
+    reply = one.scripts.flush(JOB, one.revision, ["batch"])
+    assert (reply.word, rows(reply)) == (ReplyCode.FLUSHED, {"default": (1, 1, "batch")})
     assert one.claim("batch").claims[0].mail == (b"1",)
 
 
 def test_a_flush_leaves_empty_mailboxes_alone(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE, batch=BATCH_OF_TWO).open(("join", b"1"))
     before = one.everything()
-    reply = one.scripts.flush(JOB, one.moves, ["batch"])
-    assert (reply.word, rows(reply)) == (Word.FLUSHED, {})
+    reply = one.scripts.flush(JOB, one.revision, ["batch"])
+    assert (reply.word, rows(reply)) == (ReplyCode.FLUSHED, {})
     assert one.everything() == before
 
 
 def test_a_flush_repeated_tells_again_of_what_it_made_ready(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
-    first, again = (rows(one.scripts.flush(JOB, one.moves, ["batch"])) for _ in range(2))
+    first, again = (rows(one.scripts.flush(JOB, one.revision, ["batch"])) for _ in range(2))
     assert first == again == {"default": (1, 1, "batch")}
 
 
 def test_a_flush_after_a_move_changes_nothing(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     before = one.everything()
-    assert one.scripts.flush(JOB, one.moves + 1, ["batch"]).word is Word.MOVED
+    assert one.scripts.flush(JOB, one.revision + 1, ["batch"]).word is ReplyCode.MOVED
     assert one.everything() == before
 
 
 def test_a_job_that_is_not_idle_is_not_flushed(stage: Stages) -> None:
     """A second worker that saw the same idleness comes late: by now there is work, so the batch may still fill."""
     one = stage(batch=BATCH_OF_TWO).open(("a", b"1"), ("batch", b"2"))
-    one.scripts.flush(JOB, one.moves, ["batch"])
+    one.scripts.flush(JOB, one.revision, ["batch"])
     assert one.ready("default") == {}
 
 
 def test_an_idle_job_waits_with_one_event_and_its_time(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("a", b"1"))
-    moves, since = one.run("a", ("join", b"2")).moves, one.now
+    revision, since = one.run("a", ("join", b"2")).revision, one.now
     for _ in range(2):
-        assert one.scripts.settle(JOB, moves, None) is Word.SETTLED
+        assert one.scripts.settle(JOB, revision, None) is ReplyCode.SETTLED
         one.now += 10
     assert (one.job("status"), one.job("idle_since")) == ("running", str(since))
     assert one.events().count("job_idle") == 1
@@ -106,31 +106,31 @@ def test_an_idle_job_waits_with_one_event_and_its_time(stage: Stages) -> None:
 
 def test_a_job_that_has_ended_is_no_longer_idle(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
-    one.scripts.settle(JOB, one.moves, None)
+    one.scripts.settle(JOB, one.revision, None)
     one.finish(cancelled())
     assert one.job("idle_since") == ""
 
 
 def test_a_commit_ends_the_idleness(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE, batch=BATCH_OF_TWO).open(("a", b"1"), ("batch", b"2"))
-    one.scripts.settle(JOB, one.run("a").moves, None)
-    one.scripts.flush(JOB, one.moves, ["batch"])
+    one.scripts.settle(JOB, one.run("a").revision, None)
+    one.scripts.flush(JOB, one.revision, ["batch"])
     one.run("batch")
     assert one.job("idle_since") == ""
 
 
 @pytest.mark.parametrize("end", [None, completed(), failed()])
-def test_a_job_is_settled_only_if_nothing_has_moved_since(stage: Stages, end: End | None) -> None:
+def test_a_job_is_settled_only_if_nothing_has_moved_since(stage: Stages, end: JobEnd | None) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
-    moves = one.run("a").moves
+    revision = one.run("a").revision
     before = one.everything()
-    assert one.scripts.settle(JOB, moves, end, AGENTS) is Word.MOVED  # b is ready
+    assert one.scripts.settle(JOB, revision, end, AGENTS) is ReplyCode.MOVED  # b is ready
     assert one.everything() == before
     held = one.claim("b")
-    assert one.scripts.settle(JOB, moves, end, AGENTS) is Word.MOVED  # b is claimed
+    assert one.scripts.settle(JOB, revision, end, AGENTS) is ReplyCode.MOVED  # b is claimed
     one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
-    assert one.scripts.settle(JOB, moves, end, AGENTS) is Word.MOVED  # b has committed
-    assert one.scripts.settle(JOB, moves + 1, end, AGENTS) is Word.SETTLED
+    assert one.scripts.settle(JOB, revision, end, AGENTS) is ReplyCode.MOVED  # b has committed
+    assert one.scripts.settle(JOB, revision + 1, end, AGENTS) is ReplyCode.SETTLED
 
 
 def test_a_job_with_a_delayed_agent_is_not_settled(stage: Stages) -> None:
@@ -138,15 +138,15 @@ def test_a_job_with_a_delayed_agent_is_not_settled(stage: Stages) -> None:
     held = one.claim("x")
     step = one.answer(held.claims[0])
     step.consumed, step.delay_ms = 0, 60_000
-    moves = one.scripts.commit(JOB, held.token, [step], new_token()).moves
-    assert one.scripts.settle(JOB, moves, completed(), AGENTS) is Word.MOVED
+    revision = one.scripts.commit(JOB, held.token, [step], new_token()).revision
+    assert one.scripts.settle(JOB, revision, completed(), AGENTS) is ReplyCode.MOVED
 
 
 @pytest.mark.parametrize("end", [completed(), failed(), cancelled()])
-def test_finishing_clears_claims_and_keeps_mail_and_says_so_once(stage: Stages, end: End) -> None:
+def test_finishing_clears_claims_and_keeps_mail_and_says_so_once(stage: Stages, end: JobEnd) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("x", b"3"))
     held = one.claim("a", "c")
-    assert [one.finish(end) for _ in range(2)] == [Word.SETTLED, Word.ENDED]
+    assert [one.finish(end) for _ in range(2)] == [ReplyCode.SETTLED, ReplyCode.ENDED]
     assert (one.job("status"), one.job("result"), one.job("finished_at")) == (
         end.status,
         end.result.decode(),
@@ -156,7 +156,7 @@ def test_finishing_clears_claims_and_keeps_mail_and_says_so_once(stage: Stages, 
     assert (one.agent("a", "token"), one.agent("c", "token")) == ("", "")
     assert (one.mail("a"), one.mail("b"), one.mail("x")) == ([b"1"], [b"2"], [b"3"])
     assert one.events().count(f"job_{end.status}") == 1
-    assert one.scripts.renew(JOB, held.token, ["a"]) is Word.ENDED
+    assert one.scripts.renew(JOB, held.token, ["a"]) is ReplyCode.ENDED
 
 
 @pytest.mark.parametrize("pending", [True, False])
@@ -168,10 +168,10 @@ def test_the_first_end_wins(stage: Stages, pending: bool) -> None:
     one.finish(failed())
     before = one.everything()
     one.now += 1
-    assert one.finish(completed()) is Word.ENDED
-    assert one.scripts.settle(JOB, 0, completed(), AGENTS) is Word.ENDED
-    assert one.scripts.settle(JOB, 0, None) is Word.ENDED
-    assert one.scripts.flush(JOB, one.moves, ["a"]).word is Word.ENDED
+    assert one.finish(completed()) is ReplyCode.ENDED
+    assert one.scripts.settle(JOB, 0, completed(), AGENTS) is ReplyCode.ENDED
+    assert one.scripts.settle(JOB, 0, None) is ReplyCode.ENDED
+    assert one.scripts.flush(JOB, one.revision, ["a"]).word is ReplyCode.ENDED
     assert one.everything() == before
 
 
@@ -191,7 +191,7 @@ def with_every_kind_of_key(one: Stage) -> Reply:
     one.scripts.log(JOB.job_id, [("x", "stdout", "printed")], 1_000)
     one.scripts.deliver(JOB.job_id, "c", "id", b"4")
     held = one.claim("x")
-    step = replace(one.answer(held.claims[0]), dead=[Dead("m", "nobody", "no agent", b"{}")])
+    step = replace(one.answer(held.claims[0]), dead=[DeadLetterDraft("m", "nobody", "no agent", b"{}")])
     one.scripts.commit(JOB, held.token, [step], new_token())
     one.run("c")
     found = {suffix.split(":")[1] for suffix in one.lifetimes() if suffix}
@@ -209,7 +209,7 @@ def test_every_way_to_end_a_job_gives_all_its_keys_their_time_to_live(stage: Sta
         one.scripts.commit(JOB, held.token, [step], new_token(), agents=AGENTS)
     elif way == "settle":
         one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
-        assert one.scripts.settle(JOB, one.moves, completed(), AGENTS) is Word.SETTLED
+        assert one.scripts.settle(JOB, one.revision, completed(), AGENTS) is ReplyCode.SETTLED
     else:
         one.finish(cancelled())
     lifetimes = one.lifetimes()
@@ -257,8 +257,8 @@ def test_those_who_run_something_of_a_job_are_told_of_its_end_at_once(stage: Sta
         assert pubsub.get_message(timeout=10)["data"] == b"nothing else"
 
 
-@pytest.mark.parametrize(("job", "word"), [(ANOTHER_RUN, Word.STALE), (NO_JOB, Word.MISSING)])
-def test_calls_for_another_run_or_for_no_job_change_nothing(stage: Stages, job: JobRef, word: Word) -> None:
+@pytest.mark.parametrize(("job", "word"), [(ANOTHER_RUN, ReplyCode.STALE), (NO_JOB, ReplyCode.MISSING)])
+def test_calls_for_another_run_or_for_no_job_change_nothing(stage: Stages, job: JobRef, word: ReplyCode) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     before = one.everything()
     assert one.scripts.finish(job, failed(), AGENTS) is word

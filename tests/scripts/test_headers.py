@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from mirrorneuron.store import keys
-from mirrorneuron.store.protocol import Word
+from mirrorneuron.store.protocol import ReplyCode
 from mirrorneuron.store.scripts import SOURCES
 
 LUA = files("mirrorneuron.store") / "lua"
@@ -62,13 +62,13 @@ def test_a_script_has_one_key_the_job(name: str) -> None:
 def test_the_words_of_a_reply_are_those_of_the_header(name: str) -> None:
     promised = set(re.findall(r"\b[A-Z]{4,}\b", documented(name)["Reply"]))
     code = re.sub(r"redis\.call\('\w+'", "", head_and_body(name)[1])
-    answered = {word for word in re.findall(r"'([A-Z]+)'", code) if word in set(Word)}
+    answered = {word for word in re.findall(r"'([A-Z]+)'", code) if word in set(ReplyCode)}
     assert promised == answered
 
 
 def test_every_word_is_a_reply_of_some_script() -> None:
     promised = {word for name in SCRIPTS for word in re.findall(r"\b[A-Z]{4,}\b", documented(name)["Reply"])}
-    assert promised == set(Word)
+    assert promised == set(ReplyCode)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,18 +9,18 @@ import pytest
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import JobRef, Moved, Swept, Word, new_token
+from mirrorneuron.store.protocol import ControlReply, JobRef, ReplyCode, SweepReply, new_token
 from tests.scripts.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
 
 Stages = Callable[..., Stage]
 FIRST_WAIT_MS = 5_000
 
 
-def sweep(one: Stage) -> Swept:
+def sweep(one: Stage) -> SweepReply:
     return one.scripts.sweep(JOB.job_id, after_gap=False, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
 
 
-def retry(one: Stage, start: str = "") -> Moved:
+def retry(one: Stage, start: str = "") -> ControlReply:
     clear = [(start, "")] if start else []
     run = JobRef(JOB.job_id, int(one.job("run")), JOB.digest)
     return one.scripts.retry(run, b"{}", ["a", "b", "x"], start, clear)[0]
@@ -40,7 +40,7 @@ def test_a_retry_from_an_agent_whose_message_killed_its_workers_gives_it_that_me
         one.scripts.commit(JOB, held.token, [step], new_token())
     one.claim("x")
     one.now += LEASE_MS
-    assert sweep(one).word is Word.POISONED
+    assert sweep(one).word is ReplyCode.POISONED
     one.finish(failed())
     retry(one, "x")
     assert one.mail("x") == [b"%d" % before]
@@ -61,9 +61,9 @@ def test_a_claim_repeated_while_the_job_is_paused_still_returns_what_it_holds(st
     """Else nobody renews that claim: it counts as a loss, and in `manual_recover` an operator has to resume twice."""
     one = stage().open(("a", b"1"))
     one.claim("a", token="t")
-    one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+    one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
     again = one.claim("a", token="t")
-    assert (again.word, [claim.mail for claim in again.claims]) == (Word.CLAIMED, [(b"1",)])
+    assert (again.word, [claim.mail for claim in again.claims]) == (ReplyCode.CLAIMED, [(b"1",)])
 
 
 def test_the_agents_of_a_job_that_was_opened_late_are_announced_again_after_the_first_wait(stage: Stages) -> None:
@@ -83,13 +83,13 @@ def test_a_control_whose_reply_was_lost_tells_again_of_those_that_wait(stage: St
     """Else nobody announces them, and the job stands still until the sweeper does, some seconds later."""
     one = stage(x=EXECUTOR).open()
     calls = {
-        "resume": lambda: one.scripts.move(JOB.job_id, JobStatus.RUNNING, b"{}"),
+        "resume": lambda: one.scripts.pause_resume(JOB.job_id, JobStatus.RUNNING, b"{}"),
         "retry": lambda: retry(one),
         "deliver": lambda: one.scripts.deliver(JOB.job_id, "x", "id", b"1"),
     }
     if way != "deliver":
         calls["deliver"]()
-        one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+        one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
     if way == "retry":
         one.finish(failed())
     first, again = calls[way](), calls[way]()
@@ -113,7 +113,7 @@ def test_the_newest_ids_of_messages_from_outside_are_remembered(stage: Stages, m
     for name in ("first", "second", "third", "third", "second", "first"):
         one.now += 1
         words.append(one.scripts.deliver(JOB.job_id, "a", name, b"1").word)
-    assert words == [Word.DELIVERED] * 3 + [Word.DUPLICATE] * 2 + [Word.DELIVERED]
+    assert words == [ReplyCode.DELIVERED] * 3 + [ReplyCode.DUPLICATE] * 2 + [ReplyCode.DELIVERED]
     assert len(one.mail("a")) == 4
     assert one.redis.zcard(f"{one.keys.job(JOB.job_id)}:delivered") == 2
 
@@ -130,14 +130,14 @@ def test_a_retried_job_has_its_whole_time_again_and_no_result(stage: Stages) -> 
     """Its age counts from the retry, not from its submission."""
     one = stage(Policies(job_timeout_ms=10_000)).open(("a", b"1"))
     one.now += 10_000
-    assert sweep(one).word is Word.LATE
+    assert sweep(one).word is ReplyCode.LATE
     one.finish(failed())
     retry(one)
     assert [one.job(field) for field in ("result", "finished_at")] == ["", ""]
     one.now += 9_999
-    assert sweep(one).word is not Word.LATE
+    assert sweep(one).word is not ReplyCode.LATE
     one.now += 1
-    assert sweep(one).word is Word.LATE
+    assert sweep(one).word is ReplyCode.LATE
 
 
 def test_a_sweep_after_a_gap_that_was_held_up_shortens_no_lease(stage: Stages) -> None:
@@ -145,6 +145,6 @@ def test_a_sweep_after_a_gap_that_was_held_up_shortens_no_lease(stage: Stages) -
     one = stage(x=EXECUTOR).open(("x", b"1"))
     token, begun = one.claim("x").token, one.now
     one.now += 2 * LEASE_MS
-    assert one.scripts.renew(JOB, token, ["x"]) is Word.RENEWED
+    assert one.scripts.renew(JOB, token, ["x"]) is ReplyCode.RENEWED
     one.scripts.sweep(JOB.job_id, now_ms=begun, after_gap=True, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
     assert one.claims() == {"x": one.now + LEASE_MS}

@@ -8,24 +8,24 @@ import pytest
 
 from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import Step, Swept, Word, new_token
+from mirrorneuron.store.protocol import ReplyCode, Step, SweepReply, new_token
 from tests.scripts.stage import ANY_HEAVY, EXECUTOR, JOB, JOIN_OF_THREE, LEASE_MS, Stage, failed
 
 Stages = Callable[..., Stage]
 FIRST_WAIT_MS, LONGEST_WAIT_MS = 5_000, 15_000
 
 
-def sweep(one: Stage, *, after_gap: bool = False) -> Swept:
+def sweep(one: Stage, *, after_gap: bool = False) -> SweepReply:
     return one.scripts.sweep(
         JOB.job_id, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
     )
 
 
-def told(swept: Swept) -> list[tuple[str, int, str]]:
+def told(swept: SweepReply) -> list[tuple[str, int, str]]:
     return [(row.pool, row.due, row.agent_id) for row in swept.waiting]
 
 
-def lose(one: Stage, agent: str) -> Swept:
+def lose(one: Stage, agent: str) -> SweepReply:
     """A worker claims *agent* and is never heard of again."""
     one.claim(agent)
     one.now += LEASE_MS
@@ -39,10 +39,10 @@ def test_a_claim_is_freed_when_its_lease_is_over_and_not_before(stage: Stages) -
     assert (told(sweep(one)), one.claims().keys()) == ([], {"x"})
     one.now += 1
     swept = sweep(one)
-    assert (swept.word, told(swept), one.claims()) == (Word.RUNNING, [("default", 1, "x")], {})
+    assert (swept.word, told(swept), one.claims()) == (ReplyCode.RUNNING, [("default", 1, "x")], {})
     assert one.events()[-3:] == ["agent_recovery_started", "executor_lease_requested", "agent_recovered"]
-    assert one.scripts.renew(JOB, held.token, ["x"]) is Word.STALE
-    assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is Word.STALE
+    assert one.scripts.renew(JOB, held.token, ["x"]) is ReplyCode.STALE
+    assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
     assert one.claim("x").claims[0].mail == (b"1",)
 
 
@@ -90,17 +90,17 @@ def test_a_message_that_killed_as_many_workers_as_the_policy_says_is_poisonous(s
     one.now += LEASE_MS
     for _ in range(2):  # the sweeper may die before it acts on that
         swept = sweep(one)
-        assert (swept.word, swept.agent_id, swept.losses, swept.waiting) == (Word.POISONED, "x", most, ())
-        assert one.scripts.renew(JOB, held.token, ["x"]) is Word.STALE
-        assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is Word.STALE
+        assert (swept.word, swept.agent_id, swept.losses, swept.waiting) == (ReplyCode.POISONED, "x", most, ())
+        assert one.scripts.renew(JOB, held.token, ["x"]) is ReplyCode.STALE
+        assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
     assert one.scripts.claim(JOB, new_token(), ANY_HEAVY).claims == ()
 
 
 def test_a_commit_makes_up_for_the_losses_before_it(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=2), x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
-    assert lose(one, "x").word is Word.RUNNING
+    assert lose(one, "x").word is ReplyCode.RUNNING
     one.run("x")
-    assert lose(one, "x").word is Word.RUNNING
+    assert lose(one, "x").word is ReplyCode.RUNNING
 
 
 def test_an_agent_that_was_held_without_mail_has_lost_no_run(stage: Stages) -> None:
@@ -108,7 +108,7 @@ def test_an_agent_that_was_held_without_mail_has_lost_no_run(stage: Stages) -> N
     held = one.claim("a", "b")
     one.scripts.renew(JOB, held.token, ["a"])
     one.redis.zadd(one.keys.claims(JOB.job_id), {"b": one.now})
-    assert sweep(one).word is Word.RUNNING
+    assert sweep(one).word is ReplyCode.RUNNING
     assert (one.claims().keys(), one.agent("b", "losses")) == ({"a"}, "0")
 
 
@@ -116,7 +116,7 @@ def test_a_policy_of_no_restarts_does_not_blame_who_had_no_mail(stage: Stages) -
     one = stage(Policies(max_agent_restart_attempts=0)).open(("a", b"1"))
     one.claim("a", "b")
     one.redis.zadd(one.keys.claims(JOB.job_id), {"b": one.now})
-    assert sweep(one).word is Word.RUNNING
+    assert sweep(one).word is ReplyCode.RUNNING
     assert one.claims().keys() == {"a"}
 
 
@@ -132,8 +132,8 @@ def test_manual_recovery_alone_pauses_the_job_and_says_for_whom(stage: Stages, m
     assert len(names) == paused  # once, although two were lost
     assert set(names) <= {b"x", b"y"}
     if paused:
-        assert one.claim("x").word is Word.PAUSED
-        resumed = one.scripts.move(JOB.job_id, JobStatus.RUNNING, b"{}")
+        assert one.claim("x").word is ReplyCode.PAUSED
+        resumed = one.scripts.pause_resume(JOB.job_id, JobStatus.RUNNING, b"{}")
         assert [(row.pool, row.due) for row in resumed.waiting] == [("default", 2)]
 
 
@@ -149,10 +149,10 @@ def test_what_waits_is_told_of_again_after_a_wait_that_doubles_up_to_the_longest
         assert told(sweep(one)) == []  # it notes since when
         for wait in (FIRST_WAIT_MS, 2 * FIRST_WAIT_MS, LONGEST_WAIT_MS, LONGEST_WAIT_MS):
             one.now += wait - 1
-            assert (sweep(one).word, told(sweep(one))) == (Word.RUNNING, [])
+            assert (sweep(one).word, told(sweep(one))) == (ReplyCode.RUNNING, [])
             one.now += 1
             swept = sweep(one)
-            assert swept.word is Word.AGAIN
+            assert swept.word is ReplyCode.AGAIN
             assert ("default", 1, "x") in told(swept)
             assert told(sweep(one)) == []  # another sweeper at the same time
         if move == 0:
@@ -168,7 +168,14 @@ def test_a_pending_job_that_nobody_opened_is_to_be_opened_again(stage: Stages) -
         swept = sweep(one)
         assert swept.waiting == ()
         words.append(swept.word)
-    assert words == [Word.RUNNING, Word.RUNNING, Word.OPEN, Word.RUNNING, Word.OPEN, Word.OPEN]
+    assert words == [
+        ReplyCode.RUNNING,
+        ReplyCode.RUNNING,
+        ReplyCode.OPEN,
+        ReplyCode.RUNNING,
+        ReplyCode.OPEN,
+        ReplyCode.OPEN,
+    ]
 
 
 def test_with_nobody_to_tell_of_the_wait_does_not_grow(stage: Stages) -> None:
@@ -191,9 +198,9 @@ def test_an_idle_job_is_named_until_somebody_has_settled_it(stage: Stages) -> No
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     for _ in range(2):
         swept = sweep(one)
-        assert (swept.word, swept.moves) == (Word.IDLE, one.moves)
-    one.scripts.settle(JOB, one.moves, None)
-    assert sweep(one).word is Word.RUNNING
+        assert (swept.word, swept.revision) == (ReplyCode.IDLE, one.revision)
+    one.scripts.settle(JOB, one.revision, None)
+    assert sweep(one).word is ReplyCode.RUNNING
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
@@ -203,34 +210,34 @@ def test_a_job_is_late_at_the_age_of_its_time_out_pauses_included(stage: Stages,
     if status != "pending":
         one.scripts.claim(JOB, new_token(), (("light", 0),), opening=True)
     if status == "paused":
-        one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+        one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
     one.now += 999
-    assert sweep(one).word is Word.RUNNING
+    assert sweep(one).word is ReplyCode.RUNNING
     one.now += 1
-    assert sweep(one).word is Word.LATE
+    assert sweep(one).word is ReplyCode.LATE
 
 
 def test_a_job_may_be_idle_for_as_long_as_its_policy_says_and_a_pause_is_no_idleness(stage: Stages) -> None:
     one = stage(Policies(idle_timeout_ms=1_000), join=JOIN_OF_THREE).open(("join", b"1"))
-    one.scripts.settle(JOB, one.moves, None)
+    one.scripts.settle(JOB, one.revision, None)
     one.now += 999
-    assert sweep(one).word is Word.RUNNING
-    one.scripts.move(JOB.job_id, JobStatus.PAUSED, b"{}")
+    assert sweep(one).word is ReplyCode.RUNNING
+    one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
     one.now += 1
-    assert sweep(one).word is Word.RUNNING
-    one.scripts.move(JOB.job_id, JobStatus.RUNNING, b"{}")
-    assert sweep(one).word is Word.IDLE
-    one.scripts.settle(JOB, one.moves, None)
+    assert sweep(one).word is ReplyCode.RUNNING
+    one.scripts.pause_resume(JOB.job_id, JobStatus.RUNNING, b"{}")
+    assert sweep(one).word is ReplyCode.IDLE
+    one.scripts.settle(JOB, one.revision, None)
     one.now += 1_000
-    assert sweep(one).word is Word.OVERDUE
+    assert sweep(one).word is ReplyCode.OVERDUE
 
 
 def test_a_job_that_has_ended_or_is_gone_is_only_named(stage: Stages) -> None:
     one = stage(Policies(job_timeout_ms=1))
-    assert (sweep(one).word, sweep(one).job) == (Word.MISSING, None)
+    assert (sweep(one).word, sweep(one).job) == (ReplyCode.MISSING, None)
     one.open(("a", b"1"))
     one.finish(failed())
     before = one.everything()
     one.now += 10
-    assert sweep(one, after_gap=True).word is Word.ENDED
+    assert sweep(one, after_gap=True).word is ReplyCode.ENDED
     assert one.everything() == before

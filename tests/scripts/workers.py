@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import Claim, End, JobRef, Reply, Step, Word, new_token
+from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
 from mirrorneuron.store.scripts import Wanted
 from tests.scripts.acts import act
 from tests.scripts.machine import (
@@ -16,7 +16,7 @@ from tests.scripts.machine import (
     RUNS,
     Base,
     Call,
-    Held,
+    ClaimedAgent,
     alive,
     ends,
     pools_wanted,
@@ -79,9 +79,9 @@ class Workers(Base):
             source = replace(source, job=JOB._replace(run=data.draw(st.sampled_from(runs))))
         elif source not in self.over:
             return
-        before = self.job.moves
+        before = self.job.revision
         reply = self.ask(self._commit(source, steps, new_token(), wanted))
-        assert (self.job.moves, reply.claims) == (before, ())
+        assert (self.job.revision, reply.claims) == (before, ())
 
     @act(1, lambda self: self.held or self.over, data=st.data(), repeated=st.booleans())
     def renew(self, data: st.DataObject, repeated: bool) -> None:
@@ -100,18 +100,18 @@ class Workers(Base):
         off=st.sampled_from([0, 0, 0, -1, 1]),
     )
     def flush(self, names: list[str], off: int) -> None:
-        self.ask(self._flush(self.ref, self.job.moves + off, names), repeated=True)
+        self.ask(self._flush(self.ref, self.job.revision + off, names), repeated=True)
 
     @act(1, alive, end=st.none() | ends, off=st.sampled_from([0, 0, 0, -1, 1]), repeated=st.booleans())
-    def settle_what_is_idle(self, end: End | None, off: int, repeated: bool) -> None:
-        self.settle(self.ref, self.job.moves + off, end, repeated)
+    def settle_what_is_idle(self, end: JobEnd | None, off: int, repeated: bool) -> None:
+        self.settle(self.ref, self.job.revision + off, end, repeated)
 
     @act(1, lambda self: self.job.run > 1, data=st.data(), end=ends, wanted=pools_wanted)
-    def a_task_of_an_earlier_run_comes_late(self, data: st.DataObject, end: End, wanted: Wanted) -> None:
+    def a_task_of_an_earlier_run_comes_late(self, data: st.DataObject, end: JobEnd, wanted: Wanted) -> None:
         self._come_late(JOB._replace(run=data.draw(st.integers(1, self.job.run - 1))), end, wanted)
 
     @act(1, lambda self: not self.job.live, end=ends, wanted=pools_wanted)
-    def a_task_comes_after_the_end(self, end: End, wanted: Wanted) -> None:
+    def a_task_comes_after_the_end(self, end: JobEnd, wanted: Wanted) -> None:
         self._come_late(self.ref, end, wanted)
 
     @act(1, lambda self: self.again, data=st.data())
@@ -121,27 +121,27 @@ class Workers(Base):
 
     # -- how it is done ----------------------------------------------------------------------------------------------
 
-    def _come_late(self, job: JobRef, end: End, wanted: Wanted) -> None:
+    def _come_late(self, job: JobRef, end: JobEnd, wanted: Wanted) -> None:
         for opening in (False, True):
             self.claim(job, wanted, opening=opening)
-        self.ask(self._flush(job, self.job.moves, ["batch"]))
-        self.settle(job, self.job.moves, end)
+        self.ask(self._flush(job, self.job.revision, ["batch"]))
+        self.settle(job, self.job.revision, end)
         self.finish(job, end)
 
-    def _answer(self, data: st.DataObject, held: Held, wanted: Wanted, repeated: bool) -> Reply:
+    def _answer(self, data: st.DataObject, held: ClaimedAgent, wanted: Wanted, repeated: bool) -> Reply:
         self.held.remove(held)
         self.over.append(held)
         steps = [self._step(data, claim) for claim in held.claims]
         next_token = new_token()
         reply: Reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
-        if reply.word is Word.MOVED:  # as the worker does: the mail that came first is answered first
+        if reply.word is ReplyCode.MOVED:  # as the worker does: the mail that came first is answered first
             steps = _first_alone(held, steps)
             reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
-            assert reply.word is Word.COMMITTED
+            assert reply.word is ReplyCode.COMMITTED
         self.let_go()
         return reply
 
-    def _commit(self, held: Held, steps: list[Step], next_token: str, wanted: Wanted) -> Call:
+    def _commit(self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted) -> Call:
         call = Call(
             lambda: self.stage.scripts.commit(held.job, held.token, steps, next_token, wanted, agents=list(KINDS)),
             lambda: self._rule_of_commit(held, steps, next_token, wanted),
@@ -149,27 +149,27 @@ class Workers(Base):
         self.again.append(call)
         return call
 
-    def _rule_of_commit(self, held: Held, steps: list[Step], next_token: str, wanted: Wanted) -> Answer:
+    def _rule_of_commit(self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted) -> Answer:
         landed = held.token in self.job.landed
         answer = self.job.commit(self.now, held.job.run, held.token, steps, next_token, wanted)
         if not landed and held.token in self.job.landed:
-            self.ledger.sent(step.last for step in steps if step.alone)
+            self.ledger.sent(step.last for step in steps if step.inline_only)
             self.ledger.consumed([payload for step in steps for kind, payload in step.events if kind == EATEN])
             self.ledger.sent(message for step in steps for _, message in step.outgoing)
         return answer
 
-    def _flush(self, job: JobRef, moves: int, names: list[str]) -> Call:
+    def _flush(self, job: JobRef, revision: int, names: list[str]) -> Call:
         return Call(
-            lambda: self.stage.scripts.flush(job, moves, names),
-            lambda: self.job.flush(self.now, job.run, moves, names),
+            lambda: self.stage.scripts.flush(job, revision, names),
+            lambda: self.job.flush(self.now, job.run, revision, names),
         )
 
     def _step(self, data: st.DataObject, claim: Claim) -> Step:
         """One run of an agent: it takes some of its mail, sends some, and perhaps fails, waits or ends the job."""
         consumed = data.draw(st.sampled_from([len(claim.mail)] * 4 + [0, 1, 2]).map(lambda n: min(n, len(claim.mail))))
         eaten = list(claim.mail[:consumed])
-        alone = not claim.mail and data.draw(st.booleans())
-        if alone:
+        inline_only = not claim.mail and data.draw(st.booleans())
+        if inline_only:
             eaten.append(self.ledger.new())  # handed to it within the claim: it never was in the mailbox
         kind = KINDS[claim.agent_id]
         troubled = bool(claim.mail) and not consumed
@@ -177,25 +177,25 @@ class Workers(Base):
             claim.agent_id,
             consumed,
             claim.processed + len(eaten),
-            state=b'{"s":%d}' % self.job.moves if data.draw(st.booleans()) else b"",
+            state=b'{"s":%d}' % self.job.revision if data.draw(st.booleans()) else b"",
             last=eaten[-1] if eaten else b"",
             output=eaten[-1] if data.draw(st.booleans()) and eaten else b"",
-            need=data.draw(st.sampled_from([None, 1, 2, 4])) if kind.need > 1 else None,
+            threshold=data.draw(st.sampled_from([None, 1, 2, 4])) if kind.threshold > 1 else None,
             attempts=claim.attempts + 1 if troubled else 0,
             delay_ms=data.draw(st.sampled_from([None, 500, 10_000])) if troubled and kind.pool != LIGHT else None,
             error="e" if troubled else "",
             outgoing=[(agent, self.ledger.new()) for agent in data.draw(st.just([]) | targets)],
             events=[(EATEN, message) for message in eaten],
             end=data.draw(ends) if data.draw(rarely) else None,
-            alone=alone,
+            inline_only=inline_only,
         )
 
 
-def _first_alone(held: Held, steps: list[Step]) -> list[Step]:
+def _first_alone(held: ClaimedAgent, steps: list[Step]) -> list[Step]:
     """The steps that were handed nothing; the others are given back, and what they had been handed is sent."""
-    handed = [(step.agent_id, step.last) for step in steps if step.alone]
+    inline_mail = [(step.agent_id, step.last) for step in steps if step.inline_only]
     kept = [
-        Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) if step.alone else step
+        Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) if step.inline_only else step
         for claim, step in zip(held.claims, steps, strict=True)
     ]
-    return [replace(kept[0], outgoing=kept[0].outgoing + handed), *kept[1:]]
+    return [replace(kept[0], outgoing=kept[0].outgoing + inline_mail), *kept[1:]]

@@ -14,7 +14,7 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import End, JobRef, Word
+from mirrorneuron.store.protocol import JobEnd, JobRef, ReplyCode
 
 GRAPH: dict[str, Any] = {
     "manifest_version": "1.0",
@@ -48,7 +48,7 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def submit(self, job_id: str, **changes: Any) -> tuple[Word, JobStatus]:
+    def submit(self, job_id: str, **changes: Any) -> tuple[ReplyCode, JobStatus]:
         bundle, plan = packed(changes)
         self.store.bundles.put(bundle)
         return self.store.create(job_id, plan, bundle, static(job_id, bundle))
@@ -68,7 +68,7 @@ class Jobs:
             JobStatus.CANCELLED: {"reason": "no need"},
         }[status]
         agents = [node["node_id"] for node in GRAPH["nodes"]]
-        assert self.store.scripts.finish(self.ref(job_id), End(status, encode(result)), agents) is Word.SETTLED
+        assert self.store.scripts.finish(self.ref(job_id), JobEnd(status, encode(result)), agents) is ReplyCode.SETTLED
 
 
 def packed(changes: Mapping[str, Any], payloads: Any = None) -> tuple[PackedBundle, Plan]:

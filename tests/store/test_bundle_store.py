@@ -17,7 +17,7 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
 from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import Word
+from mirrorneuron.store.protocol import ReplyCode
 from tests.store.conftest import Jobs, packed, static
 from workers.recovery.sweeper import Sweeper
 
@@ -89,7 +89,7 @@ def test_creating_a_job_stores_what_its_bundle_has_lost(store: Store, tmp_path: 
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
     store.client.delete(parts(store, bundle)[lost])
-    assert store.create("j", plan, bundle, {"job_id": "j"})[0] is Word.CREATED
+    assert store.create("j", plan, bundle, {"job_id": "j"})[0] is ReplyCode.CREATED
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
@@ -101,7 +101,7 @@ def test_sweeping_renews_the_bundles_of_live_jobs_and_of_no_others(store: Store,
     store.create("live", plan, bundle, {"job_id": "live"})
     jobs.submit("over", graph_id="other")
     jobs.end("over")
-    store.index.bury(["over"])
+    store.index.mark_ended(["over"])
     names = [*parts(store, bundle), store.keys.manifest(jobs.ref("over").digest)]
     for name in names:
         store.client.expire(name, 60)

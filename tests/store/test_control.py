@@ -14,7 +14,7 @@ from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import Dead, JobRef, Step, Word, new_token
+from mirrorneuron.store.protocol import DeadLetterDraft, JobRef, ReplyCode, Step, new_token
 from tests.store.conftest import Jobs
 
 THEN = "2020-01-01T00:00:00.000Z"
@@ -46,8 +46,8 @@ def give_up(store: Store, job: JobRef, *reasons: str) -> None:
     message = encode(seed(payload, job_id=job.job_id, to="nobody", message_id="m", timestamp=THEN))
     token = new_token()
     store.scripts.claim(job, token, ((LIGHT, 1),), agents=["a"])
-    step = Step("a", 1, 1, dead=[Dead("m", "nobody", reason, message) for reason in reasons])
-    assert store.scripts.commit(job, token, [step], new_token()).word is Word.COMMITTED
+    step = Step("a", 1, 1, dead=[DeadLetterDraft("m", "nobody", reason, message) for reason in reasons])
+    assert store.scripts.commit(job, token, [step], new_token()).word is ReplyCode.COMMITTED
 
 
 def mail(store: Store, agent: str) -> list[Message]:
@@ -75,7 +75,7 @@ def test_a_cancel_that_loses_against_a_retry_cancels_the_retried_run(
     scripts = client._live_parts().store.scripts
     finish, lost = scripts.finish, []
 
-    def retried_meanwhile(job: JobRef, *args: Any) -> Word:
+    def retried_meanwhile(job: JobRef, *args: Any) -> ReplyCode:
         if not lost:
             jobs.end("j", JobStatus.FAILED)
             store.scripts.retry(job, b"{}", ["a", "x", "join"], "", [])
@@ -84,7 +84,7 @@ def test_a_cancel_that_loses_against_a_retry_cancels_the_retried_run(
 
     monkeypatch.setattr(scripts, "finish", retried_meanwhile)
     job = client.cancel("j")
-    assert (job["status"], job["run"], lost) == ("cancelled", 2, [Word.STALE, Word.SETTLED])
+    assert (job["status"], job["run"], lost) == ("cancelled", 2, [ReplyCode.STALE, ReplyCode.SETTLED])
 
 
 def test_a_resume_tells_the_nodes_of_all_that_waits(client: Client, jobs: Jobs, told: Told) -> None:
@@ -195,12 +195,12 @@ def test_a_retry_from_an_agent_begins_anew_with_all_behind_it(client: Client, st
         pool = "default" if name == "x" else LIGHT
         held = store.scripts.claim(jobs.ref("j"), token, ((pool, 1),), agents=[name]).claims[0]
         store.scripts.commit(jobs.ref("j"), token, [Step(name, 1, 1, b'{"s":1}', last=held.mail[0])], new_token())
-    store.client.hset(store.keys.agent("j", "join"), "need", 1)
+    store.client.hset(store.keys.agent("j", "join"), "threshold", 1)
     jobs.end("j", JobStatus.FAILED)
     client.retry("j", from_agent="x")
     depths = {agent["agent_id"]: agent["mailbox_depth"] for agent in client.inspect_agents("j")}
     assert depths == {"a": 0, "x": 1, "join": 0}
-    assert store.client.hget(store.keys.agent("j", "join"), "need") == b"2"
+    assert store.client.hget(store.keys.agent("j", "join"), "threshold") == b"2"
     assert store.client.hget(store.keys.agent("j", "a"), "state") == b'{"s":1}'
     assert store.client.hget(store.keys.agent("j", "x"), "state") is None
 
@@ -211,7 +211,7 @@ def test_a_retry_that_was_cut_off_leaves_its_job_among_the_live(
     """Else no sweeper looks after the run that it began."""
     jobs.submit("j")
     jobs.end("j", JobStatus.FAILED)
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     scripts = client._live_parts().store.scripts
     retry = scripts.retry
 
@@ -229,7 +229,7 @@ def test_a_retry_that_was_cut_off_leaves_its_job_among_the_live(
 def test_a_retry_that_is_refused_brings_no_ended_job_back_to_life(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     with pytest.raises(JobStateError, match="'j' cannot be retried: it is completed"):
         client.retry("j")
     assert store.index.live() == []

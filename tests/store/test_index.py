@@ -19,7 +19,7 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import Refused, connect
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import Word
+from mirrorneuron.store.protocol import ReplyCode
 from tests.store.conftest import Jobs
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -45,7 +45,7 @@ def test_a_retry_is_live_although_its_last_run_is_buried_meanwhile(
     retry = store.scripts.retry
 
     def buried_meanwhile(*args: Any) -> Any:
-        store.index.bury(["j"])
+        store.index.mark_ended(["j"])
         return retry(*args)
 
     monkeypatch.setattr(store.scripts, "retry", buried_meanwhile)
@@ -69,7 +69,7 @@ def test_a_retry_whose_reply_was_lost_starts_no_second_run(store: Store, jobs: J
 def test_a_job_under_the_id_of_an_expired_one_stays_listed(make_store: Callable[..., Store], jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
-    jobs.store.index.bury(["j"])
+    jobs.store.index.mark_ended(["j"])
     jobs.store.client.delete(jobs.store.keys.job("j"))  # its retention is over
     jobs.submit("j")
     later = make_store(clock=lambda: jobs.store.now_ms() + 2 * HOUR_MS)
@@ -129,8 +129,8 @@ def test_the_entries_of_a_job_go_when_its_retention_is_over_and_not_before(
         jobs.submit(name)
     jobs.end("over")
     jobs.end("kept")
-    store.index.bury(["over"])
-    make_store(clock=lambda: store.now_ms() + HOUR_MS // 2).index.bury(["kept"])
+    store.index.mark_ended(["over"])
+    make_store(clock=lambda: store.now_ms() + HOUR_MS // 2).index.mark_ended(["kept"])
     early, late = (make_store(clock=lambda ms=ms: store.now_ms() + ms) for ms in (HOUR_MS - 60_000, HOUR_MS + 60_000))
     store.client.delete(store.keys.job("over"))  # its retention is over
     early.index.forget_expired()
@@ -146,7 +146,7 @@ def test_a_sweep_drops_the_entries_of_jobs_that_have_expired(
 ) -> None:
     jobs.submit("j")
     jobs.end("j")
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     store.client.delete(store.keys.job("j"))
     assert sweeper(make_store(clock=lambda: store.now_ms() + 2 * HOUR_MS)).tick()
     assert store.client.exists(store.keys.jobs, store.keys.ended) == 0
@@ -173,7 +173,7 @@ def test_a_live_job_that_is_buried_stays_among_the_live(store: Store, jobs: Jobs
         jobs.submit(name)
     jobs.open("running")
     jobs.end("ended")
-    store.index.bury(["pending", "running", "ended"])
+    store.index.mark_ended(["pending", "running", "ended"])
     assert sorted(store.index.live()) == ["pending", "running"]
     assert store.client.zrange(store.keys.ended, 0, -1) == [b"ended"]
 
@@ -264,8 +264,8 @@ def test_a_job_that_is_retried_while_it_is_deleted_is_kept_or_deleted_as_a_whole
         if next(left, None) is None:
             monkeypatch.undo()
             ref = other.ref("j")
-            if ref and other.scripts.retry(ref, b"{}", ["a", "x", "join"], "", [])[0].word is Word.SETTLED:
-                other.index.unbury("j")
+            if ref and other.scripts.retry(ref, b"{}", ["a", "x", "join"], "", [])[0].word is ReplyCode.SETTLED:
+                other.index.mark_live("j")
         return ask(*args, **options)
 
     monkeypatch.setattr(store.client, "execute_command", asked)
@@ -283,7 +283,7 @@ def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_liste
     """Just before the first of the old one's entries goes."""
     jobs.submit("j")
     jobs.end("j")
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     store.client.delete(store.keys.job("j"))
     later = make_store(clock=lambda: jobs.store.now_ms() + 2 * HOUR_MS)
     ask, pipeline = later.client.execute_command, later.client.pipeline

@@ -19,7 +19,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.bundle_store import FOR_EVER_SECONDS
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import FORGOTTEN_S
-from mirrorneuron.store.protocol import Dead, End, Step, Word, new_token, untouched
+from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, ReplyCode, Step, new_token, untouched
 from tests.store.conftest import GRAPH, NODE, Jobs, packed, static
 from tests.support.waiting import wait_until
 
@@ -39,7 +39,10 @@ def members(store: Store, index: str) -> set[bytes]:
 
 
 def test_a_new_job_is_pending_in_the_indexes_and_has_its_seeds(store: Store, jobs: Jobs) -> None:
-    assert jobs.submit("j", initial_inputs={"a": [{"n": 1}, 2], "x": {"m": 3}}) == (Word.CREATED, JobStatus.PENDING)
+    assert jobs.submit("j", initial_inputs={"a": [{"n": 1}, 2], "x": {"m": 3}}) == (
+        ReplyCode.CREATED,
+        JobStatus.PENDING,
+    )
     assert members(store, store.keys.jobs) == members(store, store.keys.live) == {b"j"}
     assert [store.client.llen(store.keys.mail("j", name)) for name in ("a", "x", "join")] == [2, 1, 0]
     assert set(store.client.zrange(store.keys.ready("j", "default"), 0, -1)) == {b"x"}
@@ -59,20 +62,20 @@ def test_a_job_map_has_the_fields_of_the_contract(make_store: Stores) -> None:
 def test_creating_a_job_twice_is_creating_it_once(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     before = store.client.lrange(store.keys.mail("j", "a"), 0, -1)
-    assert jobs.submit("j") == (Word.EXISTS, JobStatus.PENDING)
+    assert jobs.submit("j") == (ReplyCode.EXISTS, JobStatus.PENDING)
     assert store.client.lrange(store.keys.mail("j", "a"), 0, -1) == before
     assert len(store.events("j")) == 2
 
 
 def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
-    assert jobs.submit("j", graph_id="other") == (Word.CONFLICT, JobStatus.PENDING)
+    assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.PENDING)
     assert store.job("j")["graph_id"] == "g"  # type: ignore[index]
 
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
     bundle, plan = packed({})
-    assert store.create("j", plan, bundle, static("j", bundle)) == (Word.CREATED, JobStatus.PENDING)
+    assert store.create("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
@@ -87,7 +90,7 @@ def test_a_job_is_created_although_the_server_forgets_its_scripts_again_and_agai
         return pipeline(*args, **options)
 
     monkeypatch.setattr(jobs.store.client, "pipeline", forgotten_before)
-    assert jobs.submit("j") == (Word.CREATED, JobStatus.PENDING)
+    assert jobs.submit("j") == (ReplyCode.CREATED, JobStatus.PENDING)
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
@@ -96,16 +99,16 @@ def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
 ) -> None:
     jobs.submit("j")
     jobs.end("j", status)
-    store.index.bury(["j"])
-    assert jobs.submit("j") == (Word.EXISTS, status)
+    store.index.mark_ended(["j"])
+    assert jobs.submit("j") == (ReplyCode.EXISTS, status)
     assert members(store, store.keys.live) == set()
 
 
 def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
-    store.index.bury(["j"])
-    assert jobs.submit("j", graph_id="other") == (Word.CONFLICT, JobStatus.COMPLETED)
+    store.index.mark_ended(["j"])
+    assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.COMPLETED)
     assert members(store, store.keys.live) == set()
 
 
@@ -160,7 +163,7 @@ def test_nothing_of_an_ended_job_lives_for_ever(store: Store, jobs: Jobs, status
     jobs.submit("j", initial_inputs={"a": [1, 2], "x": 3, "join": 4})
     jobs.open("j")
     jobs.end("j", status)
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     assert {name for name, ttl in keys(store).items() if ttl < 0} == {"jobs", "jobs:ended"}
     own = {name: ttl for name, ttl in keys(store).items() if name.startswith("job:")}
     assert own
@@ -172,7 +175,7 @@ def test_without_retention_an_ended_job_is_kept_for_ever(make_store: Stores) -> 
     jobs = Jobs(store)
     jobs.submit("j")
     jobs.end("j")
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     lasting = {name: ttl for name, ttl in keys(store).items() if ":op:" not in name}
     assert {ttl for name, ttl in lasting.items() if not name.startswith("manifest:")} == {-1}
     assert min(ttl for ttl in lasting.values() if ttl != -1) > FOR_EVER_SECONDS - 60
@@ -185,7 +188,7 @@ def test_burying_moves_a_job_from_the_live_to_the_ended_and_may_be_repeated(stor
     jobs.end("j")
     jobs.end("k")
     for _ in range(2):
-        store.index.bury(["j", "k"])
+        store.index.mark_ended(["j", "k"])
     assert members(store, store.keys.live) == {b"l"}
     assert members(store, store.keys.ended) == {b"j", b"k"}
     assert members(store, store.keys.jobs) == {b"j", b"k", b"l"}
@@ -197,7 +200,7 @@ def test_jobs_are_listed_newest_first_and_live_ones_alone_if_asked(
     for at, name in enumerate(("first", "second", "third")):
         Jobs(make_store(clock=lambda at=at: 1_700_000_000_000 + at)).submit(name)
     jobs.end("second")
-    store.index.bury(["second"])
+    store.index.mark_ended(["second"])
     assert [job["job_id"] for job in store.jobs()] == ["third", "second", "first"]
     assert [job["job_id"] for job in store.jobs(live_only=True)] == ["third", "first"]
 
@@ -385,10 +388,10 @@ def test_a_job_that_is_deleted_leaves_nothing_behind(store: Store, jobs: Jobs, l
     store.scripts.log("j", [("x", "stdout", "printed")], 1_000)
     store.scripts.deliver("j", "join", "id", b"{}")
     store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
-    step = Step("x", 1, 1, dead=[Dead("m", "nobody", "no agent", b"{}")])
+    step = Step("x", 1, 1, dead=[DeadLetterDraft("m", "nobody", "no agent", b"{}")])
     store.scripts.commit(job, "t", [step], new_token())
     jobs.end("j")
-    store.index.bury(["j"])
+    store.index.mark_ended(["j"])
     found = {name.split(":")[2] for name in keys(store) if name.startswith("job:{j}:")}
     assert found == {"agent", "mail", "events", "delivered", "dead", "logs", "op"}
     assert store.delete("other", ["a", "x", "join"]) is False, "it is live"
@@ -407,8 +410,8 @@ def test_the_end_is_the_last_update_of_a_job_and_its_event_says_how_it_ended(mak
     jobs.submit("j")
     jobs.open("j")
     now[0] += 5
-    end = End(JobStatus.CANCELLED, b'{"reason":"r"}', b'{"by":"ann"}')
-    assert store.scripts.finish(jobs.ref("j"), end, ["a", "x", "join"]) is Word.SETTLED
+    end = JobEnd(JobStatus.CANCELLED, b'{"reason":"r"}', b'{"by":"ann"}')
+    assert store.scripts.finish(jobs.ref("j"), end, ["a", "x", "join"]) is ReplyCode.SETTLED
     job = store.known_job("j")
     assert job["updated_at"] == job["finished_at"] == iso(now[0])
     assert store.events("j")[-1]["payload"] == {"by": "ann"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.diagnostics.checkup import Level, Vitals, findings, worst
+from mirrorneuron.diagnostics.checkup import Level, RuntimeStatus, findings, worst
 
 INFO = {"server_name": "valkey", "valkey_version": "9.1.2", "redis_version": "7.2.4", "aof_enabled": 1}
 MIB = 1024 * 1024
@@ -17,7 +17,7 @@ def node(*pools: str, **more: Any) -> Any:
     return {"host": "a", "pools": dict.fromkeys(pools), "stopping": False, "versions": {"mirrorneuron": "1.0"}, **more}
 
 
-WELL = Vitals(
+WELL = RuntimeStatus(
     url="redis://store:6379/0",
     info=INFO,
     saves="",
@@ -29,9 +29,9 @@ WELL = Vitals(
 )
 
 
-def told(vitals: Vitals, level: Level) -> list[tuple[str, str]]:
+def told(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str]]:
     """What is said at that level, and what to do."""
-    return [(found["message"], found["hint"]) for found in findings(vitals) if found["level"] == level]
+    return [(found["message"], found["hint"]) for found in findings(runtime_status) if found["level"] == level]
 
 
 def test_a_runtime_that_is_well_gets_no_advice() -> None:
@@ -67,9 +67,9 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "message", "hint"), ERRORS)
 def test_what_is_in_the_way_of_jobs(change: dict[str, Any], message: str, hint: str) -> None:
-    vitals = replace(WELL, **change)
-    assert worst(findings(vitals)) is Level.ERROR
-    [(said, advice)] = told(vitals, Level.ERROR)
+    runtime_status = replace(WELL, **change)
+    assert worst(findings(runtime_status)) is Level.ERROR
+    [(said, advice)] = told(runtime_status, Level.ERROR)
     assert message in said
     assert hint in advice
 
@@ -94,9 +94,9 @@ WARNINGS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "message", "hint"), WARNINGS)
 def test_what_will_be_in_their_way_some_day(change: dict[str, Any], message: str, hint: str) -> None:
-    vitals = replace(WELL, **change)
-    assert worst(findings(vitals)) is Level.WARNING
-    [(said, advice)] = told(vitals, Level.WARNING)
+    runtime_status = replace(WELL, **change)
+    assert worst(findings(runtime_status)) is Level.WARNING
+    [(said, advice)] = told(runtime_status, Level.WARNING)
     assert message in said
     assert hint in advice
 

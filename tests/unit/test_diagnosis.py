@@ -16,7 +16,16 @@ from typer.models import OptionInfo
 from mirrorneuron.bundle.load import validate_manifest
 from mirrorneuron.bundle.plan import make_plan
 from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
-from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, Due, Facts, Held, Short, diagnose, store_away
+from mirrorneuron.diagnostics.job_diagnosis import (
+    Cause,
+    ClaimedAgent,
+    Diagnosis,
+    DueAgents,
+    JobFacts,
+    StarvedAggregator,
+    diagnose,
+    store_away,
+)
 from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
 from mirrorneuron.job import iso
 from tests.jobs.graphs import agent, collector, executor, manifest, router
@@ -47,7 +56,7 @@ DEFAULT = node("default@a", default=(2, 0, 0))
 BOTH = (LIGHT, DEFAULT)
 
 
-def facts(graph: Mapping[str, Any] = GRAPH, *, status: str = "running", idle: bool = False, **more: Any) -> Facts:
+def facts(graph: Mapping[str, Any] = GRAPH, *, status: str = "running", idle: bool = False, **more: Any) -> JobFacts:
     """A running job on a node that serves light agents and the pool default, unless *more* says otherwise."""
     job = {
         "job_id": "j-1",
@@ -59,23 +68,23 @@ def facts(graph: Mapping[str, Any] = GRAPH, *, status: str = "running", idle: bo
         "result": more.pop("result", None),
     }
     plan = make_plan(validate_manifest(graph).manifest)
-    return Facts(NOW, job, plan, LEASE, **{"nodes": BOTH, **more})  # type: ignore[arg-type]
+    return JobFacts(NOW, job, plan, LEASE, **{"nodes": BOTH, **more})  # type: ignore[arg-type]
 
 
 def held(agent_id: str = "work", *, since: int = 60_000, left: int = LEASE, **more: Any) -> dict[str, Any]:
     """What one held agent makes of the facts."""
-    return {"held": [Held(agent_id, f"default@{agent_id}", NOW - since, NOW + left, **more)], "held_count": 1}
+    return {"held": [ClaimedAgent(agent_id, f"default@{agent_id}", NOW - since, NOW + left, **more)], "held_count": 1}
 
 
 def due(pool: str, agent_id: str, in_ms: int = -2_000, **more: Any) -> dict[str, Any]:
-    return {"due": {pool: Due(agent_id, NOW + in_ms, **more)}}
+    return {"due": {pool: DueAgents(agent_id, NOW + in_ms, **more)}}
 
 
 def paused(**event: Any) -> dict[str, Any]:
     return {"status": "paused", "paused": {"id": "1-0", "timestamp": THEN, "job_id": "j-1", "type": "p", **event}}
 
 
-def said(given: Facts) -> tuple[str, str, str]:
+def said(given: JobFacts) -> tuple[str, str, str]:
     found = diagnose(given)
     return found["cause"], found["message"], found["hint"]
 
@@ -93,7 +102,7 @@ ALL_CAUSES: dict[Cause, Diagnosis] = {
     Cause.QUEUED: diagnose(facts(**due("default", "work"))),
     Cause.RETRY_WAIT: diagnose(facts(**due("default", "work", 9_000, attempts=1))),
     Cause.WAITING_OUTSIDE: diagnose(facts(FED, idle=True)),
-    Cause.INCOMPLETE: diagnose(facts(idle=True, dead_letters=1, short=[Short("all", 4, 5, fed=False)])),
+    Cause.INCOMPLETE: diagnose(facts(idle=True, dead_letters=1, short=[StarvedAggregator("all", 4, 5, fed=False)])),
     Cause.IDLE: diagnose(facts(idle=True)),
 }
 
@@ -136,12 +145,12 @@ def options_of(entry: Entry) -> set[str]:
         (due("gpu", "train"), held(left=-1)),
         (due("gpu", "train"), held()),
         ({"status": "pending", "nodes": []}, held()),
-        (held(left=-1), {"due": {"default": Due("work", NOW)}}),
-        (held(), {"due": {"default": Due("work", NOW)}}),
-        (held(), {"due": {"default": Due("work", NOW + 5_000)}}),
-        (due("default", "work", -5_000), {"short": [Short("all", 4, 5, fed=False)]}),
-        (due("default", "work", 5_000), {"short": [Short("all", 4, 5, fed=False)]}),
-        ({"idle": True, "short": [Short("all", 4, 5, fed=False)]}, {"unrouted": {"work": 1}}),
+        (held(left=-1), {"due": {"default": DueAgents("work", NOW)}}),
+        (held(), {"due": {"default": DueAgents("work", NOW)}}),
+        (held(), {"due": {"default": DueAgents("work", NOW + 5_000)}}),
+        (due("default", "work", -5_000), {"short": [StarvedAggregator("all", 4, 5, fed=False)]}),
+        (due("default", "work", 5_000), {"short": [StarvedAggregator("all", 4, 5, fed=False)]}),
+        ({"idle": True, "short": [StarvedAggregator("all", 4, 5, fed=False)]}, {"unrouted": {"work": 1}}),
     ],
 )
 def test_what_needs_somebody_to_act_goes_before_what_mends_itself(first: Any, second: Any) -> None:
@@ -151,7 +160,7 @@ def test_what_needs_somebody_to_act_goes_before_what_mends_itself(first: Any, se
 
 
 def test_one_pool_without_a_node_goes_before_another_with_slots() -> None:
-    both = {"default": Due("work", NOW), "gpu": Due("train", NOW)}
+    both = {"default": DueAgents("work", NOW), "gpu": DueAgents("train", NOW)}
     assert diagnose(facts(due=both))["pool"] == "gpu"
 
 
@@ -319,7 +328,10 @@ def test_a_light_agent_waits_for_no_slot() -> None:
 
 
 def test_a_retry_says_when_and_how_often_and_why() -> None:
-    rows = {"default": Due("work", NOW + 90_000, attempts=2, error="exit 3"), "light": Due("all", NOW + 99_000)}
+    rows = {
+        "default": DueAgents("work", NOW + 90_000, attempts=2, error="exit 3"),
+        "light": DueAgents("all", NOW + 99_000),
+    }
     cause, message, hint = said(facts(due=rows))
     assert (cause, message) == ("retry_wait", "work is tried again in 1 min 30 s; run 2 of at most 5 failed: exit 3")
     assert hint == "wait, or see what it printed: mn logs j-1 work"
@@ -331,7 +343,11 @@ def test_a_delayed_start_is_no_retry() -> None:
 
 
 def test_a_job_that_waits_for_the_outside_names_the_sensor_and_what_is_there() -> None:
-    found = diagnose(facts(FED, idle=True, short=[Short("all", 2, 5, fed=True), Short("more", 0, 2, fed=True)]))
+    found = diagnose(
+        facts(
+            FED, idle=True, short=[StarvedAggregator("all", 2, 5, fed=True), StarvedAggregator("more", 0, 2, fed=True)]
+        )
+    )
     assert found["message"] == "the job waits for a message from outside, at ear; all has 2 of 5 messages"
     assert (found["hint"], found["since"]) == ("send one: mn send j-1 ear message.json", THEN)
     assert found["agent_id"] == "ear"
@@ -344,20 +360,20 @@ def test_a_job_that_waits_says_what_it_lost_and_that_no_node_is_left() -> None:
 
 
 def test_an_aggregator_that_nobody_can_feed_says_how_many_messages_it_has() -> None:
-    found = diagnose(facts(idle=True, short=[Short("all", 4, 5, fed=False)], unrouted={"work": 1}))
+    found = diagnose(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
     told = "all has 4 of 5 messages, and nobody can send it more; 1 message of work matched no edge"
     assert (found["message"], found["agent_id"], found["since"]) == (told, "all", THEN)
     assert found["hint"] == "send the rest: mn send j-1 all message.json; or end it: mn cancel j-1"
 
 
 def test_where_messages_are_dead_letters_they_are_the_first_to_look_at() -> None:
-    _, message, hint = said(facts(idle=True, short=[Short("all", 4, 5, fed=False)], dead_letters=1))
+    _, message, hint = said(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], dead_letters=1))
     assert message.endswith("nobody can send it more; 1 dead letter")
     assert hint == "see what got lost: mn dead-letters j-1; send it again: mn replay j-1 MESSAGE [--to AGENT]"
 
 
 def test_an_aggregator_without_messages_is_short_only_if_some_got_lost() -> None:
-    empty = facts(idle=True, short=[Short("all", 0, 5, fed=False)])
+    empty = facts(idle=True, short=[StarvedAggregator("all", 0, 5, fed=False)])
     assert diagnose(empty)["cause"] == "idle"
     assert diagnose(replace(empty, unrouted={"work": 5, "train": 1}))["message"].endswith(
         "all has 0 of 5 messages, and nobody can send it more; 6 messages of work, train matched no edge"
@@ -371,7 +387,7 @@ def test_an_idle_job_says_how_to_feed_and_how_to_end_it() -> None:
 
 
 def test_a_job_that_is_not_settled_yet_is_not_called_stuck() -> None:
-    found = said(facts(short=[Short("all", 4, 5, fed=False)], unrouted={"work": 1}))
+    found = said(facts(short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
     assert found[::2] == ("idle", "wait: it takes a second")
 
 
@@ -386,10 +402,12 @@ def snapshot(agent_id: str, depth: int = 0, **metadata: Any) -> Any:
 
 def test_what_an_aggregator_has_is_its_mail_and_what_it_has_collected() -> None:
     plan = make_plan(validate_manifest(GRAPH).manifest)
-    assert short_of(plan, [snapshot("all", 3, collected=1), snapshot("work", 3)]) == [Short("all", 4, 5, fed=False)]
+    assert short_of(plan, [snapshot("all", 3, collected=1), snapshot("work", 3)]) == [
+        StarvedAggregator("all", 4, 5, fed=False)
+    ]
     assert short_of(plan, [snapshot("all", fired=1)]) == []
     fed = make_plan(validate_manifest(FED).manifest)
-    assert short_of(fed, [snapshot("all")]) == [Short("all", 0, 5, fed=True)]
+    assert short_of(fed, [snapshot("all")]) == [StarvedAggregator("all", 0, 5, fed=True)]
 
 
 def test_what_an_agent_without_edges_sends_unasked_is_not_lost() -> None:

@@ -74,11 +74,11 @@ def test_edges_are_found_by_type_in_manifest_order_and_those_of_any_type_among_t
     assert targets(plan, "a", "other") == ["c"]
     assert targets(plan, "a", "*") == ["c"]
     assert targets(plan, "b", "x") == []
-    assert plan.nodes["a"].degree == 4
+    assert plan.nodes["a"].out_degree == 4
 
 
 @pytest.mark.parametrize(
-    ("given", "pool", "need", "take", "plain"),
+    ("given", "pool", "threshold", "batch_max", "plain"),
     [
         (node("n"), "light", None, None, True),
         (node("n", "sensor", complete_job=True, complete_after=3), "light", None, None, True),
@@ -94,9 +94,11 @@ def test_edges_are_found_by_type_in_manifest_order_and_those_of_any_type_among_t
         (node("n", "executor", "map"), "default", None, 1, False),
     ],
 )
-def test_what_an_agent_needs_and_takes(given: dict[str, Any], pool: str, need: int, take: int, plain: bool) -> None:
+def test_what_an_agent_needs_and_takes(
+    given: dict[str, Any], pool: str, threshold: int, batch_max: int, plain: bool
+) -> None:
     planned = plan_of([given], []).nodes["n"]
-    assert (planned.pool, planned.need, planned.take, planned.plain) == (pool, need, take, plain)
+    assert (planned.pool, planned.threshold, planned.batch_max, planned.plain) == (pool, threshold, batch_max, plain)
     assert planned.light is (pool == "light")
 
 

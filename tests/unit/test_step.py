@@ -13,9 +13,9 @@ from mirrorneuron.bundle.load import load
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
-from mirrorneuron.store.protocol import Claim, Dead, Step
-from workers.agents.draft import Draft, Quiet, RunFailed, Surroundings
-from workers.light_batch import first_alone, run, run_light
+from mirrorneuron.store.protocol import Claim, DeadLetterDraft, Step
+from workers.agents.draft import DefaultEmit, Draft, RunFailed, StepContext
+from workers.light_batch import run, run_light, without_inline_mail
 
 STAMP = "2026-01-31T12:00:00.000Z"
 NOW_MS = 1_769_860_800_000
@@ -40,20 +40,20 @@ def claim(*mail: bytes, state: dict[str, Any] | None = None, agent: str = "n", p
     return Claim(agent, encode(state) if state else b"", processed, 0, 0, mail)
 
 
-def around(plan: Plan, now_ms: int = NOW_MS) -> Surroundings:
-    return Surroundings("tok", now_ms, plan.nodes.keys(), CAP)
+def context(plan: Plan, now_ms: int = NOW_MS) -> StepContext:
+    return StepContext("tok", now_ms, plan.nodes.keys(), CAP)
 
 
 def step_of(plan: Plan, *mail: bytes, state: dict[str, Any] | None = None, now_ms: int = NOW_MS) -> Step:
-    return run(plan.nodes["n"], claim(*mail, state=state), around(plan, now_ms))
+    return run(plan.nodes["n"], claim(*mail, state=state), context(plan, now_ms))
 
 
 def answered(
     plan: Plan, actions: Sequence[Action], raw: bytes | None = None, state: dict[str, Any] | None = None
 ) -> Step:
     """The step of an agent that answers one message with *actions*."""
-    draft = Draft(plan.nodes["n"], claim(raw or message(), state=state), around(plan))
-    draft.answer(draft.messages[0], actions)
+    draft = Draft(plan.nodes["n"], claim(raw or message(), state=state), context(plan))
+    draft.apply(draft.messages[0], actions)
     return draft.consumed()
 
 
@@ -163,14 +163,14 @@ def test_emit_to_an_agent_that_is_not_there_is_a_dead_letter() -> None:
 
 def test_what_matches_no_edge_is_counted_and_told() -> None:
     plan = plan_of({}, mode("a", "broadcast", message_type="x"))
-    step = answered(plan, [Emit("y", 1), Quiet("z", 2), Emit("x", 3)], state={"unrouted": 5})
+    step = answered(plan, [Emit("y", 1), DefaultEmit("z", 2), Emit("x", 3)], state={"unrouted": 5})
     assert (sent(step), state(step)["unrouted"]) == (["a"], 7)
     assert events(step) == [("message_unrouted", {"type": "y"})]
 
 
 def test_a_default_type_that_an_edge_names_is_told_where_no_condition_holds() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n == `7`", "executor_result"))
-    step = answered(plan, [Quiet("executor_result", {"n": 1})])
+    step = answered(plan, [DefaultEmit("executor_result", {"n": 1})])
     assert events(step) == [("message_unrouted", {"type": "executor_result"})]
 
 
@@ -222,7 +222,7 @@ def test_an_expired_message_is_nobodys_last_input() -> None:
 
 def test_a_step_keeps_the_last_message_and_counts_all() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
-    step = run(plan.nodes["n"], claim(message(1), message(2), processed=5), around(plan))
+    step = run(plan.nodes["n"], claim(message(1), message(2), processed=5), context(plan))
     assert (step.consumed, step.processed, step.last, step.attempts) == (2, 7, message(2), 0)
 
 
@@ -290,7 +290,7 @@ def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -
 
 def test_a_failure_whose_text_json_cannot_say_is_still_a_failed_step() -> None:
     plan = plan_of({})
-    step = Draft(plan.nodes["n"], claim(message()), around(plan)).failed("no file \udce9", {"traceback": "\udce9"})
+    step = Draft(plan.nodes["n"], claim(message()), context(plan)).failed("no file \udce9", {"traceback": "\udce9"})
     assert step.end is not None
 
 
@@ -362,7 +362,7 @@ def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
     step = step_of(plan, *(message(n) for n in range(4)))
     assert [body["messages"] for body in bodies(step)] == [[{"n": 0}, {"n": 1}], [{"n": 2}, {"n": 3}]]
     assert bodies(step)[1] == {"messages": [{"n": 2}, {"n": 3}], "count": 2, "last_message": {"n": 3}}
-    assert (state(step), step.need, step.end) == (
+    assert (state(step), step.threshold, step.end) == (
         {"fired": 2, "received": 4, "recent": ["m0", "m1", "m2", "m3"]},
         2,
         None,
@@ -372,19 +372,19 @@ def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
 def test_an_aggregator_keeps_what_is_left_over_and_needs_the_rest() -> None:
     plan = aggregator(complete_after=3, output_message_type="out")
     step = step_of(plan, *(message(n) for n in range(5)))
-    assert (len(step.outgoing), step.need) == (1, 1)
+    assert (len(step.outgoing), step.threshold) == (1, 1)
     later = step_of(plan, message(5), state=state(step))
     assert bodies(later)[0]["messages"] == [{"n": 3}, {"n": 4}, {"n": 5}]
-    assert (later.need, "collected" in state(later)) == (3, False)
+    assert (later.threshold, "collected" in state(later)) == (3, False)
 
 
 def test_an_aggregator_counts_a_message_once() -> None:
     plan = aggregator(complete_after=3, output_message_type="out")
     step = step_of(plan, message(1), message(1), message(2))
-    assert (step.outgoing, step.need, step.consumed) == ([], 1, 3)
+    assert (step.outgoing, step.threshold, step.consumed) == ([], 1, 3)
     assert "aggregator_duplicate_ignored" in kinds(step)
     again = step_of(plan, message(2), state=state(step))
-    assert (again.outgoing, again.need) == ([], 1)
+    assert (again.outgoing, again.threshold) == ([], 1)
 
 
 def test_an_aggregator_that_completes_on_each_message_counts_one_once_too() -> None:
@@ -395,7 +395,7 @@ def test_an_aggregator_that_completes_on_each_message_counts_one_once_too() -> N
 def test_an_aggregator_may_complete_on_each_message() -> None:
     step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(2))
     assert [body["count"] for body in bodies(step)] == [1, 1]
-    assert step.need is None
+    assert step.threshold is None
 
 
 @pytest.mark.parametrize(
@@ -420,12 +420,12 @@ def test_an_aggregator_completes_the_job_unless_it_has_a_type_to_emit(
 
 def test_an_aggregator_without_a_rule_only_counts() -> None:
     step = step_of(aggregator(complete_job=True), message(1), message(2))
-    assert (step.end, step.outgoing, step.need, state(step)["received"]) == (None, [], None, 2)
+    assert (step.end, step.outgoing, step.threshold, state(step)["received"]) == (None, [], None, 2)
 
 
 def test_an_expired_message_is_not_collected() -> None:
     step = step_of(aggregator(complete_after=2), message(1, ttl_ms=1), message(2), now_ms=NOW_MS + 10)
-    assert (step.end, step.need, state(step)["received"]) == (None, 1, 1)
+    assert (step.end, step.threshold, state(step)["received"]) == (None, 1, 1)
 
 
 # -- templates --------------------------------------------------------------------------------------------------------
@@ -445,15 +445,15 @@ def test_a_template_adds_its_counters(agent: dict[str, Any], given: list[Any], e
     config = {"config": {"module": "m:C"}} if agent.get("agent_type") == "module" else {}
     plan = plan_of({**agent, **config})
     mail = [message(n, body=body) for n, body in enumerate(given)]
-    first = Draft(plan.nodes["n"], claim(*mail), around(plan)).consumed()
+    first = Draft(plan.nodes["n"], claim(*mail), context(plan)).consumed()
     assert state(first) == expected
-    second = Draft(plan.nodes["n"], claim(*mail, state=state(first) or None), around(plan)).consumed()
+    second = Draft(plan.nodes["n"], claim(*mail, state=state(first) or None), context(plan)).consumed()
     assert state(second) == {name: n if name == "batch_size" else 2 * n for name, n in expected.items()}
 
 
 def test_a_batch_that_was_flushed_needs_full_batches_again() -> None:
     plan = plan_of({"agent_type": "module", "type": "batch", "config": {"module": "m:C", "batch_size": 4}})
-    assert Draft(plan.nodes["n"], claim(message()), around(plan)).consumed().need == 4
+    assert Draft(plan.nodes["n"], claim(message()), context(plan)).consumed().threshold == 4
 
 
 # -- failures and retries ---------------------------------------------------------------------------------------------
@@ -461,11 +461,11 @@ def test_a_batch_that_was_flushed_needs_full_batches_again() -> None:
 
 def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
-    draft = Draft(plan.nodes["n"], claim(message(), state={"unrouted": 1}, processed=4), around(plan))
-    draft.answer(draft.messages[0], [Emit("t", 1), Emit("t", 1)])
+    draft = Draft(plan.nodes["n"], claim(message(), state={"unrouted": 1}, processed=4), context(plan))
+    draft.apply(draft.messages[0], [Emit("t", 1), Emit("t", 1)])
     draft.state["changed"] = True
     draft.forget_changes()
-    step = draft.again(250, attempts=1, error="e", events=[("executor_retry", {"attempt": 1})])
+    step = draft.retry_later(250, attempts=1, error="e", events=[("executor_retry", {"attempt": 1})])
     assert (step.consumed, step.processed, step.outgoing, state(step)) == (0, 4, [], {"unrouted": 1})
     assert (step.delay_ms, step.attempts, step.error, events(step)) == (
         250,
@@ -477,7 +477,7 @@ def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
 
 def test_a_state_over_the_cap_fails_the_run() -> None:
     plan = plan_of({})
-    draft = Draft(plan.nodes["n"], claim(message()), around(plan))
+    draft = Draft(plan.nodes["n"], claim(message()), context(plan))
     draft.state["user"] = "x" * CAP
     with pytest.raises(RunFailed, match="the agent's state"):
         draft.consumed()
@@ -521,8 +521,8 @@ def line() -> Plan:
 def test_agents_that_are_held_together_hand_their_mail_on() -> None:
     plan = line()
     claims = [claim(message(1), message(2)), claim(agent="a"), claim(agent="b")]
-    steps = run_light(plan, claims, around(plan))
-    assert [(s.agent_id, s.consumed, s.processed, s.alone, sent(s)) for s in steps] == [
+    steps = run_light(plan, claims, context(plan))
+    assert [(s.agent_id, s.consumed, s.processed, s.inline_only, sent(s)) for s in steps] == [
         ("n", 2, 2, False, []),
         ("a", 0, 2, True, []),
         ("b", 0, 2, True, ["c", "c"]),
@@ -533,15 +533,15 @@ def test_agents_that_are_held_together_hand_their_mail_on() -> None:
 def test_an_agent_that_has_mail_of_its_own_is_handed_none() -> None:
     """What it holds came first: what is sent now stands behind it in the mailbox."""
     plan = line()
-    steps = run_light(plan, [claim(message(1)), claim(message(2), agent="a")], around(plan))
-    assert [(sent(s), s.alone) for s in steps] == [(["a"], False), (["b"], False)]
+    steps = run_light(plan, [claim(message(1)), claim(message(2), agent="a")], context(plan))
+    assert [(sent(s), s.inline_only) for s in steps] == [(["a"], False), (["b"], False)]
     assert bodies(steps[1]) == [{"n": 2}]
 
 
 def test_an_agent_that_nobody_sent_to_is_given_back_as_it_was() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n > `5`"))
     held = Claim("a", b'{"s":1}', 7, 2, 0, ())
-    _, step = run_light(plan, [claim(message(1)), held], around(plan))
+    _, step = run_light(plan, [claim(message(1)), held], context(plan))
     assert step == Step("a", processed=7, attempts=2)
 
 
@@ -553,7 +553,7 @@ def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
     ]
     first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
     plan = make_plan(load({**first, "nodes": nodes, "edges": rows}).manifest)
-    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(agent="b")], around(plan))
+    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(agent="b")], context(plan))
     assert [(s.agent_id, s.consumed, sent(s), s.end is not None) for s in steps] == [
         ("n", 1, ["a"], False),
         ("a", 0, [], True),
@@ -570,8 +570,8 @@ def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
     mail = [message(number, {"n": number, "x": "x" * 500}) for number in range(4)]
     held = Claim("c", b'{"s":1}', 7, 2, 0, (message(9),))
     claims = [claim(*mail), claim(agent="a"), claim(agent="b"), held]
-    first, *others = run_light(plan, claims, around(plan))
-    assert (first.consumed, sent(first), first.handed) == (4, ["a"] * 4, [])
+    first, *others = run_light(plan, claims, context(plan))
+    assert (first.consumed, sent(first), first.inline_mail) == (4, ["a"] * 4, [])
     assert [body["n"] for body in bodies(first)] == [0, 1, 2, 3]
     assert others == [Step("a"), Step("b"), Step("c", processed=7, attempts=2)]
 
@@ -579,7 +579,7 @@ def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
 def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = line()
     monkeypatch.setattr("workers.light_batch.FULL_MESSAGES", 3)
-    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], around(plan))
+    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], context(plan))
     assert [step.consumed for step in steps] == [1, 0, 1]
     assert sent(steps[2]) == ["c"]
 
@@ -587,7 +587,7 @@ def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("part", ["state", "last", "output", "events", "dead"])
 def test_everything_that_a_step_carries_counts(part: str) -> None:
     text = b"x" * 100
-    rows = {"events": [("t", text)], "dead": [Dead("m", "a", "why", text)]}
+    rows = {"events": [("t", text)], "dead": [DeadLetterDraft("m", "a", "why", text)]}
     assert replace(Step("n"), **{part: rows.get(part, text)}).size == 100
 
 
@@ -606,7 +606,7 @@ def test_mail_that_is_no_message_fails_the_run_with_its_place_and_text(agent: st
 @pytest.mark.parametrize("kept", [b"[", b"[]", b'{"recent": 1}', b'{"received": []}'])
 def test_a_state_that_cannot_be_used_fails_the_run(kept: bytes) -> None:
     plan = plan_of({"agent_type": "aggregator"})
-    step = run(plan.nodes["n"], replace(claim(message()), state=kept), around(plan))
+    step = run(plan.nodes["n"], replace(claim(message()), state=kept), context(plan))
     assert step.end is not None
     assert step.end.status is JobStatus.FAILED
 
@@ -616,9 +616,9 @@ def test_what_stood_behind_an_end_that_is_given_back_is_given_back_too() -> None
     ending = {"agent_type": "sensor", "config": {"complete_job": True}}
     plan = plan_of({}, mode("a", "broadcast"), a=ending)
     claims = [claim(message()), claim(agent="a"), claim(agent="b")]
-    steps = run_light(plan, claims, around(plan))
+    steps = run_light(plan, claims, context(plan))
     assert [(step.agent_id, bool(step.end)) for step in steps] == [("n", False), ("a", True)]
-    again = first_alone(claims, steps)
+    again = without_inline_mail(claims, steps)
     assert [(step.agent_id, step.consumed, bool(step.end)) for step in again] == [
         ("n", 1, False),
         ("a", 0, False),

@@ -24,7 +24,7 @@ def handle(draft: Draft) -> None:
     recent: list[str] = state.get("recent", [])
     seen = {*recent, *(name for name, _ in collected)}
     fresh: list[str] = []
-    for message in draft.each():
+    for message in draft.until_full():
         if message.id in seen:
             draft.record(EventType.AGGREGATOR_DUPLICATE_IGNORED, {"message_id": message.id, "from": message.sender})
             continue
@@ -55,4 +55,4 @@ def _fire(draft: Draft, cause: Message, bodies: list[Any]) -> None:
     if config.get("complete_job", not output_type):
         actions.append(Complete(output))
     draft.state["fired"] = draft.state.get("fired", 0) + 1
-    draft.answer(cause, actions)
+    draft.apply(cause, actions)

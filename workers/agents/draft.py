@@ -18,7 +18,7 @@ from mirrorneuron.bundle.manifest import RoutingMode, Template
 from mirrorneuron.bundle.plan import PlannedEdge, PlannedNode
 from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.message import Message, decode, encode, respond
-from mirrorneuron.store.protocol import Claim, Dead, End, Step
+from mirrorneuron.store.protocol import Claim, DeadLetterDraft, JobEnd, Step
 from workers.agents.failures import encode_anyhow, one_line, printable, result_of
 
 MOST_OUTGOING: Final = 100_000  # messages that one message may lead to, and as many events
@@ -46,7 +46,7 @@ def run_failure(error: Exception) -> RunFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class StepContext:
     """What a step needs to know besides its claim."""
 
     token: str  #: of the claim; makes the ids of emitted messages unique, and the same when a run is written twice
@@ -61,11 +61,11 @@ class Draft:
     What was claimed is read on first use, which raises RunFailed where it is not what this package writes.
     """
 
-    def __init__(self, node: PlannedNode, claim: Claim, around: Surroundings) -> None:
+    def __init__(self, node: PlannedNode, claim: Claim, context: StepContext) -> None:
         self.node = node
         self.claim = claim
-        self.around = around
-        self.stamp = iso(around.now_ms)
+        self.context = context
+        self.stamp = iso(context.now_ms)
         self._step = Step(claim.agent_id)
         self._bytes = self._most_bytes = 0  #: of what is sent, and the most that it may come to
         self._taken = len(claim.mail)
@@ -95,18 +95,18 @@ class Draft:
     @cached_property
     def messages(self) -> list[Message]:
         """The claimed messages that have not expired."""
-        return [message for message in self._mail if not message.expired(self.around.now_ms)]
+        return [message for message in self._mail if not message.expired(self.context.now_ms)]
 
-    def each(self) -> Iterator[Message]:
+    def until_full(self) -> Iterator[Message]:
         """The messages in turn, until what they led to is as much as one commit should carry; the rest is left."""
         for number, message in enumerate(self._mail):
             if len(self._step.outgoing) >= FULL_MESSAGES or self._bytes >= FULL_BYTES:
                 self._taken = number
                 return
-            if not message.expired(self.around.now_ms):
+            if not message.expired(self.context.now_ms):
                 yield message
 
-    def answer(self, cause: Message, actions: Sequence[Action]) -> None:
+    def apply(self, cause: Message, actions: Sequence[Action]) -> None:
         """Carry out *actions*, which *cause* led to. Raises RunFailed."""
         sent, told = len(self._step.outgoing), len(self._step.events)
         self._most_bytes = self._bytes + MOST_BYTES
@@ -137,26 +137,26 @@ class Draft:
         if self._step.end is None:
             result = encode({"agent_id": self.node.node_id, "output": output})
             summary = encode({"agent_id": self.node.node_id})
-            self._step.end = End(JobStatus.COMPLETED, self._sized(result, "the job's output"), summary)
+            self._step.end = JobEnd(JobStatus.COMPLETED, self._sized(result, "the job's output"), summary)
 
     def _emit(self, cause: Message, action: Emit) -> None:
         sender = self.node.node_id
         message = respond(cause, action.fields, sender=sender, type=action.type, body=action.body, timestamp=self.stamp)
         if action.to is None:
             targets = self._route(message)
-        elif action.to in self.around.agents:
+        elif action.to in self.context.agents:
             targets = [action.to]
         else:
             self._dead(message, action.to)
             return
-        if not self.node.degree:
+        if not self.node.out_degree:
             self._step.output = self._sized(encode(action.body), f"the body of {action.type!r}")
         if not targets:
             self._sized(encode(action.body), f"the body of {action.type!r}")
             self._unrouted(action)
         envelope = message["envelope"]
         for target in targets:
-            envelope["message_id"] = f"{self.around.token}:{sender}:{len(self._step.outgoing)}"
+            envelope["message_id"] = f"{self.context.token}:{sender}:{len(self._step.outgoing)}"
             envelope["to"] = target
             text = self._sized(encode(message), f"message to {target!r}")
             self._bytes += len(text)
@@ -166,25 +166,25 @@ class Draft:
 
     def _dead(self, message: dict[str, Any], to: str) -> None:
         """Keep a message to an agent that is not there."""
-        name = f"{self.around.token}:{self.node.node_id}:dead-{len(self._step.dead)}"
+        name = f"{self.context.token}:{self.node.node_id}:dead-{len(self._step.dead)}"
         message["envelope"] |= {"message_id": name, "to": to}
         reason = f"no agent {to!r}"
-        self._step.dead.append(Dead(name, to, reason, self._sized(encode(message), f"message to {to!r}")))
+        self._step.dead.append(DeadLetterDraft(name, to, reason, self._sized(encode(message), f"message to {to!r}")))
         self.record(
             EventType.DEAD_LETTER,
             {"reason": reason, "to": to, "type": message["envelope"]["type"], "message_id": name},
         )
 
     def _sized(self, text: bytes, what: str) -> bytes:
-        if len(text) > self.around.max_message_bytes:
-            cap = f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({self.around.max_message_bytes} bytes)"
+        if len(text) > self.context.max_message_bytes:
+            cap = f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({self.context.max_message_bytes} bytes)"
             raise RunFailed(f"{what} has {len(text)} bytes, which is over {cap}")
         return text
 
     def _unrouted(self, action: Emit) -> None:
-        """Count what nobody gets. A type that the runtime's defaults name (`Quiet`), and no edge, makes no event."""
+        """Count an unrouted message; a default type of the runtime (`DefaultEmit`) without an edge makes no event."""
         self.state["unrouted"] = self.state.get("unrouted", 0) + 1
-        if not isinstance(action, Quiet) or self.node.edges_for(action.type):
+        if not isinstance(action, DefaultEmit) or self.node.edges_for(action.type):
             self.record(EventType.MESSAGE_UNROUTED, {"type": action.type})
 
     def _route(self, message: Mapping[str, Any]) -> list[str]:
@@ -224,22 +224,22 @@ class Draft:
             raise RunFailed(f"the condition of the edge to {edge.to!r} failed: {error}") from None
 
     def consumed(self) -> Step:
-        """The step that consumed what was claimed, or as much of it as `each` gave."""
+        """The step that consumed what was claimed, or as much of it as `until_full` gave."""
         step, claim = self._step, self.claim
         step.consumed = self._taken
         for raw, message in zip(claim.mail, self._mail[: self._taken], strict=False):
-            if message.expired(self.around.now_ms):
+            if message.expired(self.context.now_ms):
                 self.record(EventType.MESSAGE_EXPIRED, _brief(message))
                 reason = f"expired: older than its ttl_ms ({message.envelope['ttl_ms']})"
-                step.dead.append(Dead(message.id, self.node.node_id, reason, raw))
+                step.dead.append(DeadLetterDraft(message.id, self.node.node_id, reason, raw))
             else:
                 step.last = raw
         step.processed = claim.processed + step.consumed
         self._count_template(step.consumed)
         state = self._state()
         step.state = self._sized(state, "the agent's state") if state != claim.state else b""
-        if self.node.need is not None and step.need is None:
-            step.need = self.node.need
+        if self.node.threshold is not None and step.threshold is None:
+            step.threshold = self.node.threshold
         return step
 
     def _state(self) -> bytes:
@@ -252,11 +252,13 @@ class Draft:
         """Go back to the state that was claimed: a failed run changes nothing."""
         vars(self).pop("state", None)
 
-    def wait_for(self, need: int) -> None:
-        """Let the agent be ready again only when *need* messages are in."""
-        self._step.need = need
+    def wait_for(self, threshold: int) -> None:
+        """Let the agent be ready again only when *threshold* messages are in."""
+        self._step.threshold = threshold
 
-    def again(self, delay_ms: int, *, attempts: int, error: str = "", events: Sequence[tuple[str, Any]] = ()) -> Step:
+    def retry_later(
+        self, delay_ms: int, *, attempts: int, error: str = "", events: Sequence[tuple[str, Any]] = ()
+    ) -> Step:
         """A step that consumes nothing and has the same mail run once more after *delay_ms*."""
         return Step(
             self.claim.agent_id,
@@ -277,9 +279,9 @@ class Draft:
             attempts=self.claim.attempts + 1,
             error=printable(error),
             events=[(kind, encode_anyhow(payload)) for kind, payload in events],
-            end=End(
+            end=JobEnd(
                 JobStatus.FAILED,
-                result_of(self.node.node_id, error, dict(details), self.around.max_message_bytes),
+                result_of(self.node.node_id, error, dict(details), self.context.max_message_bytes),
                 encode_anyhow(summary),
             ),
         )
@@ -294,7 +296,7 @@ class Draft:
                 state["chunks_received"] = state.get("chunks_received", 0) + consumed
                 state["items_seen"] = state.get("items_seen", 0) + items
             case Template.BATCH:
-                state["batch_size"] = self.node.take
+                state["batch_size"] = self.node.batch_max
                 state["flushed_batches"] = state.get("flushed_batches", 0) + (1 if consumed else 0)
             case _:
                 pass
@@ -304,7 +306,7 @@ def _text(raw: bytes) -> dict[str, str]:
     return {"text": raw.decode("utf-8", "replace")}
 
 
-class Quiet(Emit):
+class DefaultEmit(Emit):
     """An emission of a type that the node never declared: a default of the runtime, not a wish of the author."""
 
     __slots__ = ()

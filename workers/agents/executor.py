@@ -9,7 +9,7 @@ from mirrorneuron.bundle.manifest import EXECUTOR_RESULT
 from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
-from workers.agents.draft import USER, Draft, Quiet, RunFailed
+from workers.agents.draft import USER, DefaultEmit, Draft, RunFailed
 from workers.agents.executor_output import UNSET, asks_for, parse_output
 from workers.agents.run_context import Run
 from workers.runners import RunRequest
@@ -73,9 +73,9 @@ def _answer(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:
         if asked.next_state is not UNSET:
             draft.state[USER] = asked.next_state
     if "output_message_type" not in config:
-        actions.append(Quiet(EXECUTOR_RESULT, body))
+        actions.append(DefaultEmit(EXECUTOR_RESULT, body))
     elif config["output_message_type"] is not None:
         actions.append(Emit(config["output_message_type"], body))
     if config.get("complete_job") or (asked and asked.complete_default):
         actions.append(Complete(body))
-    draft.answer(message, actions)
+    draft.apply(message, actions)

@@ -27,4 +27,4 @@ def handle(draft: Draft, run: Run) -> None:
         raise RunFailed(result.error, result.details, transient=result.transient)
     if result.state or USER in draft.state:
         draft.state[USER] = result.state
-    draft.answer(run.message, result.actions)
+    draft.apply(run.message, result.actions)

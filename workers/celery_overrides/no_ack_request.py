@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery.worker.request import Request
 
 
-class Taken(Request):
+class NoAckRequest(Request):
     """A task from a queue that is consumed with `no_ack`: it has left the queue, so there is nothing to acknowledge.
 
     Celery acknowledges all the same, on the channel that the message came by. On Redis that is a round trip a task, and

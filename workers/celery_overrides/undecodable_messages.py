@@ -13,7 +13,7 @@ NO_MESSAGE: Final = (ValueError, TypeError, LookupError, AttributeError)
 log = logging.getLogger(__name__)
 
 
-class OutlivesGarbage(bootsteps.StartStopStep):
+class SurviveUndecodable(bootsteps.StartStopStep):
     """Has the consumer take what kombu cannot read for a lost connection.
 
     kombu's virtual transports read a message outside of Celery's error handling, and the worker would end. It has left

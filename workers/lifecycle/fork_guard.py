@@ -19,7 +19,7 @@ PATIENCE_S: Final = 10.0  # of a fork with a thread that waits for a server; aft
 log = logging.getLogger(__name__)
 
 
-class Forks:
+class ForkGuard:
     """Holds off `os.fork` while threads work. One that waits goes before work that has not begun."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
@@ -66,4 +66,4 @@ class Forks:
         self._changed.release()
 
 
-FORKS: Final = Forks()
+FORKS: Final = ForkGuard()

@@ -27,7 +27,7 @@ from workers import runtime
 from workers.disk.slots import Slots
 from workers.lifecycle.fork_guard import FORKS
 from workers.lifecycle.shutdown import STOP
-from workers.recovery.consumer_watchdog import Watch
+from workers.recovery.consumer_watchdog import ConsumerWatchdog
 from workers.recovery.sweeper import Sweeper
 from workers.runners.command import mark_of
 
@@ -71,7 +71,7 @@ class NodeStep(bootsteps.StartStopStep):
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
         self._sweeper = Sweeper(store, worker.app, lru_cache(maxsize=PLANS)(lambda digest: store.plan(digest)[0]))
         check = store.check_writes if not settings.broker_url else lambda: None
-        watch = Watch(worker, settings.stop_grace_seconds, check)
+        watch = ConsumerWatchdog(worker, settings.stop_grace_seconds, check)
         self._threads = [
             threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),
             threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True),

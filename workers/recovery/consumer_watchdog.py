@@ -28,7 +28,7 @@ EXIT_CODE: Final = os.EX_SOFTWARE
 log = logging.getLogger(__name__)
 
 
-class Deafness:
+class ConsumerStall:
     """Says when a worker has been deaf for too long. *waiting*: messages in its queues; raises when nobody answers."""
 
     def __init__(self, waiting: Callable[[], int], free: Callable[[], bool], patience: int = PATIENCE) -> None:
@@ -51,7 +51,7 @@ class Deafness:
         return self._missed >= self._patience
 
 
-class Watch:
+class ConsumerWatchdog:
     """Looks at one worker every `INTERVAL_S`, in a thread, and ends it when it is deaf.
 
     *check* raises where the broker's server takes no writes: nobody can take mail from it then.
@@ -62,7 +62,7 @@ class Watch:
         self._grace_s = grace_s
         self._check = check
         self._backlog = Backlog(worker.app)
-        self._deafness = Deafness(self._queued, self._has_room)
+        self._deafness = ConsumerStall(self._queued, self._has_room)
         signals.task_received.connect(self._deafness.heard, weak=False)
 
     def run(self, over: threading.Event) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mirrorneuron.store.connection import AWAY
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import JobRef, Word
+from mirrorneuron.store.protocol import JobRef, ReplyCode
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import REASON, STOP, Stop
 from workers.lifecycle.threads import started
@@ -21,9 +21,9 @@ AWAY_S = 0.5  # between two tries to reach a store that is away
 log = logging.getLogger(__name__)
 
 REASONS = {
-    Word.STALE: "the claim was lost",
-    Word.ENDED: "the job has ended",
-    Word.MISSING: "the job is gone",
+    ReplyCode.STALE: "the claim was lost",
+    ReplyCode.ENDED: "the job has ended",
+    ReplyCode.MISSING: "the job is gone",
 }
 
 
@@ -126,6 +126,6 @@ class Keeper:
             except Exception:
                 log.exception("job %s: the claim could not be renewed", holding.job.job_id)
                 continue
-            if word is not Word.RENEWED and holding.handle is not None:
+            if word is not ReplyCode.RENEWED and holding.handle is not None:
                 # Given back, not failed: a server that lost its last second may know of no end any more.
                 holding.handle.give_back(REASONS.get(word, str(word)))

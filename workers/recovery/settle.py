@@ -8,25 +8,25 @@ from mirrorneuron.errors import RecordDamaged
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import End, JobRef, Waiting, Word
+from mirrorneuron.store.protocol import JobEnd, JobRef, ReadyAgents, ReplyCode
 
 
-def settle(store: Store, job: JobRef, plan: Plan, moves: int) -> tuple[Waiting, ...]:
-    """Let part-filled batches go, or do as the idle policy says, unless something has moved since *moves*.
+def settle(store: Store, job: JobRef, plan: Plan, revision: int) -> tuple[ReadyAgents, ...]:
+    """Let part-filled batches go, or do as the idle policy says, unless something has moved since *revision*.
 
     Returns the agents that are ready now and have to be announced.
     """
     if plan.batches:
-        flushed = store.scripts.flush(job, moves, plan.batches)
-        if flushed.waiting or flushed.word is not Word.FLUSHED:
+        flushed = store.scripts.flush(job, revision, plan.batches)
+        if flushed.waiting or flushed.word is not ReplyCode.FLUSHED:
             return flushed.waiting
     end = _end(store, job, plan)
-    if store.scripts.settle(job, moves, end, plan.nodes.keys()) is Word.SETTLED and end is not None:
-        store.index.bury([job.job_id])
+    if store.scripts.settle(job, revision, end, plan.nodes.keys()) is ReplyCode.SETTLED and end is not None:
+        store.index.mark_ended([job.job_id])
     return ()
 
 
-def _end(store: Store, job: JobRef, plan: Plan) -> End | None:
+def _end(store: Store, job: JobRef, plan: Plan) -> JobEnd | None:
     match plan.on_idle:
         case OnIdle.WAIT:
             return None
@@ -43,10 +43,10 @@ def _end(store: Store, job: JobRef, plan: Plan) -> End | None:
             if len(result) > cap:
                 name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"
                 return failed(None, f"the job's output has {len(result)} bytes, which is over {name} ({cap})")
-            return End(JobStatus.COMPLETED, result, encode({"agent_id": None}))
+            return JobEnd(JobStatus.COMPLETED, result, encode({"agent_id": None}))
 
 
-def failed(agent: str | None, error: str, details: dict[str, object] | None = None) -> End:
+def failed(agent: str | None, error: str, details: dict[str, object] | None = None) -> JobEnd:
     """The end of a job that fails outside of a run."""
     summary = {"agent_id": agent, "error": error}
-    return End(JobStatus.FAILED, encode({**summary, "details": details or {}}), encode(summary))
+    return JobEnd(JobStatus.FAILED, encode({**summary, "details": details or {}}), encode(summary))

@@ -23,7 +23,7 @@ from mirrorneuron.message import Message
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.store.connection import AWAY
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import JobRef, Swept, Word
+from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from workers.lifecycle.fork_guard import FORKS
 from workers.recovery.queue_depth import Backlog
 from workers.recovery.settle import failed, settle
@@ -125,22 +125,22 @@ class Sweeper:
             job_id, now_ms=now_ms, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
         )
         match swept.word:
-            case Word.ENDED:
-                self._store.index.bury([job_id])
-            case Word.MISSING:
+            case ReplyCode.ENDED:
+                self._store.index.mark_ended([job_id])
+            case ReplyCode.MISSING:
                 self._store.index.forget_orphan(job_id, ORPHAN_MS)
-            case Word.POISONED:
+            case ReplyCode.POISONED:
                 error = f"its worker died {swept.losses} times while it ran this message"
                 self._fail(swept, error, swept.agent_id, self._at_head(job_id, swept.agent_id))
-            case Word.LATE:
+            case ReplyCode.LATE:
                 self._fail(swept, "the job is older than its job_timeout_ms")
-            case Word.OVERDUE:
+            case ReplyCode.OVERDUE:
                 self._fail(swept, "the job was idle for longer than its idle_timeout_ms")
             case _:
                 self._announce(swept, live)
 
-    def _announce(self, swept: Swept, live: int) -> None:
-        if swept.job is None or (swept.word is Word.RUNNING and not swept.waiting):
+    def _announce(self, swept: SweepReply, live: int) -> None:
+        if swept.job is None or (swept.word is ReplyCode.RUNNING and not swept.waiting):
             return
         try:
             plan = self._plan_of(swept.job.digest)
@@ -148,14 +148,14 @@ class Sweeper:
             self._fail(swept, f"{error}: it was deleted, or the server lost it")
             return
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
-        if swept.word is Word.OPEN and self._has_room(LIGHT, live):
+        if swept.word is ReplyCode.OPEN and self._has_room(LIGHT, live):
             log.info("job %s was never opened: announced again", swept.job.job_id)
             chains.send(chains.opening(swept.job), swept.job)
-        elif swept.word is Word.IDLE:
-            for row in settle(self._store, swept.job, plan, swept.moves):
+        elif swept.word is ReplyCode.IDLE:
+            for row in settle(self._store, swept.job, plan, swept.revision):
                 chains.announce(swept.job, row)
         for row in swept.waiting:
-            if swept.word is not Word.AGAIN or self._has_room(row.pool, live):
+            if swept.word is not ReplyCode.AGAIN or self._has_room(row.pool, live):
                 log.info("job %s: %s ready in pool %s: announced again", swept.job.job_id, row.due, row.pool)
                 chains.announce(swept.job, row)
 
@@ -173,13 +173,13 @@ class Sweeper:
         self._room[pool] -= 1
         return self._room[pool] >= 0
 
-    def _fail(self, swept: Swept, error: str, agent: str | None = None, message_id: str | None = None) -> None:
+    def _fail(self, swept: SweepReply, error: str, agent: str | None = None, message_id: str | None = None) -> None:
         if swept.job is None:
             return
         end = failed(agent, error, {"losses": swept.losses, "message_id": message_id} if agent else None)
-        if self._store.scripts.finish(swept.job, end, self._agents(swept.job)) is Word.SETTLED:
+        if self._store.scripts.finish(swept.job, end, self._agents(swept.job)) is ReplyCode.SETTLED:
             log.warning("job %s failed: %s", swept.job.job_id, error)
-            self._store.index.bury([swept.job.job_id])
+            self._store.index.mark_ended([swept.job.job_id])
 
     def _at_head(self, job_id: str, agent: str) -> str | None:
         """The id of the message that an agent is at; None where it cannot be read."""

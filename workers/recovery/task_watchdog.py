@@ -28,7 +28,7 @@ EXIT_CODE: Final = os.EX_SOFTWARE
 log = logging.getLogger(__name__)
 
 
-class Standstill:
+class TaskWatchdog:
     """Looks at the tasks of this process, in a thread that starts with the first. *answers*: does the store?"""
 
     def __init__(self, answers: Callable[[], bool]) -> None:

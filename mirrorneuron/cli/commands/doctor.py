@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import typer
 
-from mirrorneuron.api.resources import Parts
+from mirrorneuron.api.resources import Resources
 from mirrorneuron.cli import output, target
 from mirrorneuron.cli.exits import Code
 from mirrorneuron.cli.options import Json
-from mirrorneuron.diagnostics.checkup import Finding, Level, Vitals, findings, worst
+from mirrorneuron.diagnostics.checkup import Finding, Level, RuntimeStatus, findings, worst
 from mirrorneuron.errors import RuntimeUnavailable
 
 COLUMNS = ("level", "check", "finding")
@@ -30,12 +30,12 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(Code.UNREACHABLE)
 
 
-def _vitals() -> Vitals:
+def _vitals() -> RuntimeStatus:
     try:
         settings = target.find().settings
     except RuntimeUnavailable as error:  # there is none to look at
-        return Vitals(error=str(error))
-    return Parts(settings).vitals()
+        return RuntimeStatus(error=str(error))
+    return Resources(settings).runtime_status()
 
 
 def _rows(found: Finding) -> Iterator[tuple[str, str, str]]:

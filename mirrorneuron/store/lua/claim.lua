@@ -7,7 +7,7 @@
 --       then pool, most agents for each: the first that has any is taken from;
 --       then agents: this one alone if it is due, and those after it as long as they are free and have no mail, so that
 --            what it sends them can be answered in the same commit (of the one wanted pool)
--- Reply {CLAIMED | PAUSED | STALE | ENDED | MISSING, moves, 1 if the job is idle, waiting, claims}: see prelude
+-- Reply {CLAIMED | PAUSED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: job_scheduled, job_running, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
@@ -18,7 +18,7 @@ local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_ev
 local agents = 12 + 2 * tonumber(ARGV[11])
 if ARGV[9] == 'open' and status == 'pending' then
   redis.call('HSET', JOB, 'status', 'running', 'started_at', now, 'updated_at', now)
-  redis.call('HDEL', JOB, 'announced_at', 'announced_wait', 'announced_moves') -- other waits begin
+  redis.call('HDEL', JOB, 'announced_at', 'announced_wait', 'announced_revision') -- other waits begin
   status = 'running'
   record('job_scheduled', '', ARGV[6])
   record('job_running', '', '')
@@ -32,17 +32,17 @@ local claims = {}
 if agents > #ARGV then
   local wanted = {}
   for i = 12, agents - 1 do wanted[#wanted + 1] = ARGV[i] end
-  claims = take_ready(wanted, c)
+  claims = claim_ready(wanted, c)
 elseif status == 'running' then
   local score = redis.call('ZSCORE', JOB .. ':ready:' .. ARGV[12], ARGV[agents])
   if score and tonumber(score) <= now then
-    claims[1] = take(ARGV[agents], ARGV[12], tonumber(score), c)
+    claims[1] = claim_one(ARGV[agents], ARGV[12], tonumber(score), c)
     for i = agents + 1, #ARGV do
       local held = redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') or ''
       if held ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
-      claims[#claims + 1] = take(ARGV[i], ARGV[12], now, c, true)
+      claims[#claims + 1] = claim_one(ARGV[i], ARGV[12], now, c, true)
     end
   end
 end
 local nothing = #claims == 0 and status == 'running' and idle()
-return { 'CLAIMED', moves, nothing and 1 or 0, waiting(now), claims }
+return { 'CLAIMED', revision, nothing and 1 or 0, waiting(now), claims }

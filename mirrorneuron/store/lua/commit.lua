@@ -6,13 +6,13 @@
 --       7 most messages   8 most bytes of mail   9 next token   10 count of wanted pools
 --       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
 --       then pool, most agents for each wanted pool (the first that has any is claimed from);
---       then agent, consumed, state, last, output, processed, need, attempts, delay (ms), error, alone for each agent
---            ('' for state, last, output and need: unchanged; alone 1: it was handed mail within this commit, so its
+--       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only for each agent
+--            ('' for state, last, output and threshold: unchanged; inline_only 1: it was handed mail within this commit, so its
 --            mailbox must be empty, or that mail would overtake what is in it);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in the prelude reads it
--- Reply {COMMITTED | MOVED | STALE | ENDED | MISSING, moves, 1 if the job is idle, waiting, claims}: see prelude
+-- Reply {COMMITTED | MOVED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 local FIELDS, DEAD_KEPT = 11, 1000
@@ -46,7 +46,7 @@ for i = first, outgoing - 1, FIELDS do
   if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
   local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
     'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9], 'losses', '' }
-  for name, offset in pairs({ state = 2, last = 3, output = 4, need = 6 }) do
+  for name, offset in pairs({ state = 2, last = 3, output = 4, threshold = 6 }) do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
   end
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
@@ -63,14 +63,14 @@ for i = dead, ending - 1, 4 do
     'm', ARGV[i + 3])
 end
 redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
-moves = redis.call('HINCRBY', JOB, 'moves', 1)
+revision = redis.call('HINCRBY', JOB, 'revision', 1)
 if ARGV[ending] ~= '' then
   finish(ending, now)
-  return { 'COMMITTED', moves, 0, {}, {} }
+  return { 'COMMITTED', revision, 0, {}, {} }
 end
 redis.call('HSET', JOB, 'updated_at', now, 'idle_since', '')
 for i = first, outgoing - 1, FIELDS do evaluate(ARGV[i], now) end
 for i = outgoing, events - 1, 2 do evaluate(ARGV[i], now) end
-local claims = take_ready(wanted, c)
+local claims = claim_ready(wanted, c)
 local nothing = #claims == 0 and status == 'running' and idle()
-return { 'COMMITTED', moves, nothing and 1 or 0, waiting(now), claims }
+return { 'COMMITTED', revision, nothing and 1 or 0, waiting(now), claims }

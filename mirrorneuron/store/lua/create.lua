@@ -3,21 +3,21 @@
 -- ARGV  1 now (ms or '')   2 digest   3 static job map JSON   4 pools, separated by blanks   5 events kept
 --       6 job time-out (ms) or ''   7 idle time-out (ms) or ''   8 losses of a run that its worker may have
 --       9 recovery mode   10 count of agents   11 count of messages
---       then agent, pool, need, take for each agent that is not a plain light one; then agent, message JSON each
+--       then agent, pool, threshold, batch_max for each agent that is not a plain light one; then agent, message JSON each
 -- Reply CREATED | EXISTS | CONFLICT, and the job's status    Events: job_pending, job_validated
 if status then
   return { digest == ARGV[2] and 'EXISTS' or 'CONFLICT', status }
 end
 local now = clock(ARGV[1])
 events_max = ARGV[5]
-redis.call('HSET', JOB, 'status', 'pending', 'run', 1, 'moves', 0, 'digest', ARGV[2], 'static', ARGV[3],
+redis.call('HSET', JOB, 'status', 'pending', 'run', 1, 'revision', 0, 'digest', ARGV[2], 'static', ARGV[3],
   'pools', ARGV[4], 'events_max', events_max, 'submitted_at', now, 'updated_at', now,
   'timeout_ms', ARGV[6], 'idle_timeout_ms', ARGV[7], 'max_losses', ARGV[8], 'recovery', ARGV[9])
 record('job_pending', '', '')
 record('job_validated', '', '')
 local at = 12
 for _ = 1, tonumber(ARGV[10]) do
-  redis.call('HSET', JOB .. ':agent:' .. ARGV[at], 'pool', ARGV[at + 1], 'need', ARGV[at + 2], 'take', ARGV[at + 3])
+  redis.call('HSET', JOB .. ':agent:' .. ARGV[at], 'pool', ARGV[at + 1], 'threshold', ARGV[at + 2], 'batch_max', ARGV[at + 3])
   at = at + 4
 end
 for _ = 1, tonumber(ARGV[11]) do

@@ -11,7 +11,7 @@ if ARGV[6] ~= '' and redis.call('XDEL', JOB .. ':dead', ARGV[6]) == 0 then retur
 redis.call('ZADD', ids, now, name)
 redis.call('ZREMRANGEBYRANK', ids, 0, -1 - tonumber(ARGV[5]))
 redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], ARGV[4])
-redis.call('HINCRBY', JOB, 'moves', 1)
+redis.call('HINCRBY', JOB, 'revision', 1)
 redis.call('HSET', JOB, 'updated_at', now, 'idle_since', '')
 evaluate(ARGV[2], now)
 return { 'DELIVERED', status, waiting(now) }

@@ -1,8 +1,8 @@
 -- prelude: what the scripts of a job share. Prepended to each of them; KEYS[1] is always the job HASH.
 -- User JSON is an opaque string here: nothing is decoded or encoded.
 local JOB = KEYS[1]
-local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'moves')
-local status, run, pools, events_max, digest, moves = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
+local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'revision')
+local status, run, pools, events_max, digest, revision = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
 local REMEMBERED = 60000 -- ms for which a claim or commit that is sent again is known
 local BESIDE = { ':events', ':delivered', ':dead', ':logs' } -- keys of the job that belong to no agent
 local LIVE = { pending = true, running = true, paused = true }
@@ -18,12 +18,12 @@ local function record(kind, agent, payload)
   redis.call('XADD', JOB .. ':events', 'MAXLEN', '~', events_max, '*', 't', kind, 'a', agent, 'p', payload)
 end
 
--- THE definition of ready: unclaimed, and mail >= need (default 1). The set's score is the time from which it is due.
+-- THE definition of ready: unclaimed, and mail >= threshold (default 1). The set's score is the time from which it is due.
 -- That the job runs is checked where agents are claimed, so pausing and resuming a job moves no agent.
 local function evaluate(agent, now)
   local depth = redis.call('LLEN', JOB .. ':mail:' .. agent)
   if depth == 0 then return end
-  local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'need', 'pool', 'due')
+  local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'threshold', 'pool', 'due')
   if (h[1] or '') ~= '' or depth < (tonumber(h[2] or '') or 1) then return end
   local pool, due = h[3] or 'light', tonumber(h[4] or '') or 0
   if redis.call('ZADD', JOB .. ':ready:' .. pool, 'NX', math.max(now, due), agent) == 0 then return end
@@ -33,9 +33,9 @@ end
 
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
 -- *empty*: it is known to have no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
-local function take(agent, pool, score, c, empty)
+local function claim_one(agent, pool, score, c, empty)
   local key, box = JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent
-  local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'take', 'need')
+  local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'batch_max', 'threshold')
   local most = empty and 0 or tonumber(h[4] or '') or math.max(1000, tonumber(h[5] or '') or 1)
   if not empty then redis.call('ZREM', JOB .. ':ready:' .. pool, agent) end
   redis.call('HSET', key, 'token', c.token, 'node', c.node, 'claimed_at', c.now, 'due', '')
@@ -57,7 +57,7 @@ local function take(agent, pool, score, c, empty)
 end
 
 -- Claims agents that are due: the first of *wanted* ({pool, most} ...) that has any. Never of a job that does not run.
-local function take_ready(wanted, c)
+local function claim_ready(wanted, c)
   local claims = {}
   if status ~= 'running' then return claims end
   for i = 1, #wanted, 2 do
@@ -65,7 +65,7 @@ local function take_ready(wanted, c)
     local due = redis.call('ZRANGEBYSCORE', set, '-inf', c.now, 'WITHSCORES', 'LIMIT', 0, wanted[i + 1])
     for j = 1, #due, 2 do
       if j > 1 and (c.messages <= 0 or c.bytes <= 0) then break end
-      claims[#claims + 1] = take(due[j], wanted[i], tonumber(due[j + 1]), c)
+      claims[#claims + 1] = claim_one(due[j], wanted[i], tonumber(due[j + 1]), c)
     end
     if #claims > 0 then break end
   end
@@ -106,10 +106,10 @@ local function replay(word, c)
   local claims = {}
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
     local h = redis.call('HMGET', JOB .. ':agent:' .. agent, 'token', 'pool')
-    if h[1] == c.token then claims[#claims + 1] = take(agent, h[2] or 'light', c.now, c) end
+    if h[1] == c.token then claims[#claims + 1] = claim_one(agent, h[2] or 'light', c.now, c) end
   end
   local left = waiting_anew(c.now)
-  return { word, moves, #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
+  return { word, revision, #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
 end
 
 -- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of

@@ -2,7 +2,7 @@
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 agent to begin with, or ''   3 event payload JSON   4 number of the run that has ended
 --       5 count of agents to clear
---       then agent, need for each of these (first the one to begin with, then all behind it); then all agents of the job
+--       then agent, threshold for each of these (first the one to begin with, then all behind it); then all agents of the job
 -- Reply {SETTLED | REFUSED | MISSING, status, waiting, run}    Events: job_recovery_started, job_running, mail_cleared
 if not status then return { 'MISSING', '', {}, 0 } end
 local now = clock(ARGV[1])
@@ -17,13 +17,13 @@ run = redis.call('HINCRBY', JOB, 'run', 1)
 status = 'running'
 redis.call('HSET', JOB, 'status', status, 'result', '', 'finished_at', '', 'idle_since', '', 'updated_at', now,
   'counted_from', now)
-redis.call('HINCRBY', JOB, 'moves', 1)
+redis.call('HINCRBY', JOB, 'revision', 1)
 record('job_recovery_started', ARGV[2], ARGV[3])
 record('job_running', '', '')
 redis.call('HSETNX', JOB, 'started_at', now) -- it may have been cancelled before it was opened
 local again, kept = {}, 0
 if ARGV[2] ~= '' then -- its last input: what it was at, else the last that it consumed, else what came first
-  local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[2], 'last', 'error', 'losses', 'cut', 'take')
+  local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[2], 'last', 'error', 'losses', 'cut', 'batch_max')
   local was_at_it = (h[2] or '') ~= '' or (h[3] or '') ~= '' or (h[4] or '') ~= ''
   if was_at_it or not h[1] then -- as many messages as it acts on at once
     again = redis.call('LRANGE', JOB .. ':mail:' .. ARGV[2], 0, (tonumber(h[5] or '') or tonumber(ARGV[first + 1]) or 1) - 1)
@@ -36,7 +36,7 @@ for i = first, all - 1, 2 do
   if lost > 0 then record('mail_cleared', ARGV[i], '{"count":' .. lost .. '}') end
   redis.call('DEL', JOB .. ':mail:' .. ARGV[i])
   redis.call('HDEL', JOB .. ':agent:' .. ARGV[i], 'state', 'output', 'processed')
-  redis.call('HSET', JOB .. ':agent:' .. ARGV[i], 'need', ARGV[i + 1])
+  redis.call('HSET', JOB .. ':agent:' .. ARGV[i], 'threshold', ARGV[i + 1])
 end
 for _, message in ipairs(again) do redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], message) end
 for i = all, #ARGV do

@@ -1,12 +1,12 @@
 -- settle: what becomes of a job that was seen idle, provided that nothing has moved since.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 run number   3 moves when it was seen idle   4 'wait', or the end as `finish` in the prelude
+-- ARGV  1 now (ms or '')   2 run number   3 revision when it was seen idle   4 'wait', or the end as `finish` in the prelude
 --       reads it
 -- Reply SETTLED | MOVED | STALE | ENDED | MISSING    Events: job_idle, or job_completed | job_failed
 if not status then return 'MISSING' end
 if not LIVE[status] then return 'ENDED' end
 if run ~= ARGV[2] then return 'STALE' end
-if status ~= 'running' or moves ~= ARGV[3] or not idle() then return 'MOVED' end
+if status ~= 'running' or revision ~= ARGV[3] or not idle() then return 'MOVED' end
 local now = clock(ARGV[1])
 if ARGV[4] == 'wait' then
   if (redis.call('HGET', JOB, 'idle_since') or '') == '' then

@@ -3,15 +3,15 @@
 -- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: every claim gets one fresh lease instead
 --       4 first wait before a lost announcement is made again (ms); doubles up to   5 longest wait (ms)
 --       6 event payload JSON
--- Reply {word, run, digest, moves, waiting (rows to announce), agent, losses}
+-- Reply {word, run, digest, revision, waiting (rows to announce), agent, losses}
 --       word  OPEN (pending, and its chain never arrived) | AGAIN (waiting was announced, and nobody came)
 --             IDLE (nobody settled it) | POISONED (agent: its claim stays, nobody's) | LATE (older than its time-out) | OVERDUE
 --             ENDED | MISSING | RUNNING (nothing but what waiting says: it was freed by this sweep)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
 local h = redis.call('HMGET', JOB, 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
-  'max_losses', 'recovery', 'announced_at', 'announced_wait', 'announced_moves', 'counted_from')
-local function answer(word, rows, agent, losses) return { word, run, digest, moves, rows or {}, agent or '', losses or 0 } end
+  'max_losses', 'recovery', 'announced_at', 'announced_wait', 'announced_revision', 'counted_from')
+local function answer(word, rows, agent, losses) return { word, run, digest, revision, rows or {}, agent or '', losses or 0 } end
 if not LIVE[status] then return answer('ENDED') end
 local now, lease = clock(ARGV[1]), tonumber(ARGV[2])
 local function past(since, limit)
@@ -46,11 +46,11 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   record('agent_recovered', agent, '')
 end
 
--- A long queue is not a loss: wait, and wait longer each time, as long as nothing moves.
-local still = moves == h[9]
+-- A long queue is not a loss: wait, and wait longer each time, as long as the revision stays.
+local still = revision == h[9]
 local wait = still and tonumber(h[8] or '') or tonumber(ARGV[4])
 if not still then
-  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_moves', moves)
+  redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_revision', revision)
 elseif now - tonumber(h[7]) >= wait then
   local rows = waiting_anew(now)
   local told = status == 'pending' or #rows > 0 -- with nobody to tell of, the next who is due shall not wait longer
