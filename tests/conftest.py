@@ -16,6 +16,8 @@ from mirrorneuron.settings import Settings
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 
+pytest_plugins = ("tests.support.store",)  # the fixtures of tests that call the store without a worker
+
 LOG_TAIL = 8_000  # bytes of a node's log that a failed test shows
 
 # What a shell runs in the background has Ctrl-C ignored, and so would every process that the tests start.
@@ -53,6 +55,13 @@ def node(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 def client(node: RealNode) -> Client:
     """A client whose jobs the session's node runs."""
     return Client(node.settings)
+
+
+@pytest.fixture
+def unserved(redis_url: str, tmp_path: Path) -> Client:
+    """A client whose jobs nobody runs: its namespace is new, and has no node."""
+    name = "unserved_" + "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-50:]
+    return Client(Settings(redis_url=redis_url, redis_namespace=name))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
 from mirrorneuron.chaos.stage import NODES, Stage, raised
 from mirrorneuron.cli.commands.chaos import NODE
 from tests.chaos.conftest import Ground
-from tests.jobs.graphs import agent, manifest, until_there
+from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12

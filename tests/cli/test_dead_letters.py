@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from tests.cli.conftest import Mn
-from tests.jobs.graphs import agent, executor, manifest
+from tests.support.graphs import agent, executor, manifest
 from tests.support.waiting import wait_until
 
 LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody"}, {"type": "t", "to": "nobody", "body": 2}]}' """

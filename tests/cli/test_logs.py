@@ -13,7 +13,7 @@ import pytest
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli.commands.logs import LONGEST, WIDEST, Cleaner, Printer
 from tests.cli.conftest import MN, ROOT, Mn, Started
-from tests.jobs.graphs import executor, fan, single, until_there
+from tests.support.graphs import executor, fan, single, until_there
 from tests.support.terminal import CTRL_C, Terminal
 from tests.support.waiting import wait_until
 

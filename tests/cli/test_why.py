@@ -10,7 +10,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from tests.cli.conftest import MN, Mn
-from tests.jobs.graphs import agent, manifest
+from tests.support.graphs import agent, manifest
 from tests.support.terminal import Terminal
 from tests.support.waiting import wait_until
 

@@ -9,8 +9,8 @@ import pytest
 
 from mirrorneuron import AgentNotFound, JobNotFound, JobStateError
 from mirrorneuron.api.client import Client
-from tests.crash.bundles import fed, gated, starts
-from tests.jobs.graphs import is_alive, processed
+from tests.support.crash_bundles import fed, gated, starts
+from tests.support.graphs import is_alive, processed
 from tests.support.waiting import wait_until
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
-from tests.jobs.graphs import agent, collector, executor, manifest, router
 from tests.support.crashing import KILLING, LASTING
+from tests.support.graphs import agent, collector, executor, manifest, router
 from tests.support.leftovers import assert_went_well
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until

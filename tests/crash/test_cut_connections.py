@@ -10,7 +10,7 @@ import pytest
 from mirrorneuron import RuntimeUnavailable
 from mirrorneuron.api.client import Client
 from mirrorneuron.job import JobMap
-from tests.jobs.graphs import executor, fan, light_fan, processed
+from tests.support.graphs import executor, fan, light_fan, processed
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 

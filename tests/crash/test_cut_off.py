@@ -11,8 +11,8 @@ import redis
 
 from mirrorneuron import RuntimeUnavailable
 from mirrorneuron.api.client import Client
-from tests.crash.bundles import gated, starts
-from tests.jobs.graphs import processed
+from tests.support.crash_bundles import gated, starts
+from tests.support.graphs import processed
 
 
 class Cut:

@@ -10,8 +10,8 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.store.job_store import Store
-from tests.crash.bundles import gated, starts
-from tests.jobs.graphs import executor, fan, is_alive, kinds, snapshots
+from tests.support.crash_bundles import gated, starts
+from tests.support.graphs import executor, fan, is_alive, kinds, snapshots
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 

@@ -14,8 +14,8 @@ from mirrorneuron.job import JobMap, JobStatus
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.protocol import JobEnd, ReplyCode
-from tests.crash.bundles import gated, queued, starts
-from tests.jobs.graphs import executor, fan, is_alive, job_ref, light_fan, line, processed
+from tests.support.crash_bundles import gated, queued, starts
+from tests.support.graphs import executor, fan, is_alive, job_ref, light_fan, line, processed
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -8,8 +8,8 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.pools import queue
-from tests.crash.bundles import gated, starts
-from tests.jobs.graphs import is_alive
+from tests.support.crash_bundles import gated, starts
+from tests.support.graphs import is_alive
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 

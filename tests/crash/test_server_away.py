@@ -19,8 +19,8 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
 from mirrorneuron.job import JobMap
 from mirrorneuron.store.keys import result_channel
-from tests.crash.bundles import failing_once, queued, starts
-from tests.jobs.graphs import kinds, light_fan, processed
+from tests.support.crash_bundles import failing_once, queued, starts
+from tests.support.graphs import kinds, light_fan, processed
 from tests.support.leftovers import assert_went_well
 from tests.support.node import RealNode
 from tests.support.sweeping import no_sweeps

@@ -18,7 +18,7 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import connection
 from mirrorneuron.store.keys import result_channel
-from tests.jobs.graphs import finish, line
+from tests.support.graphs import finish, line
 from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -16,8 +16,8 @@ from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import ReplyCode, new_token
-from tests.crash.bundles import fed
-from tests.jobs.graphs import executor, fan, job_ref, light_fan, single
+from tests.support.crash_bundles import fed
+from tests.support.graphs import executor, fan, job_ref, light_fan, single
 from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

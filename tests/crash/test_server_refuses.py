@@ -12,8 +12,8 @@ import pytest
 from mirrorneuron.api.client import Client
 from mirrorneuron.store.connection import Refused, connect, connect_async
 from mirrorneuron.store.job_store import Store
-from tests.crash.bundles import queued, starts
-from tests.jobs.graphs import is_alive, kinds
+from tests.support.crash_bundles import queued, starts
+from tests.support.graphs import is_alive, kinds
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until

@@ -10,7 +10,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.celery_app import make_app
-from tests.jobs.graphs import PATIENCE_MS, line
+from tests.support.graphs import PATIENCE_MS, line
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 

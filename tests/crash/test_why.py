@@ -8,7 +8,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis
-from tests.crash.bundles import gated, starts
+from tests.support.crash_bundles import gated, starts
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 

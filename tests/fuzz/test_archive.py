@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mirrorneuron.bundle.archive import MAX_DEPTH, pack_folder, unpack
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.values import garbled
+from tests.support.fuzzing.values import garbled
 from workers.disk.bundle_cache import BundleCache
 
 MIB = 1024 * 1024

@@ -21,9 +21,9 @@ from mirrorneuron.cli import exits
 from mirrorneuron.message import decode
 from mirrorneuron.settings import Settings
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.manifests import EVERYTHING
 from tests.fuzz.test_settings import TEXTS
-from tests.fuzz.values import documents
+from tests.support.fuzzing.manifests import EVERYTHING
+from tests.support.fuzzing.values import documents
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

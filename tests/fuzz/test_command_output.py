@@ -16,9 +16,9 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.message import encode
 from mirrorneuron.store.protocol import Claim, JobRef, ReplyCode, Step, new_token
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.steps import CAP, can_be_committed, claim_of, context, plan_of
-from tests.fuzz.values import ANYTHING, documents, mutated, nested
-from tests.scripts.stage import EXECUTOR, JOB, Stage
+from tests.scripts.machine.stage import EXECUTOR, JOB, Stage
+from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context, plan_of
+from tests.support.fuzzing.values import ANYTHING, documents, mutated, nested
 from workers.agents import executor
 from workers.agents.draft import Draft, RunFailed
 from workers.agents.executor_output import parse_output

@@ -20,8 +20,8 @@ from mirrorneuron.drawing.text_graph import Mark, dot, mermaid
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
 from mirrorneuron.message import Message, decode, encode, seed
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.manifests import EVERYTHING, manifests
-from tests.fuzz.values import ANYTHING, JSON, documents, garbled, mutated, nested
+from tests.support.fuzzing.manifests import EVERYTHING, manifests
+from tests.support.fuzzing.values import ANYTHING, JSON, documents, garbled, mutated, nested
 
 MIB = 1024 * 1024
 EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/*/manifest.json"))

@@ -23,8 +23,8 @@ from mirrorneuron.message import (
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import Claim
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.steps import CAP, NOW_MS, can_be_committed, claim_of, context, plan_of
-from tests.fuzz.values import ANYTHING, JSON, documents, mutated, nested
+from tests.support.fuzzing.steps import CAP, NOW_MS, can_be_committed, claim_of, context, plan_of
+from tests.support.fuzzing.values import ANYTHING, JSON, documents, mutated, nested
 from workers.light_batch import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store.protocol import Claim, JobRef, Step
 from tests.fuzz.conftest import fuzzed
-from tests.fuzz.steps import CAP, can_be_committed, claim_of, context, plan_of
-from tests.fuzz.values import ANYTHING, documents, garbled, mutated, nested
-from tests.node.modules.bundle import WHO, Bundle, pid_of
+from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context, plan_of
+from tests.support.fuzzing.values import ANYTHING, documents, garbled, mutated, nested
+from tests.support.modules import WHO, Bundle, pid_of
 from workers.agents import module
 from workers.agents.draft import Draft, RunFailed
 from workers.agents.run_context import Run

@@ -19,8 +19,8 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.records import AGENT_FIELDS, JOB_FIELDS
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.values import documents, garbled
-from tests.store.conftest import NODE
+from tests.support.fuzzing.values import documents, garbled
+from tests.support.store import NODE
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mirrorneuron.message import Message, encode, seed
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.values import ANYTHING, JSON
+from tests.support.fuzzing.values import ANYTHING, JSON
 from workers.runners.command import environment_of, variables_of, words_of, write_files
 from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths

@@ -22,8 +22,8 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef
 from tests.fuzz.conftest import fuzzed, is_one_line
-from tests.fuzz.values import ANYTHING
-from tests.jobs.graphs import is_alive
+from tests.support.fuzzing.values import ANYTHING
+from tests.support.graphs import is_alive
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 from workers.runtime import Runtime

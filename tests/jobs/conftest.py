@@ -1,4 +1,4 @@
-"""What the tests of jobs share: a second node with tight limits, and a namespace that no node serves."""
+"""What the tests of jobs share: a second node with tight limits."""
 
 from __future__ import annotations
 
@@ -37,13 +37,6 @@ def tight_node(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def tight(tight_node: RealNode) -> Client:
     """A client whose jobs the node with tight limits runs."""
     return Client(tight_node.settings)
-
-
-@pytest.fixture
-def unserved(redis_url: str, tmp_path: Path) -> Client:
-    """A client whose jobs nobody runs: its namespace is new, and has no node."""
-    name = "unserved_" + "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-50:]
-    return Client(Settings(redis_url=redis_url, redis_namespace=name))
 
 
 @pytest.fixture

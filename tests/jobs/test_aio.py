@@ -10,7 +10,7 @@ import redis
 
 from mirrorneuron import JobNotFound, ManifestError, WaitTimeout, aio
 from mirrorneuron.api.client import Client
-from tests.jobs.graphs import PATIENCE_MS, finish, line, single, until_there
+from tests.support.graphs import PATIENCE_MS, finish, line, single, until_there
 from tests.support.waiting import wait_until
 
 

@@ -9,7 +9,7 @@ from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from mirrorneuron import JobFailed
-from tests.jobs.graphs import ended, finish, line, single, until_there
+from tests.support.graphs import ended, finish, line, single, until_there
 from tests.support.waiting import wait_until
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron import ManifestError, MirrorNeuronError, PayloadTooLarge, validate_manifest
 from mirrorneuron.api.client import Client
-from tests.jobs.graphs import executor, line, manifest, router, single
+from tests.support.graphs import executor, line, manifest, router, single
 
 
 def write(folder, text: str | None, **files: bytes):

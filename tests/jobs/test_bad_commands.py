@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.conftest import MESSAGE_CAP, OUTPUT_CAP
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     completed,
     ended,
     executor,

@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron import JobStateError
 from mirrorneuron.api.client import Client
-from tests.jobs.graphs import PATIENCE_MS, agent, collector, completed, executor, is_alive, line, manifest
+from tests.support.graphs import PATIENCE_MS, agent, collector, completed, executor, is_alive, line, manifest
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
 from mirrorneuron.pools import queue
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     PATIENCE_MS,
     collector,
     completed,

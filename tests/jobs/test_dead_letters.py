@@ -8,7 +8,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, MessageNotFound
-from tests.jobs.graphs import PATIENCE_MS, agent, executor, failed, manifest
+from tests.support.graphs import PATIENCE_MS, agent, executor, failed, manifest
 from tests.support.waiting import wait_until
 
 LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {"n": 1}}]}' """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     collector,
     completed,
     ended,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     agent,
     collector,
     completed,

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 
 from mirrorneuron.api.client import Client
-from tests.jobs.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router, single
+from tests.support.graphs import PATIENCE_MS, completed, keys_of, line, manifest, router, single
 from tests.support.node import ROOT, RealNode
 from tests.support.waiting import wait_until
 

@@ -23,7 +23,7 @@ from mirrorneuron.job import (
     NodeInfo,
     PoolInfo,
 )
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     PATIENCE_MS,
     collector,
     ended,

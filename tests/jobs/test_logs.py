@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound
-from tests.jobs.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
+from tests.support.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
 
 
 def text(client: Client, job_id: str, agent: str | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.graphs import agent, completed, ended, failed, manifest, payloads, router, snapshots
+from tests.support.graphs import agent, completed, ended, failed, manifest, payloads, router, snapshots
 
 SOURCE = """
 import os, pathlib, signal, time

@@ -12,17 +12,7 @@ import pytest
 
 from mirrorneuron import JobExists, ManifestError, WaitTimeout, validate_manifest
 from mirrorneuron.api.client import Client
-from tests.jobs.graphs import (
-    PATIENCE_MS,
-    completed,
-    executor,
-    kinds,
-    line,
-    manifest,
-    router,
-    single,
-    until_there,
-)
+from tests.support.graphs import PATIENCE_MS, completed, executor, kinds, line, manifest, router, single, until_there
 
 
 def folder_of(path: Path, graph: dict, **files: str) -> Path:

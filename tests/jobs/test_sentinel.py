@@ -10,7 +10,7 @@ from celery.result import AsyncResult
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
-from tests.jobs.graphs import completed, single
+from tests.support.graphs import completed, single
 from tests.support.node import RealNode
 from tests.support.valkey import Sentinel, ValkeyServer
 

@@ -13,7 +13,7 @@ from mirrorneuron.api import waiting
 from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import connection
-from tests.jobs.graphs import finish, line
+from tests.support.graphs import finish, line
 from tests.support.waiting import wait_until
 
 VERBS = {

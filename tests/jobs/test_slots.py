@@ -6,7 +6,7 @@ import time
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.bundle.manifest import AgentType
-from tests.jobs.graphs import (
+from tests.support.graphs import (
     PATIENCE_MS,
     completed,
     executor,

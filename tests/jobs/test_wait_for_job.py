@@ -11,7 +11,7 @@ import redis
 from mirrorneuron import JobNotFound, WaitTimeout
 from mirrorneuron.api import waiting
 from mirrorneuron.job import JobStatus
-from tests.jobs.graphs import PATIENCE_MS, ended, finish, keys_of, line, single, until_there
+from tests.support.graphs import PATIENCE_MS, ended, finish, keys_of, line, single, until_there
 from tests.support.waiting import wait_until
 
 NEVER_S = 3_600

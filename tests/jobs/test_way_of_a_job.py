@@ -12,7 +12,18 @@ import redis
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.message import Message
-from tests.jobs.graphs import PATIENCE_MS, completed, ended, executor, fan, keys_of, light_fan, line, manifest, router
+from tests.support.graphs import (
+    PATIENCE_MS,
+    completed,
+    ended,
+    executor,
+    fan,
+    keys_of,
+    light_fan,
+    line,
+    manifest,
+    router,
+)
 
 Graph = Callable[[int], dict[str, Any]]
 FOR_EVER = -1  # the time to live of a key without one

@@ -13,7 +13,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis
 from mirrorneuron.errors import JobNotFound, JobStateError
 from mirrorneuron.settings import Settings
-from tests.jobs.graphs import PATIENCE_MS, agent, collector, ended, executor, manifest, router, single, until_there
+from tests.support.graphs import PATIENCE_MS, agent, collector, ended, executor, manifest, router, single, until_there
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.store.scripts import NO_LIMITS
-from tests.scripts.stage import Kind, Stage
+from tests.scripts.machine.stage import Kind, Stage
 
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, ReplyCode, Step, new_token
-from tests.scripts.stage import (
+from tests.scripts.machine.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
     BATCH_OF_TWO,

@@ -9,7 +9,7 @@ import pytest
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.store.protocol import ControlReply, DeadLetterDraft, JobEnd, JobRef, ReplyCode, new_token
-from tests.scripts.stage import (
+from tests.scripts.machine.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
     BATCH_OF_TWO,

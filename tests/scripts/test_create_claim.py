@@ -8,7 +8,7 @@ import pytest
 
 from mirrorneuron.store.protocol import JobRef, ReplyCode, new_token
 from mirrorneuron.store.scripts import MOST_MESSAGES
-from tests.scripts.stage import (
+from tests.scripts.machine.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
     BATCH_OF_TWO,

@@ -10,7 +10,7 @@ import pytest
 from mirrorneuron.message import decode
 from mirrorneuron.store.keys import result_channel
 from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, Reply, ReplyCode, new_token
-from tests.scripts.stage import (
+from tests.scripts.machine.stage import (
     AGENTS,
     ANY_LIGHT,
     BATCH_OF_TWO,

@@ -10,7 +10,7 @@ from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import ControlReply, JobRef, ReplyCode, SweepReply, new_token
-from tests.scripts.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
+from tests.scripts.machine.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
 
 Stages = Callable[..., Stage]
 FIRST_WAIT_MS = 5_000

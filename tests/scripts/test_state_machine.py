@@ -9,7 +9,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.scripts.invariants import Invariants
+from tests.scripts.machine.invariants import Invariants
 
 SHORT = settings(
     max_examples=45,

@@ -9,7 +9,7 @@ import pytest
 from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
 from mirrorneuron.store.protocol import ReplyCode, Step, SweepReply, new_token
-from tests.scripts.stage import ANY_HEAVY, EXECUTOR, JOB, JOIN_OF_THREE, LEASE_MS, Stage, failed
+from tests.scripts.machine.stage import ANY_HEAVY, EXECUTOR, JOB, JOIN_OF_THREE, LEASE_MS, Stage, failed
 
 Stages = Callable[..., Stage]
 FIRST_WAIT_MS, LONGEST_WAIT_MS = 5_000, 15_000

@@ -18,7 +18,7 @@ from mirrorneuron.message import decode
 from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import ReplyCode
-from tests.store.conftest import Jobs, packed, static
+from tests.support.store import Jobs, packed, static
 from workers.recovery.sweeper import Sweeper
 
 TTL_S = 3_600 + SPARE_SECONDS

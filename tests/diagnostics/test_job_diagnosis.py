@@ -1,0 +1,417 @@
+"""Why a job does not move: each cause from made-up facts, what it says, and which of two causes goes first."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, get_args
+
+import pytest
+from typer.models import OptionInfo
+
+from mirrorneuron.bundle.load import validate_manifest
+from mirrorneuron.bundle.plan import make_plan
+from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
+from mirrorneuron.diagnostics.job_diagnosis import (
+    Cause,
+    ClaimedAgent,
+    Diagnosis,
+    DueAgents,
+    JobFacts,
+    StarvedAggregator,
+    diagnose,
+    store_away,
+)
+from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
+from mirrorneuron.job import iso
+from tests.support.graphs import agent, collector, executor, manifest, router
+
+NOW = 1_800_000_000_000
+LEASE = 6_000
+THEN = "2026-01-31T12:00:00.000Z"  # of what the job map tells
+GRAPH = manifest(
+    [
+        router("spread"),
+        executor("work", "true", max_attempts=5),
+        executor("train", "true", pool="gpu", pool_slots=2),
+        collector("all", 5),
+    ],
+    [("spread", "work", "go"), ("work", "all", "done"), ("train", "all", "done")],
+)
+FED = manifest([agent("ear", "sensor", output_message_type="heard"), collector("all", 5)], [("ear", "all", "heard")])
+
+
+def node(name: str, *, stopping: bool = False, **pools: tuple[int, int, int | None]) -> Any:
+    """A node by the slots, slots in use and queued tasks of its pools."""
+    rows = {pool: dict(zip(("slots", "in_use", "queued"), row, strict=True)) for pool, row in pools.items()}
+    return {"name": name, "pools": rows, "stopping": stopping, "started_at": THEN}
+
+
+LIGHT = node("light@a", light=(1, 0, 0))
+DEFAULT = node("default@a", default=(2, 0, 0))
+BOTH = (LIGHT, DEFAULT)
+
+
+def facts(graph: Mapping[str, Any] = GRAPH, *, status: str = "running", idle: bool = False, **more: Any) -> JobFacts:
+    """A running job on a node that serves light agents and the pool default, unless *more* says otherwise."""
+    job = {
+        "job_id": "j-1",
+        "status": status,
+        "submitted_at": THEN,
+        "updated_at": THEN,
+        "finished_at": THEN if status in ("completed", "failed", "cancelled") else None,
+        "idle_since": THEN if idle else None,
+        "result": more.pop("result", None),
+    }
+    plan = make_plan(validate_manifest(graph).manifest)
+    return JobFacts(NOW, job, plan, LEASE, **{"nodes": BOTH, **more})  # type: ignore[arg-type]
+
+
+def held(agent_id: str = "work", *, since: int = 60_000, left: int = LEASE, **more: Any) -> dict[str, Any]:
+    """What one held agent makes of the facts."""
+    return {"held": [ClaimedAgent(agent_id, f"default@{agent_id}", NOW - since, NOW + left, **more)], "held_count": 1}
+
+
+def due(pool: str, agent_id: str, in_ms: int = -2_000, **more: Any) -> dict[str, Any]:
+    return {"due": {pool: DueAgents(agent_id, NOW + in_ms, **more)}}
+
+
+def paused(**event: Any) -> dict[str, Any]:
+    return {"status": "paused", "paused": {"id": "1-0", "timestamp": THEN, "job_id": "j-1", "type": "p", **event}}
+
+
+def said(given: JobFacts) -> tuple[str, str, str]:
+    found = diagnose(given)
+    return found["cause"], found["message"], found["hint"]
+
+
+ALL_CAUSES: dict[Cause, Diagnosis] = {
+    Cause.ENDED: diagnose(facts(status="completed")),
+    Cause.PAUSED: diagnose(facts(**paused(payload={"by": "ann@desk"}))),
+    Cause.STORE_AWAY: store_away("j-1", "no answer; start it"),
+    Cause.BROKER_AWAY: diagnose(facts(broker_error="the broker at amqp://x does not answer")),
+    Cause.NO_NODE: diagnose(facts(**due("gpu", "train"))),
+    Cause.DEAD_NODE: diagnose(facts(**held(left=1_000))),
+    Cause.NOT_OPENED: diagnose(facts(status="pending")),
+    Cause.RUNNING: diagnose(facts(**held())),
+    Cause.SLOTS_BUSY: diagnose(facts(nodes=[LIGHT, node("d", default=(2, 2, 0))], **due("default", "work"))),
+    Cause.QUEUED: diagnose(facts(**due("default", "work"))),
+    Cause.RETRY_WAIT: diagnose(facts(**due("default", "work", 9_000, attempts=1))),
+    Cause.WAITING_OUTSIDE: diagnose(facts(FED, idle=True)),
+    Cause.INCOMPLETE: diagnose(facts(idle=True, dead_letters=1, short=[StarvedAggregator("all", 4, 5, fed=False)])),
+    Cause.IDLE: diagnose(facts(idle=True)),
+}
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_every_cause_is_told_in_one_line_with_what_to_do(cause: Cause) -> None:
+    found = ALL_CAUSES[cause]
+    assert (found["cause"], found["job_id"]) == (cause, "j-1")
+    assert found["message"]
+    assert found["hint"]
+    assert "\n" not in found["message"] + found["hint"]
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_hint_names_commands_and_options_that_exist(cause: Cause) -> None:
+    for command in re.findall(r"\bmn ([^;`]+)", ALL_CAUSES[cause]["hint"]):
+        words = shlex.split(command)
+        entry = COMMANDS[words[0]]
+        if isinstance(entry, Group):
+            entry = entry.table[words[1]]
+        options = {word for word in words if word.startswith("--")}
+        assert options <= options_of(entry), command
+
+
+def options_of(entry: Entry) -> set[str]:
+    module, _, function = entry.target.partition(":")
+    found = inspect.signature(getattr(import_module(f"mirrorneuron.cli.commands.{module}"), function), eval_str=True)
+    hints = [hint for parameter in found.parameters.values() for hint in get_args(parameter.annotation)]
+    known = [hint for hint in hints if isinstance(hint, OptionInfo)]
+    return {str(name) for hint in known for name in (hint.default, *(hint.param_decls or ()))}  # as Annotated has it
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"status": "failed", "result": {}}, {"broker_error": "away"}),
+        (paused(), {"broker_error": "away"}),
+        (paused(), {"nodes": []}),
+        ({"broker_error": "away"}, {"nodes": [], **due("default", "work")}),
+        (due("gpu", "train"), held(left=-1)),
+        (due("gpu", "train"), held()),
+        ({"status": "pending", "nodes": []}, held()),
+        (held(left=-1), {"due": {"default": DueAgents("work", NOW)}}),
+        (held(), {"due": {"default": DueAgents("work", NOW)}}),
+        (held(), {"due": {"default": DueAgents("work", NOW + 5_000)}}),
+        (due("default", "work", -5_000), {"short": [StarvedAggregator("all", 4, 5, fed=False)]}),
+        (due("default", "work", 5_000), {"short": [StarvedAggregator("all", 4, 5, fed=False)]}),
+        ({"idle": True, "short": [StarvedAggregator("all", 4, 5, fed=False)]}, {"unrouted": {"work": 1}}),
+    ],
+)
+def test_what_needs_somebody_to_act_goes_before_what_mends_itself(first: Any, second: Any) -> None:
+    cause = diagnose(facts(**first))["cause"]
+    assert diagnose(facts(**second))["cause"] != cause
+    assert diagnose(facts(**{**second, **first}))["cause"] == cause
+
+
+def test_one_pool_without_a_node_goes_before_another_with_slots() -> None:
+    both = {"default": DueAgents("work", NOW), "gpu": DueAgents("train", NOW)}
+    assert diagnose(facts(due=both))["pool"] == "gpu"
+
+
+def test_a_completed_job_points_to_its_result() -> None:
+    found = diagnose(facts(status="completed"))
+    assert (found["message"], found["hint"]) == ("the job is completed", "see its result: mn job inspect j-1")
+    assert found["since"] == THEN
+
+
+def test_a_failed_job_says_where_and_why() -> None:
+    result = {"agent_id": "work", "error": "command exited with code 3"}
+    _, message, hint = said(facts(status="failed", result=result))
+    assert message == "the job failed in work: command exited with code 3"
+    assert hint == "see what it printed: mn logs j-1 work; go on where it stopped: mn retry j-1"
+
+
+@pytest.mark.parametrize("name", [None, "spread"])
+def test_what_prints_nothing_has_no_logs_to_point_to(name: str | None) -> None:
+    _, _, hint = said(facts(status="failed", result={"agent_id": name, "error": "broken"}))
+    assert hint == "go on where it stopped: mn retry j-1"
+
+
+@pytest.mark.parametrize(("reason", "told"), [("cancelled", ""), ("too dear", ": too dear")])
+def test_a_cancelled_job_says_by_whom_and_why_if_a_reason_was_given(reason: str, told: str) -> None:
+    _, message, _ = said(facts(status="cancelled", result={"reason": reason, "by": "ann@desk"}))
+    assert message == f"the job was cancelled by ann@desk{told}"
+
+
+def test_a_paused_job_says_by_whom_since_when_and_what_still_runs() -> None:
+    found = diagnose(facts(**paused(payload={"by": "ann@desk"}), **held()))
+    assert found["message"] == "the job was paused by ann@desk; 1 agent still running"
+    assert (found["hint"], found["since"]) == ("go on: mn resume j-1", THEN)
+
+
+def test_a_job_paused_for_a_lost_worker_names_the_agent() -> None:
+    found = diagnose(facts(**paused(agent_id="work")))
+    assert found["message"].startswith("the job is paused: the worker that ran work was lost")
+    assert found["agent_id"] == "work"
+
+
+def test_a_pause_whose_event_is_gone_is_told_all_the_same() -> None:
+    assert said(facts(status="paused"))[:2] == ("paused", "the job was paused by somebody")
+
+
+def test_a_server_that_is_away_is_told_once_with_its_advice() -> None:
+    found = store_away("j-1", "the job store at redis://x does not answer (refused); start it, or set URL")
+    assert found["message"] == "the job store at redis://x does not answer (refused)"
+    assert found["hint"] == "start it, or set URL; jobs go on when it is back"
+    assert store_away("j-1", "refused: OOM")["hint"] == "see the log of the server; jobs go on when it is back"
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "hint"),
+    [
+        ({"status": "pending", "nodes": []}, "no node is alive", "mn worker"),
+        ({"status": "pending", "nodes": [DEFAULT]}, "no node serves light agents", "mn worker"),
+        ({"nodes": []}, "no node is alive", "mn worker"),  # nobody settles what becomes of it
+        ({"nodes": [], **held(left=LEASE)}, "no node is alive", "mn worker"),
+        ({"nodes": [LIGHT], **due("default", "work")}, ", which work needs; served: none", "mn worker"),
+        (
+            due("gpu", "train"),
+            "no node serves pool 'gpu', which train needs; served: default",
+            "mn worker --pool gpu --slots 2",
+        ),
+        (
+            {"nodes": [LIGHT, node("d@a", stopping=True, default=(2, 0, 0))], **due("default", "work")},
+            "no node serves pool 'default', but for d@a, which is stopping",
+            "mn worker",
+        ),
+    ],
+)
+def test_where_nobody_serves_a_pool_the_command_that_starts_one_is_told(more: Any, message: str, hint: str) -> None:
+    cause, told, do = said(facts(**more))
+    assert (cause, do) == ("no_node", f"start one: {hint}")
+    assert told.endswith(message)
+
+
+def test_a_pool_is_missed_since_the_agent_was_ready_and_never_since_the_future() -> None:
+    assert diagnose(facts(**due("gpu", "train", -2_000)))["since"] == iso(NOW - 2_000)
+    assert diagnose(facts(**due("gpu", "train", 2_000)))["since"] == THEN
+
+
+def test_a_silent_worker_is_named_with_the_time_when_another_takes_over() -> None:
+    found = diagnose(facts(**held(left=2_000)))
+    assert found["message"] == "work is held by default@work, which is silent"
+    assert found["hint"] == "wait: in 2 s another worker takes work up"
+    assert (found["agent_id"], found["since"]) == ("work", iso(NOW + 2_000 - LEASE))
+    assert said(facts(**held(left=-9_000)))[2] == "wait: in a moment another worker takes work up"
+
+
+def test_a_silent_worker_without_another_needs_a_new_one() -> None:
+    own = [LIGHT, node("default@work", default=(2, 1, 0))]
+    _, _, hint = said(facts(nodes=own, **held(left=0)))
+    assert hint == "no other worker serves pool 'default'; start one, unless it comes back: mn worker"
+    own[1]["started_at"] = iso(NOW)
+    assert said(facts(nodes=own, **held(left=0)))[2].startswith("wait"), "it has come back"
+
+
+def test_after_a_lost_worker_some_jobs_wait_for_a_resume() -> None:
+    manual = {**GRAPH, "policies": {"recovery_mode": "manual_recover"}}
+    assert said(facts(manual, **held(left=0)))[2].endswith("; then: mn resume j-1")
+
+
+@pytest.mark.parametrize(("queued", "told"), [(0, ""), (1, "; 1 task in the queue"), (3, "; 3 tasks in the queue")])
+def test_a_job_that_nobody_has_opened_says_what_is_before_it(queued: int, told: str) -> None:
+    found = diagnose(facts(status="pending", nodes=[node("light@a", light=(1, 0, queued))]))
+    assert found["message"] == f"no worker has taken up the job yet{told}"
+    assert found["since"] == THEN
+    assert found["hint"].endswith("see the log of light@a")
+
+
+def test_a_queue_on_another_server_is_not_guessed_at() -> None:
+    assert "queue" not in said(facts(status="pending", nodes=[node("light@a", light=(1, 0, None))]))[1]
+
+
+def test_of_several_that_run_the_longest_command_is_named() -> None:
+    rows = [held("spread", since=9_000), held("work", since=3_000), held("train", since=5_000)]
+    found = diagnose(facts(held=[row["held"][0] for row in rows], held_count=7))
+    assert found["message"] == "train runs on default@train; 6 other agents running too"
+    assert found["hint"] == "see what it prints: mn logs j-1 train --follow"
+    assert (found["agent_id"], found["pool"], found["since"]) == ("train", "gpu", iso(NOW - 5_000))
+
+
+def test_a_run_that_is_not_the_first_says_why() -> None:
+    assert (
+        said(facts(**held(attempts=1, error="exit 3")))[1] == "work runs on default@work, after 1 failed run (exit 3)"
+    )
+    assert "after 2 failed runs (exit 3)" in said(facts(**held(attempts=2, error="exit 3")))[1]
+
+
+def test_a_light_agent_has_no_output_to_look_at() -> None:
+    assert said(facts(**held("spread")))[2] == "wait: it takes moments"
+
+
+@pytest.mark.parametrize(
+    ("count", "slots", "told"),
+    [(1, 1, "is free for work: 1 slot taken"), (3, 2, "is free for work and 2 other agents: 2 slots taken")],
+)
+def test_where_all_slots_are_taken_their_number_is_told(count: int, slots: int, told: str) -> None:
+    nodes = [LIGHT, node("d@a", default=(slots, slots, 4))]
+    found = diagnose(facts(nodes=nodes, **due("default", "work", count=count)))
+    assert found["message"] == f"no slot of pool 'default' {told}"
+    assert found["hint"] == "wait, or start another node: mn worker"
+    assert (found["agent_id"], found["pool"], found["since"]) == ("work", "default", iso(NOW - 2_000))
+
+
+def test_who_holds_the_slots_is_known_before_the_next_heartbeat_tells() -> None:
+    busy = {"default": ["a/x", "b/y", "c/z", "d/w"]}
+    nodes = [LIGHT, node("d@a", default=(2, 0, 0)), node("d@b", default=(2, 1, 0))]
+    cause, message, _ = said(facts(nodes=nodes, busy=busy, **due("default", "work")))
+    assert cause == "slots_busy"
+    assert message.endswith(": 4 slots taken, by a/x, b/y, c/z and 1 more")
+
+
+def test_what_a_free_slot_is_about_to_take_is_queued() -> None:
+    nodes = [LIGHT, node("d@a", default=(2, 1, 3)), node("d@b", default=(2, 0, 3))]
+    cause, message, hint = said(facts(nodes=nodes, **due("default", "work", count=2)))
+    told = "work and 1 other agent can run, with 3 of 4 slots of pool 'default' free; 3 tasks in the queue"
+    assert (cause, message) == ("queued", told)
+    assert hint.endswith("see the log of d@a, d@b")
+
+
+def test_a_light_agent_waits_for_no_slot() -> None:
+    assert said(facts(**due("light", "spread")))[:2] == ("queued", "spread can run")
+
+
+def test_a_retry_says_when_and_how_often_and_why() -> None:
+    rows = {
+        "default": DueAgents("work", NOW + 90_000, attempts=2, error="exit 3"),
+        "light": DueAgents("all", NOW + 99_000),
+    }
+    cause, message, hint = said(facts(due=rows))
+    assert (cause, message) == ("retry_wait", "work is tried again in 1 min 30 s; run 2 of at most 5 failed: exit 3")
+    assert hint == "wait, or see what it printed: mn logs j-1 work"
+
+
+def test_a_delayed_start_is_no_retry() -> None:
+    _, message, _ = said(facts(**due("default", "work", 3_600_000)))
+    assert message == "work starts in 1 h, as its startup_delay_ms says"
+
+
+def test_a_job_that_waits_for_the_outside_names_the_sensor_and_what_is_there() -> None:
+    found = diagnose(
+        facts(
+            FED, idle=True, short=[StarvedAggregator("all", 2, 5, fed=True), StarvedAggregator("more", 0, 2, fed=True)]
+        )
+    )
+    assert found["message"] == "the job waits for a message from outside, at ear; all has 2 of 5 messages"
+    assert (found["hint"], found["since"]) == ("send one: mn send j-1 ear message.json", THEN)
+    assert found["agent_id"] == "ear"
+
+
+def test_a_job_that_waits_says_what_it_lost_and_that_no_node_is_left() -> None:
+    _, message, hint = said(facts(FED, idle=True, dead_letters=2, nodes=[]))
+    assert message.endswith("; 2 dead letters")
+    assert hint.endswith("; see what got lost: mn dead-letters j-1; and start a node: mn worker")
+
+
+def test_an_aggregator_that_nobody_can_feed_says_how_many_messages_it_has() -> None:
+    found = diagnose(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
+    told = "all has 4 of 5 messages, and nobody can send it more; 1 message of work matched no edge"
+    assert (found["message"], found["agent_id"], found["since"]) == (told, "all", THEN)
+    assert found["hint"] == "send the rest: mn send j-1 all message.json; or end it: mn cancel j-1"
+
+
+def test_where_messages_are_dead_letters_they_are_the_first_to_look_at() -> None:
+    _, message, hint = said(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], dead_letters=1))
+    assert message.endswith("nobody can send it more; 1 dead letter")
+    assert hint == "see what got lost: mn dead-letters j-1; send it again: mn replay j-1 MESSAGE [--to AGENT]"
+
+
+def test_an_aggregator_without_messages_is_short_only_if_some_got_lost() -> None:
+    empty = facts(idle=True, short=[StarvedAggregator("all", 0, 5, fed=False)])
+    assert diagnose(empty)["cause"] == "idle"
+    assert diagnose(replace(empty, unrouted={"work": 5, "train": 1}))["message"].endswith(
+        "all has 0 of 5 messages, and nobody can send it more; 6 messages of work, train matched no edge"
+    )
+
+
+def test_an_idle_job_says_how_to_feed_and_how_to_end_it() -> None:
+    _, message, hint = said(facts(idle=True))
+    assert message == "nothing is left to run, and the job's on_idle policy is to wait"
+    assert hint == "feed it: mn send j-1 AGENT message.json; or end it: mn cancel j-1"
+
+
+def test_a_job_that_is_not_settled_yet_is_not_called_stuck() -> None:
+    found = said(facts(short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
+    assert found[::2] == ("idle", "wait: it takes a second")
+
+
+def test_what_is_to_be_typed_is_quoted() -> None:
+    graph = manifest([executor("it's work", "true")])
+    assert said(facts(graph, **held("it's work")))[2].endswith("""mn logs j-1 'it'"'"'s work' --follow""")
+
+
+def snapshot(agent_id: str, depth: int = 0, **metadata: Any) -> Any:
+    return {"agent_id": agent_id, "mailbox_depth": depth, "metadata": metadata}
+
+
+def test_what_an_aggregator_has_is_its_mail_and_what_it_has_collected() -> None:
+    plan = make_plan(validate_manifest(GRAPH).manifest)
+    assert short_of(plan, [snapshot("all", 3, collected=1), snapshot("work", 3)]) == [
+        StarvedAggregator("all", 4, 5, fed=False)
+    ]
+    assert short_of(plan, [snapshot("all", fired=1)]) == []
+    fed = make_plan(validate_manifest(FED).manifest)
+    assert short_of(fed, [snapshot("all")]) == [StarvedAggregator("all", 0, 5, fed=True)]
+
+
+def test_what_an_agent_without_edges_sends_unasked_is_not_lost() -> None:
+    nodes = [router("spread"), executor("sink", "true"), executor("loud", "true", output_message_type="done")]
+    plan = make_plan(validate_manifest(manifest(nodes, [("spread", "sink", "go")])).manifest)
+    agents = [snapshot("spread", unrouted=2), snapshot("sink", unrouted=3), snapshot("loud", unrouted=4)]
+    assert unrouted_of(plan, agents) == {"spread": 2, "loud": 4}

@@ -1,0 +1,120 @@
+"""Claims are renewed as long as their runs go on, whatever else fails."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from mirrorneuron.api.client import Client
+from mirrorneuron.settings import Settings
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import JobRef, new_token
+from tests.support.graphs import job_ref, single
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shutdown import REASON, Stop
+from workers.recovery.lease_keeper import Keeper
+
+
+def lease_end(store: Store, job: JobRef) -> float:
+    end = store.client.zscore(store.keys.claims(job.job_id), "work")
+    assert end is not None
+    return float(end)
+
+
+def test_claims_are_renewed_where_the_ends_of_jobs_cannot_be_listened_to(own_server: ValkeyServer, caplog) -> None:
+    """A server refuses the subscription, which is no loss of the connection; later it does not refuse it any more."""
+    client = Client(Settings(redis_url=own_server.url))
+    store = Store(client.settings)
+    job = job_ref(client, client.run_manifest(single("true")))
+    token = new_token()
+    store.scripts.claim(job, token, (("default", 1),), opening=True)
+    own_server.client.execute_command("ACL", "SETUSER", "default", "resetchannels")
+    with Keeper(store, 0.05).holding(job, token, ["work"], RunHandle()):
+        wait_until(lambda: caplog.text.count("cannot be listened to") >= 2)
+        assert "NoPermissionError" in caplog.text
+        seen = lease_end(store, job)
+        wait_until(lambda: lease_end(store, job) > seen)
+        own_server.client.execute_command("ACL", "SETUSER", "default", "allchannels")
+        wait_until(lambda: own_server.client.pubsub_numsub(store.keys.ends)[0][1] == 1)
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    """The store of a namespace that nobody serves."""
+    made = Store(Settings(redis_url=redis_url, redis_namespace=f"keeper-{secrets.token_hex(4)}"))
+    yield made
+    Client(made.settings).cleanup_jobs(all=True)
+
+
+def claimed(store: Store) -> tuple[JobRef, str]:
+    """A new job whose agent `work` is claimed, and the token."""
+    client = Client(store.settings)
+    job, token = job_ref(client, client.run_manifest(single("true"))), new_token()
+    store.scripts.claim(job, token, (("default", 1),), opening=True)
+    return job, token
+
+
+def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store) -> None:
+    """A cancelled job's command dies within a second, however long its lease is, and whatever was held before."""
+    keeper = Keeper(store, 600)
+    with keeper.holding(*claimed(store), ["work"]):  # its thread begins, with nothing that could be ended
+        (job, token), handle = claimed(store), RunHandle()
+    with keeper.holding(job, token, ["work"], handle):
+        wait_until(lambda: store.client.pubsub_numsub(store.keys.ends)[0][1] == 1)
+        Client(store.settings).cancel(job.job_id)
+        wait_until(lambda: handle.reason)
+    assert handle.reason == "the job has ended"
+
+
+def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Store) -> None:
+    """It was claimed before the end of the time to finish, and is held after it."""
+    (job, token), stop = claimed(store), Stop()
+    keeper, early, late = Keeper(store, 600, stop), RunHandle(), RunHandle()
+    stop.over.set()
+    with keeper.holding(job, token, ["work"], early):
+        wait_until(lambda: early.reason)
+    with keeper.holding(job, token, ["work"], late):
+        assert (late.reason, late.given_back) == (REASON, True)
+
+
+def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
+    """Its token is another's by then, or nobody's."""
+    job, token = claimed(store)
+    keeper = Keeper(store, 600)
+    with keeper.holding(job, token, ["work"]):
+        pass
+    seen = lease_end(store, job)
+    store.client.zadd(store.keys.claims(job.job_id), {"work": seen - 1_000})
+    keeper.tick()
+    assert lease_end(store, job) == seen - 1_000
+
+
+@pytest.mark.parametrize("handle", [None, RunHandle()])
+def test_a_claim_is_kept_as_long_as_it_is_held_although_there_was_no_room_for_a_thread_before(
+    own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, handle: RunHandle | None
+) -> None:
+    """What could not be held is not renewed for ever, and a later claim is renewed."""
+    client = Client(Settings(redis_url=own_server.url))
+    store = Store(client.settings)
+    job = job_ref(client, client.run_manifest(single("true")))
+    token = new_token()
+    store.scripts.claim(job, token, (("default", 1),), opening=True)
+    keeper = Keeper(store, 0.05)
+
+    def no_room(_thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    with pytest.raises(RuntimeError, match="new thread"), keeper.holding(job, token, ["work"], handle):
+        pass
+    assert not keeper._holdings
+    monkeypatch.undo()
+    with keeper.holding(job, token, ["work"], handle):
+        seen = lease_end(store, job)
+        wait_until(lambda: lease_end(store, job) > seen)

@@ -1,0 +1,306 @@
+"""What a sweeper does about what it finds, and that a long queue is not a loss."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import new_token
+from tests.support.graphs import executor, job_ref, line, single
+from tests.support.store import Jobs
+from tests.support.waiting import wait_until
+from workers.recovery import sweeper
+from workers.recovery.queue_depth import Backlog
+from workers.recovery.sweeper import Sweeper
+
+JOBS = 3
+
+
+@pytest.fixture
+def impatient(store: Store, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
+    """A sweeper that takes what was not picked up by its next sweep for lost."""
+    monkeypatch.setattr(sweeper, "FIRST_WAIT_MS", 0)
+    return sweeper_of(store)
+
+
+def sweeper_of(store: Store) -> Sweeper:
+    return Sweeper(store, make_app(store.settings), lambda digest: store.plan(digest)[0])
+
+
+def sweep_often(one: Sweeper) -> None:
+    for _ in range(5):
+        assert one.tick()
+
+
+def test_a_backlog_breeds_no_second_one(store: Store, impatient: Sweeper) -> None:
+    """Nobody opens the jobs, however long: their tasks are in the queue, and stay the only ones."""
+    client = Client(store.settings)
+    for _ in range(JOBS):
+        client.run_manifest(line(3))
+    sweep_often(impatient)
+    assert store.client.llen(queue(store.settings.redis_namespace, LIGHT)) == JOBS
+
+
+def test_what_the_queue_has_lost_is_announced_again_once(store: Store, impatient: Sweeper) -> None:
+    client = Client(store.settings)
+    for _ in range(JOBS):
+        client.run_manifest(line(3))
+    light = queue(store.settings.redis_namespace, LIGHT)
+    store.client.delete(light)
+    sweep_often(impatient)
+    assert store.client.llen(light) == JOBS
+
+
+def test_every_pool_has_a_queue_of_its_own(store: Store, impatient: Sweeper) -> None:
+    """Tasks that wait for the light worker say nothing of those for a slot; there is one for each live job at most."""
+    client = Client(store.settings)
+    opened = job_ref(client, client.run_manifest(single("true")))
+    for _ in range(JOBS):
+        client.run_manifest(line(3))
+    store.scripts.claim(opened, new_token(), [(LIGHT, 1)], opening=True)
+    for _ in range(3):
+        sweep_often(impatient)
+    assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1 + JOBS
+
+
+def test_a_broker_that_does_not_say_what_it_has_is_told_again_all_the_same(
+    store: Store, impatient: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise NotImplementedError("no passive declaration")
+
+    monkeypatch.setattr(Backlog, "of", refuse)
+    Client(store.settings).run_manifest(line(3))
+    light = queue(store.settings.redis_namespace, LIGHT)
+    store.client.delete(light)
+    for _ in range(2):  # the first one notes since when
+        assert impatient.tick()
+    assert store.client.llen(light) == 1
+
+
+def test_the_room_of_a_queue_is_looked_at_anew_in_each_sweep(store: Store, impatient: Sweeper) -> None:
+    """What was added and lost again is added again."""
+    client, light = Client(store.settings), queue(store.settings.redis_namespace, LIGHT)
+    client.run_manifest(line(3))
+    for _ in range(2):
+        store.client.delete(light)
+        sweep_often(impatient)
+        assert store.client.llen(light) == 1
+
+
+def test_an_idle_job_that_nobody_settled_ends_as_its_policy_says(store: Store, jobs: Jobs) -> None:
+    """The worker that saw it idle may have died over it."""
+    for policy in ("complete", "fail", "wait"):
+        jobs.submit(policy, initial_inputs={"join": [1]}, entrypoints=["join"], policies={"on_idle": policy})
+        jobs.open(policy)
+    assert sweeper_of(store).tick()
+    assert {job["job_id"]: job["status"] for job in store.jobs()} == {
+        "complete": "completed",
+        "fail": "failed",
+        "wait": "running",
+    }
+    assert store.known_job("complete")["result"] == {"agent_id": None, "output": {"join": 1}}
+    assert store.known_job("wait")["idle_since"] is not None
+    assert store.index.live() == ["wait"], "the ended ones are buried in the same sweep"
+    assert [
+        name for name in store.client.scan_iter(f"{store.keys.job('complete')}*") if store.client.ttl(name) < 0
+    ] == []
+
+
+def test_the_rest_of_a_batch_in_an_idle_job_is_announced(store: Store, jobs: Jobs) -> None:
+    batch = executor("batch", "true", "batch", batch_size=2)
+    jobs.submit("j", nodes=[batch], edges=[], entrypoints=["batch"], initial_inputs={"batch": [1]})
+    jobs.open("j")
+    assert sweeper_of(store).tick()
+    assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1
+    assert store.known_job("j")["status"] == "running"
+
+
+def test_a_job_that_the_sweeper_fails_is_off_the_live_at_once(store: Store, jobs: Jobs) -> None:
+    jobs.submit("late", policies={"job_timeout_ms": 1})
+    wait_until(lambda: sweeper_of(store).tick() and store.known_job("late")["status"] == "failed")
+    assert store.index.live() == []
+
+
+def test_a_poisonous_message_is_named_with_the_workers_that_it_cost(make_store: Callable[..., Store]) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": {"message_id": "bad"}}, policies={"max_agent_restart_attempts": 1})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    one = sweeper_of(store)
+    assert one.tick()
+    assert store.known_job("j")["status"] == "running"
+    now[0] += store.settings.claim_lease_ms
+    assert one.tick()
+    assert store.known_job("j")["result"] == {
+        "agent_id": "x",
+        "error": "its worker died 1 times while it ran this message",
+        "details": {"losses": 1, "message_id": "bad"},
+    }
+    assert store.index.live() == []
+
+
+def test_a_sweep_in_which_the_lease_is_lost_ends(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took so long that another has begun a sweep of its own: it goes on with none of the others."""
+    monkeypatch.setattr(sweeper, "JOBS_A_LEASE", 2)
+    for name in "abcde":
+        jobs.submit(name)
+    swept: list[str] = []
+    sweep = store.scripts.sweep
+
+    def slow(job_id: str, **options: Any) -> Any:
+        swept.append(job_id)
+        store.client.set(store.keys.sweeper, "another")
+        return sweep(job_id, **options)
+
+    monkeypatch.setattr(store.scripts, "sweep", slow)
+    sweeper_of(store).tick()
+    assert len(swept) == 1
+
+
+def test_live_jobs_have_their_bundles_renewed_every_hour(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    jobs.submit("j")
+    one, name = sweeper_of(store), store.keys.manifest(jobs.ref("j").digest)
+    lasts = []
+    for seconds in (0, sweeper.RENEWED_S - 1, 1):
+        now[0] += seconds
+        store.client.expire(name, 60)
+        assert one.tick()
+        lasts.append(store.client.ttl(name) > 60)
+    assert lasts == [True, False, True]
+
+
+@pytest.mark.parametrize("holder", [None, "another"])
+def test_a_sweeper_that_stops_gives_its_own_lease_back(store: Store, holder: str | None) -> None:
+    """So that another need not wait for it; and it gives back nobody else's."""
+    one, key = sweeper_of(store), store.keys.sweeper
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    wait_until(lambda: store.client.get(key))
+    if holder:
+        store.client.set(key, holder)
+    one.stop()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert store.client.get(key) == (holder.encode() if holder else None)
+
+
+def test_a_sweep_that_the_store_ends_says_so(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for the fault of one job: the next sweep has to know that nobody could renew."""
+    jobs.submit("j")
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(store.scripts, "sweep", cut)
+    with pytest.raises(ConnectionError):
+        sweeper_of(store).tick()
+
+
+class Gaps:
+    """Notes of each sweep of the store's one job whether it comes after a gap; *now* is the monotonic clock (s)."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000.0
+        self.seen: list[bool] = []
+        self.fail, self.failed_after = False, 0
+        self._sweep = store.scripts.sweep
+        monkeypatch.setattr(store.scripts, "sweep", self.sweep)
+        monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def sweep(self, job_id: str, *, after_gap: bool, **options: Any) -> Any:
+        if self.fail:
+            self.fail, self.failed_after = False, len(self.seen)
+            raise ConnectionError("cut")
+        self.seen.append(after_gap)
+        return self._sweep(job_id, after_gap=after_gap, **options)
+
+
+@pytest.fixture
+def gaps(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Gaps:
+    jobs.submit("j")
+    return Gaps(store, monkeypatch)
+
+
+def test_sweeps_that_are_far_apart_have_a_gap_between_them(store: Store, gaps: Gaps) -> None:
+    """The store did not answer: it may have been away just as long for those who renew."""
+    one = sweeper_of(store)
+    for seconds in (0.0, 1.0, 3.0, 3.1, 1.0):
+        gaps.now += seconds
+        assert one.tick()
+    assert gaps.seen == [False, False, False, True, False]
+
+
+def test_that_another_has_swept_meanwhile_is_no_gap(store: Store, gaps: Gaps) -> None:
+    """Nor that it has died: the store answered, so whoever lives could renew."""
+    one = sweeper_of(store)
+    assert one.tick()
+    store.client.set(store.keys.sweeper, "another")
+    for _ in range(60):
+        gaps.now += 1.0
+        assert not one.tick()
+    store.client.delete(store.keys.sweeper)
+    gaps.now += 1.0
+    assert one.tick()
+    assert gaps.seen == [False, False]
+
+
+def test_a_store_that_is_cut_off_is_a_gap_however_short(make_store: Callable[..., Store], gaps: Gaps) -> None:
+    """The last renewals may be much older than that."""
+    store = make_store(claim_lease_ms=400)
+    store.scripts.sweep = gaps.sweep  # type: ignore[method-assign]
+    one = sweeper_of(store)
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    wait_until(lambda: gaps.seen)
+    gaps.fail = True
+    wait_until(lambda: not gaps.fail and len(gaps.seen) > gaps.failed_after + 1)
+    one.stop()
+    thread.join(timeout=60)
+    assert [number for number, after_gap in enumerate(gaps.seen) if after_gap] == [gaps.failed_after]
+
+
+@pytest.mark.parametrize(("ago_ms", "after_gap"), [(0, False), (6_000, False), (6_001, True)])
+def test_a_new_sweeper_goes_by_the_last_sweep_of_the_others(
+    make_store: Callable[..., Store], ago_ms: int, after_gap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer ago than a lease: the whole fleet, or the store, has been away."""
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    Jobs(store).submit("j")
+    gaps = Gaps(store, monkeypatch)
+    assert sweeper_of(store).tick()
+    store.client.delete(store.keys.sweeper)
+    now[0] += ago_ms
+    assert sweeper_of(store).tick()
+    assert gaps.seen == [False, after_gap]
+
+
+def test_a_short_lease_makes_no_gap_of_the_delay_of_a_busy_machine(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0], claim_lease_ms=1_000)
+    Jobs(store).submit("j")
+    gaps = Gaps(store, monkeypatch)
+    for ago_ms in (0, sweeper.GAP_MS, sweeper.GAP_MS + 1):
+        now[0] += ago_ms
+        assert sweeper_of(store).tick()
+        store.client.delete(store.keys.sweeper)
+    assert gaps.seen == [False, False, True]

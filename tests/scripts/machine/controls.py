@@ -1,0 +1,90 @@
+"""The rules of what operators do to a job of the model: pause and resume it, send it messages, retry it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from mirrorneuron.job import JobStatus
+from mirrorneuron.store.protocol import ReplyCode
+from tests.scripts.machine.model import Agent, Job, Told
+
+
+@dataclass
+class Controlled:
+    """What a control answers: the status is the one that the job is in afterwards."""
+
+    word: ReplyCode
+    status: JobStatus
+    waiting: Told = field(default_factory=dict)
+    run: int = 0  #: of a retry
+
+
+def move(job: Job, now: int, to: JobStatus) -> Controlled:
+    """Only what runs can be paused and only what is paused can go on; asking for what already holds is no move.
+
+    But it tells again of all that wait: the reply that told of them may have been lost.
+    """
+    if not job.live:
+        return Controlled(ReplyCode.ENDED, job.status)
+    if job.status is to:
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+    if job.status is JobStatus.PENDING:
+        return Controlled(ReplyCode.REFUSED, job.status)
+    job.status = to
+    job.revision += 1
+    if to is JobStatus.RUNNING:
+        job.idle_since_ms = None
+    job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+
+
+def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
+    """A message from outside is mail like any other; one that is sent again is delivered once."""
+    if not job.live:
+        return Controlled(ReplyCode.ENDED, job.status)
+    known = f"{name}\n{message_id}"
+    if known in job.delivered:
+        return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, tell_all=True))
+    job.begin()
+    job.delivered.add(known)
+    job.agents[name].mail.append(message)
+    job.revision += 1
+    job.idle_since_ms = None
+    job.look(now)
+    return Controlled(ReplyCode.DELIVERED, job.status, job.waiting(now))
+
+
+def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) -> Controlled:
+    """A job whose run *ended* goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
+    if job.status is JobStatus.RUNNING or job.run != ended:
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+    if job.live or job.status is JobStatus.COMPLETED:
+        return Controlled(ReplyCode.REFUSED, job.status)
+    job.status, job.run, job.revision = JobStatus.RUNNING, job.run + 1, job.revision + 1
+    job.result, job.finished_ms, job.aged_from_ms = b"", None, now
+    job.record("job_recovery_started", agent=start)
+    job.record("job_running")
+    again, kept = _last_input(job.agents[start]) if start else ([], 0)
+    for name in clear:
+        agent = job.agents[name]
+        if len(agent.mail) > (kept if name == start else 0):
+            job.record("mail_cleared", agent=name)
+        agent.mail, agent.state, agent.output, agent.processed, agent.threshold = [], b"", b"", 0, agent.kind.threshold
+    if start:
+        job.agents[start].mail += again
+    for agent in job.agents.values():
+        agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
+    job.look(now)
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+
+
+def _last_input(agent: Agent) -> tuple[list[bytes], int]:
+    """What it failed on or was at when it was cut off, else the last that it consumed, else what it has; and how many
+    of these are from its mailbox.
+    """
+    was_at_it = agent.error or agent.losses or agent.cut
+    mail = agent.mail[: agent.kind.take or agent.kind.threshold or 1]
+    if mail and (was_at_it or not agent.last):
+        return mail, len(mail)
+    return [agent.last] if agent.last else [], 0

@@ -1,0 +1,272 @@
+"""The rules of a job's mail and claims in plain Python: what the scripts are compared with.
+
+Written from the contract: an agent is ready while the job lives, nobody has claimed it, and its mailbox holds what it
+needs; whoever has waited longest is claimed first; a commit with a token that is not the holder's does nothing; a call
+whose reply was lost is answered again. What operators and sweepers do to a job is in `controls` and `recovery`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from mirrorneuron.bundle.manifest import Policies
+from mirrorneuron.job import TERMINAL, JobStatus
+from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.protocol import JobEnd, ReplyCode, Step
+from mirrorneuron.store.scripts import NO_LIMITS, Wanted
+from tests.scripts.machine.stage import Kind
+
+Told = dict[str, tuple[int, int]]  # pool -> (due, of these first told of now)
+
+
+@dataclass
+class Agent:
+    """One agent: its mailbox, who holds it, and what its runs have left."""
+
+    name: str
+    kind: Kind
+    threshold: int
+    mail: list[bytes] = field(default_factory=list)
+    holder: str = ""  #: token of its claim
+    until_ms: int = 0  #: the end of its lease
+    due_ms: int = 0
+    ready_ms: int | None = None  #: from when it may be claimed; None while it is not ready
+    state: bytes = b""
+    last: bytes = b""  #: the last message that it consumed
+    output: bytes = b""
+    error: bytes = b""
+    processed: int = 0
+    attempts: int = 0
+    losses: int = 0  #: workers that died since its last commit
+    cut: bool = False  #: the end of the job came while it was claimed
+
+    @property
+    def can_act(self) -> bool:
+        return not self.holder and len(self.mail) >= max(1, self.threshold)
+
+
+@dataclass
+class Answer:
+    word: ReplyCode
+    idle: bool = False
+    claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
+    waiting: Told = field(default_factory=dict)
+
+
+class Job:
+    """One job. Times are in milliseconds; every method that moves something takes the present one."""
+
+    def __init__(self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS) -> None:
+        self.agents = {name: Agent(name, kind, kind.threshold) for name, kind in kinds.items()}
+        self.lease_ms = lease_ms
+        self.policies = policies
+        self.status = JobStatus.PENDING
+        self.opened = False
+        self.run = 1
+        self.result = b""
+        self.revision = 0
+        self.aged_from_ms = 0
+        self.finished_ms: int | None = None
+        self.idle_since_ms: int | None = None  #: set once it has been settled that it waits
+        self.delivered: set[str] = set()  #: ids of messages from outside
+        self.asked: set[str] = set()  #: tokens of claims
+        self.landed: dict[str, JobStatus | None] = {}  #: tokens of commits, and how they ended the job
+        self.log: list[tuple[str, str]] = []  #: events: (type, agent)
+        self._made: Counter[str] = Counter()  #: agents that became ready within this call, by pool
+
+    @property
+    def live(self) -> bool:
+        return self.status not in TERMINAL
+
+    @property
+    def idle(self) -> bool:
+        return self.status is JobStatus.RUNNING and not any(a.holder or a.can_act for a in self.agents.values())
+
+    def ready(self, pool: str) -> dict[str, int]:
+        return {n: a.ready_ms for n, a in self.agents.items() if a.kind.pool == pool and a.ready_ms is not None}
+
+    def held(self, token: str | None = None) -> list[Agent]:
+        """Who is claimed, under *token* or any, the shortest lease first."""
+        found = (a for a in self.agents.values() if a.holder and token in (None, a.holder))
+        return sorted(found, key=lambda agent: (agent.until_ms, agent.name))
+
+    def create(self, now: int, mail: Iterable[tuple[str, bytes]]) -> None:
+        self.aged_from_ms = now
+        self.record("job_pending", "job_validated")
+        for name, message in mail:
+            self.agents[name].mail.append(message)
+        self.look(now)
+
+    def claim(
+        self, now: int, run: int, token: str, wanted: Wanted, agents: Sequence[str] = (), opening: bool = False
+    ) -> Answer:
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
+        if opening and self.status is JobStatus.PENDING:
+            self.status, self.opened = JobStatus.RUNNING, True
+            self.record("job_scheduled", "job_running")
+            self._made = Counter(a.kind.pool for a in self.agents.values() if a.ready_ms is not None)
+        if token in self.asked:
+            return self._again(ReplyCode.CLAIMED, now, token)
+        if self.status is JobStatus.PAUSED:
+            return Answer(ReplyCode.PAUSED)
+        self.asked.add(token)
+        taken = self._take_run(now, token, agents) if agents else self._take_first(now, token, wanted)
+        return self._answer(ReplyCode.CLAIMED, now, taken)
+
+    def commit(self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted) -> Answer:
+        end = next((step.end for step in steps if step.end), None)
+        if end and self.landed.get(token) is self.status is end.status:
+            return Answer(ReplyCode.COMMITTED)
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
+        if token in self.landed:
+            return self._again(ReplyCode.COMMITTED, now, next_token)
+        if any(self.agents[step.agent_id].holder != token for step in steps):
+            return Answer(ReplyCode.STALE)
+        if any(step.inline_only and self.agents[step.agent_id].mail for step in steps):
+            return Answer(ReplyCode.MOVED)
+        for step in steps:
+            self._land(now, step)
+        for target, message in (row for step in steps for row in step.outgoing):
+            self.agents[target].mail.append(message)
+        self.landed[token] = end.status if end else None
+        self.revision += 1
+        if end:
+            self._end(now, end)
+            return Answer(ReplyCode.COMMITTED)
+        self.idle_since_ms = None
+        self.look(now)
+        return self._answer(ReplyCode.COMMITTED, now, self._take_first(now, next_token, wanted))
+
+    def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> ReplyCode:
+        if refused := self._refused(run):
+            return refused
+        if any(self.agents[name].holder != token for name in agents):
+            return ReplyCode.STALE
+        for name in agents:
+            self.agents[name].until_ms = now + self.lease_ms
+        return ReplyCode.RENEWED
+
+    def flush(self, now: int, run: int, revision: int, agents: Sequence[str]) -> Answer:
+        if refused := self._refused(run):
+            return Answer(refused)
+        self.begin()
+        if self.status is not JobStatus.RUNNING or revision != self.revision:
+            return Answer(ReplyCode.MOVED)
+        if self.idle:
+            for name in agents:
+                if self.agents[name].mail:
+                    self.agents[name].threshold = 1
+            self.look(now)
+        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, tell_all=True))
+
+    def settle(self, now: int, run: int, revision: int, end: JobEnd | None) -> ReplyCode:
+        if refused := self._refused(run):
+            return refused
+        if revision != self.revision or not self.idle:
+            return ReplyCode.MOVED
+        if end is not None:
+            self._end(now, end)
+        elif self.idle_since_ms is None:
+            self.idle_since_ms = now
+            self.record("job_idle")
+        return ReplyCode.SETTLED
+
+    def finish(self, now: int, run: int, end: JobEnd) -> ReplyCode:
+        if refused := self._refused(run):
+            return refused
+        self._end(now, end)
+        return ReplyCode.SETTLED
+
+    # -- what the rules above, and those of operators and sweepers, are made of ---------------------------------------
+
+    def begin(self) -> None:
+        """A new call: nobody has become ready in it yet."""
+        self._made = Counter()
+
+    def record(self, *kinds: str, agent: str = "") -> None:
+        self.log += [(kind, agent) for kind in kinds]
+
+    def look(self, now: int) -> None:
+        """Who has become ready?"""
+        for agent in self.agents.values():
+            if agent.ready_ms is None and agent.can_act:
+                agent.ready_ms = max(now, agent.due_ms)
+                self._made[agent.kind.pool] += agent.due_ms <= now
+                if agent.kind.pool != LIGHT:
+                    self.record("executor_lease_requested", agent=agent.name)
+
+    def waiting(self, now: int, tell_all: bool = False) -> Told:
+        """Who may be claimed now. *tell_all*: nobody may have been told of any of them."""
+        if self.status is not JobStatus.RUNNING:
+            return {}
+        pools = {agent.kind.pool for agent in self.agents.values()}
+        due = {pool: len(self._due(now, pool)) for pool in pools}
+        return {pool: (n, n if tell_all else min(n, self._made[pool])) for pool, n in due.items() if n}
+
+    def _refused(self, run: int) -> ReplyCode | None:
+        """Nothing can land in a job that has ended, and nothing of an earlier run in a later one."""
+        if not self.live:
+            return ReplyCode.ENDED
+        return ReplyCode.STALE if run != self.run else None
+
+    def _land(self, now: int, step: Step) -> None:
+        agent = self.agents[step.agent_id]
+        del agent.mail[: step.consumed]
+        agent.holder, agent.losses = "", 0
+        agent.state, agent.last = step.state or agent.state, step.last or agent.last
+        agent.output, agent.error = step.output or agent.output, step.error.encode()
+        agent.processed, agent.attempts = step.processed, step.attempts
+        agent.threshold = agent.threshold if step.threshold is None else step.threshold
+        agent.due_ms = 0 if step.delay_ms is None else now + step.delay_ms
+        self.log += [(kind, agent.name) for kind, _ in step.events]
+
+    def _end(self, now: int, end: JobEnd) -> None:
+        self.status, self.result, self.finished_ms, self.idle_since_ms = end.status, end.result, now, None
+        self.record(f"job_{end.status}")
+        for agent in self.agents.values():
+            agent.cut = agent.cut or bool(agent.holder)
+            agent.holder, agent.ready_ms = "", None
+
+    def _take(self, now: int, token: str, agent: Agent) -> tuple[str, tuple[bytes, ...]]:
+        agent.holder, agent.until_ms, agent.ready_ms, agent.due_ms = token, now + self.lease_ms, None, 0
+        if agent.kind.pool != LIGHT:
+            self.record("executor_lease_acquired", agent=agent.name)
+        return agent.name, tuple(agent.mail[: agent.kind.take])
+
+    def _due(self, now: int, pool: str) -> list[Agent]:
+        due = sorted((at, name) for name, at in self.ready(pool).items() if at <= now)
+        return [self.agents[name] for _, name in due]
+
+    def _take_first(self, now: int, token: str, wanted: Wanted) -> list[tuple[str, tuple[bytes, ...]]]:
+        if self.status is not JobStatus.RUNNING:
+            return []
+        found = next((due[:most] for pool, most in wanted if (due := self._due(now, pool))), [])
+        return [self._take(now, token, agent) for agent in found]
+
+    def _take_run(self, now: int, token: str, names: Sequence[str]) -> list[tuple[str, tuple[bytes, ...]]]:
+        first, *others = (self.agents[name] for name in names)
+        if self.status is not JobStatus.RUNNING or first not in self._due(now, first.kind.pool):
+            return []
+        return [self._take(now, token, agent) for agent in (first, *_free(others))]
+
+    def _again(self, word: ReplyCode, now: int, token: str) -> Answer:
+        """To a call whose reply was lost: what its token holds, for a fresh lease, and all that waits."""
+        claims = [self._take(now, token, agent) for agent in self.held(token)]
+        return Answer(word, self.idle, claims, self.waiting(now, tell_all=True))
+
+    def _answer(self, word: ReplyCode, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
+        return Answer(word, self.idle, claims, self.waiting(now))
+
+
+def _free(agents: Iterable[Agent]) -> Iterator[Agent]:
+    """Those up to the first that has mail or a holder."""
+    for agent in agents:
+        if agent.holder or agent.mail:
+            return
+        yield agent

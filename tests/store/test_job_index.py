@@ -1,0 +1,348 @@
+"""The indexes beside the jobs: nothing that happens meanwhile takes a job off them, or leaves one on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from mirrorneuron.api.client import Client
+from mirrorneuron.api.control import Control
+from mirrorneuron.chaos.invariants import leaked_keys
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.job import JobStatus
+from mirrorneuron.settings import Settings
+from mirrorneuron.store.connection import Refused, connect
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.protocol import ReplyCode
+from tests.support.store import Jobs
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
+from workers.recovery.sweeper import ORPHAN_MS, Sweeper
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def sweeper(store: Store) -> Sweeper:
+    return Sweeper(store, make_app(store.settings), lambda digest: store.plan(digest)[0])
+
+
+def test_a_retry_is_live_although_its_last_run_is_buried_meanwhile(
+    settings: Settings, store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that ended the run takes the job off the live ones a little later, and so may the sweeper."""
+    jobs.submit("j")
+    jobs.open("j")
+    jobs.end("j", JobStatus.FAILED)
+    app = make_app(settings)
+    control = Control(store, lambda plan: Chains(app, settings.redis_namespace, plan))
+    retry = store.scripts.retry
+
+    def buried_meanwhile(*args: Any) -> Any:
+        store.index.mark_ended(["j"])
+        return retry(*args)
+
+    monkeypatch.setattr(store.scripts, "retry", buried_meanwhile)
+    assert control.retry("j", None)["status"] == "running"
+    assert store.index.live() == ["j"]
+    assert store.client.zcard(store.keys.ended) == 0
+
+
+def test_a_retry_whose_reply_was_lost_starts_no_second_run(store: Store, jobs: Jobs) -> None:
+    """The first one's run may have ended as well by then."""
+    jobs.submit("j")
+    jobs.open("j")
+    jobs.end("j", JobStatus.FAILED)
+    ended = jobs.ref("j")
+    assert store.scripts.retry(ended, b"{}", ["a"], "", [])[1] == 2
+    jobs.end("j", JobStatus.FAILED)
+    moved, run = store.scripts.retry(ended, b"{}", ["a"], "", [])
+    assert (moved.status, run) == ("failed", 2)
+
+
+def test_a_job_under_the_id_of_an_expired_one_stays_listed(make_store: Callable[..., Store], jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    jobs.store.index.mark_ended(["j"])
+    jobs.store.client.delete(jobs.store.keys.job("j"))  # its retention is over
+    jobs.submit("j")
+    later = make_store(clock=lambda: jobs.store.now_ms() + 2 * HOUR_MS)
+    later.index.forget_expired()
+    assert [job["job_id"] for job in later.jobs(live_only=True)] == ["j"]
+    assert later.client.zcard(later.keys.ended) == 0
+
+
+def test_pages_have_each_job_once_whatever_comes_and_goes(
+    make_store: Callable[..., Store], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six jobs of three moments, by twos; between two pages one is submitted and one deleted."""
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
+    for n in range(6):
+        Jobs(make_store(clock=lambda n=n: 1_700_000_000_000 + n // 2)).submit(f"j{n}")
+    pages = store.index.pages()
+    seen = [*next(pages)]
+    Jobs(store).submit("new")
+    store.index.remove(seen[0])
+    for page in pages:
+        seen += page
+    assert sorted(seen) == [f"j{n}" for n in range(6)]
+    assert seen[0] in ("j4", "j5")
+
+
+def test_a_foreign_key_in_the_place_of_a_job_hides_no_other(settings: Settings, store: Store, jobs: Jobs) -> None:
+    """Neither from those who list jobs, nor from the sweeper."""
+    jobs.submit("j")
+    store.client.set(store.keys.job("foreign"), "not a hash")
+    store.client.zadd(store.keys.jobs, {"foreign": store.now_ms()})
+    store.client.sadd(store.keys.live, "foreign")
+    assert [job["job_id"] for job in Client(settings).list_jobs()] == ["j"]
+    one = sweeper(store)
+    assert one.tick()
+    jobs.end("j")
+    assert one.tick()
+    assert store.index.live() == ["foreign"]
+
+
+def test_a_job_whose_bundle_is_lost_can_be_cancelled_and_cleaned_up(
+    settings: Settings, store: Store, jobs: Jobs
+) -> None:
+    for name in ("j", "k"):
+        jobs.submit(name)
+    store.client.delete(store.keys.manifest(jobs.ref("j").digest))
+    client = Client(settings)
+    assert client.cancel("j")["status"] == "cancelled"
+    assert sorted(client.cleanup_jobs(all=True)) == ["j", "k"]
+    assert list(store.client.scan_iter(f"{store.keys.ns}:job:*")) == []
+
+
+def test_the_entries_of_a_job_go_when_its_retention_is_over_and_not_before(
+    make_store: Callable[..., Store], store: Store, jobs: Jobs
+) -> None:
+    """Its keys go by themselves at the same time."""
+    for name in ("over", "kept", "live"):
+        jobs.submit(name)
+    jobs.end("over")
+    jobs.end("kept")
+    store.index.mark_ended(["over"])
+    make_store(clock=lambda: store.now_ms() + HOUR_MS // 2).index.mark_ended(["kept"])
+    early, late = (make_store(clock=lambda ms=ms: store.now_ms() + ms) for ms in (HOUR_MS - 60_000, HOUR_MS + 60_000))
+    store.client.delete(store.keys.job("over"))  # its retention is over
+    early.index.forget_expired()
+    assert set(store.client.zrange(store.keys.jobs, 0, -1)) == {b"over", b"kept", b"live"}
+    late.index.forget_expired()
+    assert set(store.client.zrange(store.keys.jobs, 0, -1)) == {b"kept", b"live"}
+    assert store.client.zrange(store.keys.ended, 0, -1) == [b"kept"]
+    assert store.index.live() == ["live"]
+
+
+def test_a_sweep_drops_the_entries_of_jobs_that_have_expired(
+    make_store: Callable[..., Store], store: Store, jobs: Jobs
+) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.mark_ended(["j"])
+    store.client.delete(store.keys.job("j"))
+    assert sweeper(make_store(clock=lambda: store.now_ms() + 2 * HOUR_MS)).tick()
+    assert store.client.exists(store.keys.jobs, store.keys.ended) == 0
+
+
+def test_an_entry_without_a_job_is_dropped_once_no_submission_can_be_behind_it(
+    make_store: Callable[..., Store], store: Store
+) -> None:
+    """A submission writes the entries first; one that died between leaves them without a job."""
+    for command in store.index.entries("ghost", store.now_ms()):
+        store.client.execute_command(*command)
+    store.client.sadd(store.keys.live, "never listed")
+    assert sweeper(store).tick()
+    assert store.index.live() == ["ghost"]
+    later = make_store(clock=lambda: store.now_ms() + 2 * ORPHAN_MS)
+    store.client.delete(store.keys.sweeper)
+    assert sweeper(later).tick()
+    assert (store.index.live(), store.client.exists(store.keys.jobs)) == ([], 0)
+
+
+def test_a_live_job_that_is_buried_stays_among_the_live(store: Store, jobs: Jobs) -> None:
+    """A server that lost its last second knows nothing of the end that was seen."""
+    for name in ("pending", "running", "ended"):
+        jobs.submit(name)
+    jobs.open("running")
+    jobs.end("ended")
+    store.index.mark_ended(["pending", "running", "ended"])
+    assert sorted(store.index.live()) == ["pending", "running"]
+    assert store.client.zrange(store.keys.ended, 0, -1) == [b"ended"]
+
+
+def test_a_job_that_is_deleted_before_it_is_buried_is_on_no_list(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    assert store.delete("j", ["a", "x", "join"]) is True
+    assert store.index.live() == []
+
+
+def test_a_job_that_is_submitted_again_keeps_its_place(make_store: Callable[..., Store], store: Store) -> None:
+    for at, name in enumerate(("first", "second", "first")):
+        Jobs(make_store(clock=lambda at=at: 1_700_000_000_000 + at)).submit(name)
+    assert [job["job_id"] for job in store.jobs()] == ["second", "first"]
+
+
+def test_the_bundles_of_more_jobs_than_a_page_are_found(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
+    for name in "abcde":
+        jobs.submit(name, graph_id=name)
+    assert store.index.digests([*"abcde"]) == {jobs.ref(name).digest for name in "abcde"}
+
+
+def test_a_job_that_cannot_be_entered_is_an_error(store: Store, jobs: Jobs) -> None:
+    """It would be on no list, and no sweeper would look after it."""
+    store.client.set(store.keys.jobs, "not a set")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        jobs.submit("j")
+
+
+def test_one_sweeper_leads_until_its_lease_is_over(store: Store) -> None:
+    assert store.lead("one", 600_000) is True
+    assert store.lead("two", 600_000) is False
+    assert store.lead("one", 1_200_000) is True
+    assert store.client.pttl(store.keys.sweeper) > 600_000, "it was renewed"
+    store.client.delete(store.keys.sweeper)  # its lease is over
+    assert store.lead("two", 600_000) is True
+    assert 0 < store.client.pttl(store.keys.sweeper) <= 600_000
+    assert store.lead("one", 600_000) is False
+
+
+def test_a_sweeper_that_does_not_lead_sweeps_nothing(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    store.lead("another", 600_000)
+    assert sweeper(store).tick() is False
+    assert store.index.live() == ["j"]
+
+
+def test_a_sweep_knows_how_long_ago_the_last_one_began(make_store: Callable[..., Store]) -> None:
+    now = [1_700_000_000_000]
+    store = make_store(clock=lambda: now[0])
+    assert store.mark_sweep() == (now[0], 0)
+    now[0] += 7_000
+    assert store.mark_sweep() == (now[0], 7_000)
+
+
+def test_cleanup_counts_the_age_of_a_job_from_its_end(
+    settings: Settings, make_store: Callable[..., Store], store: Store
+) -> None:
+    """One that was submitted long ago may have ended just now."""
+    for name, days in (("old", 3), ("long", 0)):
+        jobs = Jobs(make_store(clock=lambda: store.now_ms() - 5 * DAY_MS))
+        jobs.submit(name)
+        jobs = Jobs(make_store(clock=lambda days=days: store.now_ms() - days * DAY_MS))
+        jobs.end(name)
+    Jobs(store).submit("live")
+    client = Client(settings)
+    assert client.cleanup_jobs(older_than=timedelta(days=1)) == ["old"]
+    assert client.cleanup_jobs(all=True, older_than=timedelta(days=1)) == []
+    assert sorted(client.cleanup_jobs(all=True)) == ["live", "long"]
+
+
+@pytest.mark.parametrize("commands", range(6))
+def test_a_job_that_is_retried_while_it_is_deleted_is_kept_or_deleted_as_a_whole(
+    store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, commands: int
+) -> None:
+    """The retry comes after the deletion has sent so many commands; then the job's first agent works."""
+    jobs.submit("j")
+    jobs.end("j", JobStatus.CANCELLED)
+    other = make_store()
+    ask, left = store.client.execute_command, iter(range(commands))
+
+    def asked(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            monkeypatch.undo()
+            ref = other.ref("j")
+            if ref and other.scripts.retry(ref, b"{}", ["a", "x", "join"], "", [])[0].word is ReplyCode.SETTLED:
+                other.index.mark_live("j")
+        return ask(*args, **options)
+
+    monkeypatch.setattr(store.client, "execute_command", asked)
+    deleted = store.delete("j", ["a", "x", "join"])
+    kept = [] if deleted else ["j"]
+    assert [job["job_id"] for job in store.jobs()] == store.index.live() == kept
+    assert leaked_keys(store) == []
+    assert store.client.llen(store.keys.mail("j", "a")) == len(kept)
+
+
+@pytest.mark.parametrize("forget", ["remove", "forget_orphan", "forget_expired"])
+def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_listed(
+    store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, forget: str
+) -> None:
+    """Just before the first of the old one's entries goes."""
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.mark_ended(["j"])
+    store.client.delete(store.keys.job("j"))
+    later = make_store(clock=lambda: jobs.store.now_ms() + 2 * HOUR_MS)
+    ask, pipeline = later.client.execute_command, later.client.pipeline
+
+    def submitting(command: Any) -> None:
+        if command == "ZREM":
+            monkeypatch.undo()
+            jobs.submit("j")
+
+    def asked(*args: Any, **options: Any) -> Any:
+        submitting(args[0])
+        return ask(*args, **options)
+
+    def piped(*args: Any, **options: Any) -> Any:
+        made = pipeline(*args, **options)
+        queue = made.execute_command
+
+        def queued(*args: Any, **options: Any) -> Any:
+            submitting(args[0])
+            return queue(*args, **options)
+
+        made.execute_command = queued
+        return made
+
+    monkeypatch.setattr(later.client, "execute_command", asked)
+    monkeypatch.setattr(later.client, "pipeline", piped)
+    {
+        "remove": lambda: later.index.remove("j"),
+        "forget_orphan": lambda: later.index.forget_orphan("j", 60_000),
+        "forget_expired": later.index.forget_expired,
+    }[forget]()
+    assert store.index.live() == ["j"]
+    assert [job["job_id"] for job in store.jobs()] == ["j"]
+
+
+def test_a_server_that_is_busy_does_not_hide_the_bundles_of_jobs(own_server: ValkeyServer) -> None:
+    """Somebody's script holds it up: what a clean-up takes for bundles that no job needs would be let go."""
+    store, other = Store(Settings(redis_url=own_server.url), retries=0), connect(own_server.url)
+    Jobs(store).submit("j")
+    digests = store.index.digests(["j"])
+    assert digests
+    own_server.client.config_set("busy-reply-threshold", 1)
+    with ThreadPoolExecutor(1) as pool:
+        held_up = pool.submit(other.eval, "while true do end", 0)
+        try:
+            wait_until(lambda: raises(ResponseError, own_server.client.ping))
+            with pytest.raises(Refused):
+                store.index.digests(["j"])
+        finally:
+            own_server.client.script_kill()
+        assert isinstance(held_up.exception(), ResponseError)
+    assert store.index.digests(["j"]) == digests
+    other.close()
+    store.client.close()
+
+
+def raises(kind: type[Exception], act: Callable[[], Any]) -> bool:
+    try:
+        act()
+    except kind:
+        return True
+    return False

@@ -1,0 +1,417 @@
+"""The job store: creating jobs, the indexes beside them, and the records that are read back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorneuron.api.client import Client
+from mirrorneuron.errors import JobExists, JobNotFound
+from mirrorneuron.job import AgentSnapshot, JobStatus, iso
+from mirrorneuron.message import encode
+from mirrorneuron.pools import queue
+from mirrorneuron.settings import Settings
+from mirrorneuron.store.bundle_store import FOR_EVER_SECONDS
+from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.node_registry import FORGOTTEN_S
+from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, ReplyCode, Step, new_token, untouched
+from tests.support.store import GRAPH, NODE, Jobs, packed, static
+from tests.support.waiting import wait_until
+
+Stores = Callable[..., Store]
+
+
+def keys(store: Store) -> dict[str, int]:
+    """Every key of the namespace, without its prefix, and the seconds it has to live (-1: for ever)."""
+    names = store.client.scan_iter(f"*{store.settings.redis_namespace}:*", count=10_000)
+    return {name.decode().removeprefix(f"{store.settings.redis_namespace}:"): store.client.ttl(name) for name in names}
+
+
+def members(store: Store, index: str) -> set[bytes]:
+    if index == store.keys.live:
+        return set(store.client.smembers(index))
+    return set(store.client.zrange(index, 0, -1))
+
+
+def test_a_new_job_is_pending_in_the_indexes_and_has_its_seeds(store: Store, jobs: Jobs) -> None:
+    assert jobs.submit("j", initial_inputs={"a": [{"n": 1}, 2], "x": {"m": 3}}) == (
+        ReplyCode.CREATED,
+        JobStatus.PENDING,
+    )
+    assert members(store, store.keys.jobs) == members(store, store.keys.live) == {b"j"}
+    assert [store.client.llen(store.keys.mail("j", name)) for name in ("a", "x", "join")] == [2, 1, 0]
+    assert set(store.client.zrange(store.keys.ready("j", "default"), 0, -1)) == {b"x"}
+
+
+def test_a_job_map_has_the_fields_of_the_contract(make_store: Stores) -> None:
+    store = make_store(clock=lambda: 1_700_000_000_123)
+    Jobs(store).submit("j")
+    job = store.job("j")
+    assert job is not None
+    assert (job["job_id"], job["status"], job["run"], job["result"]) == ("j", "pending", 1, None)
+    assert job["submitted_at"] == job["updated_at"] == iso(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
+    assert (job["started_at"], job["finished_at"], job["idle_since"]) == (None, None, None)
+    assert store.job("no-job") is None
+
+
+def test_creating_a_job_twice_is_creating_it_once(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    before = store.client.lrange(store.keys.mail("j", "a"), 0, -1)
+    assert jobs.submit("j") == (ReplyCode.EXISTS, JobStatus.PENDING)
+    assert store.client.lrange(store.keys.mail("j", "a"), 0, -1) == before
+    assert len(store.events("j")) == 2
+
+
+def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.PENDING)
+    assert store.job("j")["graph_id"] == "g"  # type: ignore[index]
+
+
+def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
+    bundle, plan = packed({})
+    assert store.create("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
+    assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
+
+
+def test_a_job_is_created_although_the_server_forgets_its_scripts_again_and_again(
+    make_store: Stores, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a restart and a fail-over do, in a bad moment: the source of the script goes along with the second try."""
+    other, pipeline = make_store(), jobs.store.client.pipeline
+
+    def forgotten_before(*args: Any, **options: Any) -> Any:
+        other.client.script_flush()
+        return pipeline(*args, **options)
+
+    monkeypatch.setattr(jobs.store.client, "pipeline", forgotten_before)
+    assert jobs.submit("j") == (ReplyCode.CREATED, JobStatus.PENDING)
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
+    store: Store, jobs: Jobs, status: JobStatus
+) -> None:
+    jobs.submit("j")
+    jobs.end("j", status)
+    store.index.mark_ended(["j"])
+    assert jobs.submit("j") == (ReplyCode.EXISTS, status)
+    assert members(store, store.keys.live) == set()
+
+
+def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.mark_ended(["j"])
+    assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.COMPLETED)
+    assert members(store, store.keys.live) == set()
+
+
+def test_a_submission_that_finds_its_job_still_pending_announces_it(
+    settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py sends a pipeline again when its reply was lost: the second one finds what the first has made."""
+    client, announced = Client(settings), []
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.job_id))
+    jobs.submit("j")
+    assert client.run_manifest(GRAPH, job_id="j") == "j"
+    assert announced == ["j"]
+
+
+def test_a_job_that_somebody_has_opened_is_not_announced_again(
+    settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, announced = Client(settings), []
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job))
+    jobs.submit("j")
+    jobs.open("j")
+    assert client.run_manifest(GRAPH, job_id="j") == "j"
+    assert announced == []
+
+
+def test_the_order_of_keys_makes_no_other_bundle_and_the_first_ones_digest_is_announced(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, announced = Client(settings), []
+    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.digest))
+    one, turned = ({"metadata": dict(rows)} for rows in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
+    digests = [packed(changes)[0].digest for changes in (one, turned)]
+    assert digests[0] != digests[1]
+    for changes in (one, turned):
+        assert client.run_manifest({**GRAPH, **changes}, job_id="j") == "j"
+    assert announced == [store.known_job("j")["manifest_ref"]["digest"]] * 2 == [digests[0]] * 2
+
+
+def test_other_payloads_make_another_bundle(settings: Settings, tmp_path: Path) -> None:
+    client, file = Client(settings), tmp_path / "payloads" / "data"
+    file.parent.mkdir()
+    (tmp_path / "manifest.json").write_bytes(encode(GRAPH))
+    file.write_text("one")
+    assert client.run_manifest(tmp_path, job_id="j") == "j"
+    file.write_text("two")
+    with pytest.raises(JobExists):
+        client.run_manifest(tmp_path, job_id="j")
+
+
+@pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_nothing_of_an_ended_job_lives_for_ever(store: Store, jobs: Jobs, status: JobStatus) -> None:
+    jobs.submit("j", initial_inputs={"a": [1, 2], "x": 3, "join": 4})
+    jobs.open("j")
+    jobs.end("j", status)
+    store.index.mark_ended(["j"])
+    assert {name for name, ttl in keys(store).items() if ttl < 0} == {"jobs", "jobs:ended"}
+    own = {name: ttl for name, ttl in keys(store).items() if name.startswith("job:")}
+    assert own
+    assert all(0 < ttl <= 3_600 for ttl in own.values())
+
+
+def test_without_retention_an_ended_job_is_kept_for_ever(make_store: Stores) -> None:
+    store = make_store(retention_seconds=0)
+    jobs = Jobs(store)
+    jobs.submit("j")
+    jobs.end("j")
+    store.index.mark_ended(["j"])
+    lasting = {name: ttl for name, ttl in keys(store).items() if ":op:" not in name}
+    assert {ttl for name, ttl in lasting.items() if not name.startswith("manifest:")} == {-1}
+    assert min(ttl for ttl in lasting.values() if ttl != -1) > FOR_EVER_SECONDS - 60
+    assert members(store, store.keys.ended) == set()
+
+
+def test_burying_moves_a_job_from_the_live_to_the_ended_and_may_be_repeated(store: Store, jobs: Jobs) -> None:
+    for name in ("j", "k", "l"):
+        jobs.submit(name)
+    jobs.end("j")
+    jobs.end("k")
+    for _ in range(2):
+        store.index.mark_ended(["j", "k"])
+    assert members(store, store.keys.live) == {b"l"}
+    assert members(store, store.keys.ended) == {b"j", b"k"}
+    assert members(store, store.keys.jobs) == {b"j", b"k", b"l"}
+
+
+def test_jobs_are_listed_newest_first_and_live_ones_alone_if_asked(
+    make_store: Stores, store: Store, jobs: Jobs
+) -> None:
+    for at, name in enumerate(("first", "second", "third")):
+        Jobs(make_store(clock=lambda at=at: 1_700_000_000_000 + at)).submit(name)
+    jobs.end("second")
+    store.index.mark_ended(["second"])
+    assert [job["job_id"] for job in store.jobs()] == ["third", "second", "first"]
+    assert [job["job_id"] for job in store.jobs(live_only=True)] == ["third", "first"]
+
+
+def test_more_jobs_than_a_page_are_all_listed_once(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
+    for n in range(5):
+        jobs.submit(f"j{n}")
+    assert sorted(job["job_id"] for job in store.jobs()) == [f"j{n}" for n in range(5)]
+
+
+def test_a_job_that_is_only_in_the_index_is_not_listed(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    store.client.zadd(store.keys.jobs, {"ghost": 1})
+    assert [job["job_id"] for job in store.jobs()] == ["j"]
+
+
+def test_there_is_a_snapshot_of_every_agent_in_manifest_order(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j", initial_inputs={"a": 1, "join": 2})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("light", 1),))
+    found = store.agents(store.job("j"))  # type: ignore[arg-type]
+    assert [(a["agent_id"], a["status"], a["mailbox_depth"]) for a in found] == [
+        ("a", "busy", 1),
+        ("x", "ready", 0),
+        ("join", "ready", 1),
+    ]
+    assert (found[0]["assigned_node"], found[1]["assigned_node"]) == ("node-1", None)
+    assert found[0]["last_heartbeat_at"] is not None
+
+
+def test_a_snapshot_is_of_one_moment(store: Store, jobs: Jobs, make_store: Stores) -> None:
+    """An agent at work has a claim, and one that has none is not at work, however often it changes meanwhile."""
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    job, other, over = jobs.ref("j"), make_store(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            held = other.scripts.claim(job, new_token(), (("default", 1),))
+            other.scripts.commit(job, held.token, [untouched(claim) for claim in held.claims], new_token())
+
+    record = store.job("j")
+    assert record is not None
+    seen: set[tuple[str, bool]] = set()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            wait_until(lambda: seen.add(claimed(store.agents(record)[1])) or len(seen) > 1, every=0)
+            for _ in range(300):
+                seen.add(claimed(store.agents(record)[1]))
+        finally:
+            over.set()
+        working.result()
+    assert seen == {("running", True), ("queued", False)}
+
+
+def claimed(agent: AgentSnapshot) -> tuple[str, bool]:
+    return agent["status"], agent["last_heartbeat_at"] is not None
+
+
+@pytest.mark.parametrize("state", [28, None, [], "text", {"n": 1}])
+def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -> None:
+    """What an executor prints as its `next_state`."""
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, encode({"user": state}))], new_token())
+    assert store.agents(store.job("j"))[1]["current_state"] == state  # type: ignore[arg-type]
+
+
+def test_a_snapshot_shows_what_the_last_commit_left(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j", initial_inputs={"x": [1, 2]})
+    jobs.open("j")
+    job = jobs.ref("j")
+    store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
+    step = Step("x", 1, 1, b'{"user":{"sum":3},"unrouted":1}', attempts=0, error="")
+    store.scripts.commit(job, "t", [step], new_token())
+    found = store.agents(store.job("j"))[1]  # type: ignore[arg-type]
+    assert (found["current_state"], found["processed_messages"], found["status"]) == ({"sum": 3}, 1, "queued")
+    assert (found["metadata"]["unrouted"], found["metadata"]["outbound_edges"]) == (1, 1)
+
+
+def test_events_are_read_from_the_start_after_one_or_the_newest(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.open("j")
+    jobs.end("j")
+    every = store.events("j")
+    assert [event["type"] for event in every] == [
+        "job_pending",
+        "job_validated",
+        "job_scheduled",
+        "job_running",
+        "job_completed",
+    ]
+    assert store.events("j", after=every[1]["id"]) == every[2:]
+    assert store.events("j", limit=2) == every[-2:]
+    assert store.events("j", after=every[0]["id"], limit=2) == every[1:3]
+    assert store.follow("j", every[3]["id"], 10) == every[4:]
+
+
+def test_no_events_at_all_may_be_asked_for(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    assert store.events("j", limit=0) == []
+
+
+def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j", initial_inputs={"x": {"n": 1}, "join": [1, 2]})
+    jobs.open("j")
+    job = jobs.ref("j")
+    (held,) = store.scripts.claim(job, "t", (("default", 1),), agents=["x"]).claims
+    store.scripts.commit(job, "t", [Step("x", 1, 1, last=held.mail[0], output=b"[9]")], new_token())
+    (held,) = store.scripts.claim(job, "u", (("light", 1),), agents=["join"]).claims
+    store.scripts.commit(job, "u", [Step("join", 2, 2, last=held.mail[1])], new_token())
+    assert store.last_bodies("j", ["x", "join", "a", "nobody"]) == {"x": [9], "join": 2, "a": {}}, "`a` has mail"
+
+
+def test_what_waits_was_received_after_what_was_consumed(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j", initial_inputs={"x": [1, 2]})
+    jobs.open("j")
+    (held,) = store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"]).claims
+    store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, last=held.mail[0])], new_token())
+    assert store.last_bodies("j", ["x"]) == {"x": 2}
+
+
+def test_the_agents_of_a_job_that_was_deleted_meanwhile_are_not_found(store: Store, jobs: Jobs) -> None:
+    jobs.submit("j")
+    job = store.known_job("j")
+    jobs.end("j")
+    store.delete("j", ["a", "x", "join"])
+    with pytest.raises(JobNotFound, match="no job 'j'"):
+        store.agents(job)
+
+
+def test_a_worker_that_is_silent_is_listed_no_more_and_at_last_forgotten(store: Store) -> None:
+    store.registry.register(NODE, 60)
+    assert 0 < store.client.ttl(store.keys.node("n1")) <= 60
+    store.client.delete(store.keys.node("n1"))  # it has expired
+    store.client.zadd(store.keys.nodes, {"n1": store.now_ms() - 1000 * FORGOTTEN_S - 1})
+    assert store.registry.nodes() == []
+    store.registry.register({**NODE, "name": "n2"}, 60)
+    assert members(store, store.keys.nodes) == {b"n2"}
+    store.registry.unregister("n2")
+    assert members(store, store.keys.nodes) == set()
+    assert store.client.exists(store.keys.node("n2")) == 0
+
+
+def test_what_waits_in_a_queue_is_counted_only_where_the_queues_are_here(make_store: Stores) -> None:
+    here, elsewhere = make_store(), make_store(broker_url="amqp://elsewhere")
+    here.registry.register(NODE, 60)
+    here.client.rpush(queue(here.keys.ns, "light"), "task")
+    assert [store.registry.nodes()[0]["pools"]["light"]["queued"] for store in (here, elsewhere)] == [1, None]
+
+
+def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
+    store.registry.register({**NODE, "name": "n2"}, 60)
+    store.registry.register(NODE, 60)
+    assert [found["name"] for found in store.registry.nodes()] == ["n1", "n2"]
+    assert store.registry.nodes()[0]["last_heartbeat_at"].endswith("Z")
+    store.registry.unregister("n1")
+    assert [found["name"] for found in store.registry.nodes()] == ["n2"]
+
+
+def test_of_a_job_not_many_more_events_are_kept_than_the_settings_say(make_store: Stores) -> None:
+    """The server cuts a stream by whole blocks, of a hundred events or so."""
+    store = make_store(events_max=1)
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": [1]})
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    step = Step("x", 1, 1, events=[("told", b"%d" % n) for n in range(900)])
+    store.scripts.commit(jobs.ref("j"), "t", [step], new_token())
+    assert len(store.events("j")) < 450
+    assert store.events("j", limit=1)[0]["payload"] == 899
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_job_that_is_deleted_leaves_nothing_behind(store: Store, jobs: Jobs, lost: bool) -> None:
+    """Not even for the time of retention, and also where its bundle is lost, which says what agents it has."""
+    jobs.submit("other")
+    jobs.submit("j", initial_inputs={"a": [1], "x": [2, 3]})
+    before = {name for name in keys(store) if "{j}" not in name}
+    jobs.open("j")
+    job = jobs.ref("j")
+    store.scripts.log("j", [("x", "stdout", "printed")], 1_000)
+    store.scripts.deliver("j", "join", "id", b"{}")
+    store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
+    step = Step("x", 1, 1, dead=[DeadLetterDraft("m", "nobody", "no agent", b"{}")])
+    store.scripts.commit(job, "t", [step], new_token())
+    jobs.end("j")
+    store.index.mark_ended(["j"])
+    found = {name.split(":")[2] for name in keys(store) if name.startswith("job:{j}:")}
+    assert found == {"agent", "mail", "events", "delivered", "dead", "logs", "op"}
+    assert store.delete("other", ["a", "x", "join"]) is False, "it is live"
+    assert store.delete("j", store.found_agents("j") if lost else ["a", "x", "join"]) is True
+    left = {name for name in keys(store) if not name.startswith("job:{j}:op:")}  # these go within a minute
+    assert left == before
+    assert members(store, store.keys.jobs) == members(store, store.keys.live) == {b"other"}
+    assert members(store, store.keys.ended) == set()
+    assert store.delete("j", ["a", "x", "join"]) is False
+
+
+def test_the_end_is_the_last_update_of_a_job_and_its_event_says_how_it_ended(make_store: Stores) -> None:
+    now = [1_700_000_000_000]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    jobs.submit("j")
+    jobs.open("j")
+    now[0] += 5
+    end = JobEnd(JobStatus.CANCELLED, b'{"reason":"r"}', b'{"by":"ann"}')
+    assert store.scripts.finish(jobs.ref("j"), end, ["a", "x", "join"]) is ReplyCode.SETTLED
+    job = store.known_job("j")
+    assert job["updated_at"] == job["finished_at"] == iso(now[0])
+    assert store.events("j")[-1]["payload"] == {"by": "ann"}

@@ -1,0 +1,234 @@
+"""One task's visit to a job, in this process: what it holds, and for how long."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.pools import queue
+from mirrorneuron.settings import Settings
+from mirrorneuron.store.protocol import JobRef, ReplyCode
+from tests.support.graphs import executor, fan, job_ref, line, processed, single
+from tests.support.waiting import wait_until
+from workers import visit as visit_module
+from workers.lifecycle.shutdown import Stop
+from workers.runtime import Runtime
+from workers.visit import SLICE_S, Start, visit
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path) -> Settings:
+    """A namespace that nobody serves, with a lease that is renewed often."""
+    name = f"visit-{secrets.token_hex(4)}"
+    return Settings(redis_url=redis_url, redis_namespace=name, temp_dir=tmp_path / "temp", claim_lease_ms=1_000)
+
+
+@pytest.fixture
+def runtime(settings: Settings) -> Runtime:
+    return Runtime(settings, "worker@test")
+
+
+@pytest.fixture
+def app(settings: Settings) -> Celery:
+    return make_app(settings)
+
+
+@pytest.mark.parametrize(("graph", "pool"), [(line(3), "light"), (single("true"), "default")])
+def test_claims_are_kept_alive_until_the_commit_is_done(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, graph: Any, pool: str
+) -> None:
+    """A commit may have much to send. Without a renewal its claims would be swept, and its worker taken for dead."""
+    client = Client(settings)
+    job = job_ref(client, client.run_manifest(graph))
+    commit, claims = runtime.store.scripts.commit, f"{runtime.store.keys.job(job.job_id)}:claims"
+    renewed: list[bool] = []
+
+    def leases() -> dict[bytes, float]:
+        return dict(runtime.store.client.zrange(claims, 0, -1, withscores=True))
+
+    def slow(*args: Any, **more: Any) -> Any:
+        before = leases()
+        wait_until(lambda: all(end > before[agent] for agent, end in leases().items()))
+        renewed.append(bool(before))
+        return commit(*args, **more)
+
+    monkeypatch.setattr(runtime.store.scripts, "commit", slow)
+    visit(runtime, app, job, None, Start(opening=True))
+    if pool != "light":
+        visit(runtime, app, job, None, Start(pool=pool))
+    assert client.inspect_job(job.job_id)["status"] == "completed"
+    assert renewed
+    assert all(renewed)
+
+
+def test_mail_that_comes_into_the_middle_of_a_claim_is_not_overtaken(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is refused then, and its agents run one after the other: nothing is lost and nothing waits."""
+    client, scripts = Client(settings), runtime.store.scripts
+    graph = line(3)
+    graph["nodes"][-1]["config"]["complete_after"] = 2
+    job = job_ref(client, client.run_manifest(graph))
+    commit, words = scripts.commit, []
+
+    def late(*args: Any, **more: Any) -> Any:
+        if not words:
+            client.send_message(job.job_id, "r1", {"body": "from outside"})
+        reply = commit(*args, **more)
+        words.append(reply.word)
+        return reply
+
+    monkeypatch.setattr(scripts, "commit", late)
+    visit(runtime, app, job, None, Start(opening=True))
+    assert words[0] is ReplyCode.MOVED
+    result = client.inspect_job(job.job_id)["result"]
+    assert result is not None
+    assert result["output"]["messages"] == ["from outside", {}]
+
+
+def test_a_job_that_has_ended_is_soon_none_of_the_live_ones(settings: Settings, runtime: Runtime, app: Celery) -> None:
+    """Nobody sweeps here."""
+    client = Client(settings)
+    job = job_ref(client, client.run_manifest(line(3)))
+    visit(runtime, app, job, None, Start(opening=True))
+    wait_until(lambda: not runtime.store.index.live())
+    assert client.inspect_job(job.job_id)["status"] == "completed"
+
+
+def queued(runtime: Runtime, pool: str) -> int:
+    """The tasks in the queue of *pool*."""
+    return int(runtime.store.client.llen(queue(runtime.settings.redis_namespace, pool)))
+
+
+def three(script: str = "true") -> Any:
+    """A fan of three executors."""
+    return fan([executor(name, script, output_message_type="done") for name in "abc"], "done")
+
+
+@pytest.fixture
+def heavy(settings: Settings, runtime: Runtime, app: Celery) -> Callable[..., JobRef]:
+    """Submits a graph and opens it, so that its executors are ready, and empties their queue."""
+
+    def opened(graph: Any) -> JobRef:
+        client = Client(settings)
+        job = job_ref(client, client.run_manifest(graph))
+        visit(runtime, app, job, None, Start(opening=True))
+        assert queued(runtime, "default") == 1
+        runtime.store.client.delete(queue(settings.redis_namespace, "default"))
+        return job
+
+    return opened
+
+
+def test_others_are_told_of_what_is_ready_before_a_run_begins(
+    runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    """By one successor in the queue: free slots do not wait for a command that takes ten minutes."""
+    job, commit, told = heavy(three()), runtime.store.scripts.commit, []
+
+    def observed(*args: Any, **more: Any) -> Any:
+        told.append(queued(runtime, "default"))
+        return commit(*args, **more)
+
+    monkeypatch.setattr(runtime.store.scripts, "commit", observed)
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert told[0] == 1
+
+
+def test_what_a_long_run_made_ready_rides_along(
+    settings: Settings, runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> None:
+    """The slice of the task is over long ago."""
+    leaf = executor("a", f"sleep {3 * SLICE_S}", output_message_type="done")
+    job = heavy(fan([leaf], "done"))
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
+
+
+def test_the_next_attempt_is_announced_when_the_last_has_failed(
+    runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> None:
+    """It waits in the queue for its time, and for no sweep."""
+    job = heavy(single("false", max_attempts=2))
+    visit(runtime, app, job, None, Start(pool="default"))
+    assert queued(runtime, "default") == 1
+
+
+def test_a_task_that_comes_when_the_worker_stops_runs_nothing_and_tells_of_it_again(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    job, stop = heavy(three()), Stop()
+    monkeypatch.setattr(visit_module, "STOP", stop)
+    stop.begun.set()
+    for number, start in enumerate((Start(pool="default"), Start(pool="default", agent="a")), start=1):
+        visit(runtime, app, job, None, start)
+        assert queued(runtime, "default") == number
+    assert processed(Client(settings), job.job_id) == {"spread": 1, "a": 0, "b": 0, "c": 0, "all": 0}
+
+
+def test_a_worker_that_stops_meanwhile_goes_on_with_nothing_new(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
+) -> None:
+    job, stop, attempt = heavy(three()), Stop(), visit_module.attempt
+    monkeypatch.setattr(visit_module, "STOP", stop)
+
+    def last(*args: Any) -> Any:
+        stop.begun.set()
+        return attempt(*args)
+
+    monkeypatch.setattr(visit_module, "attempt", last)
+    visit(runtime, app, job, None, Start(pool="default"))
+    done = processed(Client(settings), job.job_id)
+    assert (sum(done[name] for name in "abc"), done["all"]) == (1, 0)
+    assert queued(runtime, "light") == 1
+
+
+@pytest.fixture
+def waiting(
+    runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
+) -> Iterator[tuple[JobRef, threading.Thread, ExitStack]]:
+    """A job whose run waits for the only slot of the worker; the thread that runs it; and what holds the slot."""
+    job = heavy(fan([executor("a", "true", output_message_type="done")], "done"))
+    with ExitStack() as slot:
+        slot.enter_context(runtime.slots("default").taken(1, lambda: None))
+        thread = threading.Thread(target=visit, args=(runtime, app, job, None, Start(pool="default")), daemon=True)
+        thread.start()
+        wait_until(lambda: runtime.store.client.zcard(runtime.store.keys.claims(job.job_id)))
+        yield job, thread, slot
+    thread.join(30)
+
+
+def test_a_run_that_waits_for_a_slot_waits_no_longer_than_its_job_lives(
+    settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
+) -> None:
+    job, thread, _ = waiting
+    Client(settings).cancel(job.job_id)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_run_says_how_long_it_has_waited_for_a_slot(
+    settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
+) -> None:
+    """And not only how long it took until it was claimed, which was less than the job is old by then."""
+    (job, thread, slot), claimed = waiting, time.monotonic()
+    client = Client(settings)
+    (opened,) = (event for event in client.events(job.job_id) if event["type"] == "job_pending")
+    age_s = time.time() - datetime.fromisoformat(opened["timestamp"]).timestamp()
+    wait_until(lambda: time.monotonic() > claimed + age_s + 0.1)
+    slot.close()
+    thread.join(30)
+    result = client.inspect_job(job.job_id)["result"]
+    assert result is not None
+    assert result["output"]["messages"][0]["sandbox"]["lease"]["queue_wait_ms"] > age_s * 1000
