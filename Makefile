@@ -2,8 +2,10 @@
 #
 #   make demo      run an example from submission to result, with a server that comes with it
 #   make test      the tests
-#   make check     what every change must pass: format, lint, types, tests
+#   make check     what every change must pass: format, lint, types, docs, tests
 #   make format    mend format and lint
+#   make docs      build the documents into site/; every warning is an error
+#   make docs-reference   write the generated parts of the reference pages again
 #   make bench     benchmarks beside peers
 #   make clean     end the demo's processes and remove everything that make made
 
@@ -15,7 +17,7 @@ EXAMPLE ?= examples/prime_sweep_scale
 DEMO_HOME := $(CURDIR)/.demo
 MN := MIRROR_NEURON_HOME="$(DEMO_HOME)" $(VENV)/bin/mirrorneuron
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check docs docs-reference format bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -39,8 +41,16 @@ check: $(READY)
 	@$(PY) -m ruff check -q .
 	@echo "==> types"
 	@$(PY) -m mypy
+	@echo "==> docs"
+	@$(MAKE) -s docs
 	@echo "==> tests"
 	@$(PY) -m pytest
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict -q
+
+docs-reference: $(READY)
+	@$(PY) -m docs.generate
 
 format: $(READY)
 	@$(PY) -m ruff check -q --fix-only .
@@ -51,7 +61,7 @@ bench: $(READY)
 
 clean:
 	-@if [ -d "$(DEMO_HOME)" ] && [ -x $(VENV)/bin/mirrorneuron ]; then $(MN) down; fi
-	rm -rf $(VENV) "$(DEMO_HOME)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) "$(DEMO_HOME)" build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Python is looked for only here, so that a machine that has the environment needs nothing else.
