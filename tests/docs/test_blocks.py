@@ -156,7 +156,7 @@ BAD: Mapping[str, str] = {
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_a_marker_that_has_no_effect_is_an_error(tmp_path: Path, text: str) -> None:
+def test_a_marker_without_effect_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "page.md").write_text(text)
     with pytest.raises(ValueError, match=BAD[text]):
         list(blocks(tmp_path / "page.md", "page.md"))

@@ -1,7 +1,7 @@
 """The fenced code blocks of a Markdown page, and the comments that say how a test treats them.
 
 A fence with `title="hello/manifest.json"` is a file of that name. A comment on the line before a fence may be
-`<!-- not run: REASON -->` (the block is only parsed) or `<!-- output -->` (the block is what the previous block prints).
+`<!-- not run: REASON -->` (the block is only parsed) or `<!-- output -->` (the output of the previous block).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Block:
 
 
 def blocks(page: Path, name: str) -> Iterator[Block]:
-    """The fenced blocks of *page*, in order. Raises ValueError for a fence without an end, or a marker without a fence."""
+    """Yield the fenced blocks of *page*. Raises ValueError for a fence without an end or a marker without a fence."""
     lines = page.read_text(encoding="utf-8").splitlines()
     number = 0
     while number < len(lines):
