@@ -39,6 +39,31 @@ _PARTS: Final[dict[str, tuple[type, ...]]] = {
     "artifacts": (list,),
     "stream": (Mapping, type(None)),
 }
+#: part or envelope field -> type and meaning, in Markdown, for the manifest reference; a test checks for missing ones
+PART_EFFECTS: Final[dict[str, tuple[str, str]]] = {
+    "envelope": ("object", "The fields of the next table; a field without a value is left out."),
+    "headers": ("object", "Free for the agents' use; an emitted message inherits them, merged with its own."),
+    "body": ("any JSON value", "What the message says."),
+    "artifacts": ("list", "Free for the agents' use; inherited by emitted messages."),
+    "stream": ("object or `null`", "Free for the agents' use; inherited by emitted messages."),
+}
+ENVELOPE_EFFECTS: Final[dict[str, tuple[str, str]]] = {
+    "spec_version": ("string", f"Always `{SPEC_VERSION}`; set by the runtime."),
+    "message_id": ("string", "Id of the message, unique in the job."),
+    "job_id": ("string", "Id of the job; set by the runtime."),
+    "from": ("string", f"Id of the agent that sent the message, or `{SENDER_OF_SEEDS}`."),
+    "to": ("string", "Id of the agent that receives the message; set by the runtime."),
+    "type": ("string", "Type of the message, which edges match; `init` for initial inputs."),
+    "class": ("string", "`event`, or `command` for initial inputs."),
+    "timestamp": ("string", "Time of sending, ISO 8601."),
+    "correlation_id": ("string", "Inherited by emitted messages."),
+    "causation_id": ("string", "Id of the message that caused this one."),
+    "attempt": ("number", "`1`; a retried run sees it raised by its failed attempts."),
+    "priority": ("number", f"`{DEFAULT_PRIORITY}` by default; not used by the runtime."),
+    "ttl_ms": ("number of milliseconds", "A message older than this is dropped, with an event and a dead letter."),
+    "content_type": ("string", f"`{JSON_TYPE}` by default; inherited by emitted messages."),
+    "content_encoding": ("string", f"`{IDENTITY}` by default; inherited by emitted messages."),
+}
 _NEEDED: Final = ("message_id", "job_id", "from", "type")  # of an envelope, whoever wrote it
 _NO_MESSAGE: Final = "no message: it must be an object with envelope, headers, body, artifacts and stream"
 EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", "from", "type", "timestamp"})

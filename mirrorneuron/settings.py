@@ -22,7 +22,7 @@ from mirrorneuron.text import without_password
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 MIB = 1024 * 1024
-
+UNIT = "unit"  #: key of the unit in the description of a setting
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 LeaseMs = Annotated[int, Field(ge=200, le=MOST)]
@@ -38,22 +38,60 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, extra="forbid")
 
-    redis_url: str = DEFAULT_REDIS_URL  #: the job store: redis, rediss, unix or sentinel scheme
-    broker_url: str = ""  #: anything kombu speaks; empty means the job store's server
-    redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "mirror_neuron"
-    executor_max_concurrency: Positive = 4  #: slots of the pool "default" on one node
-    executor_pool_capacities: Annotated[dict[str, Positive], NoDecode] = {}  #: "default=4,gpu=1"
-    temp_dir: Path = (
-        Path(tempfile.gettempdir()) / f"mirrorneuron-{os.getuid()}"
-    )  #: run folders and the bundle cache of a node
-    max_bundle_bytes: Positive = 64 * MIB
-    max_message_bytes: Positive = 8 * MIB
-    max_output_bytes: Positive = MIB  #: kept of a command's stdout and of its stderr, each
-    claim_lease_ms: LeaseMs = 6_000  #: an agent whose worker is silent this long runs again
-    retention_seconds: Seconds = 7 * 86_400  #: of a terminal job; 0 keeps it for ever
-    events_max: Positive = 100_000  #: events kept of one job
-    stop_grace_seconds: Seconds = 30  #: that a worker which is asked to stop gives what it runs
-    logs_max_bytes: Bytes = 4 * MIB  #: of what commands print, kept of one job for `mn logs`; 0 keeps none
+    redis_url: str = Field(
+        DEFAULT_REDIS_URL,
+        description="URL of the store, with the scheme `redis`, `rediss`, `unix` or `sentinel`.",
+    )
+    broker_url: str = Field("", description="URL of the broker, in any form that kombu reads; empty means the store.")
+    redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = Field(
+        "mirror_neuron", description="Prefix of every Redis key and every Celery queue."
+    )
+    executor_max_concurrency: Positive = Field(
+        4, description="Slots of the pool `default` on one runtime node.", json_schema_extra={UNIT: "slots"}
+    )
+    executor_pool_capacities: Annotated[dict[str, Positive], NoDecode] = Field(
+        {},
+        description="Slots of each pool on one runtime node, like `default=4,gpu=1`.",
+        json_schema_extra={UNIT: "slots"},
+    )
+    temp_dir: Path = Field(
+        Path(tempfile.gettempdir()) / f"mirrorneuron-{os.getuid()}",
+        description="Folder for the run folders and the bundle cache of a runtime node.",
+    )
+    max_bundle_bytes: Positive = Field(
+        64 * MIB, description="Largest bundle: manifest and payloads together.", json_schema_extra={UNIT: "bytes"}
+    )
+    max_message_bytes: Positive = Field(
+        8 * MIB, description="Largest message, agent state and job output.", json_schema_extra={UNIT: "bytes"}
+    )
+    max_output_bytes: Positive = Field(
+        MIB,
+        description="Part of a command's stdout that is kept, and as much of its stderr; the rest is cut.",
+        json_schema_extra={UNIT: "bytes"},
+    )
+    claim_lease_ms: LeaseMs = Field(
+        6_000,
+        description="Lease of a claim: an agent whose worker does not renew its claim for this time is run again.",
+        json_schema_extra={UNIT: "milliseconds"},
+    )
+    retention_seconds: Seconds = Field(
+        7 * 86_400,
+        description="Time for which an ended job is kept; `0` keeps it until it is cleaned up.",
+        json_schema_extra={UNIT: "seconds"},
+    )
+    events_max: Positive = Field(
+        100_000,
+        description="Events that are kept of one job; older ones are dropped.",
+        json_schema_extra={UNIT: "events"},
+    )
+    stop_grace_seconds: Seconds = Field(
+        30, description="Time that a stopping worker gives to its runs.", json_schema_extra={UNIT: "seconds"}
+    )
+    logs_max_bytes: Bytes = Field(
+        4 * MIB,
+        description="Output of commands and modules that is kept of one job for `mn logs`; `0` keeps none.",
+        json_schema_extra={UNIT: "bytes"},
+    )
 
     @field_validator("executor_pool_capacities", mode="before")
     @classmethod

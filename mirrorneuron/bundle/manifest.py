@@ -19,6 +19,7 @@ ROOT_ROLES: Final = frozenset({"root", "root_coordinator"})
 ANY_TYPE: Final = "*"
 EXECUTOR_RESULT: Final = "executor_result"  # what an executor and a sensor emit unless their config names another type
 SENSOR_READY: Final = "sensor_ready"
+DEFAULT_BATCH: Final = 10  # messages of one run with the template `batch`
 
 
 class AgentType(StrEnum):
@@ -141,3 +142,94 @@ class Manifest(Model):
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     policies: Policies = field(default_factory=Policies)
+
+
+#: model -> key -> one line of Markdown for the manifest reference; a test checks that no key is missing
+EFFECTS: Final[dict[type[Model], dict[str, str]]] = {
+    Manifest: {
+        "manifest_version": f"Version of the manifest format; must be `{VERSION}`.",
+        "graph_id": "Name of the graph; job ids start with it by default.",
+        "job_name": "Name of the job in lists and in the monitor.",
+        "daemon": "The job is expected to run until it is cancelled: `on_idle` is then `wait` by default.",
+        "metadata": "Any JSON object; kept in the manifest, not used by the runtime.",
+        "entrypoints": "Ids of the nodes at which the job starts.",
+        "initial_inputs": "First messages: an object of node id to payload or list of payloads,"
+        " or a list that goes to every entrypoint.",
+        "nodes": "The agents of the graph; at least one.",
+        "edges": "The connections between nodes.",
+        "policies": "Recovery, time limits and what happens when the job is idle.",
+    },
+    Node: {
+        "node_id": "Id of the node, unique in the manifest; at most 200 characters, without `{`, `}` and control"
+        " characters.",
+        "agent_type": "What the agent does with a message.",
+        "type": "Template: how the agent's messages are counted and grouped.",
+        "role": "`root` or `root_coordinator` makes the node an entrypoint if `entrypoints` is absent;"
+        " other values are only shown.",
+        "config": "Settings of the agent; the keys depend on `agent_type`.",
+        "tool_bindings": "Kept, not used by the runtime.",
+        "retry_policy": "Kept, not used by the runtime; retries are set in `config`.",
+        "checkpoint_policy": "Kept, not used by the runtime.",
+        "spawn_policy": "Kept, not used by the runtime.",
+    },
+    Edge: {
+        "from_node": "Id of the node that sends.",
+        "to_node": "Id of the node that receives.",
+        "message_type": f"Type of the messages that the edge carries; `{ANY_TYPE}` matches any type.",
+        "edge_id": "Name of the edge, for people; not used by the runtime.",
+        "routing_mode": "Which of the matching edges of a node carry a message.",
+        "conditions": '`{"expr": "..."}`: the edge carries a message only if the expression holds.',
+    },
+    Conditions: {
+        "expr": "JMESPath over the message, like `body.outputs.branch == 'low'`;"
+        ' `${payload.outputs.branch} == "low"` means the same.',
+    },
+    Policies: {
+        "recovery_mode": "What happens to an agent whose worker was lost.",
+        "placement_policy": "Kept in the job map, not used by the runtime.",
+        "max_agent_restart_attempts": "A message whose run was lost with its worker this many times fails the job;"
+        " `0` counts as `1`.",
+        "job_timeout_ms": "The job fails at this age, counted from its submission or its last retry, pauses included.",
+        "on_idle": "What happens when the job is idle: nothing runs, and no agent is ready or due later.",
+        "idle_timeout_ms": "A job that is idle longer than this fails.",
+    },
+}
+#: types and defaults that the models do not show: validation accepts more, or derives the value from other keys
+ACCEPTED: Final[dict[str, str]] = {
+    "entrypoints": "list of node ids, or one node id",
+    "initial_inputs": "object or list",
+    "nodes": "list of nodes",
+    "edges": "list of edges",
+}
+DERIVED_DEFAULTS: Final[dict[str, str]] = {
+    "job_name": "`graph_id`",
+    "entrypoints": "the nodes with role `root` or `root_coordinator`",
+    "initial_inputs": "one empty payload `{}` for each entrypoint",
+    "nodes": "required",
+    "policies": "`{}`",
+    "on_idle": "`wait` if `daemon` is true or the graph has an aggregator or a sensor, else `complete`",
+}
+ALIASES: Final = {"daemon": "long_lived"}
+#: each word of a closed choice -> one line of Markdown
+MEANINGS: Final[dict[StrEnum, str]] = {
+    AgentType.ROUTER: "Forwards each body along its edges.",
+    AgentType.EXECUTOR: "Runs a command for each message.",
+    AgentType.AGGREGATOR: "Collects bodies and emits them as one message.",
+    AgentType.SENSOR: "Emits each message that it gets, from edges and from `send_message`.",
+    AgentType.MODULE: "Runs a Python class for each message, with a state that is kept.",
+    Template.GENERIC: "Counts nothing.",
+    Template.MAP: "Counts `processed` messages.",
+    Template.REDUCE: "Counts `processed` messages.",
+    Template.STREAM: "Counts `chunks_received` (messages) and `items_seen` (items of bodies that are lists).",
+    Template.BATCH: "Runs once for `batch_size` messages, and for the rest before the job is idle."
+    " The body is the list of their bodies.",
+    RoutingMode.BROADCAST: "Every matching edge carries the message.",
+    RoutingMode.FIRST_MATCH: "Of these edges, the first matching one in manifest order carries the message.",
+    RoutingMode.ROUND_ROBIN: "Of these edges, one matching edge in turn carries the message.",
+    RecoveryMode.LOCAL_RESTART: "Any runtime node runs the agent again.",
+    RecoveryMode.CLUSTER_RECOVER: "Any runtime node runs the agent again.",
+    RecoveryMode.MANUAL_RECOVER: "The job is paused until it is resumed.",
+    OnIdle.WAIT: "The job stays `running`, with `idle_since` in its job map.",
+    OnIdle.COMPLETE: "The job ends as `completed` with the last bodies of the nodes without outgoing edges.",
+    OnIdle.FAIL: "The job ends as `failed`.",
+}

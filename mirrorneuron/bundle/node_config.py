@@ -5,174 +5,193 @@ All other keys belong to the agent's author. Of a module's config the runtime re
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-from mirrorneuron.bundle.manifest import AgentType
-from mirrorneuron.bundle.parse import below, kind, shown
-from mirrorneuron.bundle.suggest import one_of
+from mirrorneuron.bundle.config_checks import (
+    Check,
+    boolean,
+    command,
+    environment,
+    pass_env,
+    pool,
+    python_class,
+    sandbox_path,
+    seconds,
+    text,
+    whole,
+    word,
+)
+from mirrorneuron.bundle.manifest import DEFAULT_BATCH, EXECUTOR_RESULT, SENSOR_READY, AgentType
 from mirrorneuron.errors import Issue
-from mirrorneuron.limits import MOST
 from mirrorneuron.message import ENCODINGS
-from mirrorneuron.pools import pool_problem
-
-Check = Callable[[Any, str], Iterator[Issue]]
+from mirrorneuron.pools import DEFAULT_POOL
 
 HOST_LOCAL: Final = "host_local"  # the runner of an executor that names none
 RUNNERS: Final = (HOST_LOCAL, "MirrorNeuron.Runner.HostLocal")
 RETRY_ON: Final = ("any", "transient")
 
-_CLASS: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+@dataclass(frozen=True, slots=True)
+class ConfigKey:
+    """One key of `config`: how validation checks it, and what the manifest reference says about it."""
+
+    check: Check | None  #: None for the keys that `uploads` checks, because it needs the payloads folder
+    type: str  #: in Markdown, like `whole number, at least 1`
+    default: str  #: in Markdown; "" means that the key is absent by default
+    effect: str  #: one line of Markdown
 
 
-def whole(least: int) -> Check:
-    def check(value: Any, path: str) -> Iterator[Issue]:
-        if isinstance(value, bool) or not isinstance(value, int):
-            yield Issue(path, f"must be a whole number, not {shown(value)}")
-        elif value < least:
-            yield Issue(path, f"must be {least} or more, not {shown(value)}")
-        elif value > MOST:
-            yield Issue(path, f"must be {MOST} or less, not {shown(value)}")
-
-    return check
-
-
-def seconds(value: Any, path: str) -> Iterator[Issue]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        yield Issue(path, f"must be a number of seconds, not {shown(value)}")
-    elif not 0 < value <= MOST // 1000:
-        yield Issue(path, f"must be more than 0 and at most {MOST // 1000} seconds, not {shown(value)}")
-
-
-def boolean(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, bool):
-        yield Issue(path, f"must be true or false, not {kind(value)}")
-
-
-def text(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, str):
-        yield Issue(path, f"must be a string, not {kind(value)}")
-    elif not value:
-        yield Issue(path, "must not be empty")
-    elif "\0" in value:
-        yield Issue(path, "must not hold a NUL character")
-
-
-def sandbox_path(value: Any, path: str) -> Iterator[Issue]:
-    yield from text(value, path)
-    if isinstance(value, str) and ".." in value.split("/"):
-        yield Issue(path, f"{shown(value)} leads out of the run folder", "remove the `..`")
-
-
-def word(choices: tuple[str, ...]) -> Check:
-    def check(value: Any, path: str) -> Iterator[Issue]:
-        if not isinstance(value, str):
-            yield Issue(path, f"must be a string, not {kind(value)}", f"one of: {', '.join(choices)}")
-        elif value not in choices:
-            yield Issue(path, f"{shown(value)} is not known", one_of(value, choices))
-
-    return check
-
-
-def pool(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, str):
-        yield Issue(path, f"must be a string, not {kind(value)}")
-        return
-    problem, hint = pool_problem(value)
-    if problem:
-        yield Issue(path, f"{shown(value)} {problem}", hint)
-
-
-def command(value: Any, path: str) -> Iterator[Issue]:
-    if isinstance(value, str):
-        if not value.strip():
-            yield Issue(path, "must not be empty")
-        else:
-            yield from text(value, path)
-    elif not isinstance(value, list):
-        yield Issue(path, f"must be a list of strings or a string, not {kind(value)}")
-    elif not value:
-        yield Issue(path, "must not be empty")
-    else:
-        yield from _words(value, path)
-        if value[0] == "":
-            yield Issue(below(path, 0), "must not be empty")
-
-
-def _words(value: list[Any], path: str) -> Iterator[Issue]:
-    for index, item in enumerate(value):
-        if not isinstance(item, str):
-            hint = f'write "{item}"' if isinstance(item, int | float) and not isinstance(item, bool) else ""
-            yield Issue(below(path, index), f"must be a string, not {kind(item)}", hint)
-        elif "\0" in item:
-            yield Issue(below(path, index), "must not hold a NUL character")
-
-
-def environment(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, dict):
-        yield Issue(path, f"must be an object, not {kind(value)}")
-        return
-    for name, given in value.items():
-        where = below(path, name)
-        if not _is_variable(name):
-            yield Issue(where, f"{shown(name)} cannot be the name of a variable")
-        if isinstance(given, bool) or not isinstance(given, str | int | float):
-            yield Issue(where, f"must be a string or a number, not {kind(given)}")
-        elif isinstance(given, str) and "\0" in given:
-            yield Issue(where, "must not hold a NUL character")
-
-
-def pass_env(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, list):
-        yield Issue(path, f"must be a list of names, not {kind(value)}")
-        return
-    for index, name in enumerate(value):
-        if not isinstance(name, str):
-            yield Issue(below(path, index), f"must be a string, not {kind(name)}")
-        elif not _is_variable(name):
-            yield Issue(below(path, index), f"{shown(name)} cannot be the name of a variable")
-
-
-def _is_variable(name: str) -> bool:
-    return bool(name) and "=" not in name and "\0" not in name
-
-
-def python_class(value: Any, path: str) -> Iterator[Issue]:
-    if not isinstance(value, str) or not _CLASS.fullmatch(value):
-        yield Issue(path, f"{shown(value)} names no Python class", 'like "package.module:Class"')
-
-
-_RUN_KEYS: Final[dict[str, Check]] = {
-    "max_attempts": whole(1),
-    "retry_backoff_ms": whole(0),
-    "retry_on": word(RETRY_ON),
-    "startup_delay_ms": whole(0),
-    "timeout_seconds": seconds,
-    "pool": pool,
-    "pool_slots": whole(1),
-    "batch_size": whole(1),
+_FOR_EVER: Final = "no limit"
+_PARTS: Final = "list of `{source, target}`"
+_COMMAND: Final = (
+    "The command. A list runs without a shell, with `{input_file}`, `{context_file}`, `{message_file}`, `{body_file}`,"
+    " `{workdir}`, `{job_id}` and `{agent_id}` filled in; a string is run by `bash -c`."
+)
+_COMPLETE_AFTER: Final = ConfigKey(
+    whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."
+)
+_COMPLETE_JOB: Final = ConfigKey(
+    boolean, "boolean", "`false`", "Complete the job with the body that the executor emits after a run."
+)
+_RUN_KEYS: Final[dict[str, ConfigKey]] = {
+    "max_attempts": ConfigKey(
+        whole(1), "whole number, at least 1", "`1`", "Attempts for one message or batch, the first one included."
+    ),
+    "retry_backoff_ms": ConfigKey(
+        whole(0),
+        "whole number of milliseconds",
+        "`500`",
+        "Delay before the second attempt; doubles with each further attempt, up to one hour.",
+    ),
+    "retry_on": ConfigKey(
+        word(RETRY_ON),
+        "`any` or `transient`",
+        "`any`",
+        "Failures that are retried: any, or only transient ones (time-out, killed by a signal, exit code 75).",
+    ),
+    "startup_delay_ms": ConfigKey(
+        whole(0), "whole number of milliseconds", "`0`", "Delay before the agent's first run in a job."
+    ),
+    "timeout_seconds": ConfigKey(
+        seconds, "number of seconds, more than 0", _FOR_EVER, "A run that takes longer is killed and counts as failed."
+    ),
+    "pool": ConfigKey(pool, "string", f"`{DEFAULT_POOL}`", "Pool in which the agent runs."),
+    "pool_slots": ConfigKey(whole(1), "whole number, at least 1", "`1`", "Slots of the pool that one run takes."),
+    "batch_size": ConfigKey(
+        whole(1),
+        "whole number, at least 1",
+        f"`{DEFAULT_BATCH}`",
+        "Messages of one run; for the template `batch` only.",
+    ),
 }
-MODULE_KEYS: Final[dict[str, Check]] = {**_RUN_KEYS, "module": python_class, "module_source": text}
+_UPLOADS: Final[dict[str, ConfigKey]] = {
+    "upload_path": ConfigKey(None, "path in `payloads/`", "", "File or folder that is copied into the run folder."),
+    "upload_as": ConfigKey(None, "path", "name of the source", "Target of `upload_path`."),
+    "upload_paths": ConfigKey(None, _PARTS, "", "More files and folders to copy into the run folder."),
+    "uploads": ConfigKey(None, _PARTS, "", "The same as `upload_paths`; both may be given."),
+}
+#: agent type -> its keys in the order of the manifest reference. Validation and the reference read this table.
+CONFIG_KEYS: Final[dict[AgentType, dict[str, ConfigKey]]] = {
+    AgentType.ROUTER: {
+        "emit_type": ConfigKey(
+            text, "string", "type of the incoming message", "Type of the message that the router emits."
+        ),
+    },
+    AgentType.AGGREGATOR: {
+        "complete_after": _COMPLETE_AFTER,
+        "complete_on_message": ConfigKey(
+            boolean, "boolean", "`false`", "Fire at every message; `complete_after` is then not used."
+        ),
+        "output_message_type": ConfigKey(
+            text,
+            "string",
+            "",
+            "Type of the message that the aggregator emits when it fires; without it, it emits none.",
+        ),
+        "complete_job": ConfigKey(
+            boolean,
+            "boolean",
+            "`true` without `output_message_type`, else `false`",
+            "Complete the job with `{messages, count, last_message}` when the aggregator fires.",
+        ),
+    },
+    AgentType.SENSOR: {
+        "output_message_type": ConfigKey(
+            text, "string", f"`{SENSOR_READY}`", "Type of the message that the sensor emits for each incoming one."
+        ),
+        "complete_job": ConfigKey(
+            boolean,
+            "boolean",
+            "`false`",
+            "Complete the job with `{count, last_message}` after `complete_after` messages.",
+        ),
+        "complete_after": ConfigKey(
+            whole(1), "whole number, at least 1", "`1`", "Number of messages after which `complete_job` takes effect."
+        ),
+    },
+    AgentType.EXECUTOR: {
+        "command": ConfigKey(command, "list of strings, or string", "required", _COMMAND),
+        "output_message_type": ConfigKey(
+            text,
+            "string or `null`",
+            f"`{EXECUTOR_RESULT}`",
+            "Type of the result message; `null` emits no result message.",
+        ),
+        "complete_job": _COMPLETE_JOB,
+        **_UPLOADS,
+        "workdir": ConfigKey(
+            sandbox_path, "path", "value of `sandbox_upload_path`", "Folder in which the command runs."
+        ),
+        "sandbox_upload_path": ConfigKey(
+            sandbox_path,
+            "path",
+            "`/sandbox/job`",
+            "Path by which `workdir`, targets and `command` name the run folder.",
+        ),
+        "environment": ConfigKey(
+            environment, "object of strings and numbers", "`{}`", "Environment variables of the command."
+        ),
+        "pass_env": ConfigKey(
+            pass_env,
+            "list of names",
+            "`[]`",
+            "Environment variables that the command gets from the worker; they override `environment`.",
+        ),
+        "content_type": ConfigKey(
+            text, "string", "that of the message", "Content type by which the body is written to `{body_file}`."
+        ),
+        "content_encoding": ConfigKey(
+            word(ENCODINGS), "`identity` or `gzip`", "that of the message", "Encoding of `{body_file}`."
+        ),
+        "runner_module": ConfigKey(
+            word(RUNNERS), " or ".join(f"`{name}`" for name in RUNNERS), f"`{HOST_LOCAL}`", "Runner of the command."
+        ),
+        "name_prefix": ConfigKey(text, "string", "`host-local`", "Start of `sandbox_name` in the result."),
+        **_RUN_KEYS,
+    },
+    AgentType.MODULE: {
+        "module": ConfigKey(
+            python_class, 'string `"package.module:Class"`', "required", "Class of the agent, a subclass of `Agent`."
+        ),
+        "module_source": ConfigKey(
+            text, "path in `payloads/`", "", "File or folder that is put on the import path for this bundle."
+        ),
+        **_RUN_KEYS,
+    },
+}
+UPLOAD_KEYS: Final = tuple(_UPLOADS)
+MODULE_KEYS: Final[dict[str, Check]] = {
+    name: key.check for name, key in CONFIG_KEYS[AgentType.MODULE].items() if key.check
+}
+#: checked for every agent type but `module`: a key must have a valid value even if the agent type does not read it
 KEYS: Final[dict[str, Check]] = {
-    **_RUN_KEYS,
-    "complete_after": whole(1),
-    "complete_on_message": boolean,
-    "complete_job": boolean,
-    "emit_type": text,
-    "output_message_type": text,
-    "runner_module": word(RUNNERS),
-    "command": command,
-    "environment": environment,
-    "pass_env": pass_env,
-    "workdir": sandbox_path,
-    "sandbox_upload_path": sandbox_path,
-    "name_prefix": text,
-    "content_type": text,
-    "content_encoding": word(ENCODINGS),
+    name: key.check
+    for agent_type, keys in CONFIG_KEYS.items()
+    for name, key in keys.items()
+    if agent_type is not AgentType.MODULE and key.check
 }
-#: for "did you mean" alone; what stands in these is checked in `uploads`
-UPLOAD_KEYS: Final = ("upload_path", "upload_as", "upload_paths", "uploads")
 REQUIRED: Final = {AgentType.EXECUTOR: "command", AgentType.MODULE: "module"}
 
 

@@ -13,11 +13,20 @@ from typing import Any, Final
 from jmespath.parser import ParsedResult
 
 from mirrorneuron.bundle.conditions import compile_condition
-from mirrorneuron.bundle.manifest import ANY_TYPE, AgentType, Manifest, Node, OnIdle, Policies, RoutingMode, Template
+from mirrorneuron.bundle.manifest import (
+    ANY_TYPE,
+    DEFAULT_BATCH,
+    AgentType,
+    Manifest,
+    Node,
+    OnIdle,
+    Policies,
+    RoutingMode,
+    Template,
+)
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 
 LONGEST_RUN: Final = 16  # steps of one chain: a message that carried 1,000 would be 366 KB
-DEFAULT_BATCH: Final = 10
 LIGHT_TYPES: Final = frozenset({AgentType.ROUTER, AgentType.AGGREGATOR, AgentType.SENSOR})
 
 

@@ -17,7 +17,7 @@ LONGEST = 350  # lines of a module
 LAYERS = """
     errors  job  limits  message  pools  text
     agent  bundle  processes  settings
-    drawing  embedded  store
+    drawing  embedded  reference  store
     dispatch
     diagnostics
     api
