@@ -97,7 +97,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, found, rest = super().resolve_command(ctx, args)
-        return name, None if found is None else _load(str(name), self.table[str(name)]), rest
+        return name, None if found is None else load(str(name), self.table[str(name)]), rest
 
 
 def root() -> TyperGroup:
@@ -135,7 +135,8 @@ def _group(
     return group
 
 
-def _load(name: str, entry: Entry | Group) -> Any:
+def load(name: str, entry: Entry | Group) -> Any:
+    """Import the module of *entry* and return its Typer command; of a Group, the Typer group."""
     if isinstance(entry, Group):
         return _group(name, entry.help, entry.table)
     module, _, function = entry.target.partition(":")

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final
@@ -24,17 +25,32 @@ from mirrorneuron.job import JobMap, JobStatus
 
 
 class Code(IntEnum):
+    """The exit codes of every command; MEANINGS describes them."""
+
     OK = 0
-    JOB_FAILED = 1  #: or was cancelled
-    USAGE = 2  #: bad arguments or settings, an invalid bundle, a job in the wrong state
+    JOB_FAILED = 1
+    USAGE = 2
     NOT_FOUND = 3
     TIMED_OUT = 4
     UNREACHABLE = 5
     BUG = 70
-    UNWRITTEN = 74  #: stdout takes no more: a full disk
+    UNWRITTEN = 74
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
+
+MEANINGS: Final[Mapping[Code, str]] = {
+    Code.OK: "Success.",
+    Code.JOB_FAILED: "The job failed or was cancelled.",
+    Code.USAGE: "Invalid arguments, settings or bundle, or the job's status does not allow the command.",
+    Code.NOT_FOUND: "No such job, agent or dead letter.",
+    Code.TIMED_OUT: "The job did not end within `--timeout`; it continues.",
+    Code.UNREACHABLE: "The store or the broker is unreachable, or no runtime was found.",
+    Code.BUG: "Internal error; `-v` shows the traceback.",
+    Code.UNWRITTEN: "stdout cannot be written, for example because the disk is full.",
+    Code.INTERRUPTED: "Ctrl-C. A job that the command followed continues.",
+    Code.BROKEN_PIPE: "The reader of stdout closed it, as `head` does.",
+}
 
 # The first that fits. Whatever else the package raises is about what it was given.
 CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (

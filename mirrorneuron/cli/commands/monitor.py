@@ -24,7 +24,7 @@ EVENTS: Final = 10  # the newest of a job
 BUSY: Final = 0.2  # of the time, at most, is spent on looking: with many kept jobs a look takes its time
 
 Job = Annotated[
-    str | None, typer.Argument(metavar="[JOB]", help="One job, until it has ended.", show_default=False, callback=utf8)
+    str | None, typer.Argument(metavar="JOB", help="One job, until it has ended.", show_default=False, callback=utf8)
 ]
 Interval = Annotated[float, typer.Option("--interval", metavar="S", min=0.1, help="Seconds between two looks.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest so many jobs.")]
