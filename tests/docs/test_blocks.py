@@ -10,6 +10,7 @@ import doctest
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -73,20 +74,32 @@ class PageRun:
         """Run a block in bash; it must succeed. Variables that it sets are there for the next block."""
         variables = self.folder / ".variables"
         script = f"set -aeuo pipefail\n{block.text}\nenv -0 > {variables}\n"
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=SHELL_TIMEOUT_S,
-            check=False,
-        )
+        done = bash(script, self.folder, self.env)
         assert done.returncode == 0, f"{block}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         self.printed = done.stdout
         pairs = (pair.partition("=") for pair in variables.read_text(encoding="utf-8").split("\0") if pair)
         self.env = {name: value for name, _, value in pairs}
+
+
+def bash(script: str, folder: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run *script* to its end. After SHELL_TIMEOUT_S it is killed with everything that it started in its session."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, errors = process.communicate(timeout=SHELL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(script, process.returncode, printed, errors)
 
 
 def check_json(block: Block) -> None:
