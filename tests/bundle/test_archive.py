@@ -109,7 +109,7 @@ def test_a_link_out_of_the_folder_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source-secret").write_text("x")
     (tmp_path / "source" / "link").symlink_to(tmp_path / "source-secret")
-    with pytest.raises(ValueError, match="link: is a link that leads out"):
+    with pytest.raises(ValueError, match="link: is a symbolic link to a place outside"):
         pack_folder(tmp_path / "source", MIB)
 
 
@@ -172,7 +172,7 @@ def test_a_hostile_member_is_refused_and_nothing_is_left_behind(tmp_path: Path, 
 )
 def test_members_that_no_folder_holds_together_are_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
     """Nobody packed them: each folder comes before what is in it, and each name once."""
-    with pytest.raises(ValueError, match="the archive holds"):
+    with pytest.raises(ValueError, match=r"^cannot unpack .* from the archive"):
         unpack(tar_of(*members), tmp_path / "cache" / "target")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -186,7 +186,7 @@ def test_folders_that_could_not_be_removed_again_are_not_packed(tmp_path: Path) 
     assert tree(tmp_path / "target") == tree(tmp_path / "source")
     (deepest / "folder").mkdir()
     (deepest / "folder" / "file").touch()
-    with pytest.raises(ValueError, match="lies more than 100 folders deep"):
+    with pytest.raises(ValueError, match="is nested more than 100 folders deep"):
         pack_folder(tmp_path / "source", MIB)
 
 

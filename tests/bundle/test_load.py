@@ -75,25 +75,25 @@ def test_each_way_to_be_no_bundle_has_its_own_error(tmp_path: Path) -> None:
     folder = write(tmp_path / "job")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    assert refusal(tmp_path / "nowhere") == f"no folder {tmp_path}/nowhere"
-    assert refusal(tmp_path / "empty") == f"{tmp_path}/empty has no manifest.json"
+    assert refusal(tmp_path / "nowhere") == f"folder {tmp_path}/nowhere does not exist"
+    assert refusal(tmp_path / "empty") == f"folder {tmp_path}/empty has no manifest.json"
     assert refusal(tmp_path / "file") == f"{tmp_path}/file is a file (a bundle is a folder)"
-    assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (give its folder, {folder})"
-    assert refusal("a\0b").startswith("no folder")
-    assert refusal("x" * 5_000).startswith("no folder")
+    assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (pass its folder, {folder})"
+    assert refusal("a\0b").endswith(" does not exist")
+    assert refusal("x" * 5_000).endswith(" does not exist")
     assert refusal("").endswith("has no manifest.json")
     for other, name in ((None, "null"), (3, "a number"), ([], "a list"), (b"x", "bytes"), ({1}, "set")):
-        assert refusal(other) == f"a bundle is a folder or a manifest (an object), not {name}"
+        assert refusal(other) == f"a bundle must be the path of a folder, a mapping or a JobBundle, not {name}"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b'{"a": 1,\n  "b": }', "is not JSON: expected value at line 2 column 8"),
-        (b"", "is not JSON: EOF while parsing a value at line 1 column 0"),
-        (b'{"a": NaN}', "is not JSON"),
-        (b"\xff\xfe{}", "is not JSON"),
-        (b"[" * 10_000, "is not JSON: recursion limit exceeded"),
+        (b'{"a": 1,\n  "b": }', "is not valid JSON: expected value at line 2 column 8"),
+        (b"", "is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a": NaN}', "is not valid JSON"),
+        (b"\xff\xfe{}", "is not valid JSON"),
+        (b"[" * 10_000, "is not valid JSON: recursion limit exceeded"),
         (b"[1]", "a manifest must be a JSON object, not a list"),
         (b"null", "a manifest must be a JSON object, not null"),
         (b'"x"', "a manifest must be a JSON object, not a string"),
@@ -129,11 +129,11 @@ def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> Non
     [
         ("sorc", '"sorc" is not in payloads/ (did you mean "src"?)'),
         ("src/mian.py", '"src/mian.py" is not in payloads/ (did you mean "main.py"?)'),
-        ("../outside", "leads out of payloads/"),
-        ("src/../../x", "leads out of payloads/"),
-        ("/etc/passwd", "is absolute"),
-        ("", "is no path"),
-        ("a\0b", "is no path"),
+        ("../outside", "points outside payloads/"),
+        ("src/../../x", "points outside payloads/"),
+        ("/etc/passwd", "is an absolute path"),
+        ("", "is not a valid path"),
+        ("a\0b", "is not a valid path"),
         ("x" * 300, "is not in payloads/"),
         (3, "must be a string, not a number"),
     ],
@@ -141,8 +141,8 @@ def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> Non
 def test_an_upload_that_is_missing_or_escapes_is_an_issue(tmp_path: Path, source: Any, says: str) -> None:
     write(tmp_path, {"upload_path": source, "uploads": [{"source": source, "target": "x"}]}, **{"src__main.py": "x"})
     upload_path, uploads = refusal(tmp_path).splitlines()
-    assert upload_path.startswith("nodes[0].config.upload_path: ")
-    assert uploads.startswith("nodes[0].config.uploads[0].source: ")
+    assert upload_path.startswith('nodes[0].config.upload_path (node "a"): ')
+    assert uploads.startswith('nodes[0].config.uploads[0].source (node "a"): ')
     assert says in upload_path
     assert says in uploads
 
@@ -150,9 +150,9 @@ def test_an_upload_that_is_missing_or_escapes_is_an_issue(tmp_path: Path, source
 def test_an_upload_needs_a_source_and_a_target_that_stays_inside(tmp_path: Path) -> None:
     write(tmp_path, {"upload_paths": [{"target": "x"}, "src", {"source": "src", "target": "../x"}]}, src="x")
     assert [line.split(": ")[0] for line in refusal(tmp_path).splitlines()] == [
-        "nodes[0].config.upload_paths[0].source",
-        "nodes[0].config.upload_paths[1]",
-        "nodes[0].config.upload_paths[2].target",
+        'nodes[0].config.upload_paths[0].source (node "a")',
+        'nodes[0].config.upload_paths[1] (node "a")',
+        'nodes[0].config.upload_paths[2].target (node "a")',
     ]
 
 
@@ -165,7 +165,7 @@ def test_the_source_of_a_module_must_be_there(tmp_path: Path) -> None:
     manifest = {**MANIFEST, "nodes": [{**MANIFEST["nodes"][0], **module}, MANIFEST["nodes"][1]]}
     write(tmp_path, **{"n.py": ""})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert refusal(tmp_path).startswith('nodes[0].config.module_source: "m.py" is not in payloads/')
+    assert refusal(tmp_path).startswith('nodes[0].config.module_source (node "a"): "m.py" is not in payloads/')
     (tmp_path / "payloads" / "m.py").touch()
     load(tmp_path)
 
@@ -179,21 +179,21 @@ def test_links_may_stay_inside_and_not_lead_out(tmp_path: Path) -> None:
     (payloads / "nothing").symlink_to("gone")
     (payloads / "sub" / "loop").symlink_to("..")
     found = refusal(folder)
-    assert "payloads/out: is a link that leads out of the folder" in found
-    assert "payloads/nothing: is a link to nothing" in found
-    assert "payloads/sub/loop: is a link to a folder that it is in" in found
+    assert "payloads/out: is a symbolic link to a place outside the folder" in found
+    assert "payloads/nothing: is a broken symbolic link" in found
+    assert "payloads/sub/loop: is a symbolic link to a folder that contains it" in found
 
 
 def test_an_upload_through_a_link_that_leads_out_is_an_issue_of_its_own(tmp_path: Path) -> None:
     folder = write(tmp_path / "job", {"upload_path": "out/passwd"}, file="x")
     (folder / "payloads" / "out").symlink_to("/etc")
-    assert 'upload_path: "out/passwd" is a link that leads out of payloads/' in refusal(folder)
+    assert 'upload_path (node "a"): "out/passwd" is a symbolic link to a place outside payloads/' in refusal(folder)
 
 
 def test_what_is_neither_file_nor_folder_is_an_issue(tmp_path: Path) -> None:
     folder = write(tmp_path / "j", file="x")
     os.mkfifo(folder / "payloads" / "pipe")
-    assert "payloads/pipe: is neither a file nor a folder" in refusal(folder)
+    assert "payloads/pipe: is not a regular file or folder" in refusal(folder)
     (tmp_path / "k" / "payloads").mkdir(parents=True)
     (tmp_path / "k" / "payloads").rmdir()
     write(tmp_path / "k")
@@ -333,5 +333,5 @@ def test_a_socket_that_appears_after_the_check_is_an_issue(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path / "payloads")  # a socket's path may be short only
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s")
-        with pytest.raises(ManifestError, match="s: is neither a file nor a folder"):
+        with pytest.raises(ManifestError, match="s: is not a regular file or folder"):
             pack(bundle, MIB)

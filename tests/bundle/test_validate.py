@@ -67,7 +67,8 @@ def test_a_required_key_is_missed_by_its_name(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["from_node", "to_node", "message_type"])
 def test_a_required_key_of_an_edge_is_missed_at_its_edge(key: str) -> None:
-    assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required")
+    subject = 'edge "worker" -> "reviewer"' if key == "message_type" else ""
+    assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required", subject=subject)
 
 
 def crowd(entrypoints: int, inputs: Any) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_more_initial_messages_than_can_be_written_at_once_are_refused() -> None
     assert load(crowd(1_000, [{}] * 1_000))
     (issue,) = issues(crowd(1_001, [{}] * 1_000))
     assert issue.path == "initial_inputs"
-    assert issue.message == "would be 1001000 messages, and the most is 1000000"
+    assert issue.message == "would make 1001000 messages; at most 1000000 are allowed"
     assert "every entrypoint" in issue.hint
 
 
@@ -89,12 +90,14 @@ def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(validate, "MAX_SEEDS", 3)
     assert load(crowd(2, {"n0": [{}, {}]})), "the other entrypoint gets an empty one"
     (issue,) = issues(crowd(2, {"n0": [{}, {}], "n1": [{}, {}]}))
-    assert issue.message == "would be 4 messages, and the most is 3"
+    assert issue.message == "would make 4 messages; at most 3 are allowed"
 
 
 def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
     assert Issue("nodes[1].node_id", "is required") in issues(changed(("nodes.1.node_id", ABSENT)))
-    assert only_issue(("nodes.0.agent_type", ABSENT)) == Issue("nodes[0].agent_type", "is required")
+    assert only_issue(("nodes.0.agent_type", ABSENT)) == Issue(
+        "nodes[0].agent_type", "is required", subject='node "ingress"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("manifest_version", 1.0, "manifest_version", "1.0 is not supported"),
         ("graph_id", 7, "graph_id", "must be a string, not a number"),
         ("graph_id", "", "graph_id", "must not be empty"),
-        ("graph_id", "a\nb", "graph_id", "must not hold control characters"),
+        ("graph_id", "a\nb", "graph_id", "must not contain control characters"),
         ("job_name", [], "job_name", "must be a string, not a list"),
         ("daemon", "yes", "daemon", "must be true or false, not a string"),
         ("long_lived", 1, "long_lived", "must be true or false, not a number"),
@@ -112,7 +115,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("entrypoints", 3, "entrypoints", "must be a list of node ids, not a number"),
         ("entrypoints", "ingres", "entrypoints", 'no node "ingres"'),
         ("entrypoints", ["ingress", "x"], "entrypoints[1]", 'no node "x"'),
-        ("entrypoints", [{}], "entrypoints[0]", "must be the id of a node, not an object"),
+        ("entrypoints", [{}], "entrypoints[0]", "must be a node id, not an object"),
         ("entrypoints", [], "entrypoints", "the graph has no entrypoint"),
         ("initial_inputs", 3, "initial_inputs", "must be an object or a list, not a number"),
         ("initial_inputs", {"x y": {}}, 'initial_inputs["x y"]', 'no node "x y"'),
@@ -120,14 +123,14 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("initial_inputs", {"ingress": [{}, {"envelope": 1}]}, "initial_inputs.ingress[1]", "envelope must be an"),
         ("initial_inputs", [{"ttl_ms": -1}], "initial_inputs[0]", "ttl_ms must be a number of 0 or more"),
         ("nodes.0", 3, "nodes[0]", "must be an object, not a number"),
-        ("nodes.0.node_id", "a{b}", "nodes[0].node_id", "neither { nor }"),
-        ("nodes.0.node_id", "a\tb", "nodes[0].node_id", "no control characters"),
+        ("nodes.0.node_id", "a{b}", "nodes[0].node_id", "must not contain control characters, { or }"),
+        ("nodes.0.node_id", "a\tb", "nodes[0].node_id", "must not contain control characters, { or }"),
         ("nodes.0.node_id", "n" * 201, "nodes[0].node_id", "at most 200 characters, not 201"),
-        ("nodes.0.agent_type", "ruoter", "nodes[0].agent_type", 'no agent type "ruoter"'),
+        ("nodes.0.agent_type", "ruoter", "nodes[0].agent_type", 'unknown agent_type "ruoter"'),
         ("nodes.0.agent_type", [], "nodes[0].agent_type", "must be a string, not a list"),
-        ("nodes.0.type", "reduce", "nodes[0].type", 'a router cannot be of type "reduce"'),
-        ("nodes.2.type", "map", "nodes[2].type", 'an aggregator cannot be of type "map"'),
-        ("nodes.1.type", "batched", "nodes[1].type", 'no type "batched"'),
+        ("nodes.0.type", "reduce", "nodes[0].type", 'template "reduce" is not allowed for a router'),
+        ("nodes.2.type", "map", "nodes[2].type", 'template "map" is not allowed for an aggregator'),
+        ("nodes.1.type", "batched", "nodes[1].type", 'unknown type "batched"'),
         ("nodes.1.role", 4, "nodes[1].role", "must be a string, not a number"),
         ("nodes.0.config", [], "nodes[0].config", "must be an object, not a list"),
         ("edges", {}, "edges", "must be a list, not an object"),
@@ -135,14 +138,14 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("edges.0.to_node", "workr", "edges[0].to_node", 'no node "workr"'),
         ("edges.0.from_node", 5, "edges[0].from_node", "must be a string, not a number"),
         ("edges.0.message_type", "", "edges[0].message_type", "must not be empty"),
-        ("edges.0.routing_mode", "firstmatch", "edges[0].routing_mode", 'no routing mode "firstmatch"'),
+        ("edges.0.routing_mode", "firstmatch", "edges[0].routing_mode", 'unknown routing_mode "firstmatch"'),
         ("edges.0.conditions", "body.x", "edges[0].conditions", "must be an object, not a string"),
         ("edges.0.conditions", {"expr": 1}, "edges[0].conditions.expr", "must be a string, not a number"),
         ("edges.0.conditions", {"expr": "body.["}, "edges[0].conditions.expr", "Incomplete expression"),
         ("edges.0.conditions", {"expr": "lengthh(body)"}, "edges[0].conditions.expr", "unknown function lengthh()"),
         ("policies", [], "policies", "must be an object, not a list"),
-        ("policies.recovery_mode", "restart", "policies.recovery_mode", 'no recovery mode "restart"'),
-        ("policies.on_idle", "stop", "policies.on_idle", 'no on idle "stop"'),
+        ("policies.recovery_mode", "restart", "policies.recovery_mode", 'unknown recovery_mode "restart"'),
+        ("policies.on_idle", "stop", "policies.on_idle", 'unknown on_idle "stop"'),
         ("policies.job_timeout_ms", 0, "policies.job_timeout_ms", "must be 1 or more, not 0"),
         ("policies.job_timeout_ms", 1.5, "policies.job_timeout_ms", "must be a whole number, not 1.5"),
         ("policies.idle_timeout_ms", True, "policies.idle_timeout_ms", "must be a whole number, not True"),
@@ -206,7 +209,7 @@ def test_the_members_of_a_command_and_an_environment_are_checked_one_by_one() ->
 
 def test_an_executor_needs_a_command() -> None:
     assert only_issue(("nodes.1.config", ABSENT)).path == "nodes[1].config.command"
-    assert only_issue(("nodes.1.config.command", None)).message == "is required of an executor"
+    assert only_issue(("nodes.1.config.command", None)).message == "is required for an executor"
 
 
 @pytest.mark.parametrize("given", [None, "", 3, "pkg.mod", "pkg:", ":Class", "a b:Class", "pkg.mod:Class:x"])
@@ -223,7 +226,9 @@ def test_the_config_of_a_module_belongs_to_its_author() -> None:
 
 def test_two_nodes_of_one_id_are_an_issue_at_the_second() -> None:
     found = issues(changed(("nodes.2.node_id", "worker")))
-    assert found[0] == Issue("nodes[2].node_id", '"worker" is the id of nodes[1] too', "ids must differ")
+    assert found[0] == Issue(
+        "nodes[2].node_id", 'duplicate node_id "worker" (also nodes[1])', "rename one of the nodes"
+    )
 
 
 def test_a_misspelt_name_comes_with_what_was_meant() -> None:
@@ -280,7 +285,7 @@ def test_the_error_prints_one_issue_a_line() -> None:
         load(changed(("graph_id", 3), ("edges.0.to_node", "workr")))
     assert str(caught.value).splitlines() == [
         "graph_id: must be a string, not a number",
-        'edges[0].to_node: no node "workr" (did you mean "worker"?)',
+        'edges[0].to_node (edge "ingress" -> "workr"): no node "workr" (did you mean "worker"?)',
     ]
 
 
@@ -296,7 +301,7 @@ def test_a_mapping_has_no_payloads_to_upload(config: dict[str, Any]) -> None:
 def test_a_mapping_that_is_not_json_is_an_issue() -> None:
     bads: list[Any] = [object(), float("nan"), float("inf"), "\ud800"]
     for bad in bads:
-        assert "is not JSON" in only_issue(("metadata", {"x": bad})).message
+        assert "is not valid JSON" in only_issue(("metadata", {"x": bad})).message
     loop: list[Any] = []
     loop.append(loop)
-    assert "is not JSON" in only_issue(("metadata", {"x": loop})).message
+    assert "is not valid JSON" in only_issue(("metadata", {"x": loop})).message

@@ -51,7 +51,9 @@ def test_the_default_pool_has_the_slots_of_its_own_variable(monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "light"])
 def test_names_of_pools_are_checked_however_they_are_given(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: .* is (no name|reserved)"):
+    with pytest.raises(
+        SettingsError, match=r"^MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: .* is (not a valid pool name|reserved)"
+    ):
         Settings.load(executor_pool_capacities={name: 1})
 
 
@@ -172,5 +174,5 @@ def test_settings_never_change() -> None:
 
 
 def test_settings_made_by_hand_say_what_is_wrong_too() -> None:
-    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must begin"):
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must start"):
         Settings(redis_url="foo")
