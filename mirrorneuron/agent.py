@@ -52,8 +52,9 @@ class Context:
         """Send a message along the matching edges, or directly to the agent *to*.
 
         *message_fields* are envelope fields (`correlation_id`, `ttl_ms`, ...), `headers`, `artifacts` and `stream`.
-        The message inherits some of the fields that are not given from the handled message. The body is copied: later
-        changes to it do not change the message. Raises ValueError for an unknown field.
+        Correlation id, headers, artifacts, stream, content type and encoding are inherited from the handled message
+        unless they are given. The body is copied: later changes to it do not change the message. Raises ValueError for
+        an unknown field.
         """
         if not isinstance(type, str) or not type:
             raise ValueError("the type of a message must be a string that is not empty")

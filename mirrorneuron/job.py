@@ -143,7 +143,7 @@ class LogChunk(TypedDict):
 
 
 class DeadLetter(TypedDict):
-    """A message that was not delivered or expired."""
+    """A message that expired, or whose recipient does not exist."""
 
     message_id: str
     agent_id: str  #: recipient of the message

@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         urls = value.split(";") if value else []  # several brokers of one cluster
         for url in urls:
             scheme = _split(url).scheme.partition("+")[0]
-            if scheme not in (*TRANSPORT_ALIASES, "unix"):  # kombu writes unix as redis+socket
+            if scheme not in (*TRANSPORT_ALIASES, "unix"):  # `unix` is an alias for kombu's redis+socket
                 raise ValueError(
                     f"{without_password(url)!r} must start with a scheme that kombu knows, like redis:// or amqp://"
                 )

@@ -28,9 +28,7 @@ class Graph:
     """The manifest with its edges grouped by node."""
 
     manifest: Manifest
-    outgoing: dict[
-        str, list[tuple[int, Edge]]
-    ]  #: node id -> its outgoing edges, each with its index in the manifest's list
+    outgoing: dict[str, list[tuple[int, Edge]]]  #: node id -> outgoing edges, each with its index in the manifest
     reached: frozenset[str]  #: ids of the nodes that a message can arrive at
 
     @classmethod

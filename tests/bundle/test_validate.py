@@ -1,4 +1,4 @@
-"""What makes a manifest wrong: every issue, where it is, and what to do about it."""
+"""Issues of manifests: the path, the message and the hint of each."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def only_issue(*changes: tuple[str, Any]) -> Issue:
     return found[0]
 
 
-def test_the_manifest_that_these_tests_change_has_nothing_wrong() -> None:
+def test_the_manifest_that_these_tests_change_is_valid() -> None:
     assert load(GOOD).warnings == ()
 
 
 @pytest.mark.parametrize("key", ["manifest_version", "graph_id", "nodes"])
-def test_a_required_key_is_missed_by_its_name(key: str) -> None:
+def test_a_missing_required_key_is_an_issue_at_its_name(key: str) -> None:
     assert only_issue((key, ABSENT)) == Issue(key, "is required")
     assert only_issue((key, None)) == Issue(key, "is required")
 
 
 @pytest.mark.parametrize("key", ["from_node", "to_node", "message_type"])
-def test_a_required_key_of_an_edge_is_missed_at_its_edge(key: str) -> None:
+def test_a_missing_key_of_an_edge_is_an_issue_at_the_edge(key: str) -> None:
     subject = 'edge "worker" -> "reviewer"' if key == "message_type" else ""
     assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required", subject=subject)
 
@@ -77,8 +77,8 @@ def crowd(entrypoints: int, inputs: Any) -> dict[str, Any]:
     return {**GOOD, "nodes": nodes, "edges": [], "entrypoints": names, "initial_inputs": inputs}
 
 
-def test_more_initial_messages_than_can_be_written_at_once_are_refused() -> None:
-    """Each input of a list goes to every entrypoint: few of both are many messages."""
+def test_too_many_initial_messages_are_an_issue() -> None:
+    """Each input of a list goes to every entrypoint, so that the number of messages is a product."""
     assert load(crowd(1_000, [{}] * 1_000))
     (issue,) = issues(crowd(1_001, [{}] * 1_000))
     assert issue.path == "initial_inputs"
@@ -93,7 +93,7 @@ def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyP
     assert issue.message == "would make 4 messages; at most 3 are allowed"
 
 
-def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
+def test_a_missing_key_of_a_node_is_an_issue_at_the_node() -> None:
     assert Issue("nodes[1].node_id", "is required") in issues(changed(("nodes.1.node_id", ABSENT)))
     assert only_issue(("nodes.0.agent_type", ABSENT)) == Issue(
         "nodes[0].agent_type", "is required", subject='node "ingress"'
@@ -153,7 +153,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("policies.placement_policy", "", "policies.placement_policy", "must not be empty"),
     ],
 )
-def test_a_wrong_value_is_one_issue_at_its_place(path: str, value: Any, where: str, says: str) -> None:
+def test_a_wrong_value_is_one_issue_at_its_path(path: str, value: Any, where: str, says: str) -> None:
     found = issues(changed((path, value)))
     assert any(issue.path == where and says in issue.message for issue in found), found
 
@@ -189,7 +189,7 @@ def test_a_bad_config_value_is_one_issue_at_its_key(key: str, value: Any) -> Non
         ("tty", object.__name__),
     ],
 )
-def test_a_good_config_value_is_no_issue(key: str, value: Any) -> None:
+def test_a_valid_config_value_is_not_an_issue(key: str, value: Any) -> None:
     load(changed((f"nodes.1.config.{key}", value)))
 
 
@@ -218,33 +218,33 @@ def test_a_module_needs_a_class(given: Any) -> None:
     assert [issue.path for issue in issues(manifest)] == ["nodes[1].config.module"]
 
 
-def test_the_config_of_a_module_belongs_to_its_author() -> None:
-    """Only what the runtime itself reads of it is checked."""
+def test_keys_of_other_agent_types_are_free_in_the_config_of_a_module() -> None:
+    """Validation checks only the keys that the runtime reads from a module's config."""
     config = {"module": "pkg.mod:Class", "command": 3, "environment": "production", "complete_after": "never"}
     load(changed(("nodes.1.agent_type", "module"), ("nodes.1.config", config)))
 
 
-def test_two_nodes_of_one_id_are_an_issue_at_the_second() -> None:
+def test_a_duplicate_node_id_is_an_issue_at_the_second_node() -> None:
     found = issues(changed(("nodes.2.node_id", "worker")))
     assert found[0] == Issue(
         "nodes[2].node_id", 'duplicate node_id "worker" (also nodes[1])', "rename one of the nodes"
     )
 
 
-def test_a_misspelt_name_comes_with_what_was_meant() -> None:
+def test_an_issue_with_a_misspelt_name_has_a_suggestion() -> None:
     assert only_issue(("edges.0.to_node", "workr")).hint == 'did you mean "worker"?'
     assert only_issue(("nodes.0.agent_type", "ruoter")).hint == 'did you mean "router"?'
     assert only_issue(("policies.on_idle", "stop")).hint == "one of: wait, complete, fail"
     assert only_issue(("nodes.1.config.retry_on", "transiet")).hint == 'did you mean "transient"?'
 
 
-def test_daemon_and_its_alias_must_not_contradict_each_other() -> None:
+def test_daemon_and_long_lived_must_agree() -> None:
     assert only_issue(("daemon", False), ("long_lived", True)).path == "long_lived"
     assert load(changed(("daemon", True), ("long_lived", True))).manifest.daemon is True
 
 
 def test_all_issues_are_found_at_once() -> None:
-    """One bad node hides no other, and the graph is checked on what could be read."""
+    """An invalid node does not hide issues of the others, and the graph is checked with the valid parts."""
     found = issues(
         changed(
             ("graph_id", 3),
@@ -271,12 +271,12 @@ def test_all_issues_are_found_at_once() -> None:
     }
 
 
-def test_a_node_that_cannot_be_read_still_has_a_name() -> None:
-    """Edges to it are not called wrong because of it."""
+def test_edges_to_an_invalid_node_are_not_issues() -> None:
+    """An invalid node still has an id that edges may name."""
     assert only_issue(("nodes.1.role", 3)).path == "nodes[1].role"
 
 
-def test_without_nodes_there_is_one_issue_not_one_an_edge() -> None:
+def test_a_manifest_without_nodes_has_one_issue_and_none_for_each_edge() -> None:
     assert [issue.path for issue in issues(changed(("nodes", [])))] == ["nodes"]
 
 
@@ -293,7 +293,7 @@ def test_the_error_prints_one_issue_a_line() -> None:
     "config",
     [{"upload_path": "x"}, {"uploads": [{"source": "x"}]}, {"upload_paths": [{"source": "x", "target": "y"}]}],
 )
-def test_a_mapping_has_no_payloads_to_upload(config: dict[str, Any]) -> None:
+def test_an_upload_in_a_mapping_is_an_issue(config: dict[str, Any]) -> None:
     [found] = issues(changed(("nodes.1.config", {"command": "true", **config})))
     assert "given as a mapping" in found.message
 

@@ -1,4 +1,4 @@
-"""How numbers, times, signals and URLs are said to people."""
+"""Formatting of numbers, times, signals and URLs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from mirrorneuron.text import count, signal_name, span, without_password
 
 
-def test_one_is_singular_and_all_else_plural() -> None:
+def test_one_is_singular_and_any_other_number_plural() -> None:
     assert [count(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
 
 
@@ -20,7 +20,7 @@ def test_a_span_has_its_two_largest_units(seconds: float, told: str) -> None:
     assert span(round(1000 * seconds)) == told
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_shown_by_its_number() -> None:
     assert [signal_name(number) for number in (15, 40)] == ["SIGTERM", "40"]
 
 
@@ -39,5 +39,5 @@ def test_a_signal_without_a_name_is_told_by_its_number() -> None:
         ("redis://[", "redis://["),
     ],
 )
-def test_a_url_is_told_without_its_password(url: str, told: str) -> None:
+def test_a_url_is_shown_without_its_password(url: str, told: str) -> None:
     assert without_password(url) == told
