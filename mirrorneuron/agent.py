@@ -61,32 +61,32 @@ class Context:
         if "class_" in message_fields:  # `class` is a Python keyword
             message_fields["class"] = message_fields.pop("class_")
         check_emit_fields(message_fields)
-        self.actions.append(Emit(type, _as_now(body), to, _as_now(message_fields)))
+        self.actions.append(Emit(type, _snapshot(body), to, _snapshot(message_fields)))
 
     def event(self, type: str, payload: Any = None) -> None:
         """Append an event to the job's log."""
         if not isinstance(type, str) or not type:
             raise ValueError("the type of an event must be a string that is not empty")
-        self.actions.append(Record(type, _as_now(payload)))
+        self.actions.append(Record(type, _snapshot(payload)))
 
     def complete_job(self, output: Any) -> None:
         """End the job as completed with *output* (JSON). The first completion of a job wins."""
-        self.actions.append(Complete(_as_now(output)))
+        self.actions.append(Complete(_snapshot(output)))
 
 
-def _as_now(value: Any) -> Any:
+def _snapshot(value: Any) -> Any:
     """A deep copy of *value*. A value that JSON cannot represent is not copied; the commit reports it."""
     try:
-        return _copied(value)
+        return _deep_copy(value)
     except RecursionError:
         return value
 
 
-def _copied(value: Any) -> Any:
+def _deep_copy(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
+        return {name: _deep_copy(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
+        return [_deep_copy(item) for item in value]
     return value
 
 

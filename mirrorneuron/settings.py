@@ -110,7 +110,7 @@ class Settings(BaseSettings):
 
     @field_validator("executor_pool_capacities")
     @classmethod
-    def _names_of_pools(cls, value: dict[str, int]) -> dict[str, int]:
+    def _valid_pool_names(cls, value: dict[str, int]) -> dict[str, int]:
         for name in value:
             problem, hint = pool_problem(name)
             if problem:
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _readable_store(cls, value: str) -> str:
+    def _valid_store(cls, value: str) -> str:
         scheme, separator, _ = value.partition("://")
         if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
             raise ValueError(f"{without_password(value)!r} must start with redis://, rediss://, unix:// or sentinel://")
@@ -135,13 +135,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"the database in {without_password(value)!r} is not a number; write it like redis://host:6379/0"
             )
-        value = _with_checks(value)
-        _ask_redis(value)
+        value = _with_certificate_mode(value)
+        _check_redis_url(value)
         return value
 
     @field_validator("broker_url")
     @classmethod
-    def _readable_broker(cls, value: str) -> str:
+    def _valid_broker(cls, value: str) -> str:
         if value.startswith("sentinel://"):
             _check_sentinels(value)
             return value
@@ -152,11 +152,11 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{without_password(url)!r} must start with a scheme that kombu knows, like redis:// or amqp://"
                 )
-        return ";".join(map(_with_checks, urls))
+        return ";".join(map(_with_certificate_mode, urls))
 
     @field_validator("temp_dir", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
+    def _not_empty(cls, value: Any) -> Any:
         if value == "":
             raise ValueError("must not be empty")
         return value
@@ -209,7 +209,7 @@ def _is_port(text: str) -> bool:
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65_536
 
 
-def _with_checks(url: str) -> str:
+def _with_certificate_mode(url: str) -> str:
     """*url*; a rediss URL with an explicit `ssl_cert_reqs`, in the spelling that redis-py, kombu and Celery all accept.
 
     Without the parameter redis-py requires certificates, kombu checks none, and Celery's backend rejects the URL.
@@ -225,7 +225,7 @@ def _with_checks(url: str) -> str:
     return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": known}, safe="/")))
 
 
-def _ask_redis(url: str) -> None:
+def _check_redis_url(url: str) -> None:
     """Raise ValueError if redis-py cannot make a connection object from *url*. Does not connect."""
     try:
         ConnectionPool.from_url(url).make_connection()

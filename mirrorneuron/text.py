@@ -6,7 +6,7 @@ import re
 import signal
 from typing import Final
 
-_ONE_OF_SEVERAL: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's separator between several broker URLs
+_URL_SEPARATOR: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's separator between several broker URLs
 _SECRET: Final = re.compile(r"(?i)([^?&]*(?:password|secret|token)[^?&]*)=[^&]*")
 
 
@@ -42,7 +42,7 @@ def signal_name(number: int) -> str:
 
 def without_password(url: str) -> str:
     """*url* (or several, separated by `;`) for a log or an error, without passwords. Accepts any text."""
-    return ";".join(map(_without_password, _ONE_OF_SEVERAL.split(url)))
+    return ";".join(map(_without_password, _URL_SEPARATOR.split(url)))
 
 
 def _without_password(url: str) -> str:

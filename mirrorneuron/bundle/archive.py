@@ -25,9 +25,11 @@ LEFT_OUT: Final = "__pycache__"  # Python writes it when the files run; it must 
 MAX_ENTRIES: Final = 100_000  #: files and folders; symbolic links between folders could multiply entries without limit
 MAX_DEPTH: Final = 100  #: levels of folders; functions that remove a tree fail at some hundreds
 _BLOCK: Final = tarfile.BLOCKSIZE
-_PLAIN: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_FILE_TYPES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 #: errors caused by the archive: members that conflict, or names that the file system rejects; others are I/O errors
-_MISFIT: Final = frozenset({errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ})
+_BAD_MEMBER: Final = frozenset(
+    {errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,9 @@ def _write_members(data: bytes, folder: Path) -> None:
             if member.size < 0 or left < 0 or count > MAX_ENTRIES:
                 raise ValueError("the archive declares more content than its own size")
             try:
-                _write(tar, member, folder / _safe(member))
+                _write(tar, member, folder / _safe_path(member))
             except OSError as error:
-                if error.errno not in _MISFIT:
+                if error.errno not in _BAD_MEMBER:
                     raise
                 raise ValueError(f"cannot unpack {member.name!r} from the archive: {error.strerror}") from None
 
@@ -166,18 +168,18 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
         path.mkdir()
         return
     content = tar.extractfile(member)
-    assert content is not None  # `_safe` admits folders and plain files only; a plain file has content
+    assert content is not None  # `_safe_path` admits folders and plain files only; a plain file has content
     with path.open("xb") as file:
         shutil.copyfileobj(content, file)
     path.chmod(0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
-def _safe(member: tarfile.TarInfo) -> PurePosixPath:
+def _safe_path(member: tarfile.TarInfo) -> PurePosixPath:
     """The member's path. Raises ValueError for a path or type that must not be unpacked."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\0" in member.name:
         raise ValueError(f"cannot unpack {member.name!r} from the archive: it points outside the target folder")
-    if member.issparse() or not (member.isdir() or member.type in _PLAIN):
+    if member.issparse() or not (member.isdir() or member.type in _FILE_TYPES):
         raise ValueError(f"cannot unpack {member.name!r} from the archive: it is not a regular file or folder")
     if len(name.parts) > MAX_DEPTH + 1:
         raise ValueError(

@@ -60,7 +60,7 @@ def warnings(manifest: Manifest) -> list[Issue]:
         *_unreachable(graph),
         *_unrouted_types(graph),
         *_dead_edges(graph),
-        *_conditions_on_nothing(manifest),
+        *_conditions_on_unknown_fields(manifest),
         *_starved_aggregators(graph),
         *_no_completion(graph),
     ]
@@ -144,7 +144,7 @@ def _only_type(node: Node) -> str | None:
     return declared_type(node) if node.agent_type is AgentType.ROUTER else None
 
 
-def _conditions_on_nothing(manifest: Manifest) -> Iterator[Issue]:
+def _conditions_on_unknown_fields(manifest: Manifest) -> Iterator[Issue]:
     for index, edge in enumerate(manifest.edges):
         for name in unknown_roots(edge.expr) if edge.expr else ():
             message = f'"{name}" is not a field of a message, so its value is always null'

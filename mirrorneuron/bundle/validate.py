@@ -51,7 +51,7 @@ class Draft:
     def issue(self, path: str, message: str, hint: str = "") -> None:
         self.issues.append(Issue(path, message, hint))
 
-    def no_node(self, path: str, name: Any) -> None:
+    def unknown_node(self, path: str, name: Any) -> None:
         """Add the issue that *name* is not the id of a node."""
         if not isinstance(name, str):
             self.issue(path, f"must be a node id, not {kind(name)}")
@@ -184,7 +184,7 @@ def _read_edges(raw: Any, draft: Draft) -> None:
             _check_condition(item.get("conditions"), path, draft)
             for end in ("from_node", "to_node"):
                 if isinstance(item.get(end), str) and item[end] not in draft.ids:
-                    draft.no_node(f"{path}.{end}", item[end])
+                    draft.unknown_node(f"{path}.{end}", item[end])
 
 
 def _check_condition(conditions: Any, path: str, draft: Draft) -> None:
@@ -211,7 +211,7 @@ def _entrypoints(raw: Any, draft: Draft) -> list[str]:
     names: dict[str, None] = {}
     for index, name in enumerate(raw):
         if not isinstance(name, str) or name not in draft.ids:
-            draft.no_node("entrypoints" if single else below("entrypoints", index), name)
+            draft.unknown_node("entrypoints" if single else below("entrypoints", index), name)
         else:
             names[name] = None
     return list(names)
@@ -246,7 +246,7 @@ def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str,
     for name, given in (raw or {}).items():
         path = below("initial_inputs", name)
         if name not in draft.ids:
-            draft.no_node(path, name)
+            draft.unknown_node(path, name)
         elif isinstance(given, list):
             for index, payload in enumerate(given):
                 _check_seed(payload, below(path, index), draft)

@@ -87,7 +87,7 @@ def test_any_json_value_is_validated_or_refused(value: Any) -> None:
 def test_anything_like_a_manifest_is_validated_or_refused(raw: dict[str, Any]) -> None:
     before = copy.deepcopy(raw)
     found = refused(raw)
-    assert len(set(found)) == len(found), "no issue is told twice"
+    assert len(set(found)) == len(found), "no issue appears twice"
     assert raw == before
 
 

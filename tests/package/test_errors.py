@@ -43,7 +43,7 @@ EXAMPLES = [
     JobStateError("is running"),
     JobFailed("failed", {"job_id": "j"}),
     WaitTimeout("not yet", "j"),
-    RuntimeUnavailable("away", "j"),
+    RuntimeUnavailable("unreachable", "j"),
 ]
 
 
@@ -87,4 +87,4 @@ def test_a_manifest_error_prints_one_issue_a_line() -> None:
 def test_a_wait_timeout_has_no_errno() -> None:
     error = WaitTimeout("not yet", "j")
     assert (str(error), error.errno, error.job_id) == ("not yet", None, "j")
-    assert (str(RuntimeUnavailable("away")), RuntimeUnavailable("away").job_id) == ("away", None)
+    assert (str(RuntimeUnavailable("unreachable")), RuntimeUnavailable("unreachable").job_id) == ("unreachable", None)
