@@ -1,4 +1,4 @@
-"""What authors of module agents write against: `Agent`, its `Context`, and the actions an agent answers with."""
+"""The API for authors of module agents: `Agent`, `Context`, and the actions that an agent returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirrorneuron.message import Message, check_emit_fields
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Send *body* as a message of *type* along the node's edges, or to one agent."""
+    """Send *body* as a message of *type* along the matching edges, or to the agent *to*."""
 
     type: str
     body: Any
@@ -39,7 +39,7 @@ Action = Emit | Record | Complete
 
 
 class Context:
-    """What an agent may do and know while it handles one message. Its acts take effect together, or not at all."""
+    """The operations and data of an agent that handles one message. They take effect together or not at all."""
 
     def __init__(self, *, job_id: str, agent_id: str, config: Mapping[str, Any], payloads_path: Path | None) -> None:
         self.job_id = job_id
@@ -49,55 +49,57 @@ class Context:
         self.actions: list[Action] = []
 
     def emit(self, type: str, body: Any, *, to: str | None = None, **message_fields: Any) -> None:
-        """Send a message along every matching edge, or straight to agent *to*.
+        """Send a message along the matching edges, or directly to the agent *to*.
 
-        *message_fields* are envelope fields (`correlation_id`, `ttl_ms`, ...), `headers`, `artifacts` and `stream`;
-        what is not given is inherited from the message that is being handled. The body is taken as it is now: what is
-        changed later does not change the message. Raises ValueError for an unknown field.
+        *message_fields* are envelope fields (`correlation_id`, `ttl_ms`, ...), `headers`, `artifacts` and `stream`.
+        Correlation id, headers, artifacts, stream, content type and encoding are inherited from the handled message
+        unless they are given. The body is copied: later changes to it do not change the message. Raises ValueError for
+        an unknown field.
         """
         if not isinstance(type, str) or not type:
-            raise ValueError("the type of a message is a string that is not empty")
-        if "class_" in message_fields:  # `class` is a keyword of Python
+            raise ValueError("the type of a message must be a string that is not empty")
+        if "class_" in message_fields:  # `class` is a Python keyword
             message_fields["class"] = message_fields.pop("class_")
         check_emit_fields(message_fields)
-        self.actions.append(Emit(type, _as_now(body), to, _as_now(message_fields)))
+        self.actions.append(Emit(type, _snapshot(body), to, _snapshot(message_fields)))
 
     def event(self, type: str, payload: Any = None) -> None:
         """Append an event to the job's log."""
         if not isinstance(type, str) or not type:
-            raise ValueError("the type of an event is a string that is not empty")
-        self.actions.append(Record(type, _as_now(payload)))
+            raise ValueError("the type of an event must be a string that is not empty")
+        self.actions.append(Record(type, _snapshot(payload)))
 
     def complete_job(self, output: Any) -> None:
         """End the job as completed with *output* (JSON). The first completion of a job wins."""
-        self.actions.append(Complete(_as_now(output)))
+        self.actions.append(Complete(_snapshot(output)))
 
 
-def _as_now(value: Any) -> Any:
-    """*value* with containers that nobody else holds. What JSON cannot say stays as it is, and is told of later."""
+def _snapshot(value: Any) -> Any:
+    """A deep copy of *value*. A value that JSON cannot represent is not copied; the commit reports it."""
     try:
-        return _copied(value)
+        return _deep_copy(value)
     except RecursionError:
         return value
 
 
-def _copied(value: Any) -> Any:
+def _deep_copy(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _copied(item) for name, item in value.items()}
+        return {name: _deep_copy(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
+        return [_deep_copy(item) for item in value]
     return value
 
 
 class Agent:
     """Base class of module agents.
 
-    The runtime makes one instance a message, sets `state` (a dict of JSON values, `{}` at first), calls `handle`, and
-    persists `state` together with what the context collected. An exception fails the run; nothing of it takes effect.
+    For each message the runtime makes one instance, sets `state` (a dict of JSON values, `{}` at first) and calls
+    `handle`. It then commits `state` together with the actions of the context. An exception fails the run: then neither
+    the state nor any action takes effect.
     """
 
     state: dict[str, Any]
 
     def handle(self, message: Message, context: Context) -> None:
-        """Answer *message* by changing `self.state` and calling *context*."""
+        """Handle *message*: change `self.state` and call methods of *context*."""
         raise NotImplementedError

@@ -1,19 +1,19 @@
 """Every error MirrorNeuron raises.
 
 MirrorNeuronError
-|-- ManifestError (ValueError)          fix the bundle: `.issues` lists every problem
-|-- SettingsError (ValueError)          fix the environment variable that it names
-|-- PayloadTooLarge (ValueError)        send less, or raise the cap that it names
-|-- MessageInvalid (ValueError)         mend the message: which part, and what is wrong with it
+|-- ManifestError (ValueError)          fix the bundle; `.issues` lists every problem
+|-- SettingsError (ValueError)          fix the environment variable that the message names
+|-- PayloadTooLarge (ValueError)        send less, or raise the setting that the message names
+|-- MessageInvalid (ValueError)         fix the part of the message that the error names
 |-- NotFound (LookupError)
 |   |-- JobNotFound  AgentNotFound  MessageNotFound
-|   `-- BundleNotFound                  the store has lost the bundle of a job: submit it again
-|-- RecordDamaged                       somebody else wrote into the store: the message says what cannot be read
+|   `-- BundleNotFound                  the store has lost the bundle of a job; submit the bundle again
+|-- RecordDamaged                       other software has changed a record in the store; the message names the record
 |-- JobExists                           choose another job id
-|-- JobStateError                       the job is in a state in which this cannot be done
-|-- JobFailed                           `AsyncResult(job_id).get()` of a failed job: `.job_map` is its record
-|-- WaitTimeout (TimeoutError)          the job goes on: wait again
-`-- RuntimeUnavailable (ConnectionError) the server or broker does not answer: try again later
+|-- JobStateError                       the job's status does not allow the operation
+|-- JobFailed                           raised by `AsyncResult(job_id).get()`; `.job_map` is the failed job's record
+|-- WaitTimeout (TimeoutError)          the job is still running; wait again
+`-- RuntimeUnavailable (ConnectionError) the store or the broker does not answer; try again later
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One problem of a bundle: where it is, what it is, and what to do about it."""
+    """One problem of a bundle: where it is, what is wrong, and what to do."""
 
-    path: str  #: like `nodes[3].config.command`; "" means the bundle as a whole
+    path: str  #: like `nodes[3].config.command`; "" stands for the whole bundle
     message: str
     hint: str = ""
+    subject: str = ""  #: the node or edge that `path` is in, like `node "fetch"`; "" if it has no name
 
     def __str__(self) -> str:
-        where = f"{self.path}: " if self.path else ""
+        subject = f" ({self.subject})" if self.subject else ""
+        where = f"{self.path}{subject}: " if self.path else ""
         hint = f" ({self.hint})" if self.hint else ""
         return f"{where}{self.message}{hint}"
 
@@ -61,15 +63,15 @@ class PayloadTooLarge(MirrorNeuronError, ValueError):
 
 
 class MessageInvalid(MirrorNeuronError, ValueError):
-    """What was to be sent is no message, or cannot be said in JSON."""
+    """The value given is not a valid message, or JSON cannot represent it."""
 
 
 class NotFound(MirrorNeuronError, LookupError):
-    """Something that was asked for by its id does not exist."""
+    """No object has the given id."""
 
 
 class JobNotFound(NotFound):
-    """No job has this id (or its retention is over)."""
+    """No job has this id. An ended job is deleted when its retention time is over."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -80,34 +82,34 @@ class JobNotFound(NotFound):
 
 
 class AgentNotFound(NotFound):
-    """The job has no agent of this id."""
+    """The job has no agent with this id."""
 
 
 class MessageNotFound(NotFound):
-    """The job has no such dead letter."""
+    """The job has no dead letter with this message id."""
 
 
 class BundleNotFound(NotFound):
-    """The store has lost the bundle of a job: somebody deleted it, or the server did not keep it."""
+    """The store has lost the bundle of a job: the key was deleted, or the server evicted it or lost its data."""
 
 
 class RecordDamaged(MirrorNeuronError):
-    """What stands in the store is not what this package writes there; the message says where and what is wrong."""
+    """A record in the store does not have the format of this package; the message names the record and the fault."""
 
 
 class JobExists(MirrorNeuronError):
-    """The job id is taken by a job with another bundle."""
+    """Another job with a different bundle has this job id."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        super().__init__(f"job {job_id!r} exists already, with another bundle")
+        super().__init__(f"job {job_id!r} already exists with another bundle; choose another job id")
 
     def __reduce__(self) -> tuple[type[JobExists], tuple[str]]:
         return type(self), (self.job_id,)
 
 
 class JobStateError(MirrorNeuronError):
-    """The job's state does not allow this; the message says which state it is in."""
+    """The job's status does not allow the operation; the message names the status."""
 
 
 class JobFailed(MirrorNeuronError):
@@ -119,7 +121,7 @@ class JobFailed(MirrorNeuronError):
 
 
 class WaitTimeout(MirrorNeuronError, TimeoutError):
-    """The deadline passed before the job ended. The job itself is untouched."""
+    """The deadline passed before the job ended. The time-out does not change the job."""
 
     def __init__(self, message: str, job_id: str | None = None) -> None:
         self.job_id = job_id
@@ -127,7 +129,7 @@ class WaitTimeout(MirrorNeuronError, TimeoutError):
 
 
 class RuntimeUnavailable(MirrorNeuronError, ConnectionError):
-    """The job store or the broker does not answer; `job_id` is set when a job was already named."""
+    """The store or the broker does not answer. `job_id` is set if the call concerned one job."""
 
     def __init__(self, message: str, job_id: str | None = None) -> None:
         self.job_id = job_id

@@ -1,4 +1,4 @@
-"""The words of a job: statuses, event types, and the shape of every record the API returns."""
+"""The vocabulary of jobs: statuses, event types, and the type of every record that the API returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NotRequired
 
-from typing_extensions import TypedDict  # that of typing cannot be checked by pydantic before Python 3.12
+from typing_extensions import TypedDict  # before Python 3.12 pydantic rejects the TypedDict of typing
 
 
 class JobStatus(StrEnum):
@@ -24,7 +24,7 @@ class JobStatus(StrEnum):
 S = JobStatus
 TERMINAL: Final = frozenset({S.COMPLETED, S.FAILED, S.CANCELLED})
 
-CELERY_STATE: Final[dict[JobStatus, str]] = {  # what `AsyncResult(job_id).state` says
+CELERY_STATE: Final[dict[JobStatus, str]] = {  # the value of `AsyncResult(job_id).state`
     S.PENDING: "PENDING",
     S.RUNNING: "STARTED",
     S.PAUSED: "PAUSED",
@@ -35,17 +35,17 @@ CELERY_STATE: Final[dict[JobStatus, str]] = {  # what `AsyncResult(job_id).state
 
 
 class AgentStatus(StrEnum):
-    READY = "ready"  #: nothing to do
-    QUEUED = "queued"  #: holds mail that it can act on
-    BUSY = "busy"  #: claimed by a worker that answers mail
-    RUNNING = "running"  #: claimed by a worker that runs its command or module
+    READY = "ready"  #: has nothing to do
+    QUEUED = "queued"  #: holds messages that it can handle; not claimed
+    BUSY = "busy"  #: a light agent, claimed by a worker
+    RUNNING = "running"  #: an executor or module, claimed by a worker
     COMPLETED = "completed"  #: the job has ended
     ERROR = "error"  #: its last run failed
     PAUSED = "paused"
 
 
 class EventType(StrEnum):
-    """The events that the runtime writes; agents add types of their own."""
+    """The event types of the runtime; agents may use other types."""
 
     JOB_PENDING = "job_pending"
     JOB_VALIDATED = "job_validated"
@@ -133,22 +133,22 @@ class Event(TypedDict):
 
 
 class LogChunk(TypedDict):
-    """A piece of what a command or module has printed."""
+    """A piece of the output of a command or module."""
 
     id: str
     timestamp: str
     agent_id: str
-    stream: str  #: stdout or stderr; all that a module prints is stdout
+    stream: str  #: stdout or stderr; a module's output is always stdout
     text: str
 
 
 class DeadLetter(TypedDict):
-    """A message that was given up on."""
+    """A message that expired, or whose recipient does not exist."""
 
     message_id: str
-    agent_id: str  #: to whom it was sent
+    agent_id: str  #: recipient of the message
     reason: str
-    timestamp: str  #: when it was given up on
+    timestamp: str  #: time at which the message became a dead letter
     message: dict[str, Any]
 
 
@@ -165,7 +165,7 @@ class JobSummary(TypedDict):
 class PoolInfo(TypedDict):
     slots: int
     in_use: int
-    queued: int | None  #: tasks in the pool's queue; None where the broker is another server
+    queued: int | None  #: tasks in the pool's queue; None if the broker is not the store's server
 
 
 class NodeInfo(TypedDict):
@@ -174,7 +174,7 @@ class NodeInfo(TypedDict):
     pid: int
     started_at: str
     last_heartbeat_at: str
-    stopping: bool  #: it finishes what it runs, and claims nothing any more
+    stopping: bool  #: the node finishes its runs and claims no more agents
     queues: list[str]
     pools: dict[str, PoolInfo]
     hardware: dict[str, Any]
@@ -190,7 +190,7 @@ class JobDetails(TypedDict):
 
 
 class ClusterOverview(TypedDict):
-    """The monitor's view of everything: runtime nodes, newest jobs, and how many jobs are in which status."""
+    """The monitor's view of the cluster: runtime nodes, newest jobs, and the number of jobs by status."""
 
     nodes: list[NodeInfo]
     jobs: list[JobSummary]
@@ -206,7 +206,7 @@ def is_job_id(text: str) -> bool:
 
 
 def new_job_id(graph_id: str) -> str:
-    """`{graph_id}-{unix ms}-{12 hex digits}`, with `-` for what may not stand in an id, and at most 128 characters."""
+    """`{graph_id}-{unix ms}-{12 hex digits}`, at most 128 characters, with `-` for characters not allowed in an id."""
     return f"{_NOT_ID.sub('-', graph_id)[:100]}-{time.time_ns() // 1_000_000}-{secrets.token_hex(6)}"
 
 
@@ -217,5 +217,5 @@ def iso(ms: int) -> str:
 
 
 def ms_of(moment: str) -> int:
-    """The milliseconds of which `iso` made *moment*."""
+    """The inverse of `iso`."""
     return round(datetime.fromisoformat(moment).timestamp() * 1000)

@@ -1,6 +1,6 @@
-"""The envelope, `mn-msg/1`: how a message is read, seeded, and made from the one that caused it.
+"""Messages, `mn-msg/1`: reads them, makes the initial ones, and makes those that an agent emits.
 
-On every wire a message is JSON bytes; `Message` is the read-only view that agents get.
+A message is sent and stored as JSON bytes; agents get it as a read-only `Message`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ DEFAULT_PRIORITY: Final = 100
 JSON_TYPE: Final = "application/json"
 IDENTITY: Final = "identity"
 GZIP: Final = "gzip"
-ENCODINGS: Final = (IDENTITY, GZIP)  # that a body's file can have
-SAFE_DEPTH: Final = 150  # levels of nesting that the parser surely reads; its limit is 200
+ENCODINGS: Final = (IDENTITY, GZIP)  # of the file that holds a message's body
+SAFE_DEPTH: Final = 150  # nesting levels that the parser always reads; its limit is 200
 
-_STRINGS: Final = (  # envelope names that hold text, in the order in which an envelope is written
+_STRINGS: Final = (  # envelope fields of type string, in the order in which an envelope is written
     "message_id",
     "from",
     "type",
@@ -43,7 +43,7 @@ _PARTS: Final[dict[str, tuple[type, ...]]] = {
 PART_EFFECTS: Final[dict[str, tuple[str, str]]] = {
     "envelope": ("object", "The fields of the next table; a field without a value is left out."),
     "headers": ("object", "Free for the agents' use; an emitted message inherits them, merged with its own."),
-    "body": ("any JSON value", "What the message says."),
+    "body": ("any JSON value", "Content of the message."),
     "artifacts": ("list", "Free for the agents' use; inherited by emitted messages."),
     "stream": ("object or `null`", "Free for the agents' use; inherited by emitted messages."),
 }
@@ -64,32 +64,32 @@ ENVELOPE_EFFECTS: Final[dict[str, tuple[str, str]]] = {
     "content_type": ("string", f"`{JSON_TYPE}` by default; inherited by emitted messages."),
     "content_encoding": ("string", f"`{IDENTITY}` by default; inherited by emitted messages."),
 }
-_NEEDED: Final = ("message_id", "job_id", "from", "type")  # of an envelope, whoever wrote it
-_NO_MESSAGE: Final = "no message: it must be an object with envelope, headers, body, artifacts and stream"
+_NEEDED: Final = ("message_id", "job_id", "from", "type")  # fields that every envelope must have
+_INVALID: Final = "invalid message: it must be an object with envelope, headers, body, artifacts and stream"
 EMIT_FIELDS: Final = frozenset({*_STRINGS, *_NUMBERS, *_PARTS} - {"message_id", "from", "type", "timestamp"})
 
 
 def encode(value: Any) -> bytes:
-    """JSON bytes of *value*. Raises ValueError for what JSON cannot say (NaN and Infinity among it)."""
+    """JSON bytes of *value*. Raises ValueError for values that JSON cannot represent, such as NaN and Infinity."""
     text: bytes = to_json(value, inf_nan_mode="constants")
-    # What may be NaN, perhaps only inside a string, or nested deeper than can be read back: let the parser tell.
+    # The text may contain NaN (perhaps only in a string) or nest too deeply to be read back: parse it to find out.
     if b"NaN" in text or b"Infinity" in text or text.count(b"[") + text.count(b"{") > SAFE_DEPTH:
         try:
             from_json(text, allow_inf_nan=False)
         except ValueError as error:
-            known = "NaN and Infinity are not JSON: " if "expected value" in str(error) else ""
+            known = "NaN and Infinity are not valid JSON: " if "expected value" in str(error) else ""
             raise ValueError(f"{known}{error}") from None
     return text
 
 
 def decode(text: bytes | str) -> Any:
-    """The value of JSON *text*. Raises ValueError with line and column."""
+    """Parse JSON *text*. Raises ValueError with line and column."""
     return from_json(text, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as an agent sees it; `body` is any JSON value."""
+    """One message, as an agent gets it; `body` is any JSON value."""
 
     envelope: Mapping[str, Any]
     body: Any
@@ -99,20 +99,20 @@ class Message:
 
     @classmethod
     def parse(cls, raw: bytes) -> Message:
-        """Read a message that this package wrote. Raises ValueError for anything else."""
+        """Read a message that this package wrote. Raises ValueError for any other bytes."""
         parts = decode(raw)
         try:
             found = cls(parts["envelope"], parts["body"], parts["headers"], parts["artifacts"], parts["stream"])
-        except (KeyError, TypeError):  # a part is missing, or all of them
-            raise ValueError(_NO_MESSAGE) from None
+        except (KeyError, TypeError):  # a part is missing, or `parts` is not an object
+            raise ValueError(_INVALID) from None
         objects = isinstance(found.envelope, dict) and isinstance(found.headers, dict)
         stream = found.stream is None or isinstance(found.stream, dict)
         if not (objects and stream and isinstance(found.artifacts, list)):
-            raise ValueError(_NO_MESSAGE)
+            raise ValueError(_INVALID)
         if not all(isinstance(found.envelope.get(name), str) for name in _NEEDED):
-            raise ValueError(f"no message: its envelope must have {', '.join(_NEEDED)}, each a string")
+            raise ValueError(f"invalid message: its envelope must have {', '.join(_NEEDED)}, each a string")
         if not isinstance(found.envelope.get("ttl_ms"), int | float | None):
-            raise ValueError("no message: its ttl_ms must be a number")
+            raise ValueError("invalid message: its ttl_ms must be a number")
         return found
 
     @property
@@ -137,7 +137,7 @@ class Message:
         }
 
     def expired(self, now_ms: int) -> bool:
-        """Has the message outlived its `ttl_ms`? A time stamp that cannot be read never expires."""
+        """True if the message is older than its `ttl_ms`. A message with an unreadable timestamp never expires."""
         ttl_ms = self.envelope.get("ttl_ms")
         if ttl_ms is None:
             return False
@@ -149,11 +149,11 @@ class Message:
 
 
 def seed(payload: Any, *, job_id: str, to: str, message_id: str, timestamp: str) -> dict[str, Any]:
-    """The message that brings one payload of `initial_inputs` (or of `send_message`) to agent *to*.
+    """Make the message for one payload of `initial_inputs` or `send_message`, addressed to agent *to*.
 
-    A payload that holds `envelope` is a full message. Otherwise its keys with envelope names, `headers`, `artifacts`,
-    `stream` and `body` (or `payload`) are taken as such; without `body` and `payload` the other keys are the body.
-    Raises ValueError when one of them has the wrong type, or JSON cannot say it.
+    A payload with the key `envelope` is a full message. Otherwise its keys that are envelope fields, `headers`,
+    `artifacts`, `stream` and `body` (or `payload`) become those parts; without `body` and `payload` the other keys
+    become the body. Raises ValueError if one of them has the wrong type.
     """
     given: dict[str, Any]
     if isinstance(payload, Mapping) and "envelope" in payload:
@@ -193,10 +193,10 @@ def seed(payload: Any, *, job_id: str, to: str, message_id: str, timestamp: str)
 
 
 def check_emit_fields(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError unless *fields* are message fields that an agent may set, with values of their types."""
+    """Raise ValueError unless every name in *fields* is a field that an agent may set and every value has its type."""
     for name in fields:
         if name not in EMIT_FIELDS:
-            raise ValueError(f"{name!r} is no message field that an agent can set")
+            raise ValueError(f"{name!r} is not a message field that an agent can set")
     _check(fields)
 
 
@@ -215,7 +215,7 @@ def _check(fields: Mapping[str, Any]) -> None:
 
 
 def _natural(value: float) -> bool:
-    return 0 <= value <= sys.float_info.max  # nor is a whole number so large that times cannot be told with it
+    return 0 <= value <= sys.float_info.max  # a larger integer could not be added to a timestamp
 
 
 def respond(
@@ -227,10 +227,10 @@ def respond(
     body: Any,
     timestamp: str,
 ) -> dict[str, Any]:
-    """The message that an agent emits because of *cause*, still without `message_id` and `to`.
+    """Make the message that an agent emits while it handles *cause*; `message_id` and `to` are left empty.
 
-    It inherits correlation id, headers (merged), artifacts, stream, content type and encoding unless *fields* (checked
-    by `check_emit_fields`) set them; its causation id is the id of *cause*.
+    The message inherits correlation id, headers (merged), artifacts, stream, content type and encoding from *cause*,
+    unless *fields* (checked by `check_emit_fields`) set them. Its causation id is the id of *cause*.
     """
     old = cause.envelope
     envelope = {

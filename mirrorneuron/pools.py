@@ -1,4 +1,4 @@
-"""Names of pools, and of their Celery queues."""
+"""Names of pools and of their Celery queues."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from typing import Final
 
 DEFAULT_POOL: Final = "default"
-LIGHT: Final = "light"  # the pool of routers, aggregators and sensors: it has a queue, but no slots to wait for
+LIGHT: Final = "light"  # the pool of routers, aggregators and sensors: one Celery queue, no slots
 _POOL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def pool_problem(name: str) -> tuple[str, str]:
-    """Why executors can have no pool *name*, and a hint; the first is "" when they can."""
+    """The problem with *name* as the pool of an executor or module, and a hint; both are "" for a valid name."""
     if not _POOL.fullmatch(name):
-        return "is no name of a pool", "1 to 64 letters, digits, `.`, `_` or `-`"
+        return "is not a valid pool name", "use 1 to 64 letters, digits, `.`, `_` or `-`"
     if name == LIGHT:
         return "is reserved for routers, aggregators and sensors", "choose another pool"
     return "", ""

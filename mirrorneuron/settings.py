@@ -1,4 +1,4 @@
-"""Settings: read once from the environment, checked, then passed down. Nothing else reads `os.environ` for them."""
+"""Settings: read once from the environment, checked, then passed down. No other module reads them from `os.environ`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Bytes = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Settings(BaseSettings):
-    """One frozen object for a client or a node. Each field is the environment variable `MIRROR_NEURON_<FIELD>`.
+    """The settings of a client or a worker; frozen. Each field is the environment variable `MIRROR_NEURON_<FIELD>`.
 
-    Raises `SettingsError`, which names each variable that is wrong.
+    Raises `SettingsError`, which names each invalid variable.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix=PREFIX, extra="forbid")
@@ -102,15 +102,15 @@ class Settings(BaseSettings):
         for part in filter(None, (piece.strip() for piece in value.split(","))):
             name, separator, slots = (piece.strip() for piece in part.partition("="))
             if not separator:
-                raise ValueError(f"{part!r} is not of the form pool=slots, as in default=4,gpu=1")
+                raise ValueError(f"{part!r} must have the form pool=slots, like default=4,gpu=1")
             if name in pools:
-                raise ValueError(f"{part!r}: named twice")
+                raise ValueError(f"pool {name!r} is given twice")
             pools[name] = slots
         return pools
 
     @field_validator("executor_pool_capacities")
     @classmethod
-    def _names_of_pools(cls, value: dict[str, int]) -> dict[str, int]:
+    def _valid_pool_names(cls, value: dict[str, int]) -> dict[str, int]:
         for name in value:
             problem, hint = pool_problem(name)
             if problem:
@@ -119,40 +119,44 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _readable_store(cls, value: str) -> str:
+    def _valid_store(cls, value: str) -> str:
         scheme, separator, _ = value.partition("://")
         if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
-            raise ValueError(f"{without_password(value)!r} must begin with redis://, rediss://, unix:// or sentinel://")
+            raise ValueError(f"{without_password(value)!r} must start with redis://, rediss://, unix:// or sentinel://")
         if scheme == "sentinel":
             _check_sentinels(value)
             return value
         path = _split(value).path.strip("/")
         if scheme == "unix" and not path:
-            raise ValueError(f"{without_password(value)!r} names no socket")
-        if scheme != "unix" and path and not path.isdecimal():  # redis itself would take it for 0
-            raise ValueError(f"the database of {without_password(value)!r} is no number")
-        value = _with_checks(value)
-        _ask_redis(value)
+            raise ValueError(
+                f"{without_password(value)!r} does not name a socket; write it like unix:///run/redis.sock"
+            )
+        if scheme != "unix" and path and not path.isdecimal():  # redis-py would silently use database 0
+            raise ValueError(
+                f"the database in {without_password(value)!r} is not a number; write it like redis://host:6379/0"
+            )
+        value = _with_certificate_mode(value)
+        _check_redis_url(value)
         return value
 
     @field_validator("broker_url")
     @classmethod
-    def _readable_broker(cls, value: str) -> str:
+    def _valid_broker(cls, value: str) -> str:
         if value.startswith("sentinel://"):
             _check_sentinels(value)
             return value
-        urls = value.split(";") if value else []  # of a cluster
+        urls = value.split(";") if value else []  # several brokers of one cluster
         for url in urls:
             scheme = _split(url).scheme.partition("+")[0]
-            if scheme not in (*TRANSPORT_ALIASES, "unix"):  # the last stands for kombu's redis+socket
+            if scheme not in (*TRANSPORT_ALIASES, "unix"):  # `unix` is an alias for kombu's redis+socket
                 raise ValueError(
-                    f"{without_password(url)!r} begins with no scheme that kombu knows, like redis:// or amqp://"
+                    f"{without_password(url)!r} must start with a scheme that kombu knows, like redis:// or amqp://"
                 )
-        return ";".join(map(_with_checks, urls))
+        return ";".join(map(_with_certificate_mode, urls))
 
     @field_validator("temp_dir", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
+    def _not_empty(cls, value: Any) -> Any:
         if value == "":
             raise ValueError("must not be empty")
         return value
@@ -168,22 +172,22 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Read the environment, with *overrides* before it. Raises SettingsError."""
+        """Read the environment; *overrides* take precedence. Raises SettingsError."""
         return cls(**overrides)
 
     @cached_property
     def pools(self) -> dict[str, int]:
-        """Pool name -> slots of one node."""
+        """Pool name -> slots on one runtime node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}
 
 
 def _split(url: str, *, port: bool = True) -> SplitResult:
-    """*url* in its parts. Raises ValueError, which says nothing of a password, unlike urllib's own."""
+    """Split *url*. Raises ValueError without the password, which the error of urllib would repeat."""
     try:
         parts = urlsplit(url)
         _ = parts.port if port else None
     except ValueError:
-        raise ValueError(f"{without_password(url)!r} has no host and port that can be read") from None
+        raise ValueError(f"{without_password(url)!r} does not have a valid host and port") from None
     return parts
 
 
@@ -196,8 +200,8 @@ def _check_sentinels(url: str) -> None:
     good = all(name for name, _, _ in hosts) and all(_is_port(port) for port in ports) and (db or "0").isdecimal()
     if not good:
         raise ValueError(
-            f"{without_password(url)!r} is not of the form sentinel://host:port,host:port/service/db"
-            " (by itself: port 26379, service mymaster, db 0)"
+            f"{without_password(url)!r} must have the form sentinel://host:port,host:port/service/db"
+            " (defaults: port 26379, service mymaster, db 0)"
         )
 
 
@@ -205,10 +209,10 @@ def _is_port(text: str) -> bool:
     return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65_536
 
 
-def _with_checks(url: str) -> str:
-    """*url*; one of rediss says in all cases whether certificates are checked, in the words that all its readers know.
+def _with_certificate_mode(url: str) -> str:
+    """*url*; a rediss URL with an explicit `ssl_cert_reqs`, in the spelling that redis-py, kombu and Celery all accept.
 
-    Left to themselves, redis-py requires certificates, kombu checks none, and Celery's backend refuses the URL.
+    Without the parameter redis-py requires certificates, kombu checks none, and Celery's backend rejects the URL.
     """
     parts = urlsplit(url)
     if parts.scheme != "rediss":
@@ -217,12 +221,12 @@ def _with_checks(url: str) -> str:
     given = query.get("ssl_cert_reqs", "required")
     known = given.removeprefix("CERT_").lower()
     if known not in ("required", "optional", "none"):
-        raise ValueError(f"ssl_cert_reqs is {given!r}, and should be required, optional or none")
+        raise ValueError(f"ssl_cert_reqs must be required, optional or none, not {given!r}")
     return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": known}, safe="/")))
 
 
-def _ask_redis(url: str) -> None:
-    """Raise ValueError unless redis can make a connection of *url*; it does not connect."""
+def _check_redis_url(url: str) -> None:
+    """Raise ValueError if redis-py cannot make a connection object from *url*. Does not connect."""
     try:
         ConnectionPool.from_url(url).make_connection()
     except (RedisError, TypeError, ValueError) as error:

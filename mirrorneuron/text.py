@@ -1,4 +1,4 @@
-"""How numbers, times, signals and URLs are said to people."""
+"""Formats numbers, times, sizes, signals and URLs for people to read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import signal
 from typing import Final
 
-_ONE_OF_SEVERAL: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's way to write several brokers
+_URL_SEPARATOR: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's separator between several broker URLs
 _SECRET: Final = re.compile(r"(?i)([^?&]*(?:password|secret|token)[^?&]*)=[^&]*")
 
 
@@ -16,7 +16,7 @@ def count(number: int, name: str) -> str:
 
 
 def span(ms: int, units: int = 2) -> str:
-    """A length of time, in its largest *units*; `a moment` below a second."""
+    """A duration in its *units* largest units, like `2 h 5 min`; `a moment` below one second."""
     minutes, seconds = divmod(max(0, ms) // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -25,7 +25,7 @@ def span(ms: int, units: int = 2) -> str:
 
 
 def size(bytes_: int) -> str:
-    """So many bytes, in the largest unit of which there is one: `512 B`, `1.5 MiB`."""
+    """A number of bytes in the largest fitting unit: `512 B`, `1.5 MiB`."""
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if bytes_ >= 1024**power:
             return f"{bytes_ / 1024**power:.1f} {unit}"
@@ -33,7 +33,7 @@ def size(bytes_: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """`SIGTERM`; the number of one that has no name, which most real-time signals have not."""
+    """The name of a signal, like `SIGTERM`, or its number if it has no name (as most real-time signals)."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -41,8 +41,8 @@ def signal_name(number: int) -> str:
 
 
 def without_password(url: str) -> str:
-    """*url*, or several with `;` between, as it may stand in a log or an error. It need not be a URL at all."""
-    return ";".join(map(_without_password, _ONE_OF_SEVERAL.split(url)))
+    """*url* (or several, separated by `;`) for a log or an error, without passwords. Accepts any text."""
+    return ";".join(map(_without_password, _URL_SEPARATOR.split(url)))
 
 
 def _without_password(url: str) -> str:
@@ -51,3 +51,8 @@ def _without_password(url: str) -> str:
     if "@" in place:
         place = "***@" + place.rpartition("@")[2]
     return scheme + separator + place + mark + _SECRET.sub(r"\1=***", query)
+
+
+def printable(text: str) -> str:
+    """*text* with escapes in place of control characters and whatever else a terminal could misread."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

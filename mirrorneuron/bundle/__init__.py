@@ -1,1 +1,1 @@
-"""Bundles: reading, validating and packing a manifest and its payloads, and planning the graph; no Celery, no Redis."""
+"""Bundles: reads, validates and packs a manifest and its payloads, and plans the graph. Imports no Celery, no Redis."""

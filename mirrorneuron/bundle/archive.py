@@ -1,6 +1,7 @@
-"""Folders as archives: the same files give the same bytes, on any machine and at any time.
+"""Packs folders as archives: the same files give the same bytes on any machine and at any time.
 
-The form is a plain tar: it cannot unpack to more than its own length, and its bytes depend on no compressor's version.
+The format is uncompressed tar. Such an archive cannot unpack to more than its own size, and its bytes do not depend on
+the version of a compressor.
 """
 
 from __future__ import annotations
@@ -20,20 +21,22 @@ from typing import Final
 from mirrorneuron.errors import PayloadTooLarge
 
 SETTING: Final = "MIRROR_NEURON_MAX_BUNDLE_BYTES"
-LEFT_OUT: Final = "__pycache__"  # running the files must not change their digest
-MAX_ENTRIES: Final = 100_000  #: files and folders; links between folders could otherwise multiply without end
-MAX_DEPTH: Final = 100  #: folders in folders; what removes a tree gives up on some hundreds
+LEFT_OUT: Final = "__pycache__"  # Python writes it when the files run; it must not change the digest
+MAX_ENTRIES: Final = 100_000  #: files and folders; symbolic links between folders could multiply entries without limit
+MAX_DEPTH: Final = 100  #: levels of folders; functions that remove a tree fail at some hundreds
 _BLOCK: Final = tarfile.BLOCKSIZE
-_PLAIN: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
-#: what a system says to members that no folder can hold side by side, or at all; the rest is trouble of its own
-_MISFIT: Final = frozenset({errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ})
+_FILE_TYPES: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
+#: errors caused by the archive: members that conflict, or names that the file system rejects; others are I/O errors
+_BAD_MEMBER: Final = frozenset(
+    {errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file or folder of a folder, or one that cannot be packed."""
+    """One file or folder to pack, or a path that cannot be packed."""
 
-    name: str  #: relative, with `/`
+    name: str  #: path relative to the packed folder, with `/`
     path: str
     size: int  #: bytes; 0 for a folder
     is_folder: bool = False
@@ -42,9 +45,9 @@ class Entry:
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """All that *folder* holds, sorted by name within each folder. Raises OSError for what cannot be read.
+    """All files and folders in *folder*, sorted by name within each folder. Raises OSError for unreadable folders.
 
-    Links that stay in the folder are what they point to; others are entries with a problem.
+    A symbolic link to a place in *folder* is followed; any other link is an entry with a problem.
     """
     root = os.path.realpath(folder)
     stack = [Entry("", root, 0, is_folder=True)]
@@ -58,7 +61,7 @@ def entries(folder: Path) -> Iterator[Entry]:
         names = sorted((name for name in os.listdir(entry.path) if name != LEFT_OUT), reverse=True)
         count += len(names)
         if count > MAX_ENTRIES:
-            yield Entry(entry.name, entry.path, 0, problem=f"more than {MAX_ENTRIES} files and folders")
+            yield Entry(entry.name, entry.path, 0, problem=f"contains more than {MAX_ENTRIES} files and folders")
             return
         prefix = f"{entry.name}/" if entry.name else ""
         stack.extend(_entry(prefix + name, os.path.join(entry.path, name), root) for name in names)
@@ -66,28 +69,28 @@ def entries(folder: Path) -> Iterator[Entry]:
 
 def _entry(name: str, path: str, root: str) -> Entry:
     if name.count("/") > MAX_DEPTH:
-        return Entry(name, path, 0, problem=f"lies more than {MAX_DEPTH} folders deep")
+        return Entry(name, path, 0, problem=f"is nested more than {MAX_DEPTH} folders deep")
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         link, path = path, os.path.realpath(path)
         if os.path.commonpath((path, root)) != root:
-            return Entry(name, link, 0, problem="is a link that leads out of the folder")
+            return Entry(name, link, 0, problem="is a symbolic link to a place outside the folder")
         if not os.path.exists(path):
-            return Entry(name, link, 0, problem="is a link to nothing")
+            return Entry(name, link, 0, problem="is a broken symbolic link")
         if os.path.commonpath((path, os.path.dirname(link))) == path:
-            return Entry(name, link, 0, problem="is a link to a folder that it is in")
+            return Entry(name, link, 0, problem="is a symbolic link to a folder that contains it")
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         return Entry(name, path, 0, is_folder=True)
     if not stat.S_ISREG(status.st_mode):
-        return Entry(name, path, 0, problem="is neither a file nor a folder")
+        return Entry(name, path, 0, problem="is not a regular file or folder")
     return Entry(name, path, status.st_size, executable=bool(status.st_mode & stat.S_IXUSR))
 
 
 def pack_folder(path: Path, max_bytes: int) -> bytes:
-    """The archive of the folder *path*; `__pycache__` is left out.
+    """Pack the folder *path* as an archive, without `__pycache__`.
 
-    Raises PayloadTooLarge (before it reads any file), ValueError for links that lead out and for devices, OSError.
+    Raises PayloadTooLarge (before it reads any file), ValueError for an entry with a problem, OSError.
     """
     found = list(entries(path))
     for entry in found:
@@ -104,11 +107,11 @@ def pack_folder(path: Path, max_bytes: int) -> bytes:
 
 
 def too_large(what: str, size: int, max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"{what} takes {size:,} bytes, {SETTING} allows {max_bytes:,}")
+    return PayloadTooLarge(f"{what} is too large: {size:,} bytes, {SETTING} allows {max_bytes:,}")
 
 
 def _add(tar: tarfile.TarFile, entry: Entry) -> None:
-    """Add a member that says nothing but name, kind, content and whether it can be run."""
+    """Add a member with name, type, content and the executable bit, and no other metadata."""
     info = tarfile.TarInfo(entry.name)
     info.mtime = 0
     if entry.is_folder:
@@ -122,26 +125,26 @@ def _add(tar: tarfile.TarFile, entry: Entry) -> None:
 
 
 def unpack(data: bytes, target: Path) -> None:
-    """Write the archive *data* as the folder *target*: all of it or nothing.
+    """Unpack the archive *data* as the folder *target*; the folder appears complete or not at all.
 
-    A target that is there already (another process was faster) is left as it is. Raises ValueError for an archive that
-    `pack_folder` did not make: members that lead out, links, devices, sizes beyond the archive's own; OSError for a
-    place that cannot be written to.
+    An existing target (another process unpacked first) is left unchanged. Raises ValueError for an archive that
+    `pack_folder` did not make: members outside the folder, links, devices, sizes larger than the archive. Raises
+    OSError if the folder cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:80]}.", dir=target.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name[:80]}.", dir=target.parent))
     try:
-        _write_members(data, beside)
-        beside.chmod(0o755)
+        _write_members(data, partial)
+        partial.chmod(0o755)
         try:
-            beside.rename(target)
+            partial.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
     except tarfile.TarError as error:
-        raise ValueError(f"the archive cannot be read: {error}") from None
+        raise ValueError(f"cannot read the archive: {error}") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_members(data: bytes, folder: Path) -> None:
@@ -150,34 +153,36 @@ def _write_members(data: bytes, folder: Path) -> None:
         for count, member in enumerate(tar):
             left -= member.size
             if member.size < 0 or left < 0 or count > MAX_ENTRIES:
-                raise ValueError("the archive claims to hold more than it can")
+                raise ValueError("the archive declares more content than its own size")
             try:
-                _write(tar, member, folder / _safe(member))
+                _write(tar, member, folder / _safe_path(member))
             except OSError as error:
-                if error.errno not in _MISFIT:
+                if error.errno not in _BAD_MEMBER:
                     raise
-                raise ValueError(f"the archive holds {member.name!r}: {error.strerror}") from None
+                raise ValueError(f"cannot unpack {member.name!r} from the archive: {error.strerror}") from None
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    """Write a member that is not there yet, into a folder that is: that is how they are packed."""
+    """Write one member. Its folder must exist and its path must not, as in every archive of `pack_folder`."""
     if member.isdir():
         path.mkdir()
         return
     content = tar.extractfile(member)
-    assert content is not None  # a plain file has content
+    assert content is not None  # `_safe_path` admits folders and plain files only; a plain file has content
     with path.open("xb") as file:
         shutil.copyfileobj(content, file)
     path.chmod(0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
-def _safe(member: tarfile.TarInfo) -> PurePosixPath:
-    """The member's name, if it is one that can be written beneath a folder."""
+def _safe_path(member: tarfile.TarInfo) -> PurePosixPath:
+    """The member's path. Raises ValueError for a path or type that must not be unpacked."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\0" in member.name:
-        raise ValueError(f"the archive holds {member.name!r}, which leads out of it")
-    if member.issparse() or not (member.isdir() or member.type in _PLAIN):
-        raise ValueError(f"the archive holds {member.name!r}, which is neither a file nor a folder")
+        raise ValueError(f"cannot unpack {member.name!r} from the archive: it points outside the target folder")
+    if member.issparse() or not (member.isdir() or member.type in _FILE_TYPES):
+        raise ValueError(f"cannot unpack {member.name!r} from the archive: it is not a regular file or folder")
     if len(name.parts) > MAX_DEPTH + 1:
-        raise ValueError(f"the archive holds {member.name[:80]!r}..., which lies more than {MAX_DEPTH} folders deep")
+        raise ValueError(
+            f"cannot unpack {member.name[:80]!r}... from the archive: it is nested more than {MAX_DEPTH} folders deep"
+        )
     return name

@@ -1,4 +1,4 @@
-"""Conditions of edges: JMESPath over a message, read once and asked often.
+"""Conditions of edges: JMESPath over a message, compiled once and evaluated for each message.
 
 `${payload.outputs.branch} == "low"` is accepted too and means `body.outputs.branch == 'low'`.
 """
@@ -16,7 +16,13 @@ from jmespath.parser import ParsedResult
 
 from mirrorneuron.bundle.suggest import did_you_mean
 
-MESSAGE_PARTS: Final = ("envelope", "headers", "body", "artifacts", "stream")  # the root of every expression
+MESSAGE_PARTS: Final = (
+    "envelope",
+    "headers",
+    "body",
+    "artifacts",
+    "stream",
+)  # the fields at the root of every expression
 MAX_LENGTH: Final = 10_000  #: characters of one expression
 
 _TOKEN: Final = re.compile(
@@ -32,7 +38,7 @@ _TOKEN: Final = re.compile(
 
 
 def normalise(text: str) -> str:
-    """*text* as plain JMESPath. Text without a `${...}` outside of quotes is plain already, and is not touched."""
+    """*text* as plain JMESPath. Text without a `${...}` outside quotes is plain JMESPath, and is returned unchanged."""
     if "${" not in text or not any(match["place"] is not None for match in _TOKEN.finditer(text)):
         return text
     return _TOKEN.sub(_plain, text)
@@ -49,7 +55,7 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def _literal(quoted: str) -> str:
-    """A double-quoted text as a JMESPath literal: `'low'`, or JSON in backticks where that needs an escape."""
+    """A double-quoted string as a JMESPath literal: `'low'`, or JSON in backticks if it contains `'` or a backslash."""
     inner = quoted[1:-1]
     if "'" in inner or "\\" in inner:
         return "`" + quoted.replace("`", "\\`") + "`"
@@ -58,15 +64,15 @@ def _literal(quoted: str) -> str:
 
 @lru_cache(maxsize=1024)
 def compile_condition(text: str) -> ParsedResult:
-    """Read a condition. Raises ValueError, with a message of one line, for bad syntax and unknown functions."""
+    """Compile a condition. Raises ValueError, with a one-line message, for bad syntax and unknown functions."""
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"the expression has {len(text)} characters, {MAX_LENGTH} are allowed")
+        raise ValueError(f"the expression has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     try:
         compiled = jmespath.compile(normalise(text))
         problem = next(_bad_calls(compiled.parsed), "")
     except RecursionError:
         raise ValueError("the expression is nested too deeply") from None
-    except Exception as error:  # whatever jmespath raises for a text, the text is at fault
+    except Exception as error:  # jmespath raises several types; the cause is always the text
         raise ValueError(_one_line(error)) from None
     if problem:
         raise ValueError(problem)
@@ -74,25 +80,25 @@ def compile_condition(text: str) -> ParsedResult:
 
 
 def holds(compiled: ParsedResult, message: Mapping[str, Any]) -> bool:
-    """Does the condition hold for *message* (the dict of `Message.as_dict`)?
+    """True if the condition holds for *message* (the dict of `Message.as_dict`).
 
-    JMESPath counts null, false and what is empty as false; 0 is true. Raises ValueError when it cannot be evaluated.
+    In JMESPath null, false and empty values are false; 0 is true. Raises ValueError if the evaluation fails.
     """
     try:
         value = compiled.search(message)
-    except Exception as error:  # a message can be anything, and so can what jmespath raises for it
+    except Exception as error:  # jmespath raises several types, depending on the message
         raise ValueError(f"condition {compiled.expression!r}: {_one_line(error)}") from error
     return not (value is None or value is False or value == "" or value == [] or value == {})
 
 
 @lru_cache(maxsize=1024)
 def unknown_roots(text: str) -> tuple[str, ...]:
-    """Names that a condition reads from the message itself although no message has them: they are always null."""
+    """Names that a condition reads at the root of the message and that no message has; their value is always null."""
     return tuple(sorted(set(_roots(compile_condition(text).parsed)) - set(MESSAGE_PARTS)))
 
 
 def _bad_calls(tree: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the function calls of the expression: jmespath itself finds out only when it runs them."""
+    """Problems of the function calls in the expression; jmespath itself reports them only at evaluation."""
     if tree["type"] == "function_expression":
         name, given = tree["value"], len(tree["children"])
         known = Functions.FUNCTION_TABLE.get(name)
@@ -108,7 +114,7 @@ def _bad_calls(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _roots(tree: Mapping[str, Any]) -> Iterator[str]:
-    """Fields that are looked up in the message, not in a part of it."""
+    """The fields that the expression reads at the root of the message."""
     match tree["type"]:
         case "field":
             yield tree["value"]
@@ -120,7 +126,7 @@ def _roots(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """jmespath draws its errors over three lines, the last ones showing the expression: keep the first."""
+    """The first line of a jmespath error; the other lines show the expression."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     first = (str(error).splitlines() or [type(error).__name__])[0]

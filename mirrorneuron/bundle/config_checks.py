@@ -14,6 +14,7 @@ from mirrorneuron.pools import pool_problem
 
 Check = Callable[[Any, str], Iterator[Issue]]
 
+_VARIABLE_HINT: Final = "a name is not empty and contains neither `=` nor NUL"
 _CLASS: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -47,13 +48,13 @@ def text(value: Any, path: str) -> Iterator[Issue]:
     elif not value:
         yield Issue(path, "must not be empty")
     elif "\0" in value:
-        yield Issue(path, "must not hold a NUL character")
+        yield Issue(path, "must not contain a NUL character")
 
 
 def sandbox_path(value: Any, path: str) -> Iterator[Issue]:
     yield from text(value, path)
     if isinstance(value, str) and ".." in value.split("/"):
-        yield Issue(path, f"{shown(value)} leads out of the run folder", "remove the `..`")
+        yield Issue(path, f"{shown(value)} points outside the run folder", "remove the `..`")
 
 
 def word(choices: tuple[str, ...]) -> Check:
@@ -61,7 +62,7 @@ def word(choices: tuple[str, ...]) -> Check:
         if not isinstance(value, str):
             yield Issue(path, f"must be a string, not {kind(value)}", f"one of: {', '.join(choices)}")
         elif value not in choices:
-            yield Issue(path, f"{shown(value)} is not known", one_of(value, choices))
+            yield Issue(path, f"unknown value {shown(value)}", one_of(value, choices))
 
     return check
 
@@ -97,7 +98,7 @@ def _words(value: list[Any], path: str) -> Iterator[Issue]:
             hint = f'write "{item}"' if isinstance(item, int | float) and not isinstance(item, bool) else ""
             yield Issue(below(path, index), f"must be a string, not {kind(item)}", hint)
         elif "\0" in item:
-            yield Issue(below(path, index), "must not hold a NUL character")
+            yield Issue(below(path, index), "must not contain a NUL character")
 
 
 def environment(value: Any, path: str) -> Iterator[Issue]:
@@ -107,11 +108,11 @@ def environment(value: Any, path: str) -> Iterator[Issue]:
     for name, given in value.items():
         where = below(path, name)
         if not _is_variable(name):
-            yield Issue(where, f"{shown(name)} cannot be the name of a variable")
+            yield Issue(where, f"{shown(name)} is not a valid variable name", _VARIABLE_HINT)
         if isinstance(given, bool) or not isinstance(given, str | int | float):
             yield Issue(where, f"must be a string or a number, not {kind(given)}")
         elif isinstance(given, str) and "\0" in given:
-            yield Issue(where, "must not hold a NUL character")
+            yield Issue(where, "must not contain a NUL character")
 
 
 def pass_env(value: Any, path: str) -> Iterator[Issue]:
@@ -122,7 +123,7 @@ def pass_env(value: Any, path: str) -> Iterator[Issue]:
         if not isinstance(name, str):
             yield Issue(below(path, index), f"must be a string, not {kind(name)}")
         elif not _is_variable(name):
-            yield Issue(below(path, index), f"{shown(name)} cannot be the name of a variable")
+            yield Issue(below(path, index), f"{shown(name)} is not a valid variable name", _VARIABLE_HINT)
 
 
 def _is_variable(name: str) -> bool:
@@ -131,4 +132,4 @@ def _is_variable(name: str) -> bool:
 
 def python_class(value: Any, path: str) -> Iterator[Issue]:
     if not isinstance(value, str) or not _CLASS.fullmatch(value):
-        yield Issue(path, f"{shown(value)} names no Python class", 'like "package.module:Class"')
+        yield Issue(path, f"{shown(value)} is not a valid class path", 'write it like "package.module:Class"')

@@ -1,6 +1,6 @@
-"""Warnings: what a manifest may say, and what is nevertheless likely to be a mistake.
+"""Warnings: parts of a valid manifest that are probably mistakes.
 
-Every rule is linear in nodes and edges and looks at a manifest that has no issues.
+Every rule is linear in nodes and edges and expects a manifest without issues.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _CONFIG_WORDS: Final = (*node_config.KEYS, *node_config.UPLOAD_KEYS)
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The manifest by node."""
+    """The manifest with its edges grouped by node."""
 
     manifest: Manifest
-    outgoing: dict[str, list[tuple[int, Edge]]]  #: node id -> its edges with their places in the manifest
-    reached: frozenset[str]
+    outgoing: dict[str, list[tuple[int, Edge]]]  #: node id -> outgoing edges, each with its index in the manifest
+    reached: frozenset[str]  #: ids of the nodes that a message can arrive at
 
     @classmethod
     def of(cls, manifest: Manifest) -> Graph:
@@ -40,7 +40,7 @@ class Graph:
 
 
 def _reached(manifest: Manifest, outgoing: dict[str, list[tuple[int, Edge]]]) -> set[str]:
-    """Nodes that mail can come to: along edges, from where it is seeded and from sensors, which outsiders feed."""
+    """Nodes that a message can reach, starting from nodes with initial inputs and sensors (fed by `send_message`)."""
     sensors = (node.node_id for node in manifest.nodes if node.agent_type is AgentType.SENSOR)
     reached = {*manifest.initial_inputs, *sensors}
     queue = deque(reached)
@@ -53,15 +53,15 @@ def _reached(manifest: Manifest, outgoing: dict[str, list[tuple[int, Edge]]]) ->
 
 
 def warnings(manifest: Manifest) -> list[Issue]:
-    """Everything about *manifest* that deserves a look."""
+    """Every warning about *manifest*."""
     graph = Graph.of(manifest)
     return [
         *_unknown_keys(manifest),
         *_unreachable(graph),
         *_unrouted_types(graph),
         *_dead_edges(graph),
-        *_conditions_on_nothing(manifest),
-        *_thirsty_aggregators(graph),
+        *_conditions_on_unknown_fields(manifest),
+        *_starved_aggregators(graph),
         *_no_completion(graph),
     ]
 
@@ -85,21 +85,21 @@ def _extras(model: Model, path: str) -> Iterator[Issue]:
     if model.model_extra:
         known = (*words(type(model)), *_ALIASES.get(type(model), ()))
         for key in model.model_extra:
-            yield Issue(below(path, key), "unknown key, kept and not used", did_you_mean(key, known))
+            yield Issue(below(path, key), "unknown key; kept but not used", did_you_mean(key, known))
 
 
 def _misspelt(node: Node, path: str) -> Iterator[Issue]:
-    """A config can hold anything; only what looks like a key of the runtime is worth a word."""
+    """A config may contain any key, so only a key that resembles a key of the runtime gets a warning."""
     for key in node.config:
         if key not in _CONFIG_WORDS and (hint := did_you_mean(key, _CONFIG_WORDS)):
-            yield Issue(below(path, key), "unknown key, not used", hint)
+            yield Issue(below(path, key), "unknown key; not used", hint)
 
 
 def _unreachable(graph: Graph) -> Iterator[Issue]:
     for index, node in enumerate(graph.manifest.nodes):
         if node.node_id not in graph.reached:
-            hint = "add an edge to it, or make it an entrypoint"
-            yield Issue(below("nodes", index), f'"{node.node_id}" cannot be reached from an entrypoint', hint)
+            hint = "add an edge to the node, or make it an entrypoint"
+            yield Issue(below("nodes", index), "cannot be reached from an entrypoint", hint)
 
 
 def _unrouted_types(graph: Graph) -> Iterator[Issue]:
@@ -110,47 +110,49 @@ def _unrouted_types(graph: Graph) -> Iterator[Issue]:
             continue
         explicit = node.config.get(key) is not None
         if not edges and (not explicit or node.config.get("complete_job") is True):
-            continue  # the end of the graph
-        hint = "add an edge of this type"
+            continue  # a node at the end of the graph needs no edge
+        hint = "add an edge with this message_type"
         if node.agent_type is AgentType.EXECUTOR:
-            hint += f", or set {key} to null if the command emits by itself"
+            hint += f", or set {key} to null if the command emits its own messages"
         path = f"{below('nodes', index)}.config.{key}"
-        yield Issue(path, f'no edge of "{node.node_id}" carries the type "{emitted}" that it emits', hint)
+        yield Issue(path, f'no outgoing edge carries the emitted type "{emitted}"', hint)
 
 
 def _dead_edges(graph: Graph) -> Iterator[Issue]:
     for node in graph.manifest.nodes:
         only = _only_type(node)
-        taken: set[str] = set()  # types that an unconditional first_match edge has taken already
+        taken: set[str] = set()  # types of earlier first_match edges without a condition
         for index, edge in graph.outgoing[node.node_id]:
             path = below("edges", index)
             if only is not None and edge.message_type not in (ANY_TYPE, only):
                 what = f'emits only "{only}"' if only else "emits nothing"
-                yield Issue(path, f'can never match: "{node.node_id}" {what}', f"it carries {edge.message_type!r}")
+                hint = f'change its message_type, which is "{edge.message_type}"'
+                yield Issue(path, f'can never match: node "{node.node_id}" {what}', hint)
             if edge.routing_mode is RoutingMode.FIRST_MATCH:
                 if taken & {edge.message_type, ANY_TYPE}:
-                    hint = "give the earlier edge a condition, or put this one before it"
-                    yield Issue(path, "can never match: an earlier first_match edge takes every such message", hint)
+                    hint = "add a condition to the earlier edge, or put this edge before it"
+                    message = "can never match: an earlier first_match edge without a condition gets every such message"
+                    yield Issue(path, message, hint)
                 if edge.expr is None:
                     taken.add(edge.message_type)
 
 
 def _only_type(node: Node) -> str | None:
-    """The one type that the node can emit, "" if it emits nothing, None where it may emit anything."""
+    """The only type that the node can emit; "" if it emits nothing; None if it may emit any type."""
     if node.agent_type in (AgentType.AGGREGATOR, AgentType.SENSOR):
         return declared_type(node) or ""
     return declared_type(node) if node.agent_type is AgentType.ROUTER else None
 
 
-def _conditions_on_nothing(manifest: Manifest) -> Iterator[Issue]:
+def _conditions_on_unknown_fields(manifest: Manifest) -> Iterator[Issue]:
     for index, edge in enumerate(manifest.edges):
         for name in unknown_roots(edge.expr) if edge.expr else ():
-            message = f'"{name}" is no part of a message, so it is always null'
-            hint = f"a text is written '{name}', a field of the body body.{name}"
+            message = f'"{name}" is not a field of a message, so its value is always null'
+            hint = f"write a string as '{name}', a field of the body as body.{name}"
             yield Issue(f"{below('edges', index)}.conditions.expr", message, hint)
 
 
-def _thirsty_aggregators(graph: Graph) -> Iterator[Issue]:
+def _starved_aggregators(graph: Graph) -> Iterator[Issue]:
     most = bounds(graph.manifest, graph.outgoing)
     for index, node in enumerate(graph.manifest.nodes):
         if node.agent_type is not AgentType.AGGREGATOR or node.node_id not in graph.reached:
@@ -160,10 +162,10 @@ def _thirsty_aggregators(graph: Graph) -> Iterator[Issue]:
         if node.config.get("complete_on_message") is True:
             continue
         if wanted is None:
-            yield Issue(path, f'"{node.node_id}" collects for ever', "set complete_after or complete_on_message")
+            yield Issue(path, "is not set, so the aggregator never fires", "set complete_after or complete_on_message")
         elif wanted > most[node.node_id]:
             message = f"is {wanted}, but at most {int(most[node.node_id])} messages can arrive"
-            yield Issue(path, message, "fine only if a command or somebody outside sends more")
+            yield Issue(path, message, "ignore this if a command emits more, or send_message sends more")
 
 
 def _no_completion(graph: Graph) -> Iterator[Issue]:
@@ -172,11 +174,11 @@ def _no_completion(graph: Graph) -> Iterator[Issue]:
         return
     if not any(_can_complete(node) for node in manifest.nodes if node.node_id in graph.reached):
         hint = 'set complete_job on a node, or policies.on_idle to "complete"'
-        yield Issue("nodes", "nothing in this graph can complete the job", hint)
+        yield Issue("nodes", "no node of the graph can complete the job", hint)
 
 
 def _can_complete(node: Node) -> bool:
-    """Does the config say so, or leave it to a module, or to a command whose output stands for its result?"""
+    """True if the config completes the job, or if a module or a command may complete it."""
     config = node.config
     if node.agent_type is AgentType.AGGREGATOR:
         fires = config.get("complete_after") is not None or config.get("complete_on_message") is True

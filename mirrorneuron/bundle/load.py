@@ -1,7 +1,7 @@
-"""Bundles: a manifest and its payloads, read and checked from wherever they are, and packed for the way.
+"""Bundles: reads, checks and packs a manifest and its payloads.
 
 load   folder, mapping or bundle -> JobBundle, or ManifestError with every issue; writes nothing
-pack   JobBundle -> the bytes that a job keeps, named by their SHA-256
+pack   JobBundle -> the bytes that the store keeps for the job, and their SHA-256 digest
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.bundle import archive
+from mirrorneuron.bundle.issue_subjects import with_subjects
 from mirrorneuron.bundle.lint import warnings
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.parse import kind
@@ -25,27 +26,27 @@ from mirrorneuron.message import decode, encode
 
 MANIFEST_FILE: Final = "manifest.json"
 PAYLOADS: Final = "payloads"
-_JSON_HINT: Final = "it holds NaN, Infinity, an object that JSON has no word for, or is nested too deeply"
-_NO_FOLDER: Final = "a manifest that is given as a mapping has no payloads folder"
+_JSON_HINT: Final = "use only JSON values: no NaN, no Infinity, no other Python objects, not nested too deeply"
+_NO_FOLDER: Final = "a manifest given as a mapping has no payloads folder"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a bundle was when it was checked: tells whether somebody has changed it since."""
+    """The state of a bundle when it was checked; shows whether the bundle was changed afterwards."""
 
     text: bytes = b""  #: the checked manifest, encoded
     payloads_path: Path | None = None
-    filled: Mapping[str, Any] = field(default_factory=dict)  #: what validation put into the manifest
+    filled: Mapping[str, Any] = field(default_factory=dict)  #: the defaults that validation put into the manifest
 
 
 @dataclass
 class JobBundle:
-    """A checked bundle. `manifest` may be changed; it is checked again before it is run."""
+    """A checked bundle. The caller may change `manifest`; it is checked again before submission."""
 
     manifest: Manifest
-    path: Path | None = None  #: the bundle's folder; None for a manifest that came as a mapping
+    path: Path | None = None  #: the bundle's folder; None for a manifest given as a mapping
     manifest_path: Path | None = None
-    payloads_path: Path | None = None  #: None where there are no payloads
+    payloads_path: Path | None = None  #: None if the bundle has no payloads folder
     warnings: tuple[Issue, ...] = ()
     _origin: Origin = field(default_factory=Origin, repr=False, compare=False)
 
@@ -55,7 +56,7 @@ BundleInput = str | os.PathLike[str] | Mapping[str, Any] | JobBundle
 
 @dataclass(frozen=True, slots=True)
 class PackedBundle:
-    """The bytes of a job: nothing of the folder is needed any more."""
+    """The bytes of a bundle; the folder is not needed any more."""
 
     manifest_json: bytes  #: the checked manifest, aliases resolved and defaults filled in
     payloads: bytes | None  #: archive of the payloads folder
@@ -64,9 +65,9 @@ class PackedBundle:
 
 
 def load(input: BundleInput) -> JobBundle:
-    """Read and check a bundle folder, a manifest, or a bundle that was loaded before.
+    """Read and check a bundle folder, a manifest, or a loaded bundle.
 
-    A bundle that was not changed since is given back as it is. Writes nothing. Raises ManifestError.
+    Returns the same object for a loaded bundle that was not changed. Writes nothing. Raises ManifestError.
     """
     if isinstance(input, JobBundle):
         return _load_again(input)
@@ -74,16 +75,16 @@ def load(input: BundleInput) -> JobBundle:
         return _checked(_plain(input), None, None, None)
     if isinstance(input, str | os.PathLike):
         return _load_folder(Path(os.fsdecode(input)))
-    raise _problem(f"a bundle is a folder or a manifest (an object), not {_type_name(input)}")
+    raise _problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
 
 
-validate_manifest = load  # what the API calls it
+validate_manifest = load  # its name in the public API
 
 
 def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
-    """The bytes of a checked bundle; the same manifest and files give the same bytes.
+    """Pack a checked bundle; the same manifest and files give the same bytes.
 
-    Raises PayloadTooLarge, and ManifestError when the payloads have gone or cannot be read.
+    Raises PayloadTooLarge, and ManifestError if the payloads were removed or cannot be read.
     """
     text = _encoded(bundle.manifest)
     payloads = None
@@ -105,20 +106,20 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
 def _load_folder(path: Path) -> JobBundle:
     path = path.absolute()
     manifest_path = path / MANIFEST_FILE
-    # Unlike `Path`, `os.path` finds nothing at a place that cannot be looked at, or whose name is too long.
+    # `os.path` returns False for a path that is too long or not accessible; methods of `Path` raise.
     if os.path.isfile(path):
-        hint = f"give its folder, {path.parent}" if path.name == MANIFEST_FILE else "a bundle is a folder"
+        hint = f"pass its folder, {path.parent}" if path.name == MANIFEST_FILE else "a bundle is a folder"
         raise _problem(f"{path} is a file", hint=hint)
     if not os.path.isdir(path):
-        raise _problem(f"no folder {path}")
+        raise _problem(f"folder {path} does not exist")
     if not os.path.isfile(manifest_path):
-        raise _problem(f"{path} has no {MANIFEST_FILE}")
+        raise _problem(f"folder {path} has no {MANIFEST_FILE}")
     try:
         raw = decode(manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise _problem(f"{manifest_path} is not JSON: {error}") from None
+        raise _problem(f"{manifest_path} is not valid JSON: {error}") from None
     payloads = path / PAYLOADS
     return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None)
 
@@ -126,7 +127,7 @@ def _load_folder(path: Path) -> JobBundle:
 def _load_again(bundle: JobBundle) -> JobBundle:
     origin, manifest = bundle._origin, bundle.manifest
     if not isinstance(manifest, Manifest | Mapping):
-        raise _problem(f"bundle.manifest must be a Manifest, not {_type_name(manifest)}")
+        raise _problem(f"bundle.manifest must be a Manifest or a mapping, not {_type_name(manifest)}")
     unchanged = False
     if not isinstance(manifest, Manifest):
         raw = _plain(manifest)
@@ -137,12 +138,12 @@ def _load_again(bundle: JobBundle) -> JobBundle:
         raw = _plain(manifest)
         _unfill(raw, origin.filled)
     payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
-    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # files may have gone since
+    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # payload files may have been removed
     return bundle if unchanged else checked
 
 
 def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
-    """Remove what validation had put in and nobody has changed: it may depend on something that was changed."""
+    """Remove unchanged defaults that validation filled in: they may depend on a key that the caller has changed."""
     for key, value in filled.items():
         if raw.get(key) == value:
             del raw[key]
@@ -151,29 +152,29 @@ def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
 
 
 def _checked(raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None) -> JobBundle:
-    """Check manifest and payloads, and report the issues of both together."""
+    """Check manifest and payloads; raise ManifestError with the issues of both."""
     issues = _payload_issues(payloads) if payloads else []
     usable = payloads if payloads and payloads.is_dir() else None
     sources = Sources(usable) if path else Sources(usable, _NO_FOLDER)
     try:
         checked = check(raw, sources)
     except ManifestError as error:
-        raise ManifestError([*error.issues, *issues]) from None
+        raise ManifestError([*with_subjects(error.issues, raw), *issues]) from None
     if issues:
         raise ManifestError(issues)
     text = _encoded(checked.manifest)
     origin = Origin(text, payloads, checked.filled)
-    found = tuple(warnings(checked.manifest))
+    found = tuple(with_subjects(warnings(checked.manifest), raw))
     return JobBundle(checked.manifest, path, manifest_path, payloads, found, origin)
 
 
 def _payload_issues(payloads: Path) -> list[Issue]:
-    """What could not be sent to a node."""
+    """The files that cannot be packed."""
     if not payloads.is_dir():
         return [Issue(PAYLOADS, "must be a folder")]
     try:
         return [
-            Issue(f"{PAYLOADS}/{entry.name}", entry.problem, "put a copy there, or remove it")
+            Issue(f"{PAYLOADS}/{entry.name}", entry.problem, "remove it, or replace it with a copy")
             for entry in archive.entries(payloads)
             if entry.problem
         ]
@@ -182,20 +183,20 @@ def _payload_issues(payloads: Path) -> list[Issue]:
 
 
 def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
-    """A manifest as nothing but JSON values, detached from the caller's objects."""
+    """A manifest as plain JSON values that share nothing with the caller's objects."""
     try:
         plain: dict[str, Any] = decode(encode(value if isinstance(value, Manifest) else dict(value)))
     except (ValueError, TypeError, RecursionError) as error:
-        raise _problem(f"the manifest is not JSON: {error}", hint=_JSON_HINT) from None
+        raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
     return plain
 
 
 def _encoded(manifest: Manifest) -> bytes:
-    """The manifest as JSON that can be read within another document too: the store keeps it in one."""
+    """The manifest as JSON. It is encoded one level deep, because the store keeps it inside another JSON document."""
     try:
         return encode([manifest])[1:-1]
     except (ValueError, TypeError, RecursionError) as error:
-        raise _problem(f"the manifest is not JSON: {error}", hint=_JSON_HINT) from None
+        raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
 
 
 def _problem(message: str, path: str = "", hint: str = "") -> ManifestError:

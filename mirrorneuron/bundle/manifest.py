@@ -1,7 +1,7 @@
-"""The manifest: its words and its models. Which manifests are right is decided in `validation`.
+"""The manifest: its choices, its models, and their descriptions. `validate` decides which manifests are valid.
 
-The models are what a manifest *is* once it has been checked: aliases are resolved and defaults filled in. They can be
-changed by the caller and checked again; unknown keys are kept in `model_extra`.
+The models describe a validated manifest: aliases are resolved and defaults are filled in. The caller may change a
+model and validate it again. Unknown keys are kept in `model_extra`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mirrorneuron.limits import MOST
 VERSION: Final = "1.0"
 ROOT_ROLES: Final = frozenset({"root", "root_coordinator"})
 ANY_TYPE: Final = "*"
-EXECUTOR_RESULT: Final = "executor_result"  # what an executor and a sensor emit unless their config names another type
+EXECUTOR_RESULT: Final = "executor_result"  # default types that an executor and a sensor emit
 SENSOR_READY: Final = "sensor_ready"
 DEFAULT_BATCH: Final = 10  # messages of one run with the template `batch`
 
@@ -48,13 +48,13 @@ class Template(StrEnum):
 
 class RoutingMode(StrEnum):
     BROADCAST = "broadcast"  #: every matching edge gets the message
-    FIRST_MATCH = "first_match"  #: the first matching edge in manifest order
-    ROUND_ROBIN = "round_robin"  #: one matching edge in turn
+    FIRST_MATCH = "first_match"  #: only the first matching edge in manifest order gets the message
+    ROUND_ROBIN = "round_robin"  #: one matching edge gets the message, in turn
 
 
 class RecoveryMode(StrEnum):
     LOCAL_RESTART = "local_restart"
-    CLUSTER_RECOVER = "cluster_recover"  #: any node runs the agent again
+    CLUSTER_RECOVER = "cluster_recover"  #: any runtime node runs the agent again
     MANUAL_RECOVER = "manual_recover"  #: the job is paused until `resume`
 
 
@@ -70,7 +70,7 @@ AGENT_TYPE_ALIASES: Final = {
     "collector": AgentType.AGGREGATOR,
 }
 TEMPLATE_ALIASES: Final = {"accumulator": Template.REDUCE}
-TEMPLATES: Final[dict[AgentType, frozenset[Template]]] = {  # which templates an agent type can have
+TEMPLATES: Final[dict[AgentType, frozenset[Template]]] = {  # agent type -> its allowed templates
     AgentType.ROUTER: frozenset({Template.GENERIC, Template.MAP}),
     AgentType.EXECUTOR: frozenset(Template),
     AgentType.MODULE: frozenset(Template),
@@ -98,7 +98,7 @@ class Edge(Model):
 
     @property
     def expr(self) -> str | None:
-        """The condition as plain JMESPath; None where the edge has none."""
+        """The condition as plain JMESPath; None if the edge has no condition."""
         if self.conditions is None or self.conditions.expr is None:
             return None
         return normalise(self.conditions.expr)
@@ -111,7 +111,7 @@ class Node(Model):
     type: Template = Template.GENERIC
     role: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    tool_bindings: Any = None  #: this and the next three are passed through
+    tool_bindings: Any = None  #: this key and the next three are kept but not used
     retry_policy: Any = None
     checkpoint_policy: Any = None
     spawn_policy: Any = None
@@ -121,23 +121,23 @@ class Node(Model):
 class Policies(Model):
     recovery_mode: RecoveryMode = RecoveryMode.LOCAL_RESTART
     placement_policy: _Text = "local"
-    #: a message whose run has killed its worker this often fails the job
+    #: a message whose run was lost with its worker this many times fails the job
     max_agent_restart_attempts: Annotated[int, ("ge", 0), ("le", 1_000_000)] = 3
     job_timeout_ms: _Milliseconds | None = None  #: the job fails at this age
-    #: None only before validation, which puts the default of the graph here
+    #: None before validation; validation fills in the default, which depends on the graph
     on_idle: OnIdle | None = None
-    idle_timeout_ms: _Milliseconds | None = None  #: fails a job that is idle longer
+    idle_timeout_ms: _Milliseconds | None = None  #: a job that is idle for longer fails
 
 
 @dataclass(kw_only=True)
 class Manifest(Model):
     manifest_version: str
     graph_id: Annotated[str, ("min_length", 1), ("max_length", 200)]
-    job_name: str = ""  #: after validation `graph_id` unless it was given
+    job_name: str = ""  #: validation fills in `graph_id`
     daemon: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
-    entrypoints: list[str] = field(default_factory=list)  #: after validation never empty
-    #: after validation node id -> payloads, at least one an entrypoint
+    entrypoints: list[str] = field(default_factory=list)  #: not empty after validation
+    #: node id -> payloads; after validation, at least one payload for each entrypoint
     initial_inputs: dict[str, list[Any]] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)

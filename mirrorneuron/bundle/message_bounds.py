@@ -1,4 +1,4 @@
-"""What each node emits, as far as its config says, and how many messages can come to each node at most."""
+"""The message type that each node emits according to its config, and upper bounds of the messages that arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mirrorneuron.bundle.manifest import ANY_TYPE, EXECUTOR_RESULT, SENSOR_READY
 
 Outgoing = Mapping[str, Sequence[tuple[int, Edge]]]
 
-_MANY = 10**12  # bounds beyond this are as good as infinite, and adding them up stays cheap
+_MANY = 10**12  # larger bounds count as infinite, so that sums stay cheap
 
 
 def type_key(node: Node) -> str:
@@ -19,7 +19,7 @@ def type_key(node: Node) -> str:
 
 
 def declared_type(node: Node) -> str | None:
-    """The type that the node's config says it emits; None where it says none (or, for an executor, null)."""
+    """The type that the node emits according to its config; None if the config does not fix it (an executor: null)."""
     emitted: str | None = node.config.get(type_key(node))
     match node.agent_type:
         case AgentType.MODULE:
@@ -32,9 +32,9 @@ def declared_type(node: Node) -> str | None:
 
 
 def bounds(manifest: Manifest, outgoing: Outgoing) -> dict[str, float]:
-    """Node id -> the most messages that can arrive if nobody outside sends any.
+    """Node id -> upper bound of the messages that can arrive without `send_message`.
 
-    Infinite behind modules, sensors, loops, and commands that emit types of their own.
+    Infinite downstream of modules, sensors and loops, and of commands that emit other types.
     """
     nodes = {node.node_id: node for node in manifest.nodes}
     arriving: dict[str, float] = {
@@ -60,7 +60,7 @@ def bounds(manifest: Manifest, outgoing: Outgoing) -> dict[str, float]:
 
 
 def _emitted(node: Node, declared: str | None, edge: Edge, arriving: float) -> float:
-    """The most messages that *node* can send along *edge*, given its declared type and what comes to it."""
+    """Upper bound of the messages that *node* sends along *edge*, if *arriving* messages arrive at it."""
     if arriving == 0:
         return 0
     carried = edge.message_type in (ANY_TYPE, declared)
@@ -70,7 +70,7 @@ def _emitted(node: Node, declared: str | None, edge: Edge, arriving: float) -> f
         case AgentType.AGGREGATOR:
             return _fired(node, arriving) if declared is not None and carried else 0
         case AgentType.EXECUTOR if declared is not None and carried:
-            return arriving  # one result a run; a command that emits more of the same type is rare
+            return arriving  # one result message for each run; commands that emit more of the same type are rare
     return math.inf
 
 

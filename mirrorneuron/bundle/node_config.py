@@ -1,6 +1,6 @@
-"""The keys of a node's `config` that the runtime reads, and what may stand in them.
+"""The keys of a node's `config` that the runtime reads: one table for validation and for the manifest reference.
 
-All other keys belong to the agent's author. Of a module's config the runtime reads `MODULE_KEYS` alone.
+All other keys are free for the agent's author. Of a module's config the runtime reads only `MODULE_KEYS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mirrorneuron.errors import Issue
 from mirrorneuron.message import ENCODINGS
 from mirrorneuron.pools import DEFAULT_POOL
 
-HOST_LOCAL: Final = "host_local"  # the runner of an executor that names none
+HOST_LOCAL: Final = "host_local"  # the default runner of an executor
 RUNNERS: Final = (HOST_LOCAL, "MirrorNeuron.Runner.HostLocal")
 RETRY_ON: Final = ("any", "transient")
 
@@ -196,21 +196,21 @@ REQUIRED: Final = {AgentType.EXECUTOR: "command", AgentType.MODULE: "module"}
 
 
 def problems(agent_type: AgentType | None, config: dict[str, Any], path: str) -> Iterator[Issue]:
-    """Everything wrong in one node's config. An agent type of None (it could not be read) is taken for a module."""
+    """Every issue in one node's config. If the agent type is unknown (None), the config is checked as a module's."""
     checks = MODULE_KEYS if agent_type in (AgentType.MODULE, None) else KEYS
     for key, value in config.items():
         if value is not None and key in checks:
             yield from checks[key](value, f"{path}.{key}")
     required = REQUIRED.get(agent_type) if agent_type else None
     if required and config.get(required) is None:
-        hint = 'like "package.module:Class"' if required == "module" else 'like ["python3", "{workdir}/main.py"]'
-        yield Issue(f"{path}.{required}", f"is required of {article(agent_type)}", hint)
+        example = '"package.module:Class"' if required == "module" else '["python3", "{workdir}/main.py"]'
+        yield Issue(f"{path}.{required}", f"is required for {article(agent_type)}", f"write it like {example}")
 
 
 def without_nulls(agent_type: AgentType, config: dict[str, Any]) -> dict[str, Any]:
-    """*config* without the known keys that are null: they are as good as absent.
+    """*config* without the known keys that are null, because null counts as absent.
 
-    One null means something and stays: an executor whose `output_message_type` is null emits no result.
+    Exception: an executor's `output_message_type` of null is kept; such an executor emits no result.
     """
     if None not in config.values():
         return config

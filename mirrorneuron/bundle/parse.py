@@ -1,4 +1,4 @@
-"""JSON objects to models: whatever pydantic finds wrong becomes issues with JSON paths."""
+"""Reads JSON objects as models; each validation error of pydantic becomes an issue with a JSON path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Model)
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _QUOTED: Final = re.compile(r"'([^']*)'")
-_WANTED: Final = {  # pydantic's error type -> what should stand there
+_WANTED: Final = {  # pydantic's error type -> the expected kind of value
     "string_type": "a string",
     "bool_type": "true or false",
     "int_type": "a whole number",
@@ -27,7 +27,7 @@ _WANTED: Final = {  # pydantic's error type -> what should stand there
 
 
 def kind(value: Any) -> str:
-    """What JSON calls *value*, with an article."""
+    """The JSON type of *value*, with an article."""
     match value:
         case None:
             return "null"
@@ -43,7 +43,7 @@ def kind(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """*value* as it may stand in an error: a short text in quotes, anything else by its kind."""
+    """*value* for an error message: a string in quotes (at most 80 characters), a number, else the JSON type."""
     if isinstance(value, str):
         return f'"{value}"' if len(value) <= 80 else f'"{value[:77]}..."'
     return repr(value) if isinstance(value, int | float) and abs(value) < 10**30 else kind(value)
@@ -59,7 +59,7 @@ def below(path: str, key: str | int) -> str:
 
 
 def read(model: type[M], raw: Any, path: str, issues: list[Issue]) -> M | None:
-    """*raw* as a *model*; None after adding to *issues* what is wrong with it. A known key that is null is absent."""
+    """Read *raw* as a *model*; add to *issues* and return None if it is invalid. A known key that is null is absent."""
     if not isinstance(raw, Mapping):
         issues.append(Issue(path, f"must be an object, not {kind(raw)}"))
         return None
@@ -92,11 +92,11 @@ def _issue(path: str, found: ErrorDetails) -> Issue:
         case "string_too_long":
             return Issue(where, f"must have at most {limits['max_length']} characters")
         case known if known in _WANTED:
-            return Issue(where, f"must be {_WANTED[known]}, not {_but(known, value)}")
+            return Issue(where, f"must be {_WANTED[known]}, not {_given(known, value)}")
     return Issue(where, found["msg"])
 
 
-def _but(error_type: str, value: Any) -> str:
+def _given(error_type: str, value: Any) -> str:
     return shown(value) if error_type == "int_type" else kind(value)
 
 
@@ -104,4 +104,4 @@ def _unknown_word(path: str, field: str, value: Any, expected: str) -> Issue:
     words = tuple(_QUOTED.findall(expected))  # pydantic says: 'router', 'executor' or 'module'
     if not isinstance(value, str):
         return Issue(path, f"must be a string, not {kind(value)}", f"one of: {', '.join(words)}")
-    return Issue(path, f"no {field.replace('_', ' ')} {shown(value)}", one_of(value, words))
+    return Issue(path, f"unknown {field} {shown(value)}", one_of(value, words))

@@ -1,6 +1,6 @@
-"""What a manifest means for the runtime: edges by node and type, pools, thresholds, and linear runs of nodes.
+"""The plan: what the runtime derives from a manifest. Edges by node and type, pools, thresholds, linear runs.
 
-A plan is a pure function of the manifest. Producers and nodes each make their own; it never travels.
+A plan is a pure function of the manifest. Each process computes its own; a plan is never stored or sent.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from mirrorneuron.bundle.manifest import (
 )
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 
-LONGEST_RUN: Final = 16  # steps of one chain: a message that carried 1,000 would be 366 KB
+LONGEST_RUN: Final = 16  # nodes in one Celery chain; a task message with 1,000 would have 366 KB
 LIGHT_TYPES: Final = frozenset({AgentType.ROUTER, AgentType.AGGREGATOR, AgentType.SENSOR})
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEdge:
-    """One way out of a node."""
+    """One outgoing edge of a node."""
 
-    position: int  #: in the manifest's list of edges
+    position: int  #: index in the manifest's list of edges
     to: str
     mode: RoutingMode
-    condition: ParsedResult | None  #: must hold for the message; None always holds
+    condition: ParsedResult | None  #: None matches every message
 
 
 @dataclass(frozen=True)
 class PlannedNode:
-    """One node, with all that a worker needs to run its agent."""
+    """One node, with everything that a worker needs to run its agent."""
 
     node_id: str
     agent_type: AgentType
     template: Template
     role: str | None
     config: Mapping[str, Any]
-    pool: str  #: LIGHT, or the pool whose slots it takes
-    threshold: int | None  #: messages that must be in before it is ready; None: one
-    batch_max: int | None  #: most messages of one claim; None: all that are in
+    pool: str  #: LIGHT, or the pool whose slots the agent takes
+    threshold: int | None  #: messages that the agent needs before it is ready; None means one
+    batch_max: int | None  #: most messages of one claim; None means all in the mailbox
     edges: Mapping[str, tuple[PlannedEdge, ...]] = field(repr=False)  #: by message type, in manifest order
     out_degree: int  #: outgoing edges
     _matching: dict[str, tuple[PlannedEdge, ...]] = field(repr=False, default_factory=dict)
 
     def edges_for(self, message_type: str) -> tuple[PlannedEdge, ...]:
-        """The edges that match, in manifest order, those that match any type among them."""
+        """The edges that match *message_type*, wildcards included, in manifest order."""
         wildcards = self.edges.get(ANY_TYPE, ())
         if message_type not in self.edges or message_type == ANY_TYPE:
             return wildcards
         if not wildcards:
             return self.edges[message_type]
-        if message_type not in self._matching:  # merged on first use: types times wildcards may be many
+        if message_type not in self._matching:  # merged on first use, because types times wildcards may be many
             both = sorted((*self.edges[message_type], *wildcards), key=lambda edge: edge.position)
             self._matching[message_type] = tuple(both)
         return self._matching[message_type]
@@ -74,7 +74,7 @@ class PlannedNode:
 
     @property
     def plain(self) -> bool:
-        """Is it what the store takes an agent for that it has been told nothing about?"""
+        """True if the store needs no settings for the agent, because the store's defaults apply."""
         return self.light and self.threshold is None and self.batch_max is None
 
 
@@ -88,7 +88,7 @@ class Plan:
     initial_inputs: Mapping[str, list[Any]]
     policies: Policies
     on_idle: OnIdle
-    _next: Mapping[str, str] = field(repr=False)  #: node -> the one node that follows it in its linear run
+    _next: Mapping[str, str] = field(repr=False)  #: node -> the next node of its linear run
 
     @cached_property
     def pools(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Plan:
 
     @cached_property
     def batches(self) -> tuple[str, ...]:
-        """The agents that wait for full batches: they are flushed before the job counts as idle."""
+        """The agents with the template `batch`; their part-filled batches are flushed before the job counts as idle."""
         return tuple(n.node_id for n in self.nodes.values() if n.template == Template.BATCH)
 
     @cached_property
@@ -115,7 +115,7 @@ class Plan:
         return list(found)
 
     def linear_run(self, start: str) -> list[str]:
-        """The nodes from *start* to where the graph forks or joins; LONGEST_RUN at most."""
+        """The nodes from *start* up to the next fork or join; at most LONGEST_RUN nodes."""
         run = [start]
         while len(run) < LONGEST_RUN and (following := self._next.get(run[-1])) and following not in run:
             run.append(following)

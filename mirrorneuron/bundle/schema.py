@@ -1,7 +1,7 @@
-"""Models: dataclasses that are read from JSON objects, and written back with every key that was in them.
+"""Models: dataclasses that are read from JSON objects and written back with every key, known or not.
 
-What a model accepts is derived from the types of its fields, and checked by pydantic's core alone: pydantic itself
-takes longer to build a first model than a small bundle takes to validate.
+The schema of a model is derived from the types of its fields and checked by pydantic_core. Pydantic itself is not used:
+it takes longer to build a first model than a small bundle takes to validate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
     bool: core_schema.bool_schema,
     int: core_schema.int_schema,
 }
-_VALIDATORS: Final[dict[type[Any], SchemaValidator]] = {}  # made on first use
+_VALIDATORS: Final[dict[type[Any], SchemaValidator]] = {}  # built on first use
 
 
 def _as_dict(model: Model) -> dict[str, Any]:
@@ -32,41 +32,41 @@ def _as_dict(model: Model) -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class Model:
-    """Base of models, which are dataclasses too. Making and changing one checks nothing.
+    """Base class of models, which are dataclasses too. Constructing and changing a model checks nothing.
 
-    Types of fields: `Any`, `str`, `bool`, `int`, models, enums of strings, lists and objects of these, and each of
-    them or None. Limits are written as `Annotated[int, ("ge", 1)]`.
+    Types of fields: `Any`, `str`, `bool`, `int`, models, string enums, lists and dicts of these, and any of them
+    `| None`. Limits are written as `Annotated[int, ("ge", 1)]`.
     """
 
-    #: how pydantic's core, `message.encode` among it, writes a model wherever it finds one
+    #: used by pydantic_core, and so by `message.encode`, to write a model inside any value
     __pydantic_serializer__: ClassVar = SchemaSerializer(
         core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_as_dict)),
-        # NaN and Infinity are written as such, so that `message.encode` finds and refuses them; null would hide them.
+        # NaN and Infinity are written as constants, so that `message.encode` rejects them; null would hide them.
         core_schema.CoreConfig(ser_json_inf_nan="constants"),
     )
 
-    model_extra: dict[str, Any] = field(default_factory=dict)  #: unknown keys, kept
+    model_extra: dict[str, Any] = field(default_factory=dict)  #: unknown keys and their values
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Read a JSON object. Raises pydantic_core.ValidationError with everything that is wrong in it."""
+        """Read a JSON object. Raises pydantic_core.ValidationError with every error."""
         validator = _VALIDATORS.get(cls) or _VALIDATORS.setdefault(cls, _validator(cls))
         model: Self = validator.validate_python(raw)
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that reads back as this model."""
+        """The JSON object from which `from_dict` makes an equal model."""
         raw: dict[str, Any] = self.__pydantic_serializer__.to_python(self, mode="json")
         return raw
 
 
 def words(model: type[Model]) -> tuple[str, ...]:
-    """The keys that *model* knows."""
+    """The known keys of *model*."""
     return tuple(found.name for found in fields(model) if found.name != EXTRA)
 
 
 def _validator(model: type[Model]) -> SchemaValidator:
-    # Strict means no guessing: "yes" is no boolean and 1.0 no whole number. Only words become members of their enum.
+    # Strict: "yes" is not a boolean and 1.0 is not an integer. Only strings are converted, to members of an enum.
     return SchemaValidator(_model(model), core_schema.CoreConfig(strict=True))
 
 
@@ -110,7 +110,7 @@ def _value(hint: Any, **limits: int) -> CoreSchema:
         (other,) = (option for option in inner if option is not NoneType)
         return core_schema.nullable_schema(_value(other))
     if issubclass(hint, Enum):
-        # `missing` is for the older cores; the newer ones find the hook by themselves.
+        # Older versions of pydantic_core need `missing`; newer ones find the hook in the enum.
         return core_schema.EnumSchema(
             type="enum", cls=hint, members=list(hint), sub_type="str", missing=hint._missing_, strict=False
         )

@@ -1,4 +1,4 @@
-"""\"Did you mean\": the known word that is nearest to one that is unknown."""
+"""Suggestions for unknown words: `did you mean "aggregate"?`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from itertools import islice
 
 @lru_cache(maxsize=1024)
 def did_you_mean(word: str, known: tuple[str, ...]) -> str:
-    """`did you mean "aggregate"?`, or "" when no word of *known* (a small, fixed choice) is near."""
+    """`did you mean "aggregate"?`, or "" if no word of *known* (a small, fixed choice) is similar."""
     return _nearest(word, known)
 
 
 def one_of(word: str, known: tuple[str, ...]) -> str:
-    """The nearest word of *known*, or the whole choice where none is near."""
+    """A suggestion from *known*, or the list of all its words if none is similar."""
     return did_you_mean(word, known) or f"one of: {', '.join(known)}"
 
 
 class Suggestions:
-    """Suggests names out of large choices, and looks at a bounded number of names in all.
+    """Suggests names from large choices, with a limit on the comparisons in total.
 
-    Otherwise a graph in which every edge is wrong would compare every edge with every node.
+    Without the limit, a graph in which every edge is wrong would compare every edge with every node.
     """
 
     BUDGET = 20_000  #: comparisons, about a tenth of a second

@@ -1,7 +1,7 @@
-"""The one pass over a manifest that finds every issue, and resolves aliases and defaults on its way.
+"""Validates a manifest in one pass: finds every issue, resolves aliases and fills in defaults.
 
-First each part is read by itself, so that one bad node hides no other; then the graph is checked on what could be read.
-Every step is linear in nodes and edges.
+Each node and edge is read by itself, so that an invalid node does not hide issues of the others. The graph is then
+checked with the parts that could be read. Every step is linear in nodes and edges.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from mirrorneuron.message import seed
 _READ_APART: Final = frozenset({"nodes", "edges", "policies", "entrypoints", "initial_inputs", "long_lived"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID: Final = 200  #: characters of a node id
-MAX_SEEDS: Final = 1_000_000  #: messages that a job begins with: they are written at once, with the job's record
+MAX_SEEDS: Final = 1_000_000  #: initial messages of a job; they are written in one step with the job's record
 FED_FROM_OUTSIDE: Final = frozenset({AgentType.AGGREGATOR, AgentType.SENSOR})
 
 
 @dataclass(slots=True)
 class Draft:
-    """A manifest while it is being read. What could not be read is missing here and in `issues`."""
+    """A manifest while it is being read. A part that could not be read is left out, and has an entry in `issues`."""
 
     issues: list[Issue] = field(default_factory=list)
     nodes: list[tuple[str, dict[str, Any], Node | None]] = field(default_factory=list)  #: path, JSON, model
@@ -51,11 +51,11 @@ class Draft:
     def issue(self, path: str, message: str, hint: str = "") -> None:
         self.issues.append(Issue(path, message, hint))
 
-    def no_node(self, path: str, name: Any) -> None:
-        """Record that *name* should be a node id, and is none."""
+    def unknown_node(self, path: str, name: Any) -> None:
+        """Add the issue that *name* is not the id of a node."""
         if not isinstance(name, str):
-            self.issue(path, f"must be the id of a node, not {kind(name)}")
-        elif self.ids:  # without any node, saying so once is enough
+            self.issue(path, f"must be a node id, not {kind(name)}")
+        elif self.ids:  # without any node there is one issue for that already
             self.issue(path, f"no node {shown(name)}", self.suggestions.near(name, self.ids))
 
 
@@ -64,11 +64,11 @@ class Checked:
     """A manifest without issues."""
 
     manifest: Manifest
-    filled: dict[str, Any]  #: the values that validation filled in, in the manifest's own shape
+    filled: dict[str, Any]  #: the defaults that validation filled in, in the shape of the manifest
 
 
 def check(raw: Any, sources: Sources) -> Checked:
-    """Read the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
+    """Validate the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
     if not isinstance(raw, dict):
         raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
     draft = Draft()
@@ -95,7 +95,7 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def _read_head(raw: dict[str, Any], draft: Draft) -> Manifest | None:
-    """All but the parts that are read apart."""
+    """Read the top-level keys that are not in `_READ_APART`."""
     head = {k: v for k, v in raw.items() if k not in _READ_APART}
     long_lived = raw.get("long_lived")
     if long_lived is not None and not isinstance(long_lived, bool):
@@ -103,14 +103,14 @@ def _read_head(raw: dict[str, Any], draft: Draft) -> Manifest | None:
     elif long_lived is not None and head.setdefault("daemon", long_lived) is None:
         head["daemon"] = long_lived
     elif long_lived is not None and isinstance(head["daemon"], bool) and head["daemon"] != long_lived:
-        draft.issue("long_lived", "contradicts daemon", "it is another name of daemon: remove one of them")
+        draft.issue("long_lived", "is an alias of daemon and has another value", "remove one of the two")
     version = head.get("manifest_version")
     if version is not None and version != VERSION:
-        draft.issue("manifest_version", f"{shown(version)} is not supported", f'it must be "{VERSION}"')
+        draft.issue("manifest_version", f"{shown(version)} is not supported", f'use "{VERSION}"')
         head["manifest_version"] = VERSION
     manifest = read(Manifest, head, "", draft.issues)
     if manifest is not None and _CONTROL.search(manifest.graph_id):
-        draft.issue("graph_id", "must not hold control characters")
+        draft.issue("graph_id", "must not contain control characters")
     return manifest
 
 
@@ -120,7 +120,7 @@ def _read_nodes(raw: Any, draft: Draft) -> None:
     elif not isinstance(raw, list):
         draft.issue("nodes", f"must be a list, not {kind(raw)}")
     elif not raw:
-        draft.issue("nodes", "must hold at least one node")
+        draft.issue("nodes", "must contain at least one node")
     else:
         for index, item in enumerate(raw):
             path = below("nodes", index)
@@ -133,7 +133,7 @@ def _read_nodes(raw: Any, draft: Draft) -> None:
 
 def _check_id(node_id: Any, path: str, draft: Draft) -> None:
     if not isinstance(node_id, str):
-        return  # the model has complained
+        return  # `read` has added the issue
     where = f"{path}.node_id"
     if not node_id:
         draft.issue(where, "must not be empty")
@@ -141,14 +141,14 @@ def _check_id(node_id: Any, path: str, draft: Draft) -> None:
     if len(node_id) > MAX_ID:
         draft.issue(where, f"must have at most {MAX_ID} characters, not {len(node_id)}")
     if _CONTROL.search(node_id) or "{" in node_id or "}" in node_id:
-        draft.issue(where, "must hold no control characters and neither { nor }")
+        draft.issue(where, "must not contain control characters, { or }")
     first = draft.ids.setdefault(node_id, path)
     if first != path:
-        draft.issue(where, f"{shown(node_id)} is the id of {first} too", "ids must differ")
+        draft.issue(where, f"duplicate node_id {shown(node_id)} (also {first})", "rename one of the nodes")
 
 
 def _agent_type(node: dict[str, Any], model: Node | None) -> AgentType | None:
-    """The node's agent type, also where another part of the node could not be read."""
+    """The node's agent type, even if another part of the node could not be read."""
     if model is not None:
         return model.agent_type
     try:
@@ -162,11 +162,11 @@ def _check_template(node: dict[str, Any], model: Node | None, path: str, draft: 
     try:
         template = model.type if model else Template(_or(node.get("type"), "generic"))
     except ValueError:
-        return  # the model has complained
+        return  # `read` has added the issue
     if agent_type and template not in TEMPLATES[agent_type]:
         choice = " or ".join(t for t in Template if t in TEMPLATES[agent_type])
-        subject = node_config.article(agent_type)
-        draft.issue(f"{path}.type", f'{subject} cannot be of type "{template}"', f"it can be {choice}")
+        message = f'template "{template}" is not allowed for {node_config.article(agent_type)}'
+        draft.issue(f"{path}.type", message, f"use {choice}")
 
 
 def _read_edges(raw: Any, draft: Draft) -> None:
@@ -184,21 +184,21 @@ def _read_edges(raw: Any, draft: Draft) -> None:
             _check_condition(item.get("conditions"), path, draft)
             for end in ("from_node", "to_node"):
                 if isinstance(item.get(end), str) and item[end] not in draft.ids:
-                    draft.no_node(f"{path}.{end}", item[end])
+                    draft.unknown_node(f"{path}.{end}", item[end])
 
 
 def _check_condition(conditions: Any, path: str, draft: Draft) -> None:
     expr = conditions.get("expr") if isinstance(conditions, dict) else None
     if not isinstance(expr, str):
-        return  # there is none, or the model has complained
+        return  # no condition, or `read` has added the issue
     try:
         compile_condition(expr)
     except ValueError as error:
-        draft.issue(f"{path}.conditions.expr", str(error), "JMESPath, like body.outputs.branch == 'low'")
+        draft.issue(f"{path}.conditions.expr", str(error), "write JMESPath, like body.outputs.branch == 'low'")
 
 
 def _entrypoints(raw: Any, draft: Draft) -> list[str]:
-    """The entrypoints that are named, else the nodes with the role of a root; each once, in order."""
+    """The given entrypoints, or the nodes with a root role if none are given; in order, without duplicates."""
     if isinstance(raw, str):
         raw, single = [raw], True
     else:
@@ -211,7 +211,7 @@ def _entrypoints(raw: Any, draft: Draft) -> list[str]:
     names: dict[str, None] = {}
     for index, name in enumerate(raw):
         if not isinstance(name, str) or name not in draft.ids:
-            draft.no_node("entrypoints" if single else below("entrypoints", index), name)
+            draft.unknown_node("entrypoints" if single else below("entrypoints", index), name)
         else:
             names[name] = None
     return list(names)
@@ -220,7 +220,7 @@ def _entrypoints(raw: Any, draft: Draft) -> list[str]:
 def _roots_by_role(draft: Draft) -> list[str]:
     roots = [node.get("node_id") for _, node, _ in draft.nodes if _role(node) in ROOT_ROLES]
     if not roots and draft.nodes:
-        hint = 'name them in `entrypoints`, or give a node the role "root"'
+        hint = 'set `entrypoints`, or give a node the role "root"'
         draft.issue("entrypoints", "the graph has no entrypoint", hint)
     return list(dict.fromkeys(name for name in roots if isinstance(name, str)))
 
@@ -231,13 +231,12 @@ def _role(node: dict[str, Any]) -> str:
 
 
 def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str, list[Any]]:
-    """Node id -> payloads; every entrypoint is there, with one empty payload if it was given none."""
+    """Node id -> payloads. An entrypoint without a payload gets one empty payload."""
     if isinstance(raw, list):
         for index, payload in enumerate(raw):
             _check_seed(payload, below("initial_inputs", index), draft)
-        if _too_many(
-            len(raw) * len(entrypoints), draft, "a list goes to every entrypoint: name the node of each input"
-        ):
+        hint = "a list goes to every entrypoint; use an object to give each node its own inputs"
+        if _too_many(len(raw) * len(entrypoints), draft, hint):
             return {}
         return {name: list(raw) or [{}] for name in entrypoints}
     if raw is not None and not isinstance(raw, dict):
@@ -247,7 +246,7 @@ def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str,
     for name, given in (raw or {}).items():
         path = below("initial_inputs", name)
         if name not in draft.ids:
-            draft.no_node(path, name)
+            draft.unknown_node(path, name)
         elif isinstance(given, list):
             for index, payload in enumerate(given):
                 _check_seed(payload, below(path, index), draft)
@@ -262,7 +261,7 @@ def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str,
 
 def _too_many(messages: int, draft: Draft, hint: str = "") -> bool:
     if messages > MAX_SEEDS:
-        draft.issue("initial_inputs", f"would be {messages} messages, and the most is {MAX_SEEDS}", hint)
+        draft.issue("initial_inputs", f"would make {messages} messages; at most {MAX_SEEDS} are allowed", hint)
     return messages > MAX_SEEDS
 
 
@@ -278,7 +277,7 @@ def _check_config(
 ) -> None:
     config = _or(node.get("config"), {})
     if not isinstance(config, dict):
-        return  # the model has complained
+        return  # `read` has added the issue
     where = f"{path}.config"
     draft.issues.extend(node_config.problems(agent_type, config, where))
     if agent_type is AgentType.EXECUTOR:
@@ -288,7 +287,7 @@ def _check_config(
 
 
 def _fill(manifest: Manifest, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Put in the defaults that depend on the rest, and answer with all that was not given."""
+    """Fill in the defaults that depend on other keys, and return the filled-in values."""
     filled: dict[str, Any] = {}
     if not manifest.job_name:
         manifest.job_name = filled["job_name"] = manifest.graph_id

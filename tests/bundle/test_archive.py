@@ -1,4 +1,4 @@
-"""Folders as archives: deterministic when packed, harmless when unpacked."""
+"""Archives of folders: packing is deterministic, and unpacking is safe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes | None, bool]]:
-    """Relative path -> content (None for a folder) and whether it can be run."""
+    """Relative path -> content (None for a folder) and whether the file is executable."""
     return {
         str(path.relative_to(folder)): (
             None if path.is_dir() else path.read_bytes(),
@@ -49,7 +49,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfil
     return info
 
 
-def test_what_was_packed_is_unpacked(tmp_path: Path) -> None:
+def test_unpacking_restores_the_packed_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "empty").mkdir(parents=True)
     (source / "sub" / ("deep" * 40)).mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_any_names_and_contents_survive(tmp_path_factory: pytest.TempPathFactory
     assert tree(folder / "target") == tree(folder / "source")
 
 
-def test_times_owners_and_the_order_of_writing_leave_no_trace(tmp_path: Path) -> None:
+def test_times_owners_and_the_order_of_writing_do_not_change_the_archive(tmp_path: Path) -> None:
     for name, order in (("one", "abc"), ("two", "cba")):
         (tmp_path / name).mkdir()
         for letter in order:
@@ -83,8 +83,8 @@ def test_times_owners_and_the_order_of_writing_leave_no_trace(tmp_path: Path) ->
     assert pack_folder(tmp_path / "one", MIB) == pack_folder(tmp_path / "two", MIB)
 
 
-def test_compiled_python_is_left_out(tmp_path: Path) -> None:
-    """Running the files must not make another bundle of them."""
+def test_pycache_is_not_packed(tmp_path: Path) -> None:
+    """Running the files must not change the digest of the bundle."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "m.py").touch()
     before = pack_folder(tmp_path, MIB)
@@ -93,7 +93,7 @@ def test_compiled_python_is_left_out(tmp_path: Path) -> None:
     assert pack_folder(tmp_path, MIB) == before
 
 
-def test_links_inside_are_packed_as_what_they_point_to(tmp_path: Path) -> None:
+def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "a").mkdir(parents=True)
     (source / "a" / "file").write_text("x")
@@ -109,12 +109,12 @@ def test_a_link_out_of_the_folder_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source-secret").write_text("x")
     (tmp_path / "source" / "link").symlink_to(tmp_path / "source-secret")
-    with pytest.raises(ValueError, match="link: is a link that leads out"):
+    with pytest.raises(ValueError, match="link: is a symbolic link to a place outside"):
         pack_folder(tmp_path / "source", MIB)
 
 
-def test_links_that_multiply_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each level holds the next one twice: 2^20 folders on a few inodes."""
+def test_links_that_multiply_folders_hit_the_limit_of_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level contains the next one twice: 2^20 folders from a few inodes."""
     monkeypatch.setattr(archive, "MAX_ENTRIES", 1_000)
     for level in range(20):
         (tmp_path / f"{level}").mkdir()
@@ -125,7 +125,7 @@ def test_links_that_multiply_are_stopped(tmp_path: Path, monkeypatch: pytest.Mon
         pack_folder(tmp_path, MIB)
 
 
-def test_too_much_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_folder_over_the_cap_is_refused_before_any_file_is_read(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(10**12)
     with pytest.raises(
@@ -170,15 +170,15 @@ def test_a_hostile_member_is_refused_and_nothing_is_left_behind(tmp_path: Path, 
         [member("a/" * 150, tarfile.DIRTYPE)],
     ],
 )
-def test_members_that_no_folder_holds_together_are_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
-    """Nobody packed them: each folder comes before what is in it, and each name once."""
-    with pytest.raises(ValueError, match="the archive holds"):
+def test_members_that_conflict_are_refused(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
+    """`pack_folder` writes each folder before its content, and each name once."""
+    with pytest.raises(ValueError, match=r"^cannot unpack .* from the archive"):
         unpack(tar_of(*members), tmp_path / "cache" / "target")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_folders_that_could_not_be_removed_again_are_not_packed(tmp_path: Path) -> None:
-    """Python gives up on trees some hundreds deep."""
+def test_folders_too_deep_to_be_removed_are_not_packed(tmp_path: Path) -> None:
+    """Functions that remove a tree fail at some hundreds of levels."""
     deepest = tmp_path.joinpath("source", *"a" * archive.MAX_DEPTH)
     deepest.mkdir(parents=True)
     (deepest / "file").touch()
@@ -186,7 +186,7 @@ def test_folders_that_could_not_be_removed_again_are_not_packed(tmp_path: Path) 
     assert tree(tmp_path / "target") == tree(tmp_path / "source")
     (deepest / "folder").mkdir()
     (deepest / "folder" / "file").touch()
-    with pytest.raises(ValueError, match="lies more than 100 folders deep"):
+    with pytest.raises(ValueError, match="is nested more than 100 folders deep"):
         pack_folder(tmp_path / "source", MIB)
 
 
@@ -198,7 +198,7 @@ def test_a_member_that_claims_a_size_beyond_the_archive_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 512, os.urandom(2048), b"\x1f\x8b" + b"x" * 1000])
-def test_bytes_that_are_no_archive_are_refused_or_empty(tmp_path: Path, data: bytes) -> None:
+def test_bytes_that_are_not_an_archive_are_refused_or_empty(tmp_path: Path, data: bytes) -> None:
     try:
         unpack(data, tmp_path / "target")
     except ValueError:
@@ -216,8 +216,8 @@ def test_a_cut_archive_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_target_that_is_there_already_wins(tmp_path: Path) -> None:
-    """Two processes unpack the same archive; the second finds the work done."""
+def test_an_existing_target_is_left_unchanged(tmp_path: Path) -> None:
+    """Two processes unpack the same archive; the second one keeps the folder of the first."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_text("new")
     data = pack_folder(tmp_path / "source", MIB)

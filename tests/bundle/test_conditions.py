@@ -1,4 +1,4 @@
-"""Conditions of edges: JMESPath, and the `${...}` form that means the same."""
+"""Conditions of edges: JMESPath, and the equivalent `${...}` form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def true_of(text: str, body: Any, **headers: Any) -> bool:
 
 
 @pytest.mark.parametrize("text", ["body.outputs.branch == 'low'", '${payload.outputs.branch} == "low"'])
-def test_both_forms_of_the_contract_mean_the_same(text: str) -> None:
+def test_both_forms_of_a_condition_mean_the_same(text: str) -> None:
     assert true_of(text, {"outputs": {"branch": "low"}})
     assert not true_of(text, {"outputs": {"branch": "high"}})
     assert not true_of(text, {})
@@ -50,7 +50,7 @@ def test_the_dollar_form_becomes_plain_jmespath(text: str, plain: str) -> None:
     assert normalise(plain) == plain
 
 
-def test_a_text_with_quotes_in_it_is_compared_as_it_is() -> None:
+def test_a_string_that_contains_quotes_is_compared_unchanged() -> None:
     assert true_of('${payload.x} == "it\'s `so`"', {"x": "it's `so`"})
     assert true_of('${payload.x} == "a\\"b"', {"x": 'a"b'})
 
@@ -59,8 +59,8 @@ def test_a_text_with_quotes_in_it_is_compared_as_it_is() -> None:
     ("value", "expected"),
     [(None, False), (False, False), ("", False), ([], False), ({}, False), (0, True), ("0", True), ([0], True)],
 )
-def test_truth_is_that_of_jmespath(value: Any, expected: bool) -> None:
-    """Zero is true there."""
+def test_truth_follows_jmespath(value: Any, expected: bool) -> None:
+    """In JMESPath zero is true."""
     assert true_of("body", value) is expected
 
 
@@ -71,7 +71,7 @@ def test_truth_is_that_of_jmespath(value: Any, expected: bool) -> None:
         ("body.[", "Incomplete expression"),
         ("body.x > 1", "column 9"),
         ("${payload.x", "Unknown token $"),
-        ("${" + " " * 9_990, "Unknown token $"),  # read in no time, however many ways there are to share out the blanks
+        ("${" + " " * 9_990, "Unknown token $"),  # no exponential backtracking over the blanks
         ("lenght(body)", 'unknown function lenght(), did you mean "length"?'),
         ("contains(body)", "contains() takes 2 arguments, not 1"),
         ("(" * 5000, "nested too deeply"),

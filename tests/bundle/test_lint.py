@@ -1,4 +1,4 @@
-"""What a manifest may say and is nevertheless warned about; and what it is not warned about."""
+"""Warnings: which parts of a valid manifest get one, and which do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def executor(**config: Any) -> dict[str, Any]:
     return {"executor": {"command": "true", **config}}
 
 
-def test_unknown_keys_are_warned_of_everywhere_with_what_was_meant() -> None:
+def test_unknown_keys_get_a_warning_with_a_suggestion() -> None:
     edge = {"from_node": "a", "to_node": "a", "message_type": "*", "routing": "x", "conditions": {"exp": "x"}}
     raw = {
         "manifest_version": "1.0",
@@ -55,18 +55,18 @@ def test_unknown_keys_are_warned_of_everywhere_with_what_was_meant() -> None:
     }
 
 
-def test_config_keys_that_resemble_none_of_the_runtime_are_no_matter() -> None:
+def test_config_keys_that_resemble_no_key_of_the_runtime_get_no_warning() -> None:
     assert warned({"a": executor(**{"from": "x", "tty": False, "no_keep": True, "gpu": 1})}) == {}
     assert warned({"a": {"module": {"module": "m:C", "comand": 1}}}) == {}
 
 
-def test_a_node_that_no_message_can_come_to_is_warned_of() -> None:
+def test_an_unreachable_node_gets_a_warning() -> None:
     found = warned({"a": router(), "b": router(), "c": router()}, "b x c")
     assert set(found) == {"nodes[1]", "nodes[2]"}
-    assert '"b" cannot be reached' in found["nodes[1]"]
+    assert found["nodes[1]"] == "cannot be reached from an entrypoint"
 
 
-def test_a_sensor_and_a_node_with_initial_input_are_reached_from_outside() -> None:
+def test_a_sensor_and_a_node_with_initial_input_are_reachable() -> None:
     nodes = {"a": router(), "s": {"sensor": {"complete_job": True}}, "b": router(), "c": router()}
     assert warned(nodes, "s sensor_ready b", initial_inputs={"c": {}}) == {}
 
@@ -81,19 +81,22 @@ def test_a_sensor_and_a_node_with_initial_input_are_reached_from_outside() -> No
         ({"sensor": {}}, "output_message_type"),
     ],
 )
-def test_an_emitted_type_that_no_edge_carries_is_warned_of(node: dict[str, Any], key: str) -> None:
+def test_an_emitted_type_that_no_edge_carries_gets_a_warning(node: dict[str, Any], key: str) -> None:
     found = warned({"a": node, "b": router()}, "a other b", policies={"on_idle": "complete"})
-    assert "carries the type" in found[f"nodes[0].config.{key}"]
-    assert not any("carries the type" in text for text in warned({"a": node, "b": router()}, "a * b").values())
+    assert "no outgoing edge carries the emitted type" in found[f"nodes[0].config.{key}"]
+    assert not any(
+        "no outgoing edge carries the emitted type" in text
+        for text in warned({"a": node, "b": router()}, "a * b").values()
+    )
 
 
-def test_the_end_of_a_graph_may_emit_what_it_never_declared() -> None:
+def test_a_node_at_the_end_of_the_graph_may_emit_its_default_type() -> None:
     assert warned({"a": executor()}) == {}
     assert warned({"a": executor(output_message_type="report", complete_job=True)}) == {}
     assert "nodes[0].config.output_message_type" in warned({"a": executor(output_message_type="report")})
 
 
-def test_an_executor_that_emits_no_result_is_not_missing_an_edge() -> None:
+def test_an_executor_that_emits_no_result_needs_no_edge() -> None:
     assert warned({"a": executor(output_message_type=None), "b": router()}, "a item b") == {}
 
 
@@ -110,23 +113,23 @@ def test_a_node_that_may_emit_anything_has_no_dead_edges(node: dict[str, Any]) -
     assert not any("edges" in path for path in warned({"a": node, "b": router()}, "a x b", "a y b"))
 
 
-def test_a_first_match_edge_behind_one_that_takes_all_can_never_match() -> None:
+def test_a_first_match_edge_after_an_unconditional_one_can_never_match() -> None:
     def edges(**first: Any) -> list[dict[str, Any]]:
         base = {"from_node": "a", "to_node": "b", "message_type": "x", "routing_mode": "first_match"}
         return [{**base, **first}, base]
 
     nodes = {"a": router(), "b": router()}
-    assert "takes every such message" in warned(nodes, edges=edges())["edges[1]"]
-    assert "takes every such message" in warned(nodes, edges=edges(message_type="*"))["edges[1]"]
+    assert "gets every such message" in warned(nodes, edges=edges())["edges[1]"]
+    assert "gets every such message" in warned(nodes, edges=edges(message_type="*"))["edges[1]"]
     assert warned(nodes, edges=edges(message_type="y")) == {}
     assert warned(nodes, edges=edges(conditions={"expr": "body.x"})) == {}
 
 
-def test_a_condition_on_what_no_message_has_is_warned_of() -> None:
-    """In JMESPath "low" in double quotes is a field of the message, and that is always null."""
+def test_a_condition_on_an_unknown_field_gets_a_warning() -> None:
+    """In JMESPath "low" in double quotes is a field of the message; its value is always null."""
     edge = {"from_node": "a", "to_node": "b", "message_type": "x", "conditions": {"expr": 'body.x == "low"'}}
     found = warned({"a": router(), "b": router()}, edges=[edge])
-    assert '"low" is no part of a message' in found["edges[0].conditions.expr"]
+    assert '"low" is not a field of a message' in found["edges[0].conditions.expr"]
     edge["conditions"] = {"expr": '${payload.x} == "low"'}
     assert warned({"a": router(), "b": router()}, edges=[edge]) == {}
 
@@ -135,7 +138,7 @@ def aggregator(complete_after: int | None) -> dict[str, Any]:
     return {"aggregator": {"complete_after": complete_after}}
 
 
-def test_an_aggregator_that_waits_for_more_than_can_come_is_warned_of() -> None:
+def test_an_aggregator_with_an_unreachable_threshold_gets_a_warning() -> None:
     nodes = {"a": router("x"), "b": executor(), "c": executor(), "all": aggregator(3)}
     edges = ("a x b", "a x c", "b executor_result all", "c executor_result all")
     assert "at most 2 messages" in warned(nodes, *edges)["nodes[3].config.complete_after"]
@@ -151,15 +154,15 @@ def test_an_aggregator_that_waits_for_more_than_can_come_is_warned_of() -> None:
         (executor(output_message_type=None), "a item all"),
     ],
 )
-def test_who_may_emit_any_number_fills_any_aggregator(source: dict[str, Any], edge: str) -> None:
+def test_a_node_that_may_emit_any_number_can_fill_any_aggregator(source: dict[str, Any], edge: str) -> None:
     assert warned({"a": source, "all": aggregator(1000)}, edge) == {}
 
 
-def test_messages_that_go_round_fill_any_aggregator() -> None:
+def test_messages_in_a_loop_can_fill_any_aggregator() -> None:
     assert warned({"a": router(), "b": router(), "all": aggregator(1000)}, "a x b", "b x a", "b x all") == {}
 
 
-def test_aggregators_behind_each_other_divide_what_comes() -> None:
+def test_each_aggregator_in_a_row_divides_the_bound() -> None:
     first = {"aggregator": {"complete_after": 3, "output_message_type": "part"}}
     nodes = {"a": router("x"), "b": first, "all": aggregator(3)}
     found = warned(nodes, "a x b", "b part all", initial_inputs=[1] * 7)
@@ -167,15 +170,15 @@ def test_aggregators_behind_each_other_divide_what_comes() -> None:
     assert warned(nodes, "a x b", "b part all", initial_inputs=[1] * 9) == {}
 
 
-def test_an_aggregator_with_no_threshold_collects_for_ever() -> None:
+def test_an_aggregator_without_a_threshold_gets_a_warning() -> None:
     found = warned({"a": aggregator(None)})
-    assert "collects for ever" in found["nodes[0].config.complete_after"]
+    assert "is not set, so the aggregator never fires" in found["nodes[0].config.complete_after"]
     assert warned({"a": {"aggregator": {"complete_on_message": True}}}) == {}
 
 
-def test_a_graph_in_which_nothing_can_complete_the_job_is_warned_of() -> None:
+def test_a_graph_in_which_no_node_can_complete_the_job_gets_a_warning() -> None:
     stuck: dict[str, Any] = {"a": {"sensor": {}}}
-    assert "nothing in this graph can complete the job" in warned(stuck)["nodes"]
+    assert "no node of the graph can complete the job" in warned(stuck)["nodes"]
     assert warned(stuck, daemon=True) == {}
     assert warned(stuck, policies={"on_idle": "complete"}) == {}
     assert warned({"a": {"sensor": {"complete_job": True}}}) == {}

@@ -1,4 +1,4 @@
-"""Bundles: where they come from, what is checked again, and the bytes they become."""
+"""Bundles: loading from each kind of input, checking again after a change, and packing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def refusal(source: Any) -> str:
     return str(caught.value)
 
 
-def test_a_folder_is_loaded_by_text_or_path_and_knows_where_it_came_from(tmp_path: Path) -> None:
+def test_a_folder_is_loaded_by_str_or_path_and_keeps_its_paths(tmp_path: Path) -> None:
     folder = write(tmp_path / "job", main="x")
     for given in (str(folder), folder):
         bundle = validate_manifest(given)
@@ -58,9 +58,7 @@ def test_a_folder_is_loaded_by_text_or_path_and_knows_where_it_came_from(tmp_pat
     assert load(write(tmp_path / "bare")).payloads_path is None
 
 
-def test_paths_are_absolute_whatever_the_caller_does_afterwards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_of_a_bundle_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "job")
     monkeypatch.chdir(tmp_path)
     assert load("job").path == tmp_path / "job"
@@ -71,41 +69,41 @@ def test_a_mapping_is_a_bundle_without_a_folder() -> None:
     assert (bundle.path, bundle.manifest_path, bundle.payloads_path) == (None, None, None)
 
 
-def test_each_way_to_be_no_bundle_has_its_own_error(tmp_path: Path) -> None:
+def test_each_kind_of_invalid_input_has_its_own_error(tmp_path: Path) -> None:
     folder = write(tmp_path / "job")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    assert refusal(tmp_path / "nowhere") == f"no folder {tmp_path}/nowhere"
-    assert refusal(tmp_path / "empty") == f"{tmp_path}/empty has no manifest.json"
+    assert refusal(tmp_path / "nowhere") == f"folder {tmp_path}/nowhere does not exist"
+    assert refusal(tmp_path / "empty") == f"folder {tmp_path}/empty has no manifest.json"
     assert refusal(tmp_path / "file") == f"{tmp_path}/file is a file (a bundle is a folder)"
-    assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (give its folder, {folder})"
-    assert refusal("a\0b").startswith("no folder")
-    assert refusal("x" * 5_000).startswith("no folder")
+    assert refusal(folder / "manifest.json") == f"{folder}/manifest.json is a file (pass its folder, {folder})"
+    assert refusal("a\0b").endswith(" does not exist")
+    assert refusal("x" * 5_000).endswith(" does not exist")
     assert refusal("").endswith("has no manifest.json")
     for other, name in ((None, "null"), (3, "a number"), ([], "a list"), (b"x", "bytes"), ({1}, "set")):
-        assert refusal(other) == f"a bundle is a folder or a manifest (an object), not {name}"
+        assert refusal(other) == f"a bundle must be the path of a folder, a mapping or a JobBundle, not {name}"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b'{"a": 1,\n  "b": }', "is not JSON: expected value at line 2 column 8"),
-        (b"", "is not JSON: EOF while parsing a value at line 1 column 0"),
-        (b'{"a": NaN}', "is not JSON"),
-        (b"\xff\xfe{}", "is not JSON"),
-        (b"[" * 10_000, "is not JSON: recursion limit exceeded"),
+        (b'{"a": 1,\n  "b": }', "is not valid JSON: expected value at line 2 column 8"),
+        (b"", "is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a": NaN}', "is not valid JSON"),
+        (b"\xff\xfe{}", "is not valid JSON"),
+        (b"[" * 10_000, "is not valid JSON: recursion limit exceeded"),
         (b"[1]", "a manifest must be a JSON object, not a list"),
         (b"null", "a manifest must be a JSON object, not null"),
         (b'"x"', "a manifest must be a JSON object, not a string"),
     ],
 )
-def test_a_manifest_file_that_is_no_json_object_says_where(tmp_path: Path, text: bytes, says: str) -> None:
+def test_an_error_in_a_manifest_file_has_line_and_column(tmp_path: Path, text: bytes, says: str) -> None:
     write(tmp_path)
     (tmp_path / "manifest.json").write_bytes(text)
     assert says in refusal(tmp_path)
 
 
-def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(MANIFEST).encode())
     assert load(tmp_path).manifest.graph_id == "g"
@@ -119,7 +117,7 @@ def test_loading_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["src", "src/", "./src", "src/main.py", "."])
-def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> None:
+def test_an_existing_upload_is_not_an_issue(tmp_path: Path, source: str) -> None:
     write(tmp_path, {"upload_path": source, "uploads": [{"source": source, "target": "x"}]}, **{"src__main.py": "x"})
     load(tmp_path)
 
@@ -129,11 +127,11 @@ def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> Non
     [
         ("sorc", '"sorc" is not in payloads/ (did you mean "src"?)'),
         ("src/mian.py", '"src/mian.py" is not in payloads/ (did you mean "main.py"?)'),
-        ("../outside", "leads out of payloads/"),
-        ("src/../../x", "leads out of payloads/"),
-        ("/etc/passwd", "is absolute"),
-        ("", "is no path"),
-        ("a\0b", "is no path"),
+        ("../outside", "points outside payloads/"),
+        ("src/../../x", "points outside payloads/"),
+        ("/etc/passwd", "is an absolute path"),
+        ("", "is not a valid path"),
+        ("a\0b", "is not a valid path"),
         ("x" * 300, "is not in payloads/"),
         (3, "must be a string, not a number"),
     ],
@@ -141,8 +139,8 @@ def test_an_upload_that_is_there_is_no_issue(tmp_path: Path, source: str) -> Non
 def test_an_upload_that_is_missing_or_escapes_is_an_issue(tmp_path: Path, source: Any, says: str) -> None:
     write(tmp_path, {"upload_path": source, "uploads": [{"source": source, "target": "x"}]}, **{"src__main.py": "x"})
     upload_path, uploads = refusal(tmp_path).splitlines()
-    assert upload_path.startswith("nodes[0].config.upload_path: ")
-    assert uploads.startswith("nodes[0].config.uploads[0].source: ")
+    assert upload_path.startswith('nodes[0].config.upload_path (node "a"): ')
+    assert uploads.startswith('nodes[0].config.uploads[0].source (node "a"): ')
     assert says in upload_path
     assert says in uploads
 
@@ -150,9 +148,9 @@ def test_an_upload_that_is_missing_or_escapes_is_an_issue(tmp_path: Path, source
 def test_an_upload_needs_a_source_and_a_target_that_stays_inside(tmp_path: Path) -> None:
     write(tmp_path, {"upload_paths": [{"target": "x"}, "src", {"source": "src", "target": "../x"}]}, src="x")
     assert [line.split(": ")[0] for line in refusal(tmp_path).splitlines()] == [
-        "nodes[0].config.upload_paths[0].source",
-        "nodes[0].config.upload_paths[1]",
-        "nodes[0].config.upload_paths[2].target",
+        'nodes[0].config.upload_paths[0].source (node "a")',
+        'nodes[0].config.upload_paths[1] (node "a")',
+        'nodes[0].config.upload_paths[2].target (node "a")',
     ]
 
 
@@ -160,17 +158,17 @@ def test_an_upload_without_any_payloads_folder_says_so(tmp_path: Path) -> None:
     assert "the bundle has no payloads folder" in refusal(write(tmp_path, {"upload_path": "src"}))
 
 
-def test_the_source_of_a_module_must_be_there(tmp_path: Path) -> None:
+def test_the_source_of_a_module_must_exist(tmp_path: Path) -> None:
     module = {"agent_type": "module", "config": {"module": "m:C", "module_source": "m.py"}}
     manifest = {**MANIFEST, "nodes": [{**MANIFEST["nodes"][0], **module}, MANIFEST["nodes"][1]]}
     write(tmp_path, **{"n.py": ""})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert refusal(tmp_path).startswith('nodes[0].config.module_source: "m.py" is not in payloads/')
+    assert refusal(tmp_path).startswith('nodes[0].config.module_source (node "a"): "m.py" is not in payloads/')
     (tmp_path / "payloads" / "m.py").touch()
     load(tmp_path)
 
 
-def test_links_may_stay_inside_and_not_lead_out(tmp_path: Path) -> None:
+def test_links_may_point_inside_payloads_but_not_outside(tmp_path: Path) -> None:
     folder = write(tmp_path / "job", {"upload_path": "link"}, file="x", sub__file="y")
     payloads = folder / "payloads"
     (payloads / "link").symlink_to("sub")
@@ -179,21 +177,21 @@ def test_links_may_stay_inside_and_not_lead_out(tmp_path: Path) -> None:
     (payloads / "nothing").symlink_to("gone")
     (payloads / "sub" / "loop").symlink_to("..")
     found = refusal(folder)
-    assert "payloads/out: is a link that leads out of the folder" in found
-    assert "payloads/nothing: is a link to nothing" in found
-    assert "payloads/sub/loop: is a link to a folder that it is in" in found
+    assert "payloads/out: is a symbolic link to a place outside the folder" in found
+    assert "payloads/nothing: is a broken symbolic link" in found
+    assert "payloads/sub/loop: is a symbolic link to a folder that contains it" in found
 
 
-def test_an_upload_through_a_link_that_leads_out_is_an_issue_of_its_own(tmp_path: Path) -> None:
+def test_an_upload_through_a_link_to_the_outside_is_an_issue(tmp_path: Path) -> None:
     folder = write(tmp_path / "job", {"upload_path": "out/passwd"}, file="x")
     (folder / "payloads" / "out").symlink_to("/etc")
-    assert 'upload_path: "out/passwd" is a link that leads out of payloads/' in refusal(folder)
+    assert 'upload_path (node "a"): "out/passwd" is a symbolic link to a place outside payloads/' in refusal(folder)
 
 
-def test_what_is_neither_file_nor_folder_is_an_issue(tmp_path: Path) -> None:
+def test_a_payload_that_is_not_a_file_or_folder_is_an_issue(tmp_path: Path) -> None:
     folder = write(tmp_path / "j", file="x")
     os.mkfifo(folder / "payloads" / "pipe")
-    assert "payloads/pipe: is neither a file nor a folder" in refusal(folder)
+    assert "payloads/pipe: is not a regular file or folder" in refusal(folder)
     (tmp_path / "k" / "payloads").mkdir(parents=True)
     (tmp_path / "k" / "payloads").rmdir()
     write(tmp_path / "k")
@@ -201,12 +199,12 @@ def test_what_is_neither_file_nor_folder_is_an_issue(tmp_path: Path) -> None:
     assert refusal(tmp_path / "k") == "payloads: must be a folder"
 
 
-def test_a_bundle_that_nobody_changed_is_the_same_again(tmp_path: Path) -> None:
+def test_loading_an_unchanged_bundle_returns_the_same_object(tmp_path: Path) -> None:
     for bundle in (load(MANIFEST), load(write(tmp_path, file="x"))):
         assert load(bundle) is bundle
 
 
-def test_payloads_that_have_gone_since_are_found_missing(tmp_path: Path) -> None:
+def test_payloads_removed_after_the_first_check_are_an_issue(tmp_path: Path) -> None:
     node = {"node_id": "x", "agent_type": "executor", "config": {"command": "true", "upload_path": "data"}}
     manifest = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["x"], "nodes": [node]}
     (tmp_path / "payloads").mkdir()
@@ -217,7 +215,7 @@ def test_payloads_that_have_gone_since_are_found_missing(tmp_path: Path) -> None
     assert "nodes[0].config.upload_path" in refusal(bundle)
 
 
-def test_a_changed_bundle_is_checked_again_and_the_callers_is_left_alone() -> None:
+def test_a_changed_bundle_is_checked_again_and_not_modified() -> None:
     bundle = load(MANIFEST)
     bundle.manifest.nodes[0].config["max_attempts"] = 3
     again = load(bundle)
@@ -241,14 +239,14 @@ def test_a_changed_bundle_is_checked_again_and_the_callers_is_left_alone() -> No
         lambda manifest: setattr(manifest.nodes[0], "agent_type", object),
     ],
 )
-def test_whatever_a_caller_puts_into_a_manifest_is_an_issue_and_no_crash(change: Any) -> None:
+def test_any_value_that_a_caller_puts_into_a_manifest_is_an_issue_and_not_a_crash(change: Any) -> None:
     bundle = load(MANIFEST)
     change(bundle.manifest)
     assert refusal(bundle)
 
 
-def test_what_validation_filled_in_follows_a_change() -> None:
-    """A default that depended on what was changed is worked out anew; a value of the caller's stays."""
+def test_filled_in_defaults_follow_a_change() -> None:
+    """A default that depends on the changed key is derived again; a value that the caller set is kept."""
     bundle = load(MANIFEST)
     bundle.manifest.entrypoints = ["b"]
     bundle.manifest.graph_id = "other"
@@ -260,7 +258,7 @@ def test_what_validation_filled_in_follows_a_change() -> None:
     assert load(bundle).manifest.initial_inputs == {"b": [{}], "a": [{"n": 1}]}
 
 
-def test_a_bundle_can_be_made_by_hand() -> None:
+def test_a_bundle_can_be_constructed_by_the_caller() -> None:
     nodes = [Node(node_id="a", agent_type=AgentType.ROUTER), Node(node_id="b", agent_type=AgentType.ROUTER)]
     edges = [Edge(from_node="a", to_node="b", message_type="*")]
     manifest = Manifest(manifest_version="1.0", graph_id="g", nodes=nodes, edges=edges, entrypoints=["a"])
@@ -269,7 +267,7 @@ def test_a_bundle_can_be_made_by_hand() -> None:
     assert "must be a Manifest" in refusal(JobBundle(3))  # type: ignore[arg-type]
 
 
-def test_the_same_bundle_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
+def test_the_same_bundle_in_another_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     files = {"main.py": "x", "sub__b": "y", "sub__a": "z"}
     one, two = write(tmp_path / "one", **files), write(tmp_path / "two", **dict(reversed(files.items())))
     os.utime(two / "payloads" / "main.py", (1, 1))
@@ -282,7 +280,7 @@ def test_the_same_bundle_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -
     assert third.digest != first.digest
 
 
-def test_the_digest_tells_manifests_and_payloads_apart(tmp_path: Path) -> None:
+def test_the_digest_depends_on_manifest_and_payloads(tmp_path: Path) -> None:
     bare = pack(load(MANIFEST), MIB)
     assert (bare.payloads, bare.payloads_digest) == (None, None)
     assert pack(load(write(tmp_path / "bare")), MIB).digest == bare.digest
@@ -295,8 +293,8 @@ def test_the_packed_manifest_is_the_checked_one(tmp_path: Path) -> None:
     assert Manifest.from_dict(decode(pack(bundle, MIB).manifest_json)) == bundle.manifest
 
 
-def test_a_manifest_that_the_store_could_not_read_again_is_an_issue() -> None:
-    """It is kept within another document: a manifest as deep as can be read is too deep for that."""
+def test_a_manifest_nested_too_deeply_for_the_store_is_an_issue() -> None:
+    """The store keeps the manifest inside another document, so the limit of nesting is lower than the parser's."""
     deep: Any = 0
     for _ in range(197):
         deep = [deep]
@@ -312,7 +310,7 @@ def test_packed_payloads_unpack_to_the_same_files(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "sub" / "file").read_text() == "héllo"
 
 
-def test_a_bundle_over_the_cap_says_both_sizes_and_the_setting(tmp_path: Path) -> None:
+def test_the_error_for_a_bundle_over_the_cap_has_both_sizes_and_the_setting(tmp_path: Path) -> None:
     bundle = load(write(tmp_path, file="x" * 100_000))
     with pytest.raises(PayloadTooLarge, match=r"100,\d+ bytes, MIRROR_NEURON_MAX_BUNDLE_BYTES allows 50,000|101,"):
         pack(bundle, 50_000)
@@ -321,7 +319,7 @@ def test_a_bundle_over_the_cap_says_both_sizes_and_the_setting(tmp_path: Path) -
     pack(bundle, 200_000)
 
 
-def test_payloads_that_went_away_are_an_issue_not_a_job_without_them(tmp_path: Path) -> None:
+def test_payloads_removed_before_packing_are_an_issue(tmp_path: Path) -> None:
     bundle = load(write(tmp_path / "job", file="x"))
     (tmp_path / "job" / "payloads").rename(tmp_path / "elsewhere")
     with pytest.raises(ManifestError, match="payloads: cannot be packed"):
@@ -330,8 +328,8 @@ def test_payloads_that_went_away_are_an_issue_not_a_job_without_them(tmp_path: P
 
 def test_a_socket_that_appears_after_the_check_is_an_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load(write(tmp_path, file="x"))
-    monkeypatch.chdir(tmp_path / "payloads")  # a socket's path may be short only
+    monkeypatch.chdir(tmp_path / "payloads")  # the path of a socket has a small maximal length
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s")
-        with pytest.raises(ManifestError, match="s: is neither a file nor a folder"):
+        with pytest.raises(ManifestError, match="s: is not a regular file or folder"):
             pack(bundle, MIB)

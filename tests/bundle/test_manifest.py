@@ -1,4 +1,4 @@
-"""What a right manifest is after validation: aliases resolved, defaults filled in, nothing lost."""
+"""A valid manifest after validation: aliases are resolved, defaults filled in, unknown keys kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_defaults_are_filled_in() -> None:
     ("alias", "meant"),
     [("relay", AgentType.ROUTER), ("sandbox_worker", AgentType.EXECUTOR), ("collector", AgentType.AGGREGATOR)],
 )
-def test_old_names_of_agent_types_are_resolved(alias: str, meant: AgentType) -> None:
+def test_aliases_of_agent_types_are_resolved(alias: str, meant: AgentType) -> None:
     assert manifest_of(node("a", alias)).nodes[0].agent_type is meant
 
 
@@ -118,7 +118,9 @@ def test_initial_inputs_become_payloads_by_node(given: Any, expected: dict[str, 
         ("aggregator", False, OnIdle.WAIT),
     ],
 )
-def test_an_idle_job_waits_only_if_somebody_may_feed_it(agent_type: str, daemon: bool, expected: OnIdle) -> None:
+def test_an_idle_job_waits_by_default_only_if_it_may_be_fed_from_outside(
+    agent_type: str, daemon: bool, expected: OnIdle
+) -> None:
     assert manifest_of(node("a", agent_type), daemon=daemon).policies.on_idle is expected
     chosen = manifest_of(node("a", agent_type), daemon=daemon, policies={"on_idle": "fail"})
     assert chosen.policies.on_idle is OnIdle.FAIL
@@ -131,8 +133,8 @@ def test_unknown_keys_are_kept() -> None:
     assert manifest.policies.model_extra == {"x": None}
 
 
-def test_a_null_config_value_is_absent_except_where_null_means_something() -> None:
-    """An executor whose `output_message_type` is null emits no result; everywhere else null is no value."""
+def test_a_null_config_value_counts_as_absent_with_one_exception() -> None:
+    """An executor whose `output_message_type` is null emits no result; any other null counts as absent."""
     config = {"command": "true", "pool": None, "output_message_type": None, "mine": None}
     assert manifest_of(node("a", "executor", config=config)).nodes[0].config == {
         "command": "true",
@@ -141,18 +143,18 @@ def test_a_null_config_value_is_absent_except_where_null_means_something() -> No
     }
 
 
-def test_a_null_is_as_good_as_an_absent_key() -> None:
+def test_a_null_counts_as_an_absent_key() -> None:
     nulls = dict.fromkeys(("job_name", "daemon", "metadata", "initial_inputs", "edges", "policies"))
     assert manifest_of(node("a", type=None, role=None, config=None), **nulls) == manifest_of(node("a"))
 
 
 def test_a_validated_manifest_reads_back_from_its_json() -> None:
-    """Nodes read it without the bundle's folder."""
+    """Workers read the manifest without the bundle's folder."""
     manifest = manifest_of(node("a", "executor"), node("b", "collector"), job_name="n", policies={"on_idle": "wait"})
     assert Manifest.from_dict(decode(encode(manifest))) == manifest
 
 
-def test_the_manifest_shares_nothing_with_what_the_caller_gave() -> None:
+def test_the_manifest_shares_no_objects_with_the_callers_mapping() -> None:
     nodes = [node("a", "executor")]
     raw = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": "a", "nodes": nodes}
     manifest = load(MappingProxyType(raw)).manifest
@@ -161,7 +163,7 @@ def test_the_manifest_shares_nothing_with_what_the_caller_gave() -> None:
 
 
 def test_validation_needs_neither_celery_nor_redis() -> None:
-    """Nor the settings, the command line and pydantic's models: a producer that only validates stays light."""
+    """Validation also loads no settings, no command line and no pydantic models, so that its import stays fast."""
     code = "import sys; from mirrorneuron.bundle.load import load; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"celery", "kombu", "redis", "pydantic", "pydantic_settings", "typer", "rich"} & set(loaded)

@@ -1,4 +1,4 @@
-"""What a manifest means for the runtime: edges, linear runs, thresholds and pools."""
+"""Plans: edges, linear runs, thresholds and pools."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def targets(plan: Plan, agent: str, message_type: str) -> list[str]:
     return [edge.to for edge in plan.nodes[agent].edges_for(message_type)]
 
 
-def test_a_line_is_one_linear_run() -> None:
+def test_nodes_in_a_row_are_one_linear_run() -> None:
     assert line(4).linear_run("n0") == ["n0", "n1", "n2", "n3"]
     assert line(4).linear_run("n2") == ["n2", "n3"]
 
@@ -60,13 +60,13 @@ def test_two_edges_between_the_same_nodes_are_a_fork() -> None:
     assert plan.linear_run("a") == ["a"]
 
 
-def test_a_loop_is_run_through_once() -> None:
+def test_a_linear_run_passes_a_loop_once() -> None:
     plan = plan_of([node(name) for name in "abc"], [edge("a", "b"), edge("b", "c"), edge("c", "a")])
     assert plan.linear_run("b") == ["b", "c", "a"]
     assert plan_of([node("a")], [edge("a", "a")]).linear_run("a") == ["a"]
 
 
-def test_edges_are_found_by_type_in_manifest_order_and_those_of_any_type_among_them() -> None:
+def test_edges_for_a_type_include_wildcards_in_manifest_order() -> None:
     edges = [edge("a", "b", "x"), edge("a", "c"), edge("a", "d", "y"), edge("a", "e", "x")]
     plan = plan_of([node(name) for name in "abcde"], edges)
     assert targets(plan, "a", "x") == ["b", "c", "e"]
@@ -94,7 +94,7 @@ def test_edges_are_found_by_type_in_manifest_order_and_those_of_any_type_among_t
         (node("n", "executor", "map"), "default", None, 1, False),
     ],
 )
-def test_what_an_agent_needs_and_takes(
+def test_the_threshold_and_batch_of_an_agent(
     given: dict[str, Any], pool: str, threshold: int, batch_max: int, plain: bool
 ) -> None:
     planned = plan_of([given], []).nodes["n"]
@@ -135,7 +135,7 @@ def test_inputs_and_entrypoints_are_kept_in_their_order() -> None:
     }
 
 
-def test_a_condition_is_read_once_for_all_messages() -> None:
+def test_a_condition_is_compiled_once_for_all_messages() -> None:
     condition = {"expr": '${payload.n} == "low"'}
     plan = plan_of([node("a"), node("b")], [edge("a", "b", conditions=condition)])
     (planned,) = plan.nodes["a"].edges_for("x")
@@ -143,7 +143,7 @@ def test_a_condition_is_read_once_for_all_messages() -> None:
     assert planned.condition.search({"body": {"n": "low"}}) is True
 
 
-def test_the_work_of_planning_grows_with_the_graph_not_with_its_square() -> None:
+def test_the_work_of_planning_is_linear_in_the_graph() -> None:
     """Ten times the edges take about ten times the function calls; a quadratic step would take a hundred times."""
 
     def calls(width: int) -> int:

@@ -1,4 +1,4 @@
-"""Models: what the types of their fields accept, and that nothing is lost on the way there and back."""
+"""Models: what the types of their fields accept, and that reading and writing loses no key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def test_what_was_read_is_written_back_with_the_keys_that_nobody_knows() -> None:
+def test_a_model_is_written_back_with_its_unknown_keys() -> None:
     car = Car.from_dict(WHOLE)
     assert car.to_dict() == decode(encode(car)) == WHOLE
     assert decode(encode({"cars": [car]})) == {"cars": [WHOLE]}
@@ -67,7 +67,7 @@ def test_an_attribute_that_is_set_on_a_model_is_written_like_an_unknown_key() ->
     assert Car.from_dict(car.to_dict()).model_extra == {"doors": 3}
 
 
-def test_fields_with_defaults_may_be_absent_and_share_nothing() -> None:
+def test_fields_with_defaults_may_be_absent_and_share_no_objects() -> None:
     first, second = Car.from_dict({"name": "c"}), Car.from_dict({"name": "c"})
     assert first == second == Car(name="c")
     first.wheels.append(Wheel(inches=3))
@@ -94,13 +94,13 @@ def test_fields_with_defaults_may_be_absent_and_share_nothing() -> None:
         ("notes", {"a": [None]}, "notes.a.0", "string_type"),
     ],
 )
-def test_nothing_is_guessed(key: str, value: Any, where: str, error: str) -> None:
+def test_values_are_not_converted(key: str, value: Any, where: str, error: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Car.from_dict({**WHOLE, key: value})
     assert [(".".join(map(str, e["loc"])), e["type"]) for e in caught.value.errors()] == [(where, error)]
 
 
-def test_all_that_is_wrong_is_found_at_once() -> None:
+def test_all_errors_are_found_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
         Car.from_dict({"colour": 3, "wheels": [{}, {"inches": "x"}], "spare": []})
     assert len(caught.value.errors()) == 5

@@ -1,4 +1,4 @@
-"""What makes a manifest wrong: every issue, where it is, and what to do about it."""
+"""Issues of manifests: the path, the message and the hint of each."""
 
 from __future__ import annotations
 
@@ -55,19 +55,20 @@ def only_issue(*changes: tuple[str, Any]) -> Issue:
     return found[0]
 
 
-def test_the_manifest_that_these_tests_change_has_nothing_wrong() -> None:
+def test_the_manifest_that_these_tests_change_is_valid() -> None:
     assert load(GOOD).warnings == ()
 
 
 @pytest.mark.parametrize("key", ["manifest_version", "graph_id", "nodes"])
-def test_a_required_key_is_missed_by_its_name(key: str) -> None:
+def test_a_missing_required_key_is_an_issue_at_its_name(key: str) -> None:
     assert only_issue((key, ABSENT)) == Issue(key, "is required")
     assert only_issue((key, None)) == Issue(key, "is required")
 
 
 @pytest.mark.parametrize("key", ["from_node", "to_node", "message_type"])
-def test_a_required_key_of_an_edge_is_missed_at_its_edge(key: str) -> None:
-    assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required")
+def test_a_missing_key_of_an_edge_is_an_issue_at_the_edge(key: str) -> None:
+    subject = 'edge "worker" -> "reviewer"' if key == "message_type" else ""
+    assert only_issue((f"edges.1.{key}", ABSENT)) == Issue(f"edges[1].{key}", "is required", subject=subject)
 
 
 def crowd(entrypoints: int, inputs: Any) -> dict[str, Any]:
@@ -76,12 +77,12 @@ def crowd(entrypoints: int, inputs: Any) -> dict[str, Any]:
     return {**GOOD, "nodes": nodes, "edges": [], "entrypoints": names, "initial_inputs": inputs}
 
 
-def test_more_initial_messages_than_can_be_written_at_once_are_refused() -> None:
-    """Each input of a list goes to every entrypoint: few of both are many messages."""
+def test_too_many_initial_messages_are_an_issue() -> None:
+    """Each input of a list goes to every entrypoint, so that the number of messages is a product."""
     assert load(crowd(1_000, [{}] * 1_000))
     (issue,) = issues(crowd(1_001, [{}] * 1_000))
     assert issue.path == "initial_inputs"
-    assert issue.message == "would be 1001000 messages, and the most is 1000000"
+    assert issue.message == "would make 1001000 messages; at most 1000000 are allowed"
     assert "every entrypoint" in issue.hint
 
 
@@ -89,12 +90,14 @@ def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(validate, "MAX_SEEDS", 3)
     assert load(crowd(2, {"n0": [{}, {}]})), "the other entrypoint gets an empty one"
     (issue,) = issues(crowd(2, {"n0": [{}, {}], "n1": [{}, {}]}))
-    assert issue.message == "would be 4 messages, and the most is 3"
+    assert issue.message == "would make 4 messages; at most 3 are allowed"
 
 
-def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
+def test_a_missing_key_of_a_node_is_an_issue_at_the_node() -> None:
     assert Issue("nodes[1].node_id", "is required") in issues(changed(("nodes.1.node_id", ABSENT)))
-    assert only_issue(("nodes.0.agent_type", ABSENT)) == Issue("nodes[0].agent_type", "is required")
+    assert only_issue(("nodes.0.agent_type", ABSENT)) == Issue(
+        "nodes[0].agent_type", "is required", subject='node "ingress"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("manifest_version", 1.0, "manifest_version", "1.0 is not supported"),
         ("graph_id", 7, "graph_id", "must be a string, not a number"),
         ("graph_id", "", "graph_id", "must not be empty"),
-        ("graph_id", "a\nb", "graph_id", "must not hold control characters"),
+        ("graph_id", "a\nb", "graph_id", "must not contain control characters"),
         ("job_name", [], "job_name", "must be a string, not a list"),
         ("daemon", "yes", "daemon", "must be true or false, not a string"),
         ("long_lived", 1, "long_lived", "must be true or false, not a number"),
@@ -112,7 +115,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("entrypoints", 3, "entrypoints", "must be a list of node ids, not a number"),
         ("entrypoints", "ingres", "entrypoints", 'no node "ingres"'),
         ("entrypoints", ["ingress", "x"], "entrypoints[1]", 'no node "x"'),
-        ("entrypoints", [{}], "entrypoints[0]", "must be the id of a node, not an object"),
+        ("entrypoints", [{}], "entrypoints[0]", "must be a node id, not an object"),
         ("entrypoints", [], "entrypoints", "the graph has no entrypoint"),
         ("initial_inputs", 3, "initial_inputs", "must be an object or a list, not a number"),
         ("initial_inputs", {"x y": {}}, 'initial_inputs["x y"]', 'no node "x y"'),
@@ -120,14 +123,14 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("initial_inputs", {"ingress": [{}, {"envelope": 1}]}, "initial_inputs.ingress[1]", "envelope must be an"),
         ("initial_inputs", [{"ttl_ms": -1}], "initial_inputs[0]", "ttl_ms must be a number of 0 or more"),
         ("nodes.0", 3, "nodes[0]", "must be an object, not a number"),
-        ("nodes.0.node_id", "a{b}", "nodes[0].node_id", "neither { nor }"),
-        ("nodes.0.node_id", "a\tb", "nodes[0].node_id", "no control characters"),
+        ("nodes.0.node_id", "a{b}", "nodes[0].node_id", "must not contain control characters, { or }"),
+        ("nodes.0.node_id", "a\tb", "nodes[0].node_id", "must not contain control characters, { or }"),
         ("nodes.0.node_id", "n" * 201, "nodes[0].node_id", "at most 200 characters, not 201"),
-        ("nodes.0.agent_type", "ruoter", "nodes[0].agent_type", 'no agent type "ruoter"'),
+        ("nodes.0.agent_type", "ruoter", "nodes[0].agent_type", 'unknown agent_type "ruoter"'),
         ("nodes.0.agent_type", [], "nodes[0].agent_type", "must be a string, not a list"),
-        ("nodes.0.type", "reduce", "nodes[0].type", 'a router cannot be of type "reduce"'),
-        ("nodes.2.type", "map", "nodes[2].type", 'an aggregator cannot be of type "map"'),
-        ("nodes.1.type", "batched", "nodes[1].type", 'no type "batched"'),
+        ("nodes.0.type", "reduce", "nodes[0].type", 'template "reduce" is not allowed for a router'),
+        ("nodes.2.type", "map", "nodes[2].type", 'template "map" is not allowed for an aggregator'),
+        ("nodes.1.type", "batched", "nodes[1].type", 'unknown type "batched"'),
         ("nodes.1.role", 4, "nodes[1].role", "must be a string, not a number"),
         ("nodes.0.config", [], "nodes[0].config", "must be an object, not a list"),
         ("edges", {}, "edges", "must be a list, not an object"),
@@ -135,14 +138,14 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("edges.0.to_node", "workr", "edges[0].to_node", 'no node "workr"'),
         ("edges.0.from_node", 5, "edges[0].from_node", "must be a string, not a number"),
         ("edges.0.message_type", "", "edges[0].message_type", "must not be empty"),
-        ("edges.0.routing_mode", "firstmatch", "edges[0].routing_mode", 'no routing mode "firstmatch"'),
+        ("edges.0.routing_mode", "firstmatch", "edges[0].routing_mode", 'unknown routing_mode "firstmatch"'),
         ("edges.0.conditions", "body.x", "edges[0].conditions", "must be an object, not a string"),
         ("edges.0.conditions", {"expr": 1}, "edges[0].conditions.expr", "must be a string, not a number"),
         ("edges.0.conditions", {"expr": "body.["}, "edges[0].conditions.expr", "Incomplete expression"),
         ("edges.0.conditions", {"expr": "lengthh(body)"}, "edges[0].conditions.expr", "unknown function lengthh()"),
         ("policies", [], "policies", "must be an object, not a list"),
-        ("policies.recovery_mode", "restart", "policies.recovery_mode", 'no recovery mode "restart"'),
-        ("policies.on_idle", "stop", "policies.on_idle", 'no on idle "stop"'),
+        ("policies.recovery_mode", "restart", "policies.recovery_mode", 'unknown recovery_mode "restart"'),
+        ("policies.on_idle", "stop", "policies.on_idle", 'unknown on_idle "stop"'),
         ("policies.job_timeout_ms", 0, "policies.job_timeout_ms", "must be 1 or more, not 0"),
         ("policies.job_timeout_ms", 1.5, "policies.job_timeout_ms", "must be a whole number, not 1.5"),
         ("policies.idle_timeout_ms", True, "policies.idle_timeout_ms", "must be a whole number, not True"),
@@ -150,7 +153,7 @@ def test_a_required_key_of_a_node_is_missed_at_its_node() -> None:
         ("policies.placement_policy", "", "policies.placement_policy", "must not be empty"),
     ],
 )
-def test_a_wrong_value_is_one_issue_at_its_place(path: str, value: Any, where: str, says: str) -> None:
+def test_a_wrong_value_is_one_issue_at_its_path(path: str, value: Any, where: str, says: str) -> None:
     found = issues(changed((path, value)))
     assert any(issue.path == where and says in issue.message for issue in found), found
 
@@ -186,7 +189,7 @@ def test_a_bad_config_value_is_one_issue_at_its_key(key: str, value: Any) -> Non
         ("tty", object.__name__),
     ],
 )
-def test_a_good_config_value_is_no_issue(key: str, value: Any) -> None:
+def test_a_valid_config_value_is_not_an_issue(key: str, value: Any) -> None:
     load(changed((f"nodes.1.config.{key}", value)))
 
 
@@ -206,7 +209,7 @@ def test_the_members_of_a_command_and_an_environment_are_checked_one_by_one() ->
 
 def test_an_executor_needs_a_command() -> None:
     assert only_issue(("nodes.1.config", ABSENT)).path == "nodes[1].config.command"
-    assert only_issue(("nodes.1.config.command", None)).message == "is required of an executor"
+    assert only_issue(("nodes.1.config.command", None)).message == "is required for an executor"
 
 
 @pytest.mark.parametrize("given", [None, "", 3, "pkg.mod", "pkg:", ":Class", "a b:Class", "pkg.mod:Class:x"])
@@ -215,31 +218,33 @@ def test_a_module_needs_a_class(given: Any) -> None:
     assert [issue.path for issue in issues(manifest)] == ["nodes[1].config.module"]
 
 
-def test_the_config_of_a_module_belongs_to_its_author() -> None:
-    """Only what the runtime itself reads of it is checked."""
+def test_keys_of_other_agent_types_are_free_in_the_config_of_a_module() -> None:
+    """Validation checks only the keys that the runtime reads from a module's config."""
     config = {"module": "pkg.mod:Class", "command": 3, "environment": "production", "complete_after": "never"}
     load(changed(("nodes.1.agent_type", "module"), ("nodes.1.config", config)))
 
 
-def test_two_nodes_of_one_id_are_an_issue_at_the_second() -> None:
+def test_a_duplicate_node_id_is_an_issue_at_the_second_node() -> None:
     found = issues(changed(("nodes.2.node_id", "worker")))
-    assert found[0] == Issue("nodes[2].node_id", '"worker" is the id of nodes[1] too', "ids must differ")
+    assert found[0] == Issue(
+        "nodes[2].node_id", 'duplicate node_id "worker" (also nodes[1])', "rename one of the nodes"
+    )
 
 
-def test_a_misspelt_name_comes_with_what_was_meant() -> None:
+def test_an_issue_with_a_misspelt_name_has_a_suggestion() -> None:
     assert only_issue(("edges.0.to_node", "workr")).hint == 'did you mean "worker"?'
     assert only_issue(("nodes.0.agent_type", "ruoter")).hint == 'did you mean "router"?'
     assert only_issue(("policies.on_idle", "stop")).hint == "one of: wait, complete, fail"
     assert only_issue(("nodes.1.config.retry_on", "transiet")).hint == 'did you mean "transient"?'
 
 
-def test_daemon_and_its_alias_must_not_contradict_each_other() -> None:
+def test_daemon_and_long_lived_must_agree() -> None:
     assert only_issue(("daemon", False), ("long_lived", True)).path == "long_lived"
     assert load(changed(("daemon", True), ("long_lived", True))).manifest.daemon is True
 
 
 def test_all_issues_are_found_at_once() -> None:
-    """One bad node hides no other, and the graph is checked on what could be read."""
+    """An invalid node does not hide issues of the others, and the graph is checked with the valid parts."""
     found = issues(
         changed(
             ("graph_id", 3),
@@ -266,12 +271,12 @@ def test_all_issues_are_found_at_once() -> None:
     }
 
 
-def test_a_node_that_cannot_be_read_still_has_a_name() -> None:
-    """Edges to it are not called wrong because of it."""
+def test_edges_to_an_invalid_node_are_not_issues() -> None:
+    """An invalid node still has an id that edges may name."""
     assert only_issue(("nodes.1.role", 3)).path == "nodes[1].role"
 
 
-def test_without_nodes_there_is_one_issue_not_one_an_edge() -> None:
+def test_a_manifest_without_nodes_has_one_issue_and_none_for_each_edge() -> None:
     assert [issue.path for issue in issues(changed(("nodes", [])))] == ["nodes"]
 
 
@@ -280,7 +285,7 @@ def test_the_error_prints_one_issue_a_line() -> None:
         load(changed(("graph_id", 3), ("edges.0.to_node", "workr")))
     assert str(caught.value).splitlines() == [
         "graph_id: must be a string, not a number",
-        'edges[0].to_node: no node "workr" (did you mean "worker"?)',
+        'edges[0].to_node (edge "ingress" -> "workr"): no node "workr" (did you mean "worker"?)',
     ]
 
 
@@ -288,7 +293,7 @@ def test_the_error_prints_one_issue_a_line() -> None:
     "config",
     [{"upload_path": "x"}, {"uploads": [{"source": "x"}]}, {"upload_paths": [{"source": "x", "target": "y"}]}],
 )
-def test_a_mapping_has_no_payloads_to_upload(config: dict[str, Any]) -> None:
+def test_an_upload_in_a_mapping_is_an_issue(config: dict[str, Any]) -> None:
     [found] = issues(changed(("nodes.1.config", {"command": "true", **config})))
     assert "given as a mapping" in found.message
 
@@ -296,7 +301,7 @@ def test_a_mapping_has_no_payloads_to_upload(config: dict[str, Any]) -> None:
 def test_a_mapping_that_is_not_json_is_an_issue() -> None:
     bads: list[Any] = [object(), float("nan"), float("inf"), "\ud800"]
     for bad in bads:
-        assert "is not JSON" in only_issue(("metadata", {"x": bad})).message
+        assert "is not valid JSON" in only_issue(("metadata", {"x": bad})).message
     loop: list[Any] = []
     loop.append(loop)
-    assert "is not JSON" in only_issue(("metadata", {"x": loop})).message
+    assert "is not valid JSON" in only_issue(("metadata", {"x": loop})).message

@@ -102,7 +102,7 @@ def test_an_id_that_is_taken_by_another_bundle_exits_2(mn: Mn, endless):
     assert mn("run", RESEARCH, "--job-id", "taken").returncode == 0
     ended = mn("run", endless, "--job-id", "taken")
     assert ended.returncode == 2
-    assert "exists already" in last_line(ended.stderr)
+    assert "already exists" in last_line(ended.stderr)
 
 
 def test_a_bad_setting_exits_2_and_names_the_variable(mn: Mn, env):

@@ -1,4 +1,4 @@
-"""Any bytes are a manifest or are refused; whatever is accepted can be run; and the work grows with the graph alone."""
+"""Any bytes are a valid manifest or are refused; a valid manifest can be run; the work is linear in the graph."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALID = [EVERYTHING, *(decode(path.read_bytes()) for path in EXAMPLES)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle's folder whose manifest is written by each try."""
+    """The folder of a bundle; each example writes the manifest."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "payloads" / "data").mkdir(parents=True)
     (folder / "payloads" / "main.py").touch()
@@ -39,17 +39,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(input: Any) -> tuple[Issue, ...]:
-    """The issues of *input*; none if it is right, and then all that comes after works with it."""
+    """The issues of *input*; empty for a valid bundle, which must then pass every later step."""
     try:
         bundle = load(input)
     except ManifestError as error:
-        is_told(error.issues)
+        issues_are_complete(error.issues)
         return error.issues
     can_be_used(bundle)
     return ()
 
 
-def is_told(issues: tuple[Issue, ...]) -> None:
+def issues_are_complete(issues: tuple[Issue, ...]) -> None:
     assert issues
     for issue in issues:
         assert isinstance(issue.path, str)
@@ -58,7 +58,7 @@ def is_told(issues: tuple[Issue, ...]) -> None:
 
 
 def can_be_used(bundle: JobBundle) -> None:
-    """Submit, store, plan and draw the bundle, all but the server."""
+    """Pack, read back, plan and draw the bundle without a server."""
     try:
         packed = pack(bundle, MIB)
     except PayloadTooLarge:
@@ -87,7 +87,7 @@ def test_any_json_value_is_validated_or_refused(value: Any) -> None:
 def test_anything_like_a_manifest_is_validated_or_refused(raw: dict[str, Any]) -> None:
     before = copy.deepcopy(raw)
     found = refused(raw)
-    assert len(set(found)) == len(found), "no issue is told twice"
+    assert len(set(found)) == len(found), "no issue appears twice"
     assert raw == before
 
 
@@ -95,7 +95,7 @@ def test_anything_like_a_manifest_is_validated_or_refused(raw: dict[str, Any]) -
 @given(st.sampled_from(VALID).flatmap(mutated))
 @example({**EVERYTHING, "metadata": {"deep": nested(198)}})
 @example({**EVERYTHING, "initial_inputs": {"in": [{"ttl_ms": 10**400}]}})
-def test_a_manifest_that_had_an_accident_is_validated_or_refused(folder: Path, raw: Any) -> None:
+def test_a_mutated_manifest_is_validated_or_refused(folder: Path, raw: Any) -> None:
     (folder / "manifest.json").write_bytes(text_of(raw))
     refused(str(folder))
 
@@ -103,7 +103,7 @@ def test_a_manifest_that_had_an_accident_is_validated_or_refused(folder: Path, r
 def text_of(raw: Any) -> bytes:
     try:
         return encode(raw)
-    except ValueError:  # deeper than can be read
+    except ValueError:  # nested more deeply than the parser reads
         return b"[" * 201
 
 
@@ -126,14 +126,14 @@ def test_any_bytes_are_validated_or_refused(folder: Path, data: bytes) -> None:
 @example({"a": object()})
 @example({"graph_id": "\ud800"})
 @example(JobBundle({"a": float("nan")}))  # type: ignore[arg-type]
-def test_anything_that_python_can_hand_over_is_refused(input: Any) -> None:
+def test_any_other_python_object_is_refused(input: Any) -> None:
     assert refused(input)
 
 
 @fuzzed(15)
 @given(manifests(wild=False))
-def test_what_is_validated_once_stays_as_it_is(raw: dict[str, Any]) -> None:
-    """Validation is idempotent: a checked manifest, given again, changes no more."""
+def test_validation_is_idempotent(raw: dict[str, Any]) -> None:
+    """Validating a checked manifest again does not change it."""
     bundle = load(raw)
     can_be_used(bundle)
     assert encode(load(bundle.manifest.to_dict()).manifest) == encode(bundle.manifest)
@@ -146,7 +146,7 @@ def test_what_is_validated_once_stays_as_it_is(raw: dict[str, Any]) -> None:
 
 @fuzzed(15)
 @given(st.data())
-def test_a_bundle_that_was_changed_in_memory_is_validated_or_refused(data: st.DataObject) -> None:
+def test_a_bundle_changed_in_memory_is_validated_or_refused(data: st.DataObject) -> None:
     bundle = load(data.draw(manifests(wild=False)))
     part = data.draw(st.sampled_from([bundle.manifest, bundle.manifest.nodes[0], bundle.manifest.policies]))
     setattr(part, data.draw(st.sampled_from(sorted(vars(part)))), data.draw(ANYTHING))
@@ -186,7 +186,7 @@ def test_any_text_is_a_condition_or_is_refused(text: str, body: Any) -> None:
 
 
 def chain_of(length: int, *, wrong: bool = False) -> dict[str, Any]:
-    """A chain of executors with conditions; with *wrong* every edge leads to a node that does not exist."""
+    """A chain of executors with conditions; with *wrong* every edge points to an unknown node."""
     config = {"command": ["true"], "output_message_type": "x", "max_attempts": 2}
     return {
         "manifest_version": "1.0",
@@ -214,7 +214,7 @@ def issues_of(raw: Any) -> tuple[Issue, ...]:
 
 
 def calls_of(act: Callable[[], object]) -> int:
-    """How many functions of Python and C are called: a measure of work that no machine's speed changes."""
+    """The number of calls of Python and C functions: a measure of work that does not depend on the machine."""
     count = 0
 
     def note(frame: object, event: str, argument: object) -> None:
@@ -230,8 +230,8 @@ def calls_of(act: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
-def test_the_work_of_validation_grows_with_the_graph_not_with_its_square(wrong: bool) -> None:
-    """A hundred times the work would be quadratic. For wrong names, suggestions are looked for to the first only."""
+def test_the_work_of_validation_is_linear_in_the_graph(wrong: bool) -> None:
+    """Quadratic work would be a hundred times as much. Suggestions for wrong names have a limit in total."""
     small, large = chain_of(100, wrong=wrong), chain_of(1_000, wrong=wrong)
     assert len(issues_of(small)) == len(small["edges"]) * wrong
     assert calls_of(lambda: issues_of(large)) < 11 * calls_of(lambda: issues_of(small))

@@ -29,11 +29,11 @@ def uploading(**upload: str) -> str:
 GOOD = json.dumps(line(3))
 BAD_FOLDERS = {
     "no manifest": (None, "has no manifest.json"),
-    "an empty manifest": ("", "is not JSON"),
+    "an empty manifest": ("", "is not valid JSON"),
     "broken JSON": ('{"nodes": [\n  {"node_id": "a",}\n]}', "line 2 column"),
     "no object": ("[1, 2]", "object"),
-    "NaN": ('{"manifest_version": NaN}', "is not JSON"),
-    "nested too deeply": ("[" * 5_000 + "]" * 5_000, "is not JSON"),
+    "NaN": ('{"manifest_version": NaN}', "is not valid JSON"),
+    "nested too deeply": ("[" * 5_000 + "]" * 5_000, "is not valid JSON"),
     "nodes of the wrong type": ('{"manifest_version": "1.0", "graph_id": "g", "nodes": 5}', "nodes: "),
     "a node of the wrong type": ('{"manifest_version": "1.0", "graph_id": "g", "nodes": [5]}', "nodes[0]"),
     "an unknown agent type": (GOOD.replace('"router"', '"rooter"'), "nodes[0].agent_type"),
@@ -57,7 +57,7 @@ def test_a_bad_folder_is_one_clear_error(unserved, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("file.txt", "is a file"), ("bundle/manifest.json", "give its folder"), ("nowhere", "no folder")],
+    [("file.txt", "is a file"), ("bundle/manifest.json", "pass its folder"), ("nowhere", "does not exist")],
 )
 def test_what_is_no_folder_is_said_to_be_none(unserved, tmp_path, path, said):
     write(tmp_path / "bundle", GOOD)

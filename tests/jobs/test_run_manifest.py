@@ -113,7 +113,7 @@ def test_the_order_of_keys_makes_no_other_bundle(unserved):
 def test_an_id_is_not_given_to_another_bundle(unserved):
     unserved.run_manifest(line(3), job_id="taken")
     before = unserved.inspect_job("taken")
-    with pytest.raises(JobExists, match="'taken' exists already, with another bundle"):
+    with pytest.raises(JobExists, match="'taken' already exists with another bundle; choose another job id"):
         unserved.run_manifest(line(4), job_id="taken")
     assert unserved.inspect_job("taken") == before
 

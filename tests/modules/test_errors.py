@@ -29,7 +29,7 @@ from workers.modules.pool import ModulePool
         ("context.emit('e', [float('inf')])", "body of 'e'[0] is inf, which JSON cannot say"),
         ("context.event('e', object())", "payload of event 'e' is of type object, which is not a JSON value"),
         ("context.emit('e', 1, to=5)", "emit of 'e': `to` must be the id of an agent, not 5"),
-        ("context.emit('e', 1, colour=5)", "ValueError: 'colour' is no message field that an agent can set"),
+        ("context.emit('e', 1, colour=5)", "ValueError: 'colour' is not a message field that an agent can set"),
         ("context.actions.append('x')", "'x' is no action: use emit, event and complete_job of the context"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Errors: one root, a builtin that callers know, ids and data on the object, and fit to travel between processes."""
+"""Errors: one root class, a builtin as base class, ids and data as attributes, and support for pickle."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ EXAMPLES = [
     JobStateError("is running"),
     JobFailed("failed", {"job_id": "j"}),
     WaitTimeout("not yet", "j"),
-    RuntimeUnavailable("away", "j"),
+    RuntimeUnavailable("unreachable", "j"),
 ]
 
 
-def test_every_error_is_drawn_in_the_tree_and_has_an_example_here() -> None:
+def test_every_error_is_in_the_tree_and_has_an_example_here() -> None:
     classes = {n: v for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, MirrorNeuronError)}
     assert errors.__doc__
     assert [name for name in classes if name not in errors.__doc__] == []
@@ -68,23 +68,23 @@ def test_every_error_is_drawn_in_the_tree_and_has_an_example_here() -> None:
         (RuntimeUnavailable, ConnectionError),
     ],
 )
-def test_an_error_can_be_caught_as_the_builtin_that_it_is(error: type, builtin: type) -> None:
+def test_an_error_can_be_caught_as_its_builtin(error: type, builtin: type) -> None:
     assert issubclass(error, builtin)
     assert issubclass(error, MirrorNeuronError)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_an_error_survives_the_way_to_another_process(error: MirrorNeuronError) -> None:
+def test_an_error_can_be_pickled(error: MirrorNeuronError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
-def test_a_manifest_error_says_one_problem_a_line() -> None:
+def test_a_manifest_error_prints_one_issue_a_line() -> None:
     assert str(ManifestError(ISSUES)).splitlines() == ["nodes[0].node_id: is missing", "no nodes (add one)"]
     assert ManifestError(list(ISSUES)).issues == ISSUES
 
 
-def test_a_wait_that_timed_out_is_not_taken_for_an_operating_system_error() -> None:
+def test_a_wait_timeout_has_no_errno() -> None:
     error = WaitTimeout("not yet", "j")
     assert (str(error), error.errno, error.job_id) == ("not yet", None, "j")
-    assert (str(RuntimeUnavailable("away")), RuntimeUnavailable("away").job_id) == ("away", None)
+    assert (str(RuntimeUnavailable("unreachable")), RuntimeUnavailable("unreachable").job_id) == ("unreachable", None)

@@ -1,4 +1,4 @@
-"""Who may import whom: the layers stand here, and nowhere else. A module imports from the rows above its own only."""
+"""The layers of modules, defined only here: a module imports only from rows above its own row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LONGEST = 350  # lines of a module
 
-# Each name is a package, or a module at the top level of `mirrorneuron` or `workers`. `workers` is below the line.
+# Each name is a package or module in `mirrorneuron`, or in `workers` if it begins with `workers.`.
 LAYERS = """
     errors  job  limits  message  pools  text
     agent  bundle  processes  settings
@@ -36,8 +36,10 @@ LAYERS = """
     workers.tasks
 """
 RANKS = {name: rank for rank, row in enumerate(LAYERS.split("\n")) for name in row.split()}
-FACES = {"mirrorneuron", "workers"}  # they load what they offer on first use, so they import whatever they like
-ALLOWED = {("mirrorneuron.cli.commands.worker", "workers.node")}  # `mn worker` is a node; nobody imports the command
+FACES = {"mirrorneuron", "workers"}  # they load their public names on first use, so they may import any module
+ALLOWED = {
+    ("mirrorneuron.cli.commands.worker", "workers.node")
+}  # `mn worker` runs a node; no module imports the command
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -47,13 +49,13 @@ SOURCES = {
 
 
 def layer(module: str) -> str:
-    """The name under which a module stands in LAYERS."""
+    """The name of *module* in LAYERS."""
     parts = module.removeprefix("mirrorneuron.").split(".")
     return ".".join(parts[:2]) if parts[0] == "workers" else parts[0]
 
 
 def imported_modules(module: str) -> Iterator[str]:
-    """Modules of both packages that *module* imports, at its top or anywhere within."""
+    """Modules of both packages that *module* imports, at its top or in functions."""
     for node in ast.walk(ast.parse(SOURCES[module].read_text("utf-8"))):
         match node:
             case ast.Import(names=names):
@@ -75,14 +77,14 @@ def test_imports_point_down(module: str) -> None:
             assert RANKS[layer(target)] < RANKS[layer(module)], f"{module} imports {target}"
 
 
-def test_the_job_system_knows_nothing_of_its_nodes() -> None:
+def test_mirrorneuron_does_not_import_workers() -> None:
     ours = [module for module in SOURCES if module.startswith("mirrorneuron")]
     found = {(m, target) for m in ours for target in imported_modules(m) if target.startswith("workers")}
     assert {(m, target.rpartition(".")[0]) for m, target in found} <= ALLOWED
 
 
-def test_there_is_no_circle() -> None:
-    """Also within a package that stands in LAYERS as a whole."""
+def test_there_is_no_import_cycle() -> None:
+    """Modules of one package in LAYERS must not form a cycle either."""
     graph = {module: set(imported_modules(module)) for module in SOURCES.keys() - FACES}
     while graph:
         leaves = {module for module, targets in graph.items() if not targets & graph.keys()}
@@ -96,8 +98,8 @@ def test_a_module_is_short(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES.keys() - FACES))
-def test_no_import_is_hidden_to_break_a_circle(module: str) -> None:
-    """Neither within a function nor under TYPE_CHECKING."""
+def test_every_import_is_at_the_top_of_its_module(module: str) -> None:
+    """No import in a function or under TYPE_CHECKING, where it could hide a cycle."""
     tree = ast.parse(SOURCES[module].read_text("utf-8"))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [node.lineno for node in found if node not in tree.body] == []
@@ -116,7 +118,7 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_a_nodes_child_process_loads_no_celery() -> None:
-    """Each module agent's child imports this alone: what it does not load, it need not wait for."""
+    """The child process of a module agent imports only this module, so that it starts fast."""
     heavy = "{'celery', 'redis', 'pydantic_settings'}"
     program = f"import sys, workers.modules.module_child; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

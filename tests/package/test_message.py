@@ -1,4 +1,4 @@
-"""The envelope: what a seed becomes, what an answer inherits, when a message has expired, what JSON cannot say."""
+"""Messages: initial messages, inherited fields of emitted ones, expiry, and values that JSON cannot represent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_body_of_a_payload(payload: Any, body: Any) -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_envelope_names_of_a_payload_are_taken_as_such(wrapped: bool) -> None:
+def test_envelope_fields_in_a_payload_go_to_the_envelope(wrapped: bool) -> None:
     names = {
         "type": "task",
         "class": "event",
@@ -85,12 +85,12 @@ def test_envelope_names_of_a_payload_are_taken_as_such(wrapped: bool) -> None:
     assert {name: message[name] for name in parts} == parts
 
 
-def test_job_and_receiver_are_not_for_a_payload_to_say() -> None:
+def test_a_payload_cannot_set_job_id_and_to() -> None:
     envelope = sown({"envelope": {"job_id": "other", "to": "other", "spec_version": "9"}})["envelope"]
     assert (envelope["job_id"], envelope["to"], envelope["spec_version"]) == ("j", "a", "mn-msg/1")
 
 
-def test_null_stands_for_what_is_not_there() -> None:
+def test_a_null_field_counts_as_absent() -> None:
     message = sown({"type": None, "headers": None, "artifacts": None, "stream": None, "n": 1})
     assert (message["envelope"]["type"], message["headers"], message["artifacts"], message["body"]) == (
         "init",
@@ -121,7 +121,7 @@ def test_a_payload_with_a_field_of_the_wrong_type_is_refused(payload: Any) -> No
         sown(payload)
 
 
-def test_an_answer_names_its_cause_and_inherits_what_it_does_not_set() -> None:
+def test_an_emitted_message_names_its_cause_and_inherits_fields() -> None:
     old = cause(
         correlation_id="c",
         headers={"h": 1, "k": 2},
@@ -138,7 +138,7 @@ def test_an_answer_names_its_cause_and_inherits_what_it_does_not_set() -> None:
     assert (envelope["class"], envelope["attempt"], envelope["job_id"]) == ("event", 1, "j")
 
 
-def test_an_answer_sets_what_it_likes_and_merges_headers() -> None:
+def test_an_emitted_message_overrides_fields_and_merges_headers() -> None:
     old = cause(correlation_id="c", headers={"h": 1, "k": 2}, artifacts=["a"], stream={"seq": 1}, priority=7)
     message = answer(old, headers={"h": 9}, artifacts=[], stream=None, correlation_id="d", ttl_ms=50, causation_id="x")
     envelope = message["envelope"]
@@ -147,15 +147,15 @@ def test_an_answer_sets_what_it_likes_and_merges_headers() -> None:
     assert envelope["priority"] == 100  # not inherited
 
 
-def test_what_is_absent_is_left_out_of_the_envelope() -> None:
+def test_absent_fields_are_left_out_of_the_envelope() -> None:
     envelope = answer(cause())["envelope"]
     assert not {"correlation_id", "ttl_ms"} & envelope.keys()
 
 
 @pytest.mark.parametrize("name", ["message_id", "from", "to", "type", "timestamp", "body", "nonsense"])
-def test_a_field_that_is_not_an_agents_to_set_is_refused(name: str) -> None:
+def test_a_field_that_an_agent_cannot_set_is_refused(name: str) -> None:
     assert name not in EMIT_FIELDS
-    with pytest.raises(ValueError, match=f"'{name}' is no message field"):
+    with pytest.raises(ValueError, match=f"'{name}' is not a message field"):
         check_emit_fields({name: "x"})
 
 
@@ -176,7 +176,7 @@ def test_a_message_without_a_time_to_live_never_expires() -> None:
         "0001-01-01T00:00:00",
     ],
 )
-def test_a_time_stamp_that_cannot_be_read_never_expires(stamp: str) -> None:
+def test_a_message_with_an_unreadable_timestamp_never_expires(stamp: str) -> None:
     assert cause(timestamp=stamp, ttl_ms=1).expired(STAMP_MS) is False
 
 
@@ -187,7 +187,7 @@ def test_nan_and_infinity_are_not_json(value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "-Infinity", "", "{", '{"a":1,}', "[1]]", '"\\ud800"'])
-def test_what_is_not_json_is_told_with_its_place(text: str) -> None:
+def test_an_error_in_json_has_line_and_column(text: str) -> None:
     with pytest.raises(ValueError, match="line 1 column"):
         decode(text)
 
@@ -195,28 +195,28 @@ def test_what_is_not_json_is_told_with_its_place(text: str) -> None:
 @pytest.mark.parametrize(
     "value", ["NaN", {"Infinity": "-Infinity"}, "\u0000é\U0001f600", 12345678901234567890, {"": []}]
 )
-def test_what_json_can_say_comes_back_as_it_was(value: Any) -> None:
+def test_json_values_survive_encode_and_decode(value: Any) -> None:
     assert decode(encode(value)) == value
 
 
-def test_text_that_utf8_cannot_say_is_a_value_error() -> None:
+def test_text_that_utf8_cannot_encode_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         encode({"text": "\ud800"})
 
 
-def test_a_message_says_what_it_is() -> None:
+def test_a_message_has_its_envelope_fields_as_properties() -> None:
     old = cause(type="task", **{"from": "b"})
     assert (old.id, old.type, old.sender, old.body) == ("m1", "task", "b", 0)
     assert old.as_dict()["envelope"] == old.envelope
 
 
 @pytest.mark.parametrize("raw", [b"", b"1", b"{}", b'{"envelope":{}}', b"[1]", b'"envelope"'])
-def test_bytes_that_are_no_message_are_told(raw: bytes) -> None:
-    with pytest.raises(ValueError, match=r"no message|line 1"):
+def test_bytes_that_are_not_a_message_are_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"invalid message|line 1"):
         Message.parse(raw)
 
 
 @pytest.mark.parametrize("part", ["envelope", "headers", "artifacts", "stream"])
-def test_a_message_with_a_part_of_the_wrong_kind_is_no_message(part: str) -> None:
-    with pytest.raises(ValueError, match="no message"):
+def test_a_message_with_a_part_of_the_wrong_type_is_refused(part: str) -> None:
+    with pytest.raises(ValueError, match="invalid message"):
         Message.parse(encode({**sown({}), part: "text"}))

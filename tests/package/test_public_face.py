@@ -1,4 +1,4 @@
-"""What `import mirrorneuron` offers: exactly `__all__`, with the signatures of the contract."""
+"""The public names of `mirrorneuron`: exactly `__all__`, with fixed signatures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import mirrorneuron
 from mirrorneuron import aio, errors, job
 from mirrorneuron.api.client import Client
 
-# Control is for those who may block: `aio` has submission, waiting and inspection (CONTRACT 1).
+# Functions of the client that `aio` does not have: it has submission, waiting and inspection only.
 BLOCKING = {
     "job_manifest": "(job_id)",
     "pause": "(job_id)",
@@ -27,7 +27,7 @@ BLOCKING = {
     "replay": "(job_id, message_id, *, to_agent=None)",
     "cleanup_jobs": "(*, all=False, older_than=None)",
 }
-# CONTRACT 1. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
+# Names, order, defaults and `*` are part of the public API; mypy checks the annotations.
 FUNCTIONS = {
     "validate_manifest": "(input)",
     "run_manifest": "(input=None, *, await_=False, timeout=None, job_bundle=None, job_id=None)",
@@ -63,7 +63,7 @@ def test_the_public_face_is_exactly_all() -> None:
     assert found == set(mirrorneuron.__all__)
 
 
-def test_all_holds_the_functions_the_records_and_every_error() -> None:
+def test_all_contains_the_functions_the_records_and_every_error() -> None:
     raised = {n for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, errors.MirrorNeuronError)}
     assert set(mirrorneuron.__all__) >= {*FUNCTIONS, *RECORDS, *OTHERS, *raised}
 
@@ -80,19 +80,19 @@ def test_a_client_has_the_same_methods(name: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [row for row in FUNCTIONS.items() if row[0] not in BLOCKING])
-def test_aio_has_the_same_as_coroutines(name: str, expected: str) -> None:
+def test_aio_has_the_same_functions_as_coroutines(name: str, expected: str) -> None:
     function = getattr(aio, name)
     assert shape(function) == expected
     assert inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function))
 
 
-def test_aio_is_there_after_the_import_of_the_package() -> None:
+def test_importing_the_package_gives_access_to_aio() -> None:
     program = "import mirrorneuron; print(mirrorneuron.aio.run_manifest.__module__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "mirrorneuron.aio\n"
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         mirrorneuron.no_such_name  # noqa: B018
 
@@ -118,7 +118,7 @@ def test_a_star_import_works_in_a_fresh_interpreter() -> None:
         ({"input": {}, "await_": True, "timeout": True}, "milliseconds"),
     ],
 )
-def test_arguments_that_make_no_sense_are_type_errors_before_anything_else(given: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_raise_type_errors_before_any_io(given: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         mirrorneuron.run_manifest(**given)
 

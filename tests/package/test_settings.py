@@ -1,4 +1,4 @@
-"""Settings: the defaults of the contract, and for a bad value one error that names the variable."""
+"""Settings: the documented defaults, and one error that names the variable for each invalid value."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ def test_the_default_pool_has_the_slots_of_its_own_variable(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "light"])
-def test_names_of_pools_are_checked_however_they_are_given(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: .* is (no name|reserved)"):
+def test_pool_names_given_as_a_dict_are_checked(name: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"^MIRROR_NEURON_EXECUTOR_POOL_CAPACITIES: .* is (not a valid pool name|reserved)"
+    ):
         Settings.load(executor_pool_capacities={name: 1})
 
 
-def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", "theirs")
     assert Settings.load(redis_namespace="ours").redis_namespace == "ours"
 
@@ -132,7 +134,7 @@ def test_a_bad_value_is_one_error_that_names_its_variable(
         ("BROKER_URL", "amqp://user:[secret]@host"),
     ],
 )
-def test_an_error_repeats_no_password(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_error_does_not_contain_the_password(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MIRROR_NEURON_{name}", value)
     with pytest.raises(SettingsError) as caught:
         Settings.load()
@@ -161,16 +163,16 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         ("BROKER_URL", "sentinel://a:26379,b/mymaster/0"),
     ],
 )
-def test_urls_of_every_kind_are_good(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_urls_of_every_scheme_are_accepted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MIRROR_NEURON_{name}", value)
     assert getattr(Settings.load(), name.lower()) == value
 
 
-def test_settings_never_change() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().redis_namespace = "another"
 
 
-def test_settings_made_by_hand_say_what_is_wrong_too() -> None:
-    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must begin"):
+def test_settings_constructed_directly_raise_the_same_errors() -> None:
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must start"):
         Settings(redis_url="foo")

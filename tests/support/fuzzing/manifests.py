@@ -1,4 +1,4 @@
-"""Manifests: one that says everything, and any number of nearly right ones."""
+"""Manifests: one that uses every key, and strategies for nearly valid ones."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ EVERYTHING: Final[dict[str, Any]] = {  # valid beside payloads/ with `main.py` a
 
 
 def keyed(model: type[Model], wild: bool, **good: Strategy) -> Strategy:
-    """Objects with the model's keys, of the right kind; if *wild*, any JSON value may stand at each of them."""
+    """Objects with the model's keys and valid values; if *wild*, any key may have any JSON value."""
     needed = {"nodes", "config", *(found.name for found in fields(model) if found.default is MISSING)}
     required = {key: value for key, value in good.items() if key in needed}
     optional = {key: value | st.none() for key, value in good.items() if key not in required}
@@ -119,7 +119,7 @@ def configs(wild: bool) -> Strategy:
 
 @st.composite
 def manifests(draw: st.DrawFn, wild: bool) -> dict[str, Any]:
-    """Valid ones of three nodes; if *wild*, with any JSON value at any place."""
+    """Valid manifests of three nodes; if *wild*, with any JSON value at any place."""
 
     def node(name: str) -> Strategy:
         return keyed(

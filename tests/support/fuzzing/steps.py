@@ -1,4 +1,4 @@
-"""Runs of one agent without a server, and what must be true of each step that comes of one."""
+"""Runs of one agent without a server, and the properties of every resulting step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def context(plan: Plan, cap: int = CAP) -> StepContext:
 
 
 def claim_of(*payloads: Any, state: bytes = b"") -> Claim:
-    """A claim of `n` with one message a payload. Raises ValueError for what is no payload."""
+    """A claim of `n` with one message for each payload. Raises ValueError for an invalid payload."""
     mail = (
         encode(seed(payload, job_id="j", to="n", message_id=f"m{number}", timestamp="2026-01-31T12:00:00.000Z"))
         for number, payload in enumerate(payloads)
@@ -46,7 +46,7 @@ def claim_of(*payloads: Any, state: bytes = b"") -> Claim:
 
 
 def can_be_committed(step: Step, cap: int = CAP) -> None:
-    """Everything in *step* is what a commit takes, the store keeps, and others can read and bear."""
+    """Assert that *step* can be committed and stored, and that its messages can be read and have a legal size."""
     for text in (step.agent_id, step.error, *(kind for kind, _ in step.events)):
         text.encode()
     assert len(step.error) <= LONGEST_ERROR

@@ -1,4 +1,4 @@
-"""Values from outside: any JSON, JSON that was right before something happened to it, and bytes likewise."""
+"""Untrusted values: any JSON, mutated valid JSON, and mutated bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Strategy = st.SearchStrategy[Any]
 
 
 def nested(levels: int) -> Any:
-    """A list in a list in a list."""
+    """A list nested *levels* deep."""
     value: Any = 0
     for _ in range(levels):
         value = [value]
@@ -22,7 +22,7 @@ def nested(levels: int) -> Any:
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-#: what readers are known to stumble over: JSON says all of it
+#: JSON values that readers often mishandle
 NASTY = st.sampled_from(
     [
         *("", " ", "\0", "\n", "..", "/", "{", "}", "*", "NaN", "\x7f", "\u2028", "\U0001f600", "a" * 300, "${a}"),
@@ -30,11 +30,11 @@ NASTY = st.sampled_from(
         *(nested(n) for n in (60, 180, 190, 194, 195, 196, 197, 198, 199)),
     ]
 )
-ANYTHING = (NASTY | SCALARS | JSON).map(copy.deepcopy)  # of the samples, every draw is the same object
+ANYTHING = (NASTY | SCALARS | JSON).map(copy.deepcopy)  # `sampled_from` returns the same object for every draw
 
 
 def _parents(value: Any) -> list[Any]:
-    """Every list and object that holds something, outer ones first; of a deep value only the first levels."""
+    """Every non-empty list and object, outer ones first; only the first levels of a deep value."""
     found, level = [], [value]
     for _ in range(8):
         level = [item for item in level if isinstance(item, list | dict) and item]
@@ -45,7 +45,7 @@ def _parents(value: Any) -> list[Any]:
 
 @st.composite
 def mutated(draw: st.DrawFn, value: Any, most: int = 3) -> Any:
-    """*value*, JSON, after up to *most* accidents: another value, one too few, one too many, one twice."""
+    """The JSON *value* after up to *most* mutations: an item replaced, removed, added or duplicated."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, most))):
         parents = _parents(value)
@@ -67,7 +67,7 @@ def mutated(draw: st.DrawFn, value: Any, most: int = 3) -> Any:
 
 @st.composite
 def garbled(draw: st.DrawFn, data: bytes, most: int = 3) -> bytes:
-    """*data* after up to *most* accidents: cut off, bits turned, a piece gone, twice, or replaced."""
+    """*data* after up to *most* mutations: cut off, bits flipped, a piece removed, duplicated or replaced."""
     for _ in range(draw(st.integers(1, most))):
         at = draw(st.integers(0, len(data)))
         piece = draw(st.integers(0, 600))
@@ -90,7 +90,7 @@ def garbled(draw: st.DrawFn, data: bytes, most: int = 3) -> bytes:
 
 
 def documents(*examples: Any) -> Strategy:
-    """JSON text: of one of *examples* after accidents to its values, to its bytes, or of anything at all."""
+    """JSON text: one of *examples* with mutated values or bytes, or any other value."""
     return st.one_of(
         *(mutated(example).map(_text) for example in examples),
         *(garbled(encode(example)) for example in examples),
@@ -101,7 +101,7 @@ def documents(*examples: Any) -> Strategy:
 
 
 def _text(value: Any) -> bytes:
-    """JSON, as bytes; where it is nested too deeply to be written, some of it."""
+    """*value* as JSON bytes; 201 nested lists if it cannot be encoded."""
     try:
         return encode(value)
     except ValueError:
