@@ -1,9 +1,9 @@
-"""The command line, `mirrorneuron` or `mn`: a skin. A command parses, calls one verb of the client, prints, and exits
-by the status of what it got.
+"""The command line, `mirrorneuron` or `mn`. A command parses its arguments, calls one method of the client, prints the
+result, and exits with a code that depends on the result.
 
-Read in this order: commands (the table) -> exits, runtime, output -> one module a command.
+Read in this order: command_table -> exits, target, output -> commands, one module for each.
 
-Each command's module is imported when the command is used, so that `mn --help` and `mn validate` need neither Celery
+A command's module is imported when the command is used, so that `mn --help` and `mn validate` need neither Celery
 nor redis.
 """
 
@@ -13,13 +13,13 @@ import gc
 import sys
 
 from mirrorneuron.cli.command_table import root
-from mirrorneuron.cli.exits import ending
+from mirrorneuron.cli.exits import run_command
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code."""
-    code = ending(root())
-    gc.freeze()  # else the interpreter looks through all modules as it ends, a tenth of the time of a short command
+    code = run_command(root())
+    gc.freeze()  # saves the garbage collection at exit, a tenth of the time of a short command
     sys.exit(code)

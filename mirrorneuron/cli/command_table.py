@@ -1,4 +1,4 @@
-"""The table of commands, and how one is made from its function when it is used."""
+"""The table of commands. A command's module is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One command of the table."""
+    """A command of the table."""
 
     target: str  #: module:function within this package
     help: str  #: the first line of that function's docstring
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Commands that share their first word."""
+    """Commands that share their first word, as `mn job list` and `mn job inspect` do."""
 
     help: str
     panel: str
@@ -43,55 +43,53 @@ class Group:
 
 COMMANDS: Final[Mapping[str, Entry | Group]] = {
     "validate": Entry("validate:validate", "Check a bundle folder and report every problem.", BUNDLES),
-    "graph": Entry("graph:graph", "Draw the graph of a bundle or job as Mermaid or Graphviz text, or as SVG.", BUNDLES),
+    "graph": Entry("graph:graph", "Print the graph of a bundle or job as Mermaid, Graphviz or SVG.", BUNDLES),
     "run": Entry("run:run", "Submit a bundle, show its progress and print its result.", JOBS),
-    "wait": Entry("run:wait", "Wait for the end of a job and print its result.", JOBS),
-    "events": Entry("events:events", "Show what has happened in a job, or what happens.", JOBS),
-    "logs": Entry("logs:logs", "Show what the agents of a job have printed, or print.", JOBS),
-    "why": Entry("why:why", "Say why a job does not move, since when, and what to do.", JOBS),
-    "pause": Entry("control:pause", "Let no agent of a job take a new message.", JOBS),
-    "resume": Entry("control:resume", "Go on with a paused job.", JOBS),
-    "cancel": Entry("control:cancel", "End a job and kill its running commands.", JOBS),
+    "wait": Entry("run:wait", "Wait until a job ends and print its result.", JOBS),
+    "events": Entry("events:events", "Show the events of a job.", JOBS),
+    "logs": Entry("logs:logs", "Show the output of the agents of a job.", JOBS),
+    "why": Entry("why:why", "Explain why a job makes no progress, and what to do.", JOBS),
+    "pause": Entry("control:pause", "Pause a job: its agents take no new messages.", JOBS),
+    "resume": Entry("control:resume", "Resume a paused job.", JOBS),
+    "cancel": Entry("control:cancel", "Cancel a job and kill its running commands.", JOBS),
     "send": Entry("send:send", "Send a message to an agent of a job and print the message's id.", JOBS),
-    "retry": Entry("control:retry", "Go on with a failed or cancelled job.", JOBS),
-    "dead-letters": Entry("dead_letters:dead_letters", "List the messages of a job that were given up on.", JOBS),
-    "replay": Entry("dead_letters:replay", "Send a dead letter again and print the new message's id.", JOBS),
+    "retry": Entry("control:retry", "Retry a failed or cancelled job.", JOBS),
+    "dead-letters": Entry("dead_letters:dead_letters", "List the dead letters of a job.", JOBS),
+    "replay": Entry("dead_letters:replay", "Replay a dead letter and print the new message's id.", JOBS),
     "job": Group(
-        "List jobs, look into one, or delete them.",
+        "List, inspect or delete jobs.",
         JOBS,
         {
-            "list": Entry("jobs:list_jobs", "List the kept jobs, newest first.", JOBS),
-            "inspect": Entry("jobs:inspect", "Show the record of a job.", JOBS),
-            "cleanup": Entry("cleanup:cleanup", "Delete jobs that have ended.", JOBS),
+            "list": Entry("jobs:list_jobs", "List jobs, newest first.", JOBS),
+            "inspect": Entry("jobs:inspect", "Show the job map of a job: its status, times and result.", JOBS),
+            "cleanup": Entry("cleanup:cleanup", "Delete ended jobs.", JOBS),
         },
     ),
     "agent": Group(
-        "Look at the agents of a job.",
+        "List the agents of a job.",
         JOBS,
         {"list": Entry("agents:list_agents", "List the agents of a job, in manifest order.", JOBS)},
     ),
-    "up": Entry("up:up", "Run a server (unless one answers), a node and the dashboard until Ctrl-C.", MACHINES),
-    "down": Entry("down:down", "End the embedded server and the node that was started with it.", MACHINES),
+    "up": Entry("up:up", "Run a server (unless one is reachable), a node and the dashboard until Ctrl-C.", MACHINES),
+    "down": Entry("down:down", "Stop the embedded server and the nodes started with it.", MACHINES),
     "worker": Entry("worker:worker", "Be a node: run what jobs need, until Ctrl-C.", MACHINES),
     "dashboard": Entry("dashboard:dashboard", "Serve the dashboard (Flower) until Ctrl-C.", MACHINES),
-    "chaos": Entry(
-        "chaos:chaos", "Kill nodes, commands, clients and the server while jobs run, and count what got lost.", MACHINES
-    ),
+    "chaos": Entry("chaos:chaos", "Crash test: kill nodes, commands, clients and the server while jobs run.", MACHINES),
     "node": Group(
-        "Look at the nodes.",
+        "List the nodes.",
         MACHINES,
-        {"list": Entry("nodes:list_nodes", "List the nodes that are alive, with their pools.", MACHINES)},
+        {"list": Entry("nodes:list_nodes", "List the live nodes and their pools.", MACHINES)},
     ),
     "monitor": Entry("monitor:monitor", "Watch the nodes and jobs, or one job, until Ctrl-C.", MACHINES),
-    "doctor": Entry("doctor:doctor", "Look at the server, the broker and the nodes, and say what is wrong.", MACHINES),
-    "version": Entry("version:version", "Show the versions of MirrorNeuron and of what it runs on.", MACHINES),
+    "doctor": Entry("doctor:doctor", "Check the store, the broker and the nodes, and report problems.", MACHINES),
+    "version": Entry("version:version", "Show the versions of MirrorNeuron and its dependencies.", MACHINES),
 }
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")]
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are names and help lines until one is used."""
+    """A group that knows the name and help line of each command, and loads a command when it is used."""
 
     table: Mapping[str, Entry | Group]
 
@@ -101,7 +99,7 @@ class LazyGroup(TyperGroup):
 
 
 def root() -> TyperGroup:
-    """The command `mn` itself."""
+    """Return the command `mn` itself."""
     return _group("mn", "Run a graph of agents as one durable job, on Celery workers.", COMMANDS, _root)
 
 
@@ -146,7 +144,7 @@ def load(name: str, entry: Entry | Group) -> Any:
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
-    """Give *command* what every command has and none needs to know: the option `-v`, and readers that may leave."""
+    """Add to *command* what every command has: the option `-v`, and exit code 141 when the reader closes stdout."""
 
     @functools.wraps(command)
     def wrapped(*, verbose: bool, **kwargs: Any) -> None:
@@ -154,7 +152,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**kwargs)
         except BrokenPipeError as error:
-            raise exits.ReaderGone from error  # Typer would make it exit code 1
+            raise exits.StdoutClosed from error  # Typer would exit with code 1
 
     signature = inspect.signature(command, eval_str=True)
     option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)

@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and what an error prints."""
+"""Exit codes, and the text that an error prints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MEANINGS: Final[Mapping[Code, str]] = {
     Code.BROKEN_PIPE: "The reader of stdout closed it, as `head` does.",
 }
 
-# The first that fits. Whatever else the package raises is about what it was given.
+# The first match counts. Every other error of the package is about its input.
 CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (
     (NotFound, Code.NOT_FOUND),
     (WaitTimeout, Code.TIMED_OUT),
@@ -60,30 +60,30 @@ CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (
     (MirrorNeuronError, Code.USAGE),
 )
 
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # why stdout may take no more
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # disk full, quota, file size limit
 
 _verbose = False
 
 
-class ReaderGone(Exception):
-    """Whoever read our output has ended, as `head` does."""
+class StdoutClosed(Exception):
+    """The reader of stdout has closed it, as `head` does."""
 
 
 def note_verbose(value: bool) -> None:
-    """Show tracebacks from now on, if *value*."""
+    """Show the traceback of each error from now on, if *value* is true."""
     global _verbose
     _verbose = _verbose or value
 
 
 def complain(text: str) -> None:
-    """Print *text* to stderr, each line as `mn: ...`. A terminal that has gone is no error."""
+    """Print *text* to stderr, each line as `mn: ...`. A closed stderr is not an error."""
     with suppress(OSError):
         for line in text.splitlines() or [""]:
             print(f"mn: {printable(line)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """*text* with nothing that could steer a terminal."""
+    """Return *text* with escapes for the characters that could control a terminal."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -91,26 +91,29 @@ def code_of_job(job: JobMap) -> Code:
     return Code.JOB_FAILED if job["status"] in (JobStatus.FAILED, JobStatus.CANCELLED) else Code.OK
 
 
-def ending(command: TyperGroup) -> int:
-    """Run *command* on `sys.argv` and return its exit code. A known error is one line, or one line an issue."""
+def run_command(command: TyperGroup) -> int:
+    """Run *command* on `sys.argv` and return its exit code.
+
+    A known error prints one line; an invalid bundle prints one line for each issue.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(command)
         sys.stdout.flush()
-    except (BrokenPipeError, ReaderGone):
-        _let_go()
+    except (BrokenPipeError, StdoutClosed):
+        _discard_stdout()
         return Code.BROKEN_PIPE
     except OSError as error:
-        _let_go()
-        complain(f"the output cannot be written: {error.strerror}")
+        _discard_stdout()
+        complain(f"cannot write to stdout: {error.strerror}")
         return Code.UNWRITTEN
     return code
 
 
-def _let_go() -> None:
-    """Have nothing more said about stdout, also at the flush of the interpreter's end."""
+def _discard_stdout() -> None:
+    """Redirect stdout to /dev/null, so that the interpreter's flush at exit reports no second error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -125,26 +128,26 @@ def _run(command: TyperGroup) -> int:
         return Code.USAGE
     except MirrorNeuronError as error:
         _trace()
-        complain(_said(error))
+        complain(_error_text(error))
         return next(code for kind, code in CODES if isinstance(error, kind))
-    except ReaderGone:
+    except StdoutClosed:
         raise
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Typer's own way out, where it prints by itself: `mn --help`
-            raise ReaderGone from end
+        if isinstance(end.__context__, BrokenPipeError):  # Typer exits so when it prints itself: `mn --help`
+            raise StdoutClosed from end
         raise
     except KeyboardInterrupt:
         return Code.INTERRUPTED
     except Exception as error:
         _trace()
-        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
-            raise  # no file of that name: it is what we print
-        more = "" if _verbose else "; -v shows where"
-        complain(f"internal error, {type(error).__name__}: {error}{more}")
+        if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
+            raise  # an OSError without a file name comes from writing to stdout
+        more = "" if _verbose else " (-v shows the traceback)"
+        complain(f"internal error: {type(error).__name__}: {error}{more}")
         return Code.BUG
 
 
-def _said(error: MirrorNeuronError) -> str:
+def _error_text(error: MirrorNeuronError) -> str:
     if isinstance(error, ManifestError):
         return "\n".join(" ".join(str(issue).splitlines()) for issue in error.issues)
     return str(error)

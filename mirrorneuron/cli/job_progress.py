@@ -1,4 +1,4 @@
-"""How far a job is, told from its events alone: no snapshot of every agent has to be fetched to show it."""
+"""The progress of a job, computed from its events alone: agent snapshots need not be fetched."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ STATUSES: Final[dict[str, JobStatus]] = {
 
 @dataclass
 class Progress:
-    """Counts that grow with each event. One thread notes, others may read."""
+    """Counts, updated with each event. One thread calls `note`; other threads may read."""
 
     job_id: str
     total: int  #: agents of the job
     status: str = JobStatus.PENDING
-    messages: int = 0  #: taken in by agents
+    messages: int = 0  #: handled by agents
     queued: set[str] = field(default_factory=set)  #: agents that wait for a slot
     busy: set[str] = field(default_factory=set)  #: agents that hold a slot
-    done: set[str] = field(default_factory=set)  #: agents that have done what they were given so far
+    done: set[str] = field(default_factory=set)  #: agents that have handled their messages so far
     last: Event | None = None
-    hint: str = ""  #: why nothing happens, if that is known
-    began_s: float = field(default_factory=time.monotonic)
+    hint: str = ""  #: why the job makes no progress; "" if unknown
+    started_s: float = field(default_factory=time.monotonic)
 
     def note(self, event: Event) -> None:
-        """Take in one event."""
+        """Update the counts with one event."""
         self.last = event
         kind, agent = event["type"], event.get("agent_id", "")
         self.status = STATUSES.get(kind, self.status)
@@ -56,20 +56,20 @@ class Progress:
                 self.messages += 1
             case EventType.AGENT_MESSAGE_RECEIVED | EventType.AGGREGATOR_RECEIVED:
                 self.messages += _count(event)
-                self._answered(agent)
+                self._handled(agent)
             case EventType.SENSOR_OBSERVED:
                 self.messages += 1
-                self._answered(agent)
+                self._handled(agent)
             case _:
                 pass
 
-    def _answered(self, agent: str) -> None:
-        if agent not in self.busy:  # a module holds a slot: it is done when it gives that back
+    def _handled(self, agent: str) -> None:
+        if agent not in self.busy:  # a module holds a slot: it is done when it releases the slot
             self.done.add(agent)
 
     @property
     def elapsed_s(self) -> float:
-        return time.monotonic() - self.began_s
+        return time.monotonic() - self.started_s
 
 
 def _count(event: Event) -> int:

@@ -1,4 +1,4 @@
-"""What the library logs, told like the command's own complaints."""
+"""Print the library's log warnings in the form of the command's own messages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 from mirrorneuron.cli.exits import complain
 
 
-class Complaints(logging.Handler):
-    """Prints `mn: warning: ...` to stderr."""
+class StderrHandler(logging.Handler):
+    """Prints a log record as `mn: warning: ...` to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         complain(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def tell() -> None:
-    """Tell of warnings from now on, unless somebody sets logging up: then that is where they go."""
-    logging.lastResort = Complaints(logging.WARNING)
+def enable() -> None:
+    """Print warnings and errors from now on, unless logging is configured: a configured handler gets them instead."""
+    logging.lastResort = StderrHandler(logging.WARNING)

@@ -8,7 +8,7 @@ import typer
 
 
 def utf8(text: str | None) -> str | None:
-    """*text*, which goes to the server. Raises BadParameter for bytes that are no UTF-8."""
+    """Return *text*, which is sent to the server. Raises BadParameter when it is not valid UTF-8."""
     try:
         (text or "").encode()
     except UnicodeEncodeError:
@@ -18,8 +18,8 @@ def utf8(text: str | None) -> str | None:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False, callback=utf8)]
-Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The bundle: a folder with a manifest.json.")]
+Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The bundle: a folder with a `manifest.json`.")]
 TimeoutMs = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="MS", min=0, help="Wait this many milliseconds at most; the job goes on."),
+    typer.Option("--timeout", metavar="MS", min=0, help="Maximum wait in milliseconds; the job continues."),
 ]

@@ -1,4 +1,4 @@
-"""What goes to stdout: JSON, tables and fields; pretty on a terminal, plain aligned text elsewhere."""
+"""Write to stdout: JSON, tables and fields. A terminal gets colours; a pipe or file gets plain aligned text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mirrorneuron.cli.exits import printable
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A table."""
+    """A table of the monitor."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
-    spare: Sequence[str] = ()
+    spare: Sequence[str] = ()  #: columns that a narrow terminal drops, in this order
 
 
 Sections: TypeAlias = list[str | Section]
@@ -29,30 +29,30 @@ def on_terminal() -> bool:
 
 
 def line(text: str) -> None:
-    """Print one line, at once."""
+    """Print one line and flush."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def document(value: Any) -> None:
-    """Print one JSON document, at once: a command that goes on may have somebody who reads it now."""
+    """Print one indented JSON document and flush: the command may run on while a reader waits for the document."""
     line(_json(value, indent=2))
 
 
 def record(value: Any) -> None:
-    """Print one JSON value on one line, at once."""
+    """Print one JSON value on one line and flush."""
     line(_json(value))
 
 
 def compact(value: Any) -> str:
-    """JSON on one line, for humans."""
+    """Return JSON on one line for people, with control characters escaped."""
     return printable(json.dumps(value, ensure_ascii=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()) -> None:
-    """Print a table; None is shown as `-`.
+    """Print a table; None and "" are shown as `-`.
 
-    A terminal is shown how long ago times were, and a narrow one goes without the columns *spare*.
+    A terminal shows the age of a time instead of the time; a narrow one drops the columns *spare*.
     """
     cells = [texts(row) for row in rows]
     if on_terminal():
@@ -66,7 +66,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence
 
 
 def fields(values: Mapping[str, Any]) -> None:
-    """Print names and values, one pair a line."""
+    """Print names and values, one pair on each line."""
     cells = dict(zip(values, texts(values.values()), strict=True))
     if on_terminal():
         _pretty().fields(cells)
@@ -77,7 +77,7 @@ def fields(values: Mapping[str, Any]) -> None:
 
 
 def result(value: Any, more: str) -> None:
-    """Print a job's result as JSON; on a terminal a long one is cut, and *more* says where the rest is."""
+    """Print a job's result as JSON; a terminal shows the start of a long one, and the command *more* for the rest."""
     text = _json(value, indent=2)
     if on_terminal():
         _pretty().json([printable(part) for part in text.splitlines()], more)
@@ -91,7 +91,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def texts(values: Iterable[Any]) -> list[str]:
-    """What tables and fields show of *values*."""
+    """Return the cells that tables and fields show for *values*."""
     return ["-" if value is None or value == "" else printable(str(value)) for value in values]
 
 

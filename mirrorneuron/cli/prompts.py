@@ -1,4 +1,4 @@
-"""Asking the person at the terminal. Only where there is one, and never under `--json`, whose stdout is a document."""
+"""Questions to the user. They are asked on a terminal only, and never with `--json`, where stdout is a document."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ SHOWN = 50  # jobs to choose from
 
 
 def possible(*, json: bool) -> bool:
-    """Is there somebody to ask?"""
+    """Return True if the user can be asked: stdin and stdout are terminals, and the output is not JSON."""
     return not json and sys.stdin.isatty() and output.on_terminal()
 
 
 def agreed(question: str) -> bool:
-    """Ask; only yes is yes."""
+    """Ask *question*; return True for `y` or `yes`."""
     return _answer(f"{question} [y/N] ").lower() in ("y", "yes")
 
 
 def choose_live_job(client: Client, verb: str) -> str | None:
-    """Show the live jobs, newest first, and return the id of the one that is chosen; None when none is."""
+    """Show the live jobs, newest first; return the id of the chosen job, or None if the user chooses no job."""
     jobs = client.list_jobs(limit=SHOWN + 1, include_terminal=False)
     if not jobs:
-        output.line("no job is live")
+        output.line("there are no live jobs")
         return None
     shown = jobs[:SHOWN]
     rows = (
@@ -33,17 +33,17 @@ def choose_live_job(client: Client, verb: str) -> str | None:
     )
     output.table(("#", "job", "status", "submitted", "name"), rows)
     if len(jobs) > SHOWN:
-        output.line("There are more: mn job list --live --limit 0")
-    while answer := _answer(f"{verb} which, 1 to {len(shown)} (Enter: none)? "):
+        output.line("The list is cut. All live jobs: mn job list --live --limit 0")
+    while answer := _answer(f"{verb} which job, 1 to {len(shown)} (Enter: none)? "):
         if answer.isdecimal() and 1 <= int(answer) <= len(shown):
             return shown[int(answer) - 1]["job_id"]
-        output.line(f"{answer!r} is none of them")
-    output.line("nothing done")
+        output.line(f"{answer!r} is not a number from 1 to {len(shown)}")
+    output.line("nothing was changed")
     return None
 
 
 def _answer(question: str) -> str:
-    """One line from the keyboard; "" for a Ctrl-D."""
+    """Ask *question* and return one line from stdin; "" for Ctrl-D."""
     sys.stdout.write(question)
     sys.stdout.flush()
     line = sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""What ends a command that runs in the foreground: Ctrl-C, and TERM and HUP likewise."""
+"""The signals that end a foreground command: INT (Ctrl-C), TERM and HUP."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interrupting(numbers: Iterable[signal.Signals] = ENDING, *, once: bool = False) -> Iterator[None]:
-    """Let each of *numbers* raise KeyboardInterrupt within the block; *once*: the first one, so that nothing interrupts
-    the way out.
+    """Raise KeyboardInterrupt for each of *numbers* within the block.
 
-    A signal that is ignored stays ignored: nohup has done that to HUP, and a shell's `&` may have done it to INT.
+    With *once* only the first signal raises; later ones are ignored, so that they do not interrupt the cleanup.
+    A signal that was ignored stays ignored: `nohup` ignores HUP, and a shell's `&` may ignore INT.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -24,7 +24,7 @@ def interrupting(numbers: Iterable[signal.Signals] = ENDING, *, once: bool = Fal
             ignore()
         raise KeyboardInterrupt
 
-    previous = {number: signal.getsignal(number) for number in _heeded(numbers)}
+    previous = {number: signal.getsignal(number) for number in _not_ignored(numbers)}
     try:
         for number in previous:
             signal.signal(number, interrupt)
@@ -35,14 +35,14 @@ def interrupting(numbers: Iterable[signal.Signals] = ENDING, *, once: bool = Fal
 
 
 def ignore() -> None:
-    """Let none of ENDING do anything from now on, until `interrupting` says otherwise."""
-    for number in _heeded(ENDING):
+    """Ignore the signals ENDING until `interrupting` handles them again."""
+    for number in _not_ignored(ENDING):
         signal.signal(number, _do_nothing)
 
 
-def _heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+def _not_ignored(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """Unlike SIG_IGN it leaves a mark by which we know our own doing, and no child inherits it."""
+    """Used instead of SIG_IGN: child processes do not inherit it, and `_not_ignored` can tell the two apart."""

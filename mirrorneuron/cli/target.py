@@ -1,7 +1,7 @@
-"""Which runtime a command talks to, and what is started when there is none.
+"""Find the runtime that a command uses, or start an embedded server.
 
 In this order: the server that MIRROR_NEURON_REDIS_URL names; the embedded server of MIRROR_NEURON_HOME, if that is
-set; whatever answers at the default address; the embedded server of the default home. Only `run` and `up` start one.
+set; a server at the default address; the embedded server of the default home. Only `run` and `up` start one.
 """
 
 from __future__ import annotations
@@ -25,49 +25,56 @@ from mirrorneuron.store.connection import connect
 from mirrorneuron.text import without_password
 
 HOME_VARIABLE: Final = f"{PREFIX}HOME"
-MN: Final = (sys.executable, "-P", "-m", "mirrorneuron.cli")  # -P: the user's folder may have a `workers` of its own
+MN: Final = (
+    sys.executable,
+    "-P",
+    "-m",
+    "mirrorneuron.cli",
+)  # -P: the working folder may contain another package `workers`
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A runtime: where it is, and whether it is the embedded one."""
+    """A runtime: its settings, and whether its server is the embedded one."""
 
     settings: Settings
     embedded: bool = False
-    started: bool = False  #: the embedded server was started just now
+    started: bool = False  #: this command has started the embedded server
 
     def client(self) -> Client:
         return Client(self.settings)
 
     def environment(self) -> Mapping[str, str]:
-        """The environment of a process that shall work here too."""
+        """Return the environment for a child process that uses the same runtime."""
         return {**os.environ, f"{PREFIX}REDIS_URL": self.settings.redis_url}
 
 
 def client() -> Client:
-    """A client of the runtime that is there. Raises RuntimeUnavailable."""
+    """Return a client of the runtime that `find` finds. Raises RuntimeUnavailable."""
     return find().client()
 
 
 def find() -> Place:
-    """The runtime that is there; starts nothing. Raises RuntimeUnavailable when none is configured and none answers."""
-    place = _elsewhere()
+    """Return the runtime; start nothing. Raises RuntimeUnavailable when none is configured and none answers."""
+    place = _external()
     with usable_home():
         if place is None and (url := embedded.find()):
             place = _embedded(url)
     if place is None:
-        raise RuntimeUnavailable(f"{_nothing()}; start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL")
+        raise RuntimeUnavailable(
+            f"{_not_found_text()}; start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL"
+        )
     return place
 
 
 def plan_of(client: Client, job_id: str) -> Plan:
-    """The plan of a job. Raises as `job_manifest` does."""
+    """Return the plan of a job. Raises what `Client.job_manifest` raises."""
     return make_plan(client.job_manifest(job_id))
 
 
 def find_or_start() -> Place:
-    """The runtime that is there, or an embedded server, which is started if need be. Raises RuntimeUnavailable."""
-    if place := _elsewhere():
+    """Return the runtime; if there is none, start an embedded server. Raises RuntimeUnavailable."""
+    if place := _external():
         return place
     with usable_home():
         server = embedded.start()
@@ -75,7 +82,7 @@ def find_or_start() -> Place:
 
 
 def ensure_node(place: Place) -> bool:
-    """Start a detached node on the embedded server unless one that is recorded there lives; True if it was started."""
+    """Start a detached node for the embedded server unless a recorded node runs; return True if it was started."""
     with usable_home():
         before = embedded.start().node_pid
         return embedded.ensure_node((*MN, "worker"), env=place.environment()) != before
@@ -83,18 +90,18 @@ def ensure_node(place: Place) -> bool:
 
 @contextmanager
 def usable_home() -> Iterator[None]:
-    """Turn a folder of the embedded server that cannot be read or written into a SettingsError."""
+    """Raise a SettingsError when the folder of the embedded server cannot be read or written."""
     try:
         yield
     except MirrorNeuronError:
         raise
-    except (OSError, RuntimeError) as error:  # the latter of a `~user` who is not there
-        raise SettingsError(f"{HOME_VARIABLE}: the embedded server's folder cannot be used: {error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: `~user` for an unknown user
+        raise SettingsError(f"{HOME_VARIABLE}: cannot use the folder of the embedded server: {error}") from error
 
 
-def _elsewhere() -> Place | None:
-    """The server that the environment names, or that answers at the default address."""
-    log_warnings.tell()
+def _external() -> Place | None:
+    """Return the server that the environment names, or the one that answers at the default address."""
+    log_warnings.enable()
     settings = Settings.load()
     if "redis_url" in settings.model_fields_set:
         return Place(settings)
@@ -108,13 +115,13 @@ def _embedded(url: str, *, started: bool = False) -> Place:
 
 
 def answers(url: str) -> bool:
-    """Does a server answer there, and let us in?"""
+    """Return True if a server at *url* answers and accepts our credentials."""
     with suppress(RedisError, OSError), closing(connect(url, retries=0)) as server:
         return bool(server.ping())
     return False
 
 
-def _nothing() -> str:
+def _not_found_text() -> str:
     if os.environ.get(HOME_VARIABLE):
         return f"no embedded server runs in {embedded.home()}"
-    return f"nothing answers at {without_password(Settings.load().redis_url)} and no embedded server runs"
+    return f"no server answers at {without_password(Settings.load().redis_url)}, and no embedded server runs"

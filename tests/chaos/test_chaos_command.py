@@ -50,11 +50,11 @@ def test_lines_tell_the_schedule_what_happens_and_the_result(ground: Ground):
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     lines = done.stdout.splitlines()
-    assert lines[0] == "seed 2: 12 jobs in 0.1 min, and kills at"
+    assert lines[0] == "seed 2: 12 jobs in 0.1 min; kills at"
     assert " ".join(lines[1:3]).split() == ", ".join(map(str, plan(2, 12, 0.1).strikes)).split()
     peace = next(number for number, line in enumerate(lines) if "peace: " in line)
     told = sum("killed " in line or "froze " in line for line in lines[:peace])
-    missed = next(line for line in lines if line.startswith("strikes that missed")).split()[-1]
+    missed = next(line for line in lines if line.startswith("kills without a target")).split()[-1]
     assert told + int(missed) == len(plan(2, 12, 0.1).strikes)
     assert next(line for line in lines if line.startswith("lost")).split() == ["lost", "0"]
     assert ground.left() == []
@@ -65,7 +65,7 @@ def test_a_terminal_shows_a_picture(ground: Ground):
         screen.read_until("12/12 ended", PATIENCE_S)
         assert screen.end() == 0
     last = screen.text[screen.text.rindex("phase") :]
-    assert "peace" in last
+    assert "recovery" in last
     assert "of 8 (" in last
     assert ground.left() == []
 

@@ -109,10 +109,10 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "<stdin> is not JSON: EOF while parsing a value at line 1 column 0"),
-        (b'{"a":\n }', "<stdin> is not JSON: expected value at line 2 column 2"),
-        (b"[NaN]", "<stdin> is not JSON: expected value at line 1 column 2"),
-        (b"\xff", "<stdin> is not JSON: expected value at line 1 column 1"),
+        (b"", "<stdin> is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        (b'{"a":\n }', "<stdin> is not valid JSON: expected value at line 2 column 2"),
+        (b"[NaN]", "<stdin> is not valid JSON: expected value at line 1 column 2"),
+        (b"\xff", "<stdin> is not valid JSON: expected value at line 1 column 1"),
         (b'{"envelope": 1}', "envelope must be an object"),
         (b'{"headers": []}', "headers must be an object"),
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
@@ -201,11 +201,11 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: DefaultEmit):
     quiet.client.cancel("ended")
     before = [job["job_id"] for job in quiet.client.list_jobs(include_terminal=False)]
     with Terminal([MN, "cancel", "--reason", "chosen"], quiet.env) as screen:
-        screen.read_until("cancel which, 1 to 2 (Enter: none)? ")
+        screen.read_until("cancel which job, 1 to 2 (Enter: none)? ")
         rows = [line.split()[:2] for line in screen.text.splitlines() if "pending" in line]
         for number in ("3", "0"):
             screen.press(f"{number}\n".encode())
-            screen.read_until(f"'{number}' is none of them")
+            screen.read_until(f"'{number}' is not a number from 1 to 2")
         screen.press(b"2\n")
         assert screen.end() == 0
     assert rows == [["1", before[0]], ["2", before[1]]]
@@ -217,10 +217,10 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: DefaultEmit):
 def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: DefaultEmit):
     quiet.submit(*(f"live-{number:02}" for number in range(SHOWN + 1)))
     with Terminal([MN, "cancel"], quiet.env) as screen:
-        screen.read_until(f"cancel which, 1 to {SHOWN} (Enter: none)? ")
+        screen.read_until(f"cancel which job, 1 to {SHOWN} (Enter: none)? ")
         screen.press(b"\n")
         assert screen.end() == 0
-    assert "There are more: mn job list --live --limit 0" in screen.text
+    assert "The list is cut. All live jobs: mn job list --live --limit 0" in screen.text
     assert f"live-{SHOWN:02}" in screen.text
     assert "live-00" not in screen.text
     quiet.client.cleanup_jobs(all=True)
@@ -233,14 +233,14 @@ def test_nothing_chosen_is_nothing_done(quiet: DefaultEmit, keys, code):
         screen.read_until("(Enter: none)? ")
         screen.press(keys)
         assert screen.end() == code
-    assert code or screen.text.endswith("nothing done\n")
+    assert code or screen.text.endswith("nothing was changed\n")
     assert quiet.statuses == {"spared": "pending"}
 
 
 def test_where_no_job_is_live_there_is_nothing_to_choose(quiet: DefaultEmit):
     with Terminal([MN, "cancel"], quiet.env) as screen:
         assert screen.end() == 0
-    assert screen.text == "no job is live\n"
+    assert screen.text == "there are no live jobs\n"
 
 
 @pytest.mark.parametrize("command", ["cancel", "job cleanup --all"])
@@ -281,7 +281,11 @@ def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quie
 
 @pytest.mark.parametrize(
     ("keys", "last", "left"),
-    [(b"y\n", "deleted 1 job", []), (b"n\n", "nothing done", ["live"]), (CTRL_D, "nothing done", ["live"])],
+    [
+        (b"y\n", "deleted 1 job", []),
+        (b"n\n", "nothing was deleted", ["live"]),
+        (CTRL_D, "nothing was deleted", ["live"]),
+    ],
 )
 def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: DefaultEmit, keys, last, left):
     quiet.submit("live")

@@ -168,7 +168,7 @@ def test_what_cannot_be_written_exits_74_with_one_line(env, command, unbuffered)
     env = {**env, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         ended = subprocess.run([MN, *command.split()], env=env, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (ended.returncode, ended.stderr) == (74, "mn: the output cannot be written: No space left on device\n")
+    assert (ended.returncode, ended.stderr) == (74, "mn: cannot write to stdout: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", ["--help", "run --help", "--version", f"validate {RESEARCH}", "job list --json"])

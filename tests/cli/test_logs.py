@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.cli.commands.logs import LONGEST, WIDEST, Cleaner, Printer
+from mirrorneuron.cli.commands.logs import LINE_MAX, PREFIX_MAX, Cleaner, Printer
 from tests.cli.conftest import MN, ROOT, Mn, Started
 from tests.support.graphs import executor, fan, single, until_there
 from tests.support.terminal import CTRL_C, Terminal
@@ -52,10 +52,10 @@ def test_the_lines_of_several_agents_begin_with_their_names(mn: Mn, client: Clie
 
 
 def test_a_long_name_pushes_the_lines_of_the_others_no_further_than_it_should(mn: Mn, client: Client):
-    long = "o" * (2 * WIDEST)
+    long = "o" * (2 * PREFIX_MAX)
     graph = fan([executor(name, "echo here", output_message_type="m") for name in ("one", long)], "m")
     job_id, _ = client.run_manifest(graph, await_=True, timeout=60_000)
-    assert sorted(mn("logs", job_id).stdout.splitlines()) == [f"{'one':<{WIDEST}} | here", f"{long} | here"]
+    assert sorted(mn("logs", job_id).stdout.splitlines()) == [f"{'one':<{PREFIX_MAX}} | here", f"{long} | here"]
 
 
 def test_following_shows_what_comes_and_ends_with_the_job(env, client: Client, gate: Path):
@@ -94,7 +94,7 @@ def test_a_reader_that_leaves_ends_it_without_a_word(env, client: Client):
 def test_a_job_that_has_printed_nothing_leaves_stdout_empty(mn: Mn, client: Client):
     job_id = client.run_manifest(single("true"))
     shown = mn("logs", job_id)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: nothing has been printed\n")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: there is no output yet\n")
     shown = mn("logs", job_id, "--json")
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
     ended = mn("logs", job_id, "wrok")
@@ -122,10 +122,10 @@ def test_lines_of_two_agents_do_not_mix(capsys: pytest.CaptureFixture[str]):
 
 def test_a_line_without_an_end_is_not_waited_for_for_ever(capsys: pytest.CaptureFixture[str]):
     printer = Printer({"a": "a | ", "b": "b | "})
-    printer.add(chunk("x" * LONGEST, "a"))
+    printer.add(chunk("x" * LINE_MAX, "a"))
     assert capsys.readouterr().out == ""
     printer.add(chunk("x", "a"))
-    assert capsys.readouterr().out == f"a | {'x' * (LONGEST + 1)}\n"
+    assert capsys.readouterr().out == f"a | {'x' * (LINE_MAX + 1)}\n"
 
 
 def test_of_one_agent_nothing_is_held_back(capsys: pytest.CaptureFixture[str]):

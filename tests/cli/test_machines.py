@@ -37,7 +37,7 @@ def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
     """Its data is where later commands find it, until and after `mn down`."""
     first = mn("run", RESEARCH, "--job-id", "first", env=home)
     assert first.returncode == 0, first.stderr
-    assert "mn: started a server and a node here; `mn down` or 10 idle minutes end them" in first.stderr.splitlines()
+    assert "mn: started a server and a node; stop: `mn down`, or 10 idle minutes" in first.stderr.splitlines()
     again = mn("run", RESEARCH, "--job-id", "again", env=home)
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stderr
@@ -132,7 +132,7 @@ def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):
         assert mn("run", str(gate), "--no-await", env=home).returncode == 0
         gate.wait()
         up.process.send_signal(signal.SIGINT)
-        up.line_of_stderr("ending what was started here")
+        up.line_of_stderr("stopping what was started here")
         # Signals that come before the first has been taken would be one.
         wait_until(lambda: '"stopping": true' in mn("node", "list", "--json", env=home).stdout, timeout=60)
         assert up.ctrl_c()[0] == 0
@@ -190,4 +190,4 @@ def test_a_port_that_is_taken_is_bad_usage(mn: Mn, env):
         for command in (["dashboard"], ["up"]):
             ended = mn(*command, "--port", port)
             assert ended.returncode == 2
-            assert f"port {port} of 127.0.0.1 is taken" in ended.stderr
+            assert f"port {port} of 127.0.0.1 is in use" in ended.stderr

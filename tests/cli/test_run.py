@@ -34,7 +34,7 @@ def test_ctrl_c_detaches_and_the_job_goes_on(env, gate, mn: Mn, server):
         job = run.line_of_stderr("mn: job ").split()[-1]
         wait_until(lambda: waiters(server, job))
         code, out, err = run.ctrl_c()
-    assert (code, out, err) == (130, "", f"mn: job goes on: mn wait {job}\n")
+    assert (code, out, err) == (130, "", f"mn: the job continues: mn wait {job}\n")
     gate.open()
     assert mn("wait", job).returncode == 0
 
@@ -43,11 +43,11 @@ def test_ctrl_c_ends_a_wait_and_not_the_job(env, gate, mn: Mn, server):
     job = mn("run", str(gate), "--no-await").stdout.strip()
     with Started("wait", job, "--json", env=env) as wait:
         wait_until(lambda: waiters(server, job))
-        assert wait.ctrl_c() == (130, "", f"mn: job goes on: mn wait {job}\n")
+        assert wait.ctrl_c() == (130, "", f"mn: the job continues: mn wait {job}\n")
     with Started("events", job, "--follow", env=env) as events:
         assert "job_pending" in events.line()
         code, _, err = events.ctrl_c()
-        assert (code, err) == (130, f"mn: job goes on: mn events {job} --follow\n")
+        assert (code, err) == (130, f"mn: the job continues: mn events {job} --follow\n")
     gate.open()
     assert mn("wait", job).returncode == 0
 
@@ -58,7 +58,7 @@ def test_a_run_says_which_pools_no_node_serves(env):
     with Started("run", RESEARCH, env=lonely) as run:
         job = run.line_of_stderr("mn: job ").split()[-1]
         assert run.line_of_stderr("serves") == "mn: no node serves pool light yet: start one with `mn worker`\n"
-        assert run.ctrl_c() == (130, "", f"mn: job goes on: mn wait {job}\n")
+        assert run.ctrl_c() == (130, "", f"mn: the job continues: mn wait {job}\n")
 
 
 def test_events_are_followed_to_the_end_of_the_job(env, gate, mn: Mn):

@@ -31,7 +31,7 @@ def test_ctrl_c_leaves_the_picture_and_the_job(env, gate, mn: Mn):
         screen.read_until("1 busy")
         screen.press(CTRL_C)
         assert screen.end() == 130
-    assert screen.text.endswith("mn: job goes on: mn wait left\n")
+    assert screen.text.endswith("mn: the job continues: mn wait left\n")
     gate.open()
     with Terminal([MN, "wait", "left"], env) as screen:
         assert screen.end() == 0

@@ -21,7 +21,7 @@ def list_agents(job: JobId, json: Json = False) -> None:
 
 
 def row(agent: AgentSnapshot) -> tuple[Any, ...]:
-    """What a table shows of an agent."""
+    """Return an agent's row of the table."""
     return (
         agent["agent_id"],
         agent["agent_type"] if agent["type"] == "generic" else f"{agent['agent_type']}/{agent['type']}",

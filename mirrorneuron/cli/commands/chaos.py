@@ -1,4 +1,4 @@
-"""`mn chaos`: a crash test on a stage of its own."""
+"""`mn chaos`: a crash test with a server, nodes and a folder of its own."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from mirrorneuron.text import count
 
 NODE: Final = (*target.MN, "worker")
 SEEDS: Final = 1_000_000
-WIDTH: Final = 100  # of the printed schedule
-SHOWN: Final = 20  # violations that are told without --json
+WIDTH: Final = 100  # of the printed schedule, in characters
+SHOWN: Final = 20  # violations that are printed without --json
 
 
 def chaos(
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Repeat the schedule of this seed; default: a new one.")
+        int | None, typer.Option("--seed", metavar="N", help="Repeat the schedule of this seed. Default: a new seed.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="How many jobs are submitted.")] = 200,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="The number of jobs to submit.")] = 200,
     minutes: Annotated[
-        float, typer.Option("--minutes", metavar="M", min=0.01, help="For how long things are killed.")
+        float, typer.Option("--minutes", metavar="M", min=0.01, help="How long processes are killed, in minutes.")
     ] = 2,
     json: Json = False,
 ) -> None:
-    """Kill nodes, commands, clients and the server while jobs run, and count what got lost.
+    """Crash test: kill nodes, commands, clients and the server while jobs run.
 
-    It has a server, nodes and a folder of its own, touches nothing else, and leaves nothing behind. The same seed with
-    the same --jobs and --minutes gives the same schedule.
+    The test reports what was lost, doubled, stuck or left behind. It starts a server and nodes of its own, uses no
+    others, and removes everything at the end. The same --seed, --jobs and --minutes give the same schedule.
 
-    Exit codes: 0 nothing was lost, doubled, stuck or left behind; 1 something was; 5 the stage did not come up.
+    Exit codes: 0 no violations; 1 violations were found; 5 the server or the nodes did not start.
     """
     planned = schedule.plan(secrets.randbelow(SEEDS) if seed is None else seed, jobs, minutes)
     if json:
@@ -50,13 +50,13 @@ def chaos(
         _show_schedule(planned)
     with signals.interrupting(once=True), raised(NODE) as stage, _audience(json=json) as audience:
         report = Driver(stage, planned, audience).run()
-        signals.ignore()  # from here it is only the way out
+        signals.ignore()  # do not interrupt the cleanup
     output.document(_document(report)) if json else _show(report)
     raise typer.Exit(Code.JOB_FAILED if report.violations else Code.OK)
 
 
 class Plain:
-    """Tells what happens in lines, or not at all."""
+    """Prints what happens as lines; nothing if *silent*."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
@@ -77,11 +77,11 @@ def _audience(*, json: bool) -> AbstractContextManager[Audience]:
 
 
 def _show_schedule(planned: Schedule) -> None:
-    output.line(f"seed {planned.seed}: {count(planned.jobs, 'job')} in {planned.minutes:g} min, and kills at")
-    strikes = ", ".join(str(strike).replace(" ", "\xa0") for strike in planned.strikes)  # each stays on one line
+    output.line(f"seed {planned.seed}: {count(planned.jobs, 'job')} in {planned.minutes:g} min; kills at")
+    strikes = ", ".join(str(strike).replace(" ", "\xa0") for strike in planned.strikes)  # no line break within one
     for line in textwrap.wrap(strikes, WIDTH, initial_indent="  ", subsequent_indent="  "):
         output.line(line.replace("\xa0", " "))
-    output.line("starting a server and nodes of its own")
+    output.line("starting a server and nodes for the test")
 
 
 def _show(report: Report) -> None:
@@ -94,7 +94,7 @@ def _show(report: Report) -> None:
             "jobs": report.schedule.jobs,
             "seconds": f"{report.seconds:.1f}",
             "kills": f"{report.kills.total()} ({kills})",
-            "strikes that missed": report.missed,
+            "kills without a target": report.missed,
             "re-runs": report.reruns,
             **{flaw.replace("_", " "): report.count(flaw) for flaw in Flaw},
         }
@@ -102,7 +102,7 @@ def _show(report: Report) -> None:
     for violation in report.violations[:SHOWN]:
         complain(str(violation))
     if len(report.violations) > SHOWN:
-        complain(f"and {len(report.violations) - SHOWN} more: --json shows all")
+        complain(f"and {len(report.violations) - SHOWN} more (--json shows all)")
 
 
 def _by_kind(report: Report) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`mn dashboard`: Flower on our app. Tasks show under their shadow names, `<graph>.<node>`."""
+"""`mn dashboard`: Flower for our Celery app. It shows tasks under their shadow names, `<graph>.<node>`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirrorneuron.cli import output, target
 from mirrorneuron.cli.options import Json
 from mirrorneuron.dispatch.celery_app import make_app
 
-Address = Annotated[str, typer.Option("--address", metavar="IP", help="Listen here; it has no accounts.")]
+Address = Annotated[str, typer.Option("--address", metavar="IP", help="Listen on this address; there is no login.")]
 Port = Annotated[int, typer.Option("--port", metavar="N", min=1, max=65_535, help="Listen on this port.")]
 
 ADDRESS = "127.0.0.1"
@@ -23,15 +23,15 @@ PORT = 5555
 def dashboard(address: Address = ADDRESS, port: Port = PORT, json: Json = False) -> None:
     """Serve the dashboard (Flower) until Ctrl-C.
 
-    With --json one document says where, before it starts.
+    With --json the address is printed as one JSON document before the dashboard starts.
     """
     place = target.find()
-    place.client().inspect_nodes()  # without a runtime there is nothing to show
+    place.client().inspect_nodes()  # raises RuntimeUnavailable before anything is started
     check_free(address, port)
     if place.embedded:
         embedded.hold()
     where = url(address, port)
-    output.document({"url": where}) if json else output.line(f"dashboard at {where}, Ctrl-C ends it")
+    output.document({"url": where}) if json else output.line(f"dashboard at {where}; Ctrl-C stops it")
     make_app(place.settings).start(["flower", f"--address={address}", f"--port={port}", "--logging=error"])
 
 
@@ -41,12 +41,12 @@ def url(address: str, port: int) -> str:
 
 
 def check_free(address: str, port: int) -> None:
-    """Raise BadParameter when nobody can listen there."""
+    """Raise BadParameter when the port of this address cannot be listened on."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
-            why = "is taken: choose another" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            why = "is in use: choose another port" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
             raise typer.BadParameter(f"port {port} of {address} {why}", param_hint="--port") from None

@@ -1,4 +1,4 @@
-"""`mn dead-letters` and `mn replay`: messages that were given up on, and sending one again."""
+"""`mn dead-letters` and `mn replay`: list the dead letters of a job, and send one again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ COLUMNS = ("message", "agent", "when", "reason")
 MessageId = Annotated[
     str, typer.Argument(metavar="MESSAGE", help="The message's id, as `mn dead-letters` shows it.", show_default=False)
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="AGENT", help="To this agent, not the one it was meant for.")]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="AGENT", help="Send it to this agent instead of its recipient.")
+]
 
 
 def dead_letters(job: JobId, json: Json = False) -> None:
-    """List the messages of a job that were given up on.
+    """List the dead letters of a job.
 
-    They were sent to an agent that is not there, or had expired: `mn replay` sends one again.
-    The message on which a job failed is the last one: `mn retry` takes it up again.
+    A dead letter is a message that expired, or whose recipient does not exist. `mn replay` sends one again.
+    The message on which a job failed is listed last; `mn retry` handles it again.
 
-    Exit codes: 0 listed, also when there is none; 3 no such job.
+    Exit codes: 0 listed, even if there are none; 3 no such job.
     """
     found = target.client().dead_letters(job)
     if json:
@@ -36,9 +38,9 @@ def dead_letters(job: JobId, json: Json = False) -> None:
 
 
 def replay(job: JobId, message: MessageId, to: To = None, json: Json = False) -> None:
-    """Send a dead letter again and print the new message's id.
+    """Replay a dead letter and print the new message's id.
 
-    It leaves the list of dead letters.
+    The message is sent to its recipient, or to --to, and removed from the dead letters.
 
     Exit codes: 0 delivered; 2 the job has ended, or failed on this message; 3 no such job, dead letter or agent.
     """

@@ -1,4 +1,4 @@
-"""`mn doctor`: can the runtime keep what jobs are promised?"""
+"""`mn doctor`: check that the runtime can run jobs and keep them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COLUMNS = ("level", "check", "finding")
 
 
 def doctor(json: Json = False) -> None:
-    """Look at the server, the broker and the nodes, and say what is wrong.
+    """Check the store, the broker and the nodes, and report problems.
 
-    Exit codes: 0 jobs can run, perhaps with warnings; 5 something is in their way, or nothing answers.
+    Exit codes: 0 jobs can run, possibly with warnings; 5 an error prevents jobs from running.
     """
-    found = findings(_vitals())
+    found = findings(_status())
     if json:
         output.document({"level": worst(found), "findings": found})
     else:
@@ -30,10 +30,10 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(Code.UNREACHABLE)
 
 
-def _vitals() -> RuntimeStatus:
+def _status() -> RuntimeStatus:
     try:
         settings = target.find().settings
-    except RuntimeUnavailable as error:  # there is none to look at
+    except RuntimeUnavailable as error:  # no runtime was found
         return RuntimeStatus(error=str(error))
     return Resources(settings).runtime_status()
 

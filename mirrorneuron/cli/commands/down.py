@@ -1,4 +1,4 @@
-"""`mn down`: end what `run` and `up` have started."""
+"""`mn down`: stop the embedded server and the nodes that `run`, `up` or `worker` started for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mirrorneuron.cli.options import Json
 
 
 def down(json: Json = False) -> None:
-    """End the embedded server and the node that was started with it.
+    """Stop the embedded server and the nodes started with it.
 
-    Jobs and results are kept, and are there again after the next `mn up` or `mn run`.
+    Jobs and results are kept on disk; the next `mn up` or `mn run` loads them.
     """
     with target.usable_home():
         ended = embedded.down()
     if json:
         output.document({"ended": ended})
     else:
-        output.line(f"ended: {', '.join(ended)}" if ended else "nothing was running")
+        output.line(f"stopped: {', '.join(ended)}" if ended else "nothing was running")

@@ -1,4 +1,4 @@
-"""`mn events`: what has happened in a job, or what happens."""
+"""`mn events`: the events of a job so far, or as they occur."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirrorneuron.cli.exits import Code, complain, printable
 from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.job import Event
 
-MOST = 10**9  # what a server can count to
+LIMIT_MAX = 10**9  # well below the largest integer that the store accepts
 
 
 def _event_id(text: str | None) -> str | None:
@@ -27,26 +27,34 @@ def _event_id(text: str | None) -> str | None:
 
 After = Annotated[
     str | None,
-    typer.Option("--after", metavar="ID", callback=_event_id, help="Only events after the one of this id."),
+    typer.Option(
+        "--after", metavar="ID", callback=_event_id, help="Show only the events after the event with this id."
+    ),
 ]
 Limit = Annotated[
     int | None,
     typer.Option(
-        "--limit", metavar="N", min=1, max=MOST, help="The newest so many; with --after, the first so many after it."
+        "--limit",
+        metavar="N",
+        min=1,
+        max=LIMIT_MAX,
+        help="Show the newest N events; with --after, the first N after it.",
     ),
 ]
 
 
 def events(
     job: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new events until the job ends.")] = False,
     after: After = None,
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Show what has happened in a job, or what happens.
+    """Show the events of a job.
 
-    With --follow --json each event is one JSON document on a line of its own.
+    With --follow and --json each event is one JSON document on one line.
+
+    Exit codes: 0 shown; 3 no such job; 130 Ctrl-C: the job continues.
     """
     client = target.client()
     if not follow:
@@ -54,15 +62,15 @@ def events(
         output.document(found) if json else _show(found)
         return
     try:
-        for event in _following(client, job, after, limit):
+        for event in _newest_then_followed(client, job, after, limit):
             output.record(event) if json else output.line(line(event))
     except KeyboardInterrupt:
-        complain(f"job goes on: mn events {job} --follow")
+        complain(f"the job continues: mn events {job} --follow")
         raise typer.Exit(Code.INTERRUPTED) from None
 
 
-def _following(client: Client, job: str, after: str | None, limit: int | None) -> Iterator[Event]:
-    """The newest *limit* events, if so many are asked for, and all that follow."""
+def _newest_then_followed(client: Client, job: str, after: str | None, limit: int | None) -> Iterator[Event]:
+    """Yield the newest *limit* events, if *limit* is given without *after*, then each new event until the job ends."""
     if limit is not None and after is None and (newest := client.events(job, limit=limit)):
         yield from newest
         after = newest[-1]["id"]
@@ -75,7 +83,7 @@ def _show(found: list[Event]) -> None:
 
 
 def line(event: Event) -> str:
-    """An event in words."""
+    """Return an event as one line of text."""
     payload = output.compact(event["payload"]) if event.get("payload") is not None else ""
     agent = printable(event.get("agent_id", "-"))
     kind = printable(event["type"])

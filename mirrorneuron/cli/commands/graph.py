@@ -1,4 +1,4 @@
-"""`mn graph`: the graph of a bundle or a job as text that Mermaid or Graphviz draws, or drawn as SVG."""
+"""`mn graph`: print the graph of a bundle or job as Mermaid or Graphviz text, or as an SVG image."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ WRITERS: Final = {Format.MERMAID: mermaid, Format.DOT: dot, Format.SVG: svg}
 
 def graph(
     source: Annotated[str, typer.Argument(metavar="FOLDER|JOB", help="A bundle's folder, or a job's id.")],
-    format: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.MERMAID,
+    format: Annotated[Format, typer.Option("--format", help="The output format; `dot` is Graphviz.")] = Format.MERMAID,
     json: Json = False,
 ) -> None:
-    """Draw the graph of a bundle or job as Mermaid or Graphviz text, or as SVG.
+    """Print the graph of a bundle or job as Mermaid, Graphviz or SVG.
 
-    Of a job, what each agent has come to is marked.
+    The graph of a job marks the state of each agent.
+
+    Exit codes: 0 printed; 2 invalid bundle; 3 no such job.
     """
     manifest, states = _of_job(source) if _is_job(source) else (validate_manifest(source).manifest, {})
     text = WRITERS[format](manifest, states)
@@ -53,5 +55,5 @@ def _of_job(job_id: str) -> tuple[Manifest, Marks]:
     try:
         manifest = client.job_manifest(job_id)
     except JobNotFound as error:
-        raise NotFound(f"{error}, and no folder {job_id!r}") from None
+        raise NotFound(f"{error}, and no bundle folder {job_id!r}") from None
     return manifest, marks(client.inspect_agents(job_id))

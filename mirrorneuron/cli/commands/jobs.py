@@ -16,12 +16,14 @@ SPARE = ("updated", "name")
 
 
 def list_jobs(
-    live: Annotated[bool, typer.Option("--live", help="Only jobs that have not ended.")] = False,
-    status: Annotated[JobStatus | None, typer.Option("--status", help="Only jobs of this status.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="At most so many; 0 is all.")] = SHOWN,
+    live: Annotated[bool, typer.Option("--live", help="Show only live jobs: those that have not ended.")] = False,
+    status: Annotated[JobStatus | None, typer.Option("--status", help="Show only jobs with this status.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=0, help="Show at most N jobs; 0 shows all.")
+    ] = SHOWN,
     json: Json = False,
 ) -> None:
-    """List the kept jobs, newest first."""
+    """List jobs, newest first."""
     jobs = target.client().list_jobs(limit=limit or None, include_terminal=not live, status=status)
     if json:
         output.document(jobs)
@@ -30,12 +32,12 @@ def list_jobs(
 
 
 def row(job: JobSummary) -> tuple[str, ...]:
-    """What a table shows of a job."""
+    """Return a job's row of the table."""
     return job["job_id"], job["status"], job["submitted_at"], job["updated_at"], job["job_name"]
 
 
 def inspect(job: JobId, json: Json = False) -> None:
-    """Show the record of a job."""
+    """Show the job map of a job: its status, times and result."""
     found = target.client().inspect_job(job)
     if json:
         output.document(found)

@@ -1,4 +1,4 @@
-"""`mn logs`: what commands and modules print, while they run and afterwards."""
+"""`mn logs`: the output of commands and modules, while they run and afterwards."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.cli.target import plan_of
 from mirrorneuron.job import LogChunk
 
-LONGEST: Final = 64 * 1024  # characters of a line that are waited for
-WIDEST: Final = 24  # characters to which the names before the lines are filled up
+LINE_MAX: Final = 64 * 1024  # characters; a longer unfinished line is printed at once
+PREFIX_MAX: Final = 24  # characters to which the names before the lines are padded
 
 AgentId = Annotated[
-    str | None, typer.Argument(metavar="AGENT", help="Only what this agent prints.", show_default=False)
+    str | None, typer.Argument(metavar="AGENT", help="Show only the output of this agent.", show_default=False)
 ]
 
 
 def logs(
     job: JobId,
     agent: AgentId = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new output until the job ends.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what the agents of a job have printed, or print.
+    """Show the output of the agents of a job.
 
-    Colours are left out, and control characters made harmless.
-    With --json each piece is one JSON document on a line of its own, with its text as it was printed.
+    Colours are removed, and control characters are escaped.
+    With --json each chunk of output is one JSON document on one line, with its text unchanged.
 
-    Exit codes: 0 shown; 3 no such job or agent; 130 Ctrl-C: the job goes on.
+    Exit codes: 0 shown; 3 no such job or agent; 130 Ctrl-C: the job continues.
     """
     client = target.client()
     chunks = client.logs(job, agent, follow=follow)
@@ -50,23 +50,23 @@ def logs(
         printer.end()
         raise typer.Exit(Code.INTERRUPTED) from None
     if not seen and not json:
-        complain("nothing has been printed")
+        complain("there is no output yet")
 
 
 def _prefixes(client: Client, job: str) -> Mapping[str, str]:
-    """What stands before the lines of each agent; nothing where only one of them can print."""
+    """Return the prefix of each agent's lines; empty if only one agent of the job can print."""
     names = [node.node_id for node in plan_of(client, job).nodes.values() if not node.light]
-    width = min(WIDEST, max(map(len, names), default=0))
+    width = min(PREFIX_MAX, max(map(len, names), default=0))
     return {name: f"{printable(name):<{width}} | " for name in names} if len(names) > 1 else {}
 
 
 class Printer:
-    """Puts chunks on stdout as they come. With *prefixes* line by line, so that those of two agents do not mix."""
+    """Writes chunks to stdout as they arrive; with *prefixes* in whole lines, so that two agents' lines do not mix."""
 
     def __init__(self, prefixes: Mapping[str, str]) -> None:
         self._prefixes = prefixes
         self._cleaners: dict[tuple[str, str], Cleaner] = {}
-        self._begun: dict[tuple[str, str], str] = {}  #: agent and stream -> a line that goes on
+        self._unfinished: dict[tuple[str, str], str] = {}  #: agent and stream -> a line without its end so far
         self._last = "\n"
 
     def add(self, chunk: LogChunk) -> None:
@@ -75,18 +75,18 @@ class Printer:
         if not self._prefixes:
             self._write(text)
             return
-        *lines, rest = (self._begun.pop(stream, "") + text).split("\n")
-        if len(rest) > LONGEST:
+        *lines, rest = (self._unfinished.pop(stream, "") + text).split("\n")
+        if len(rest) > LINE_MAX:
             lines, rest = [*lines, rest], ""
         if rest:
-            self._begun[stream] = rest
+            self._unfinished[stream] = rest
         self._lines(stream[0], lines)
 
     def end(self) -> None:
-        """Print what has no end of its line."""
-        for (agent, _), rest in self._begun.items():
+        """Print the unfinished lines."""
+        for (agent, _), rest in self._unfinished.items():
             self._lines(agent, [rest])
-        self._begun.clear()
+        self._unfinished.clear()
         if self._last != "\n" and output.on_terminal():
             self._write("\n")
 
@@ -96,24 +96,24 @@ class Printer:
 
     def _write(self, text: str) -> None:
         if text:
-            self._last = text[-1]  # first, as a Ctrl-C may come at any time
+            self._last = text[-1]  # before the write: Ctrl-C may interrupt it
             sys.stdout.write(text)
             sys.stdout.flush()
 
 
 class Cleaner:
-    """The text of one stream, made harmless piece by piece: nothing but tabs and line ends steers the terminal."""
+    """Escapes the control characters of one stream, chunk by chunk. Tabs and line ends remain; colours are removed."""
 
-    _COLOURS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # and what else only changes how text looks
-    _LINE_END: Final = re.compile(r"\r\n?")  # a lone one begins a progress bar anew
+    _COLOURS: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # and other CSI sequences
+    _LINE_END: Final = re.compile(r"\r\n?")  # a lone \r redraws a progress bar
     _CUT: Final = re.compile(r"(\r|\x1b(\[[0-?]{0,64}[ -/]{0,8})?)\Z")
     _TEXT: Final = re.compile(r"[^\n\t]+")
 
     def __init__(self) -> None:
-        self._rest = ""  #: the beginning of what the end of a piece has cut in two
+        self._rest = ""  #: the start of a sequence that the end of a chunk has split
 
-    def clean(self, piece: str) -> str:
-        text = self._rest + piece
+    def clean(self, chunk: str) -> str:
+        text = self._rest + chunk
         cut = self._CUT.search(text)
         text, self._rest = (text[: cut.start()], cut[0]) if cut else (text, "")
         text = self._LINE_END.sub("\n", self._COLOURS.sub("", text))

@@ -1,4 +1,4 @@
-"""What the monitor shows: lines and tables, the same into a pipe as on a terminal."""
+"""The lines and tables of the monitor; the same for a terminal and a pipe."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from mirrorneuron.cli.commands import agents, events, jobs, nodes
 from mirrorneuron.cli.output import Section, Sections
 from mirrorneuron.job import AgentSnapshot, AgentStatus, ClusterOverview, JobDetails
 
-# What one looks for stands first: a terminal may have no room for all agents of a job.
+# The agents that need attention come first: a terminal may have no room for all agents of a job.
 S: TypeAlias = AgentStatus
 ORDER: Final = (S.ERROR, S.BUSY, S.RUNNING, S.QUEUED, S.PAUSED, S.READY, S.COMPLETED)
 
 
 def of_cluster(view: ClusterOverview) -> Sections:
-    """How many jobs are in which status, the nodes, and the newest jobs."""
+    """Return the number of jobs of each status, the queued tasks, the nodes, and the newest jobs."""
     counts = [f"{count} {status}" for status, count in view["counts"].items() if count]
     waiting = {name: pool["queued"] for node in view["nodes"] for name, pool in node["pools"].items() if pool["queued"]}
-    queued = [f"{count} in the queue of {pool}" for pool, count in waiting.items()]
+    queued = [f"{count} queued for {pool}" for pool, count in waiting.items()]
     return [
         f"jobs: {', '.join(counts) or 'none'}",
-        f"tasks: {', '.join(queued) or 'none wait'}",
+        f"tasks: {', '.join(queued) or 'none queued'}",
         Section(nodes.COLUMNS, [nodes.row(node) for node in view["nodes"]], nodes.SPARE)
         if view["nodes"]
-        else "no node is there: mn worker",
+        else "no node is running; start one: mn worker",
         *([Section(jobs.COLUMNS, [jobs.row(job) for job in view["jobs"]], jobs.SPARE)] if view["jobs"] else []),
     ]
 
 
 def of_job(view: JobDetails) -> Sections:
-    """The job, its newest events, and its agents."""
+    """Return the job, its newest events, and its agents."""
     job = view["job"]
     found: Sections = [f"{job['job_id']}: {job['status']}, updated {job['updated_at']}"]
     found += [events.line(event) for event in view["events"]]

@@ -13,7 +13,7 @@ SPARE = ("version", "started")
 
 
 def list_nodes(json: Json = False) -> None:
-    """List the nodes that are alive, with their pools."""
+    """List the live nodes and their pools."""
     nodes = target.client().inspect_nodes()
     if json:
         output.document(nodes)
@@ -22,7 +22,7 @@ def list_nodes(json: Json = False) -> None:
 
 
 def row(node: NodeInfo) -> tuple[Any, ...]:
-    """What a table shows of a node."""
+    """Return a node's row of the table."""
     return (
         node["name"] + (" (stopping)" if node["stopping"] else ""),
         ", ".join(f"{name} {pool['in_use']}/{pool['slots']}" for name, pool in node["pools"].items()),

@@ -12,14 +12,14 @@ from mirrorneuron.bundle.plan import make_plan
 from mirrorneuron.cli import output, target
 from mirrorneuron.cli.commands.validate import warn
 from mirrorneuron.cli.exits import code_of_job, complain
-from mirrorneuron.cli.job_watch import Advice, until_end
+from mirrorneuron.cli.job_watch import MissingPoolHint, until_end
 from mirrorneuron.cli.options import Folder, JobId, Json, TimeoutMs
 from mirrorneuron.cli.target import Place, plan_of
 from mirrorneuron.embedded import home
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 
-START_A_NODE: Final = Advice("start one with `mn worker`")
-NODE_STARTS_S: Final = 20.0  #: a node that was started just now may take this long
+START_A_NODE: Final = MissingPoolHint("start one with `mn worker`")
+NODE_STARTS_S: Final = 20.0  #: time that a new node needs until it serves its pools
 
 
 def run(
@@ -27,22 +27,22 @@ def run(
     json: Json = False,
     timeout: TimeoutMs = None,
     await_: Annotated[
-        bool, typer.Option("--await/--no-await", help="Wait for the end, or print the job's id and leave.")
+        bool, typer.Option("--await/--no-await", help="Wait until the job ends, or print its id and exit.")
     ] = True,
     job_id: Annotated[
         str | None,
-        typer.Option("--job-id", metavar="ID", help="The job's id; the same id and bundle are the same job."),
+        typer.Option("--job-id", metavar="ID", help="The job's id. The same id with the same bundle is the same job."),
     ] = None,
 ) -> None:
     """Submit a bundle, show its progress and print its result.
 
-    With no server configured and none answering, an embedded one and a node are started. They end after 10 idle
-    minutes or with `mn down`. Ctrl-C detaches: the job goes on. With --json the job's record is printed.
+    If no server is configured and none answers, an embedded server and a node are started. They stop after 10 idle
+    minutes, or with `mn down`. Ctrl-C detaches; the job continues. With --json the job map is printed.
 
     Exit codes: 0 completed; 1 failed or cancelled; 2 invalid bundle; 4 timed out; 5 no runtime.
     """
     if timeout is not None and not await_:
-        raise typer.BadParameter("--timeout is how long to wait, and --no-await does not")
+        raise typer.BadParameter("--timeout has no effect with --no-await: remove one of them")
     arguments.new_job_id(job_id)  # before anything is started
     bundle = validate_manifest(folder)
     warn(bundle)
@@ -52,32 +52,32 @@ def run(
     started = client.run_manifest(job_bundle=bundle, job_id=job_id)
     if await_ and (json or not output.on_terminal()):
         complain(f"job {started}")
-    _tell(place, new_node)
+    _show_started(place, new_node)
     if not await_:
         output.document({"job_id": started}) if json else output.line(started)
         return
-    advice = Advice(f"see {home() / 'node.log'}", NODE_STARTS_S) if new_node else START_A_NODE
+    hint = MissingPoolHint(f"see {home() / 'node.log'}", NODE_STARTS_S) if new_node else START_A_NODE
     plan = make_plan(bundle.manifest)
-    _finish(until_end(client, started, plan, timeout, json=json, advice=advice), json=json)
+    _finish(until_end(client, started, plan, timeout, json=json, hint=hint), json=json)
 
 
 def wait(job: JobId, timeout: TimeoutMs = None, json: Json = False) -> None:
-    """Wait for the end of a job and print its result.
+    """Wait until a job ends and print its result.
 
     Exit codes: 0 completed; 1 failed or cancelled; 3 no such job; 4 timed out; 5 no runtime.
     """
     client = target.client()
     found = client.inspect_job(job)
     if found["status"] not in TERMINAL:
-        found = until_end(client, job, plan_of(client, job), timeout, json=json, advice=START_A_NODE)
+        found = until_end(client, job, plan_of(client, job), timeout, json=json, hint=START_A_NODE)
     _finish(found, json=json)
 
 
-def _tell(place: Place, new_node: bool) -> None:
-    """Say what was started besides the job."""
+def _show_started(place: Place, new_node: bool) -> None:
+    """Report on stderr which server and node were started."""
     started = [name for name, new in (("a server", place.started), ("a node", new_node)) if new]
     if started:
-        complain(f"started {' and '.join(started)} here; `mn down` or 10 idle minutes end them")
+        complain(f"started {' and '.join(started)}; stop: `mn down`, or 10 idle minutes")
 
 
 def _finish(ended: JobMap, *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`mn send`: a message from outside to an agent."""
+"""`mn send`: send a message to an agent of a job."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ HINT = "MESSAGE"
 AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", show_default=False, callback=utf8)]
 File = Annotated[
     typer.FileBinaryRead,
-    typer.Argument(metavar=HINT, help="A file that holds the message as JSON, or - for stdin.", show_default=False),
+    typer.Argument(metavar=HINT, help="A file with the message as JSON, or `-` for stdin.", show_default=False),
 ]
 
 
 def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
     """Send a message to an agent of a job and print the message's id.
 
-    The message is an object as in `initial_inputs`, or a full one with an `envelope`; sent again with the same
-    `message_id` it is delivered once.
+    The message is a JSON object as in `initial_inputs`, or a complete message with an `envelope`. A message
+    with the same `message_id` is delivered once.
 
-    Exit codes: 0 delivered; 2 no JSON, no message, too large, or the job has ended; 3 no such job or agent.
+    Exit codes: 0 delivered; 2 the message is invalid or too large, or the job has ended; 3 no such job or agent.
     """
     payload = _read(message)
     client = target.client()
@@ -38,10 +38,10 @@ def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
 
 
 def _read(file: BinaryIO) -> Any:
-    """The JSON value of *file*. Raises BadParameter with line and column."""
+    """Return the JSON value of *file*. Raises BadParameter with line and column."""
     try:
         return decode(file.read())
     except ValueError as error:
-        raise typer.BadParameter(f"{file.name} is not JSON: {error}", param_hint=HINT) from error
+        raise typer.BadParameter(f"{file.name} is not valid JSON: {error}", param_hint=HINT) from error
     except OSError as error:
-        raise typer.BadParameter(f"{file.name} cannot be read: {error}", param_hint=HINT) from error
+        raise typer.BadParameter(f"cannot read {file.name}: {error}", param_hint=HINT) from error

@@ -1,4 +1,4 @@
-"""`mn up`: everything on this machine, in the foreground."""
+"""`mn up`: a server, a node and the dashboard on this machine, in the foreground."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ from mirrorneuron.cli.target import Place
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
 
-SPARE_S: Final = 30.0  #: that the node takes to end, above the grace for its runs
+STOP_MARGIN_S: Final = 30.0  #: time for a node to stop, in addition to the grace period of its runs
 NODE: Final = (*target.MN, "worker", "--log-level", "warning")
 DASHBOARD: Final = (*target.MN, "dashboard")
 
 
 def up(
-    with_dashboard: Annotated[bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard too.")] = True,
+    with_dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="Also serve the dashboard.")
+    ] = True,
     address: Address = ADDRESS,
     port: Port = PORT,
     json: Json = False,
 ) -> None:
-    """Run a server (unless one answers), a node and the dashboard until Ctrl-C.
+    """Run a server (unless one is reachable), a node and the dashboard until Ctrl-C.
 
-    Ctrl-C stops what it has started. With --json one document says where everything is.
+    Ctrl-C stops what this command has started. With --json one document holds the server's URL, the node's pid and the
+    dashboard's address.
     """
     if with_dashboard:
         check_free(address, port)
     where = url(address, port) if with_dashboard else None
     with signals.interrupting(once=True):
         place = target.find_or_start()
-        family = Family(place.environment(), place.settings.stop_grace_seconds + SPARE_S)
+        family = Family(place.environment(), place.settings.stop_grace_seconds + STOP_MARGIN_S)
         try:
             _announce(place, _start(place, family), where, json=json)
             if where:
@@ -54,17 +57,17 @@ def up(
         finally:
             try:
                 _stop(place, family)
-            except KeyboardInterrupt:  # the first signal, while the end of a child was ending us: no other one follows
+            except KeyboardInterrupt:  # the first signal came after a child had ended; later signals are ignored
                 _stop(place, family)
     if family.failed:
-        complain(f"the {family.failed} ended, see above")
+        complain(f"the {family.failed} exited with an error, see above")
         raise typer.Exit(Code.BUG)
 
 
 def _start(place: Place, family: Family) -> int:
     """Start a node, unless the embedded server has one; return its pid. Raises RuntimeUnavailable."""
     if not place.embedded:
-        place.client().inspect_nodes()  # a server that is away is told of before anything starts
+        place.client().inspect_nodes()  # raises before anything is started if the server is unreachable
         return family.start("node", NODE)
     embedded.hold()
     node_pid = embedded.start().node_pid
@@ -75,7 +78,7 @@ def _start(place: Place, family: Family) -> int:
 
 
 def _stop(place: Place, family: Family) -> None:
-    signals.ignore()  # a closed terminal sends more than one
+    signals.ignore()  # a closed terminal sends several signals
     try:
         family.stop()
     finally:
@@ -98,16 +101,16 @@ def _announce(place: Place, node_pid: int, dashboard: str | None, *, json: bool)
             "other programs": f"export {PREFIX}REDIS_URL={server}" if place.embedded else None,
         }
     )
-    output.line("Ctrl-C ends what was started here.")
+    output.line("Ctrl-C stops what was started here.")
 
 
 @dataclass
 class Family:
-    """Child processes of ours, out of reach of the terminal's Ctrl-C."""
+    """Child processes in process groups of their own: the terminal's Ctrl-C does not reach them."""
 
     environment: Mapping[str, str]
-    grace_s: float  #: for a child that is asked to end
-    failed: str = ""  #: the first child that ended by itself with an error
+    grace_s: float  #: time for a child to stop after SIGTERM
+    failed: str = ""  #: the first child that exited with an error
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -117,34 +120,34 @@ class Family:
             argv,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # it would tell what `_announce` tells
+            stdout=subprocess.DEVNULL,  # it would repeat what `_announce` prints
             process_group=0,
-            preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: there is no other thread yet that holds a lock
+            preexec_fn=lambda: set_pdeathsig("SIGKILL"),  # safe: no other thread holds a lock yet
         )
         self._children[name] = child
         threading.Thread(target=self._watch, args=(name, child), name=name, daemon=True).start()
         return child.pid
 
     def _watch(self, name: str, child: subprocess.Popen[bytes]) -> None:
-        # Ended by `mn down` is no failure, also before it could say that it ends in peace.
+        # SIGTERM comes from `mn down`: not a failure, even if the child had no handler yet and died of it.
         if child.wait() not in (0, -signal.SIGTERM) and not self._ended.is_set():
             self.failed = name
         self._ended.set()
 
     def wait(self) -> None:
-        """Block until a child has ended."""
+        """Block until a child has exited."""
         self._ended.wait()
 
     def stop(self) -> None:
-        """Ask the children to end, and wait; a Ctrl-C meanwhile asks again, which ends a node at once."""
+        """Send SIGTERM to the children and wait. A Ctrl-C meanwhile sends it again, which stops a node at once."""
         self._ended.set()
-        for again in range(2):
+        for second in range(2):
             with suppress(KeyboardInterrupt), signals.interrupting((signal.SIGINT,)):
                 alive = any(child.poll() is None for child in self._children.values())
                 for child in self._children.values():
                     child.terminate()
-                if alive and not again:
-                    complain("ending what was started here")
+                if alive and not second:
+                    complain("stopping what was started here")
                 for child in self._children.values():
-                    child.wait(self.grace_s if not again else None)
+                    child.wait(self.grace_s if not second else None)
                 return

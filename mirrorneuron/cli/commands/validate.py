@@ -1,4 +1,4 @@
-"""`mn validate`: check a bundle. It needs no server, and imports neither Celery nor redis."""
+"""`mn validate`: check a bundle. Needs no server and imports neither Celery nor redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirrorneuron.text import count
 def validate(folder: Folder, json: Json = False) -> None:
     """Check a bundle folder and report every problem.
 
-    Exit codes: 0 valid, warnings or not; 2 not valid.
+    Exit codes: 0 valid, possibly with warnings; 2 invalid.
     """
     try:
         bundle = validate_manifest(folder)

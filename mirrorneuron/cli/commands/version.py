@@ -1,4 +1,4 @@
-"""`mn version`: what runs here."""
+"""`mn version`: the installed versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def print_version() -> None:
 
 
 def version(json: Json = False) -> None:
-    """Show the versions of MirrorNeuron and of what it runs on."""
+    """Show the versions of MirrorNeuron and its dependencies."""
     packages = {name: version_of(name) for name in ("mirrorneuron", "celery", "kombu", "redis", "flower")}
     versions = {**packages, "python": platform.python_version()}
     if json:

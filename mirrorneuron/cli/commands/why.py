@@ -1,4 +1,4 @@
-"""`mn why`: what holds a job up, since when, and what to do."""
+"""`mn why`: why a job makes no progress, since when, and what to do."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.text import span
 
-AWAY: Final = frozenset({Cause.STORE_AWAY, Cause.BROKER_AWAY})
+UNREACHABLE: Final = frozenset({Cause.STORE_AWAY, Cause.BROKER_AWAY})
 
 
 def why(job: JobId, json: Json = False) -> None:
-    """Say why a job does not move, since when, and what to do.
+    """Explain why a job makes no progress, and what to do.
 
-    Exit codes: 0 the cause is shown, whatever it is; 3 no such job; 5 the cause is a server or broker that is away.
+    Exit codes: 0 the cause is shown; 3 no such job; 5 the cause is an unreachable store or broker.
     """
     try:
         found = target.client().why(job)
-    except RuntimeUnavailable as error:  # there is none to ask
+    except RuntimeUnavailable as error:  # no store can be asked
         found = store_away(job, str(error))
     if json:
         output.document(found)
     else:
         output.line(printable(f"{found['message']}{_since(found)}"))
         output.line(printable(found["hint"]))
-    if found["cause"] in AWAY:
+    if found["cause"] in UNREACHABLE:
         raise typer.Exit(Code.UNREACHABLE)
 
 

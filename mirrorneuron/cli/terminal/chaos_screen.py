@@ -1,4 +1,4 @@
-"""The live picture of a crash test on a terminal."""
+"""The live view of a crash test on a terminal."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from rich.text import Text
 
 from mirrorneuron.chaos.driver import Progress
 from mirrorneuron.cli.exits import printable
-from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, picture
+from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, grid_of_fields
 
 
 class Screen:
-    """Draws the picture again some times a second, in the thread that is looked from: a crash test has no other."""
+    """Redraws the view several times a second, in the thread that calls `look`: a crash test has no other thread."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
         self._drawn_s = 0.0
 
     def note(self, _text: str, /) -> None:
-        self._drawn_s = 0.0  # the next look shows it
+        self._drawn_s = 0.0  # the next `look` redraws
 
     def look(self, progress: Progress) -> None:
         if time.monotonic() - self._drawn_s >= 1 / PER_SECOND:
             self._drawn_s = time.monotonic()
-            self._live.update(seen(progress), refresh=True)
+            self._live.update(view(progress), refresh=True)
 
 
 @contextmanager
 def screen() -> Iterator[Screen]:
-    """A screen that leaves its last picture behind."""
+    """Show a screen; its last view stays on the terminal."""
     with Live(console=console, auto_refresh=False) as live:
         yield Screen(live)
 
 
-def seen(progress: Progress) -> Table:
-    """One look at *progress*."""
+def view(progress: Progress) -> Table:
+    """Return the view of *progress*."""
     planned = progress.schedule
-    grid = picture()
-    phase = Text("peace", "green") if progress.peace else Text("chaos", "bold red")
+    grid = grid_of_fields()
+    phase = Text("recovery", "green") if progress.peace else Text("kills", "bold red")
     grid.add_row("seed", str(planned.seed))
     grid.add_row("phase", Text.assemble(phase, f"  {progress.elapsed_s:.0f} s"))
     counts = f"{progress.ended}/{planned.jobs} ended, {progress.submitted} submitted"

@@ -1,4 +1,4 @@
-"""The live picture of a running job on a terminal."""
+"""The live view of a running job on a terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rich.text import Text
 
 from mirrorneuron.cli.exits import printable
 from mirrorneuron.cli.job_progress import Progress
-from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, picture, styled
+from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, grid_of_fields, styled
 
 
 def screen(progress: Progress) -> Live:
-    """A picture of *progress* that is drawn again several times a second, and leaves its last state behind."""
-    return Live(console=console, get_renderable=lambda: seen(progress), refresh_per_second=PER_SECOND)
+    """Return a live view of *progress*, redrawn several times a second; its last state stays on the terminal."""
+    return Live(console=console, get_renderable=lambda: view(progress), refresh_per_second=PER_SECOND)
 
 
-def seen(progress: Progress) -> Table:
-    """One look at *progress*."""
+def view(progress: Progress) -> Table:
+    """Return the view of *progress*."""
     done, busy, queued = len(progress.done), len(progress.busy), len(progress.queued)
-    grid = picture()
+    grid = grid_of_fields()
     head = Text.assemble(styled(progress.status), f"  {progress.elapsed_s:.1f} s")
     grid.add_row("job", Text(progress.job_id))
     grid.add_row("status", head)

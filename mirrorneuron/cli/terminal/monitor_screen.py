@@ -1,4 +1,4 @@
-"""The monitor on a terminal: a whole screen that is drawn again at each look."""
+"""The monitor on a terminal: a full screen, redrawn at each refresh."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mirrorneuron.cli.exits import printable
 from mirrorneuron.cli.output import Section, Sections
 from mirrorneuron.cli.terminal.widgets import console, tabled
 
-TABLE: Final = 4  # lines of a table beside its rows
+TABLE: Final = 4  # lines of a table in addition to its rows
 
 
-def show(looks: Iterable[tuple[Sections, str]]) -> None:
-    """Draw each of *looks* (and why it is not of now, if that is so); leaves the last one behind."""
+def show(snapshots: Iterable[tuple[Sections, str]]) -> None:
+    """Draw each snapshot, with the error text that says why it is out of date. The last one stays on the terminal."""
     last: RenderableType = ""
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            for sections, away in looks:
-                last = seen(sections, away, console.height)
+            for sections, error in snapshots:
+                last = view(sections, error, console.height)
                 live.update(last, refresh=True)
     finally:
         console.print(last)
 
 
-def seen(sections: Sections, away: str, height: int) -> Group:
-    """One look, cut to so many lines."""
+def view(sections: Sections, error: str, height: int) -> Group:
+    """Return one snapshot, cut to *height* lines."""
     room = height - 2 - sum(TABLE if isinstance(section, Section) else 1 for section in sections)
     shown: list[RenderableType] = []
     for section in sections:
@@ -42,6 +42,6 @@ def seen(sections: Sections, away: str, height: int) -> Group:
         shown.append(tabled(section.columns, [output.texts(row) for row in rows], section.spare))
         if more := len(section.rows) - len(rows):
             shown.append(Text(f"... {more} more", "dim"))
-    if away:
-        shown.append(Text(printable(away), "yellow", overflow="fold"))
+    if error:
+        shown.append(Text(printable(error), "yellow", overflow="fold"))
     return Group(*shown)

@@ -1,4 +1,4 @@
-"""What a terminal is shown: tables, fields, results, live pictures. Imported only for one: no script waits for rich."""
+"""Tables, fields, results and live views for a terminal. Imported for a terminal only: rich is slow to import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from mirrorneuron.job import ms_of
 from mirrorneuron.text import span
 
-STYLES: Final = {  # of a status, wherever one is shown
+STYLES: Final = {  # status or level of a finding -> style, in every table
     "completed": "green",
     "failed": "bold red",
     "error": "bold red",
@@ -26,20 +26,20 @@ STYLES: Final = {  # of a status, wherever one is shown
     "running": "cyan",
     "busy": "cyan",
     "queued": "blue",
-    "ok": "green",  # and of a finding
+    "ok": "green",
     "warning": "yellow",
 }
-LONGEST: Final = 40  # lines of a result
+RESULT_LINES: Final = 40  # lines of a result that are shown
 GAP: Final = 2  # between columns
-LAST: Final = 12  # of a last column that is folded
+LAST_COLUMN: Final = 12  # smallest width of a folded last column
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-PER_SECOND: Final = 8  # looks at what is drawn again and again
+PER_SECOND: Final = 8  # redraws of a live view
 
-console = Console(markup=False, highlight=False, emoji=False)  # nothing in a text is taken for mark-up
+console = Console(markup=False, highlight=False, emoji=False)  # text is never interpreted as mark-up
 
 
 def styled(text: str) -> Text:
-    """*text*, coloured if it is a status."""
+    """Return *text*, coloured if it is a status."""
     return Text(text, STYLES.get(text, ""), overflow="fold")
 
 
@@ -49,7 +49,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence
 
 
 def tabled(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str] = ()) -> Table:
-    """A table. Only its last column is folded; on a terminal too narrow for that it goes without *spare*, in turn."""
+    """Return a table whose last column is folded. A terminal too narrow drops columns of *spare* in turn."""
     now_ms = time.time_ns() // 1_000_000
     cells = [[_ago(cell, now_ms) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
@@ -68,12 +68,12 @@ def tabled(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequenc
 
 
 def _fits(widths: Sequence[int]) -> bool:
-    """Is there room for all columns if the last one is folded?"""
-    return sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST) <= console.width
+    """Return True if all columns fit when the last one is folded."""
+    return sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST_COLUMN) <= console.width
 
 
 def _ago(cell: str, now_ms: int) -> str:
-    """*cell*, or how long ago it was if it is a time of the API."""
+    """Return *cell*; for a time of the API, how long ago it was."""
     if not TIME.fullmatch(cell):
         return cell
     return f"{span(now_ms - ms_of(cell), units=1)} ago"
@@ -87,24 +87,24 @@ def fields(values: Mapping[str, str]) -> None:
 
 
 def json(lines: Sequence[str], more: str) -> None:
-    """Print JSON; a long one is cut, and *more* says where the rest is."""
-    shown = Text("\n".join(lines[:LONGEST]))
+    """Print JSON, at most RESULT_LINES lines; *more* is the command that shows the rest."""
+    shown = Text("\n".join(lines[:RESULT_LINES]))
     JSONHighlighter().highlight(shown)
     console.print(shown, soft_wrap=True)
-    if len(lines) > LONGEST:
-        console.print(f"... {len(lines) - LONGEST} more lines: {more}", style="dim")
+    if len(lines) > RESULT_LINES:
+        console.print(f"... {len(lines) - RESULT_LINES} more lines: {more}", style="dim")
 
 
-def picture() -> Table:
-    """A grid of names and values, for what is drawn again and again: what is too long is cut."""
+def grid_of_fields() -> Table:
+    """Return a grid of names and values for live views; a value that is too long is cut."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="ellipsis", no_wrap=True)
     return grid
 
 
-def bar(done: int, total: int, said: str) -> Table:
-    """How far it is, as a bar and in words."""
+def bar(done: int, total: int, text: str) -> Table:
+    """Return a progress bar followed by *text*."""
     row = Table.grid(padding=(0, 1))
-    row.add_row(ProgressBar(total=max(total, 1), completed=min(done, total), width=24), said)
+    row.add_row(ProgressBar(total=max(total, 1), completed=min(done, total), width=24), text)
     return row
