@@ -19,6 +19,7 @@ from mirrorneuron.chaos import process_tree, producer
 from mirrorneuron.chaos.server import Server
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.pools import LIGHT
+from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store.connection import AWAY, connect
 from mirrorneuron.store.job_store import Store
@@ -64,7 +65,7 @@ class Actor:
         below = process_tree.beneath(self.pid) if sys.platform != "linux" else []
         process_tree.kill(self.pid)
         for child in below:
-            process_tree.kill_group(child.group) if child.leads else process_tree.kill(child.pid)
+            kill_group(child.group) if child.leads else process_tree.kill(child.pid)
         assert self.process is not None
         self.process.wait()
 

@@ -12,6 +12,7 @@ from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import Kind
 from mirrorneuron.chaos.stage import Actor, Stage
+from mirrorneuron.processes.groups import kill_group
 
 _NAME = re.compile(r" -n (\S+)")
 
@@ -68,4 +69,4 @@ def _single(name: str, seen: Seen) -> Victim:
 
 
 def _group(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(process_tree.kill_group, seen.group))
+    return Victim(name, partial(kill_group, seen.group))

@@ -11,6 +11,7 @@ import pytest
 
 from mirrorneuron.chaos import process_tree
 from mirrorneuron.chaos.process_tree import Seen
+from mirrorneuron.processes.groups import kill_group
 from tests.support.waiting import wait_until
 
 ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
@@ -23,7 +24,7 @@ def shell() -> Iterator[subprocess.Popen[bytes]]:
     inner = "sh -c 'sleep 600; :' inner; :"
     started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
     yield started
-    process_tree.kill_group(started.pid)
+    kill_group(started.pid)
     started.wait()
 
 
@@ -37,11 +38,7 @@ def family(pid: int) -> list[Seen]:
     return wait_until(found)
 
 
-@pytest.mark.parametrize("table", [process_tree.table_of_ps, process_tree.table_of_kernel])
-def test_descendants_are_found_by_depth(shell, monkeypatch, table):
-    if table is process_tree.table_of_kernel and sys.platform != "linux":
-        pytest.skip("there is no /proc")
-    monkeypatch.setattr(process_tree, "table", table)
+def test_descendants_are_found_by_depth(shell):
     child, grandchild = family(shell.pid)
     assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
     assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
