@@ -66,8 +66,9 @@ def beneath(root: int) -> list[Seen]:
             parent = process.ppid()
             if process.status() in DEAD or parent not in depths:  # a process whose parent has died has another parent
                 continue
-            depths[process.pid] = depth = depths[parent] + 1
-            rows.append(Seen(process.pid, parent, os.getpgid(process.pid), depth, " ".join(process.cmdline())))
+            group, words, depth = os.getpgid(process.pid), " ".join(process.cmdline()), depths[parent] + 1
+            depths[process.pid] = depth
+            rows.append(Seen(process.pid, parent, group, depth, words))
     return sorted(rows, key=lambda row: (row.depth, row.pid))
 
 

@@ -1,4 +1,4 @@
-"""Who may be killed now, for each kind of strike."""
+"""Find the processes that a strike of each kind may kill now."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ _NAME = re.compile(r" -n (\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Victim:
+    """A process or process group that can be killed."""
+
     name: str
     kill: Callable[[], None]
 
 
 def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
-    """The nodes, workers, pool children, commands or module children that run now, always in the same order."""
+    """Return the running nodes, workers, pool children, commands or module children, in a fixed order."""
     return [victim for node in stage.nodes if node.alive for victim in _of_node(kind, node)]
 
 
@@ -46,7 +48,7 @@ def _of_node(kind: Kind, node: Actor) -> list[Victim]:
 
 
 def _pool_children(below: list[Seen]) -> list[Victim]:
-    """The processes of a worker's pool; only those at work, if any of them is."""
+    """Return the busy processes of the workers' pools; all of them if none is busy."""
     names = {seen.pid: _name(seen) for seen in below if seen.depth == 1}
     children = [seen for seen in below if seen.depth == 2 and names[seen.parent]]
     at_work = {seen.parent for seen in below if _is_command(seen) or "module_child" in seen.words}
@@ -55,7 +57,7 @@ def _pool_children(below: list[Seen]) -> list[Victim]:
 
 
 def _is_command(seen: Seen) -> bool:
-    """Is it the command of a run? A stage's queues have names that begin like the mark, and workers are told them."""
+    """Is it the command of a run? The mark is compared with the end: queue names of workers begin like the mark."""
     return seen.words.rstrip().endswith(f" {MARK}")
 
 

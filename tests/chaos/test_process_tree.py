@@ -1,4 +1,4 @@
-"""Finding what runs beneath a process, and the end of all that belongs together."""
+"""Listing the descendants of a process, and killing all processes with the same environment entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
 
 @pytest.fixture
 def shell() -> Iterator[subprocess.Popen[bytes]]:
-    """A shell with a shell beneath it, which waits for its own child."""
+    """A shell whose child is a shell that waits for a child of its own."""
     name, _, value = ENTRY.partition("=")
     inner = "sh -c 'sleep 600; :' inner; :"
     started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
@@ -29,7 +29,7 @@ def shell() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def family(pid: int) -> list[Seen]:
-    """The shells' descendants, once they are all there and the last is what it shall be."""
+    """Wait until both descendants of the shell run, and return them."""
 
     def found() -> list[Seen]:
         seen = process_tree.beneath(pid)
@@ -38,7 +38,7 @@ def family(pid: int) -> list[Seen]:
     return wait_until(found)
 
 
-def test_descendants_are_found_by_depth(shell):
+def test_descendants_are_listed_by_depth(shell):
     child, grandchild = family(shell.pid)
     assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
     assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
@@ -47,15 +47,15 @@ def test_descendants_are_found_by_depth(shell):
     assert process_tree.beneath(grandchild.pid) == []
 
 
-def test_the_dead_are_not_found(shell):
+def test_a_killed_descendant_is_not_listed(shell):
     _, grandchild = family(shell.pid)
     process_tree.kill(grandchild.pid)
     wait_until(lambda: not process_tree.beneath(shell.pid))
-    process_tree.kill(grandchild.pid)  # no error, though it is gone
+    process_tree.kill(grandchild.pid)  # has ended already: not an error
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
-def test_all_with_the_same_environment_are_killed(shell):
+@pytest.mark.skipif(sys.platform != "linux", reason="checked on Linux only")
+def test_all_processes_with_the_same_environment_entry_are_killed(shell):
     family(shell.pid)
     process_tree.kill_all_with(ENTRY + "0")
     assert shell.poll() is None
