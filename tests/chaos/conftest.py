@@ -26,8 +26,8 @@ class Ground:
         sought, found = os.fsencode(self.folder / "mn-chaos-"), []
         for entry in Path("/proc").glob("[1-9]*"):
             with suppress(OSError):
-                told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if sought in told + os.fsencode(os.readlink(entry / "cwd")):
+                shown = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if sought in shown + os.fsencode(os.readlink(entry / "cwd")):
                     found.append(int(entry.name))
         return found
 

@@ -32,15 +32,15 @@ def test_the_json_document_has_the_schedule_and_no_violations(ground: Ground):
         [MN, "chaos", "--seed", "1", *SMALL, "--json"], env=ground.env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "mn: seed 1\n"), done.stdout
-    told = json.loads(done.stdout)
+    document = json.loads(done.stdout)
     planned = plan(1, 12, 0.1)
-    assert [(row["at_s"], row["kind"], row["which"]) for row in told["schedule"]] == [
+    assert [(row["at_s"], row["kind"], row["which"]) for row in document["schedule"]] == [
         (strike.at_s, strike.kind, strike.which) for strike in planned.strikes
     ]
-    assert told["kills"].keys() == set(Kind)
-    assert sum(told["kills"].values()) + told["missed"] == len(planned.strikes)
-    assert {flaw: told[flaw] for flaw in Flaw} == dict.fromkeys(Flaw, 0)
-    assert told["violations"] == []
+    assert document["kills"].keys() == set(Kind)
+    assert sum(document["kills"].values()) + document["missed"] == len(planned.strikes)
+    assert {flaw: document[flaw] for flaw in Flaw} == dict.fromkeys(Flaw, 0)
+    assert document["violations"] == []
     assert ground.left() == []
 
 
@@ -122,8 +122,9 @@ def test_violations_are_shown_and_give_exit_code_1(monkeypatch, capsys, as_json)
     assert ended.value.exit_code == 1
     out, err = capsys.readouterr()
     if as_json:
-        told = json.loads(out)
-        assert (told["lost"], told["re_runs"], told["kills"]["node"], len(told["violations"])) == (60, 7, 3, 30)
+        document = json.loads(out)
+        assert (document["lost"], document["re_runs"], document["kills"]["node"]) == (60, 7, 3)
+        assert len(document["violations"]) == 30
     else:
         assert next(line for line in out.splitlines() if line.startswith("lost")).split() == ["lost", "60"]
         assert err.splitlines()[0] == "mn: lost: job-0: gone"
