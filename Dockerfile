@@ -6,7 +6,7 @@ RUN python -m venv /opt/mirrorneuron \
  && /opt/mirrorneuron/bin/pip install --no-cache-dir --disable-pip-version-check -q .
 
 FROM python:3.12-slim
-# Agents run other people's commands: they do so as a user that owns nothing but its scratch space.
+# Agents run the commands of bundles. Their user owns only its home and the folder for temporary files.
 RUN useradd --system --uid 10001 --create-home mirrorneuron \
  && install -d -o mirrorneuron -g mirrorneuron /var/lib/mirrorneuron
 COPY --from=build /opt/mirrorneuron /opt/mirrorneuron

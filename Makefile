@@ -1,13 +1,13 @@
-# All that a fresh machine needs is this file's make and Python 3.11 or later.
+# Requires make and Python 3.11 or later.
 #
-#   make demo      run an example from submission to result, with a server that comes with it
+#   make demo      run an example from submission to result, on an embedded server
 #   make test      the tests
 #   make check     what every change must pass: format, lint, types, docs, tests
-#   make format    mend format and lint
+#   make format    correct format and lint
 #   make docs      build the documents into site/; every warning is an error
 #   make docs-reference   write the generated parts of the reference pages again
-#   make bench     benchmarks beside peers
-#   make clean     end the demo's processes and remove everything that make made
+#   make bench     benchmarks, compared with other software
+#   make clean     end the demo's processes and remove all generated files
 
 SHELL := /bin/sh
 VENV := .venv
@@ -24,12 +24,12 @@ demo: $(READY)
 	@echo "==> mirrorneuron run $(EXAMPLE)"
 	@$(MN) run $(EXAMPLE)
 	@echo
-	@echo "==> The server and the node go on for 10 idle minutes; the job is kept. Look at it:"
+	@echo "==> The server and the node run until they have been idle for 10 minutes. The job is kept. To inspect it:"
 	@echo "      export MIRROR_NEURON_HOME=\"$(DEMO_HOME)\""
 	@echo "      $(VENV)/bin/mn job list"
 	@echo "      $(VENV)/bin/mn monitor"
 	@echo "      $(VENV)/bin/mn dashboard"
-	@echo "      $(VENV)/bin/mn down          ends them now"
+	@echo "      $(VENV)/bin/mn down          ends both now"
 
 test: $(READY)
 	@$(PY) -m pytest
@@ -64,7 +64,7 @@ clean:
 	rm -rf $(VENV) "$(DEMO_HOME)" build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Python is looked for only here, so that a machine that has the environment needs nothing else.
+# Python is searched for only here: with an existing environment, no other Python is needed.
 $(READY): pyproject.toml
 	@python=$(PY); \
 	if ! $$python -m pip --version >/dev/null 2>&1; then \
@@ -74,13 +74,13 @@ $(READY): pyproject.toml
 		done; \
 		if [ -z "$$python" ]; then \
 			echo "MirrorNeuron needs Python 3.11 or later; 'python3' here is: $$(python3 --version 2>&1 || true)" >&2; \
-			echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+			echo "Install it, or give its path: make PYTHON=/path/to/python3" >&2; \
 			exit 1; \
 		fi; \
 		echo "==> creating $(VENV) with $$($$python --version)"; \
 		if ! $$python -m venv $(VENV); then \
 			rm -rf $(VENV); \
-			echo "Could not create $(VENV); on Debian and Ubuntu this takes the package python3-venv." >&2; \
+			echo "Could not create $(VENV); on Debian and Ubuntu, install the package python3-venv." >&2; \
 			exit 1; \
 		fi; \
 	fi

@@ -1,1 +1,1 @@
-"""Speed, side by side with peers: ratios of medians, measured in one run."""
+"""Benchmarks: ratios of medians to those of other software, measured in the same run."""

@@ -1,4 +1,4 @@
-"""The peer: a bare Celery app with the tasks of `research_flow` and of a fan-out, on the same server."""
+"""The app to compare with: plain Celery with the tasks of `research_flow` and of a fan-out, on the same server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from celery import Celery
 
-URL = os.environ.get("BENCH_URL")  # of the workers; the benchmark itself sets it when it has a server
+URL = os.environ.get("BENCH_URL")  # set for the workers; the benchmark sets the URL of its own app once its server runs
 app = Celery("bare", broker=URL, backend=URL, set_as_current=False)
 app.conf.update(worker_prefetch_multiplier=1, task_default_queue="bare", broker_connection_retry_on_startup=True)
 

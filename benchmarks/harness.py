@@ -1,4 +1,4 @@
-"""A private server, worker processes, and medians. Both sides of a comparison run here, in turns, within one run."""
+"""A private server, worker processes, and medians. Both sides of a comparison run in turns, within one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The URL of a server that lives as long as the block."""
+    """Start a server for the duration of the block, and yield its URL."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
 
 
 class Workers:
-    """Solo Celery workers on *app*, the fastest pool for short tasks, started with the same flags for both sides."""
+    """Celery workers on *app*, with the same flags for both sides. The solo pool is the fastest for short tasks."""
 
     def __init__(self, app: str, environment: dict[str, str], log: IO[bytes]) -> None:
         self._command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "solo", "-l", "ERROR", "-E"]
@@ -50,7 +50,7 @@ class Workers:
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
-        """Start the worker *name*, in a session of its own: it is out of reach of Ctrl-C, and can be killed whole."""
+        """Start the worker *name* in a new session: Ctrl-C does not reach it, and `kill` reaches its children."""
         self._started[name] = subprocess.Popen(
             [*self._command, "-n", name],
             cwd=ROOT,
@@ -61,7 +61,7 @@ class Workers:
         )
 
     def kill(self, name: str) -> None:
-        """Kill a worker with its process group, as a power cut would."""
+        """Kill a worker with its process group, as if the machine had lost power."""
         worker = self._started.pop(name)
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -75,7 +75,7 @@ class Workers:
 
 @contextmanager
 def workers(app: str, environment: dict[str, str], count: int = 2) -> Iterator[Workers]:
-    """*count* workers on *app*; what they wrote is shown when the block fails."""
+    """Start *count* workers on *app* for the duration of the block. If the block fails, their output is printed."""
     with tempfile.TemporaryFile() as log:
         fleet = Workers(app, environment, log)
         try:
@@ -91,11 +91,11 @@ def workers(app: str, environment: dict[str, str], count: int = 2) -> Iterator[W
 
 
 def until(fact: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for a fact."""
+    """Wait until *fact* returns a true value. Exits the program after *seconds*."""
     deadline = time.monotonic() + seconds
     while not fact():
         if time.monotonic() > deadline:
-            raise SystemExit("the benchmark's processes did not come up")
+            raise SystemExit(f"the benchmark timed out after {seconds:g} s in {fact.__qualname__}")
         time.sleep(0.02)
 
 
@@ -112,9 +112,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_a_row(count: int, work: Callable[[], object]) -> float:
-    """The median time of *count* calls, one after the other: a side is not asked just after the other's pause.
+    """Return the median time of *count* successive calls.
 
-    A machine takes the longer to wake up the longer it was idle, and the slower side leaves the faster one more pause.
+    Single calls in turns would be unfair: a machine that has idled longer wakes up more slowly, and the slower side
+    makes the faster one wait longer.
     """
     return median([seconds(work) for _ in range(count)])
 
@@ -124,7 +125,7 @@ def median(samples: list[float]) -> float:
 
 
 def alternate(rounds: int, *sides: Callable[[], float]) -> list[list[float]]:
-    """Run the sides in turns, so that a machine whose speed drifts is no advantage to one of them."""
+    """Run the sides in turns, so that a drift of the machine's speed affects both."""
     taken: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for samples, side in zip(taken, sides, strict=True):

@@ -1,9 +1,9 @@
-"""What a producer waits for: importing the package and validating a small bundle, beside a bare `import pydantic`.
+"""The time to import the package and validate a small bundle, compared with `import pydantic` alone.
 
     python -m benchmarks.import_time [--rounds 15]
 
-Each sample is a fresh interpreter, with its start. Prints medians and their ratio, and exits with 1 if it misses its
-goal.
+Each sample includes the start of a new interpreter. Prints medians and their ratio, and exits with 1 if the goal is
+missed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_bundle(folder: Path) -> None:
 
 
 def interpreter(program: str, *arguments: str) -> float:
-    """Seconds of a fresh interpreter that runs *program*; it may keep its bytecode, as an installed package does."""
+    """Return the seconds of a new interpreter that runs *program*. Bytecode is cached, as for an installed package."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", program, *arguments]
     return harness.seconds(lambda: subprocess.run(command, cwd=harness.ROOT, env=env, check=True))
@@ -58,7 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder))
         sides = (lambda: interpreter(BARE), lambda: interpreter(OURS, folder))
-        harness.alternate(1, *sides)  # compiles, and brings the files into memory
+        harness.alternate(1, *sides)  # compiles the modules and fills the page cache
         bare, ours = map(harness.median, harness.alternate(rounds, *sides))
     ratio = ours / bare
     print(f"{'import pydantic':<40} {bare * 1000:9.1f} ms")

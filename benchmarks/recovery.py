@@ -1,10 +1,10 @@
-"""How long the work of a dead worker lies still: from SIGKILL of the busy worker to the same run on the other one.
+"""The time to recover from a dead worker: from SIGKILL of a busy worker to the start of the same run on another one.
 
     python -m benchmarks.recovery [--rounds 3] [--leases 6000 2000]
 
-In every other round that is the worker that sweeps too, so that the other has to take over before anything is mended.
-Prints the median and the worst as multiples of the claim lease, and what the worst one spent its time on; exits with 1
-if a worst one is over the goal.
+In every other round, the killed worker is also the one that sweeps, so that the other one has to become the sweeper
+first. Prints the median and the worst time as multiples of the claim lease, and the parts of the worst one. Exits with
+1 if a worst time is over the goal.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ FREED = "agent_recovery_started"
 
 @dataclass(frozen=True)
 class Recovery:
-    """One recovery; seconds that follow each other."""
+    """The successive parts of one recovery, in seconds."""
 
     expired: float  #: from the kill to the end of the claim's lease
-    freed: float  #: from there to the sweep that freed it
+    freed: float  #: from there to the sweep that freed the claim
     started: float  #: from there to the start of the command
 
     @property
@@ -44,7 +44,7 @@ class Recovery:
 
 
 def gated(folder: Path) -> dict[str, Any]:
-    """A manifest: one command, which leaves a file when it starts and ends once there is a gate."""
+    """Return a manifest with one command, which creates a file when it starts and ends once the file `gate` exists."""
     script = f"cd {folder}; : > started-$$; while [ ! -e gate ]; do sleep 0.02; done"
     return {
         "manifest_version": "1.0",
@@ -61,28 +61,28 @@ def gated(folder: Path) -> dict[str, Any]:
 
 
 def starts(folder: Path) -> list[float]:
-    """When the commands started, in seconds since the epoch."""
+    """Return when the runs of the command started, in seconds since the epoch."""
     return sorted(file.stat().st_mtime for file in folder.glob("started-*"))
 
 
 class Cluster:
-    """Two workers that can do everything, of which one at a time is killed."""
+    """Two workers that serve all queues. One of them is killed at a time."""
 
     def __init__(self, settings: Settings, fleet: harness.Workers) -> None:
         self.client = Client(settings)
         self.keys = Keys(settings.redis_namespace)
         self.server = Redis.from_url(settings.redis_url)
         self.fleet = fleet
-        self.sweeper = NAMES[0]  # it comes first, and sweeps until it is killed
+        self.sweeper = NAMES[0]  # the first worker to start sweeps until it is killed
         for name in NAMES:
             self._start(name)
 
     def recovery(self, *, of_sweeper: bool) -> Recovery:
-        """Kill the busy worker, which is the one that sweeps or is not, and see its work taken up by the other."""
+        """Kill the busy worker (the one that sweeps, if *of_sweeper*), and time the recovery on the other one."""
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             folder, other = Path(first), Path(second)
             job_id, busy = self._run(folder)
-            if (busy == self.sweeper) != of_sweeper:  # while it is busy, the next job goes to the other one
+            if (busy == self.sweeper) != of_sweeper:  # the next job goes to the idle worker
                 folder, other = other, folder
                 unwanted, (job_id, busy) = job_id, self._run(folder)
                 self._finish(unwanted, other)
@@ -92,7 +92,7 @@ class Cluster:
         return found
 
     def _run(self, folder: Path) -> tuple[str, str]:
-        """A new job, and the worker that runs its command."""
+        """Submit a job, and return its id and the worker that runs its command."""
         job_id = self.client.run_manifest(gated(folder))
         harness.until(lambda: starts(folder))
         return job_id, self.server.hget(self.keys.agent(job_id, AGENT), "node").decode()
@@ -113,13 +113,13 @@ class Cluster:
         assert job["status"] == "completed", job
 
     def _start(self, name: str) -> None:
-        self.server.delete(self.keys.node(name))  # a killed worker's registration outlives it
+        self.server.delete(self.keys.node(name))  # the registration of a killed worker is still there
         self.fleet.start(name)
         harness.until(lambda: name in {node["name"] for node in self.client.inspect_nodes()})
 
 
 def measure(url: str, lease_ms: int, rounds: int) -> dict[str, list[Recovery]]:
-    """Whose death -> recoveries."""
+    """Return the recoveries by the kind of the killed worker."""
     with tempfile.TemporaryDirectory() as temp_dir:
         own = {"redis_url": url, "redis_namespace": f"lease_{lease_ms}", "claim_lease_ms": lease_ms}
         settings = Settings.load(**own, temp_dir=temp_dir)
@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def report(lease: float, whose: str, rows: list[Recovery]) -> bool:
-    """Print what became of one kind of deaths; says whether the goal was missed."""
+    """Print the recoveries of one kind. Returns True if the goal was missed."""
     worst = max(rows, key=lambda row: row.total)
     middle = harness.median([row.total for row in rows])
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in asdict(worst).items())

@@ -1,8 +1,8 @@
-"""How a fan-out grows: 1,000 routers into one aggregator against 10,000, on the same two workers.
+"""How the time of a fan-out grows: 1,000 and 10,000 routers into one aggregator, on the same two workers.
 
     python -m benchmarks.scale [--rounds 3]
 
-Prints medians, their ratio (goal: at most 12), and what Redis keeps of consumed messages; exits with 1 if missed.
+Prints medians and their ratio (goal: at most 12). Exits with 1 if the goal is missed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
     with harness.server() as url, harness.workers("workers", {"MIRROR_NEURON_REDIS_URL": url}):
         client = Client(Settings.load(redis_url=url))
         small, large = validate_manifest(fan_out(SMALL)), validate_manifest(fan_out(LARGE))
-        run(client, small), run(client, large)  # warm: plans, scripts, connections
+        run(client, small), run(client, large)  # warm up: plans, scripts, connections
         times = harness.alternate(
             rounds,
             lambda: harness.seconds(lambda: run(client, small)),

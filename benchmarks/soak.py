@@ -1,9 +1,9 @@
-"""Mixed jobs for a long time with a worker killed every few seconds: nothing gets lost, and nothing grows.
+"""Mixed jobs for a long time, with a kill every few seconds: no message may be lost, and memory and keys may not grow.
 
     python -m benchmarks.soak [--minutes 5] [--jobs-per-minute 100] [--seed 1]
 
-A short warm-up comes first; the server's memory and keys after its clean-up are what those after the long part are
-compared with. Exits with 1 if anything was violated or has grown.
+The server's memory and keys are measured after a short warm-up and again after the long part, each time with all jobs
+deleted. Exits with 1 if there was a violation or if they have grown.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mirrorneuron.chaos.schedule import Kind
 from mirrorneuron.chaos.stage import Stage, raised
 from mirrorneuron.cli.commands.chaos import NODE
 
-WEIGHTS = {Kind.WORKER: 4, Kind.CHILD: 3, Kind.NODE: 1}  # not the server: its memory is what is measured
+WEIGHTS = {Kind.WORKER: 4, Kind.CHILD: 3, Kind.NODE: 1}  # not the server: its memory is measured
 WARM_UP_MINUTES = 0.5
-REMEMBERED_S = 90  # marks of claims and commits are gone by then
+EXPIRED_S = 90  # by then, the keys that remember claims and commits have expired
 NOISE_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the server holds when no job is left."""
+    """What the server stores when all jobs are deleted."""
 
-    bytes: int  #: without the buffers of its clients
+    bytes: int  #: without the buffers of clients and of the append-only file
     keys: int
 
 
-class DefaultEmit:
-    """Tells of each minute."""
+class MinuteLog:
+    """Prints the progress once a minute."""
 
     def __init__(self) -> None:
         self._minute = 0
@@ -65,14 +65,14 @@ def main() -> int:
 
 def soaked(stage: Stage, name: str, seed: int, minutes: float, per_minute: int) -> Report:
     planned = schedule.plan(seed, max(1, round(minutes * per_minute)), minutes, WEIGHTS)
-    return Driver(stage, planned, DefaultEmit(), name=name).run()
+    return Driver(stage, planned, MinuteLog(), name=name).run()
 
 
 def cleaned(stage: Stage) -> Kept:
-    """Delete all jobs, wait until their last marks have expired, and look at what is left."""
+    """Delete all jobs, wait until their last keys have expired, and measure what is left."""
     Client(stage.settings).cleanup_jobs()
     server, ns = stage.store.client, stage.settings.redis_namespace
-    harness.until(lambda: not list(server.scan_iter(f"{ns}:job:*", count=1000)), REMEMBERED_S)
+    harness.until(lambda: not list(server.scan_iter(f"{ns}:job:*", count=1000)), EXPIRED_S)
     server.memory_purge()
     memory = server.info("memory")
     return Kept(memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"], server.dbsize())

@@ -1,4 +1,4 @@
-"""MirrorNeuron beside bare Celery: one server, two solo workers a side, both measured in turns in one run.
+"""MirrorNeuron compared with plain Celery: one server and two solo workers for each, measured in turns in one run.
 
     python -m benchmarks.vs_celery [--rounds 5] [--jobs 300] [--width 1000]
 
@@ -29,7 +29,7 @@ GOALS = {
 
 
 def fan_out(width: int) -> dict[str, Any]:
-    """A manifest: one router to *width* routers to one aggregator, which completes the job."""
+    """Return a manifest: one router sends to *width* routers, which send to one aggregator that completes the job."""
     names = [f"router-{n}" for n in range(width)]
     return {
         "manifest_version": "1.0",
@@ -71,7 +71,7 @@ def main() -> int:
 def compare(url: str, rounds: int, jobs: int, width: int) -> dict[str, tuple[float, float, float, str]]:
     """Name -> (ours, theirs, ratio, unit)."""
     peer, ours = Peer(url), Ours(url, width)
-    ours.one(), peer.one(), ours.fan(), peer.chord(width)  # warm: connections, scripts, plans
+    ours.one(), peer.one(), ours.fan(), peer.chord(width)  # warm up: connections, scripts, plans
     rate = harness.alternate(rounds, lambda: ours.many(jobs), lambda: peer.many(jobs))
     latency = harness.alternate(
         rounds * 4, lambda: harness.in_a_row(10, ours.one), lambda: harness.in_a_row(10, peer.one)
@@ -147,7 +147,7 @@ class Peer:
 
 
 def wait(result: Any) -> None:
-    """Wait by Celery's API, which misses a push once in some thousand waits, and finds the result when asked again."""
+    """Wait with Celery's API. It misses a push once in some thousand waits; a second call finds the result."""
     try:
         result.get(timeout=2)
     except TimeoutError:

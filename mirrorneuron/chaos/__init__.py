@@ -1,6 +1,6 @@
-"""The crash test: jobs whose effects can be counted, on a stage of their own, while everything they run on is killed.
+"""The crash test: run jobs with countable effects on a private server and nodes, and kill the processes they run on.
 
-Read in this order: schedule, graphs, invariants, processes, server, producer, stage, victims, driver.
+Read in this order: schedule, graphs, invariants, process_tree, server, producer, stage, victims, driver.
 
     with stage.raised(node_argv) as raised:
         report = Driver(raised, schedule.plan(seed, jobs, minutes), audience).run()

@@ -1,4 +1,4 @@
-"""The crash test itself: strike when the schedule says so, mend what the stage needs, look at what came of it."""
+"""The crash test itself: kill on schedule, restart what was killed, and check the jobs at the end."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
 
 TICK_S: Final = 0.01
-FAIL_FAST_S: Final = 0.001  #: instead, while a producer is to be hit: it takes some milliseconds over a job
-LOOK_S: Final = 0.5  #: between two looks at how many jobs have ended
-PATIENCE_S: Final = 3.0  #: a strike that finds nobody waits this long for somebody
-AWAY_S: Final = (0.2, 1.0)  #: a killed node or server stays away: at least, and how much longer at most
-FROZEN_S: Final = (0.3, 2.2)  #: the same for a frozen server
-STUCK_S: Final = 90.0  #: in peace, jobs of which none ends for this long are stuck; longer than any wait of the nodes
-FAILURES: Final = 5  #: of a producer that nobody killed
+FAST_TICK_S: Final = 0.001  #: instead, while a strike on the producer is due: a submission takes some milliseconds
+LOOK_S: Final = 0.5  #: between two counts of the ended jobs
+PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
+DOWN_S: Final = (0.2, 1.0)  #: how long a killed node or server stays down: the minimum, and the range above it
+FROZEN_S: Final = (0.3, 2.2)  #: the same, for how long the server stays frozen
+STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
+FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
 
 @dataclass
 class Progress:
-    """How far the test is. One writes, whoever shows it reads."""
+    """How far the test is. Written by the driver, read by the audience."""
 
     schedule: Schedule
     submitted: int = 0
     ended: int = 0
     kills: Counter[Kind] = field(default_factory=Counter)
-    missed: int = 0  #: strikes that found nobody to hit
-    peace: bool = False  #: nothing is killed any more
-    last: str = ""
+    missed: int = 0  #: strikes that found no victim
+    peace: bool = False  #: True after the last kill
+    last: str = ""  #: the last note
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -46,14 +46,14 @@ class Progress:
 
 
 class Audience(Protocol):
-    """Who is told. Called from the test's only thread."""
+    """Shows the test to the user. Called from the test's only thread."""
 
     def note(self, text: str, /) -> None:
-        """Something has happened."""
+        """Called for each kill and each change of phase."""
         ...
 
     def look(self, progress: Progress) -> None:
-        """Called all the time."""
+        """Called at every tick."""
         ...
 
 
@@ -77,28 +77,28 @@ class Driver:
         self._stage = stage
         self._schedule = schedule
         self._audience = audience
-        self._name = name  #: of this test among others on the same stage
+        self._name = name  #: prefix of the job ids; unique on the stage
         self._jobs: dict[str, Graph] = {}
         self._progress = Progress(schedule)
         self._strikes = list(schedule.strikes)
-        self._repairs: list[tuple[float, Callable[[], None]]] = []  #: (when, what)
+        self._repairs: list[tuple[float, Callable[[], None]]] = []  #: (when: seconds since the start, what)
         self._graphs = graphs.all_graphs()
-        self._submitted_bytes = 0  #: of the producers' list, when it was last read
+        self._submitted_bytes = 0  #: size of the file of submitted ids when it was last read
         self._failures = 0
         self._looked_s = 0.0
 
     def run(self) -> Report:
-        """Run the whole test. Blocks; raises RuntimeUnavailable when the stage itself fails."""
+        """Run the whole test. Blocks. Raises RuntimeUnavailable if a process of the stage fails by itself."""
         with reaching(self._stage.settings.redis_url):
             self._order()
             while self._strikes or self._progress.elapsed_s < 60 * self._schedule.minutes:
                 self._tick()
-            self._make_peace()
+            self._end_kills()
             self._wait_for_the_end()
             return self._report()
 
     def _order(self) -> None:
-        """Write the bundles, and what the producers are to submit when; start the first of them."""
+        """Write the bundles and the orders, and start the first producer."""
         stage, schedule = self._stage, self._schedule
         folders = [graph.write(stage.folder / "bundles") for graph in self._graphs]
         orders = []
@@ -112,12 +112,13 @@ class Driver:
         self._start_producer()
 
     def _tick(self) -> None:
-        """One turn: repairs that are due, strikes that are due, a look at the whole."""
+        """Carry out the repairs and strikes that are due, and show the progress."""
         self._mend()
         self._strike()
         self._look()
-        hasty = any(strike.kind is Kind.CLIENT for strike in self._strikes if strike.at_s <= self._progress.elapsed_s)
-        time.sleep(FAIL_FAST_S if hasty else TICK_S)
+        due = [strike for strike in self._strikes if strike.at_s <= self._progress.elapsed_s]
+        client_due = any(strike.kind is Kind.CLIENT for strike in due)
+        time.sleep(FAST_TICK_S if client_due else TICK_S)
 
     def _mend(self) -> None:
         now = self._progress.elapsed_s
@@ -131,7 +132,7 @@ class Driver:
         self._mend_producer()
 
     def _mend_producer(self) -> None:
-        """Start another producer unless one lives, or all is submitted."""
+        """Start another producer if none runs and jobs are left to submit."""
         actor, size = self._stage.producer, (self._stage.folder / "submitted").stat().st_size
         if size != self._submitted_bytes:
             self._submitted_bytes = size
@@ -141,7 +142,7 @@ class Driver:
         assert actor.process is not None
         self._failures += actor.process.returncode > 0
         if self._failures >= FAILURES:
-            raise RuntimeUnavailable(f"producers of the stage fail:\n{actor.tail()}")
+            raise RuntimeUnavailable(f"the producer of the crash test failed {FAILURES} times:\n{actor.tail()}")
         self._start_producer()
 
     def _start_producer(self) -> None:
@@ -149,7 +150,7 @@ class Driver:
         self._stage.producer.start()
 
     def _strike(self) -> None:
-        """Carry out what is due. A strike that finds nobody waits a little; the others do not wait for it."""
+        """Carry out the strikes that are due. A strike without a victim is tried again for `PATIENCE_S`."""
         now = self._progress.elapsed_s
         for strike in [strike for strike in self._strikes if strike.at_s <= now]:
             said = self._hit(strike)
@@ -163,7 +164,7 @@ class Driver:
             self._strikes.remove(strike)
 
     def _hit(self, strike: Strike) -> str:
-        """Carry out one strike and say what it hit; "" if there is nobody to hit."""
+        """Carry out one strike. Returns the note on it, "" if there is no victim."""
         match strike.kind:
             case Kind.SERVER | Kind.FREEZE:
                 return self._hit_server(strike)
@@ -176,7 +177,7 @@ class Driver:
                 victim = found[strike.which % len(found)]
                 victim.kill()
                 if strike.kind is Kind.NODE:
-                    self._later(AWAY_S, strike, self._revive_nodes)
+                    self._later(DOWN_S, strike, self._restart_nodes)
                 return f"killed {victim.name}"
 
     def _hit_server(self, strike: Strike) -> str:
@@ -185,26 +186,26 @@ class Driver:
             return ""
         if strike.kind is Kind.FREEZE:
             server.freeze()
-            away_s = self._later(FROZEN_S, strike, server.thaw)
-            return f"froze the server for {away_s:.1f} s"
+            frozen_s = self._later(FROZEN_S, strike, server.thaw)
+            return f"froze the server for {frozen_s:.1f} s"
         server.kill()
-        away_s = self._later(AWAY_S, strike, server.start)
-        return f"killed the server for {away_s:.1f} s"
+        down_s = self._later(DOWN_S, strike, server.start)
+        return f"killed the server, restart in {down_s:.1f} s"
 
     def _hit_client(self) -> str:
-        """Kill the producer if it is about to submit something."""
+        """Kill the producer if it is submitting a job now."""
         if not producer.trying(self._stage.folder).exists() or not self._stage.producer.alive:
             return ""
         self._stage.producer.kill()
         return "killed the producer while it submitted"
 
-    def _revive_nodes(self) -> None:
+    def _restart_nodes(self) -> None:
         for node in self._stage.nodes:
             if not node.alive:
                 node.start()
 
     def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], None]) -> float:
-        """Have *repair* done after the strike's pause, and return how long that is."""
+        """Schedule *repair* after a pause that the strike chooses, and return the pause in seconds."""
         seconds = pause_s[0] + pause_s[1] * strike.which / 1000
         self._repairs.append((self._progress.elapsed_s + seconds, repair))
         return seconds
@@ -219,21 +220,21 @@ class Driver:
         self._progress.last = text
         self._audience.note(f"{self._progress.elapsed_s:6.1f} s  {text}")
 
-    def _make_peace(self) -> None:
-        """Kill nothing any more, mend everything, and let the producer finish."""
+    def _end_kills(self) -> None:
+        """End the kills, carry out the last repairs, and let the producer finish."""
         self._progress.peace = True
-        self._tell("peace: nothing is killed any more")
+        self._tell("no more kills: waiting for the remaining jobs")
         while self._repairs or self._progress.submitted < len(self._jobs):
             self._tick()
 
     def _wait_for_the_end(self) -> None:
-        """Wait until no job lives, or none has ended for so long that the others are stuck."""
+        """Wait until all jobs have ended, or until none has ended for `STUCK_S`."""
         before, since = -1, time.monotonic()
         while (counts := self._stage.counts()) is None or counts[1] > 0:
             if counts is not None and counts[1] != before:
                 before, since = counts[1], time.monotonic()
             if time.monotonic() - since > STUCK_S:
-                self._tell(f"no job has ended for {STUCK_S:g} s")
+                self._tell(f"no job has ended for {STUCK_S:g} s: the remaining jobs are stuck")
                 return
             self._tick()
         self._tell("all jobs have ended")

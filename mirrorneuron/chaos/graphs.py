@@ -1,7 +1,7 @@
-"""The jobs of the crash test: small graphs in which every message counts, and what must have come of each.
+"""The jobs of the crash test: small graphs in which every lost or repeated message shows, with the expected results.
 
-Their commands are a few words of `sh`. A killed command is a failed run and a killed worker a lost one, so both may
-happen to one message as often as it takes.
+Their commands are short `sh` scripts. A killed command is a failed run, and a killed worker loses its run. Both may
+happen to one message many times, so the limits on attempts and restarts are high.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Final
 
 from mirrorneuron.chaos.invariants import Expected
 
-MARK: Final = "mn-chaos"  #: `$0` of every command, by which it is found in the list of processes
+MARK: Final = "mn-chaos"  #: `$0` of every command; finds it in the list of processes
 POLICIES: Final = {"max_agent_restart_attempts": 1_000, "recovery_mode": "cluster_recover"}
 TRIES: Final = {"max_attempts": 1_000, "retry_backoff_ms": 20}
 
 INPUTS: Final = (3, 5)
 WIDTH: Final = 4
-LINE: Final = 12  # messages through the chain
-LAPS: Final = 12  # of the counter's loop
+LINE: Final = 12  # messages that pass the chain
+LAPS: Final = 12  # rounds of the counter's loop
 BATCHED: Final = (1, 2, 3, 4, 5, 6, 7)
-FED: Final = (1, 2, 3, 4, 5)  # from outside
+FED: Final = (1, 2, 3, 4, 5)  # sent from outside the job
 
 COUNTER: Final = '''
 from mirrorneuron import Agent
 
 
 class Counter(Agent):
-    """Adds up what comes round its loop, and sends it round again, one more each time."""
+    """Counts and adds up the numbers, and emits each number plus one into its loop."""
 
     def handle(self, message, context):
         self.state["count"] = self.state.get("count", 0) + 1
@@ -44,16 +44,16 @@ class Counter(Agent):
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One kind of job."""
+    """One kind of job, and its expected result."""
 
     name: str
     manifest: Mapping[str, Any]
     expected: Expected
     payloads: Mapping[str, str] = field(default_factory=dict)  #: file name -> text
-    feed: tuple[int, ...] = ()  #: what the producer sends to its agent `source` afterwards, in order
+    feed: tuple[int, ...] = ()  #: message bodies that the producer sends to `source` after the submission, in order
 
     def write(self, folder: Path) -> Path:
-        """Write the bundle into a folder of its own beneath *folder*."""
+        """Write the bundle into a new folder below *folder*, and return that folder."""
         bundle = folder / self.name
         (bundle / "payloads").mkdir(parents=True, exist_ok=True)
         (bundle / "manifest.json").write_text(json.dumps(self.manifest))
@@ -67,7 +67,7 @@ def all_graphs() -> tuple[Graph, ...]:
 
 
 def _fan() -> Graph:
-    """A router to executors, which multiply, to an aggregator, which collects."""
+    """A router sends to executors that multiply; an aggregator collects the products."""
     names = [f"times-{n}" for n in range(1, WIDTH + 1)]
     script = 'n=$(cat "$MIRROR_NEURON_INPUT_FILE"); sleep 0.2; ' + _emit("part", "$((n * TIMES))")
     nodes = [_node("source", "router", emit_type="number"), _sink(WIDTH * len(INPUTS))]
@@ -79,7 +79,7 @@ def _fan() -> Graph:
 
 
 def _chain() -> Graph:
-    """Routers in a row; the order of what goes through it is kept."""
+    """A linear run of routers, which must keep the order of the messages."""
     names = ["source", "second", "third", "fourth"]
     numbers = range(1, LINE + 1)
     nodes = [_node(name, "router", emit_type="number") for name in names] + [_sink(LINE)]
@@ -89,7 +89,7 @@ def _chain() -> Graph:
 
 
 def _counter() -> Graph:
-    """A module that keeps count in its state, and a loop through it."""
+    """A loop through a module that counts in its state."""
     config = {"module": "counter:Counter", "module_source": "counter.py", "laps": LAPS, **TRIES}
     nodes = [_node("source", "module", **config), _node("back", "router", emit_type="number")]
     edges = [_edge("source", "back", "lap"), _edge("back", "source", "number")]
@@ -98,7 +98,7 @@ def _counter() -> Graph:
 
 
 def _flaky() -> Graph:
-    """A command that fails once by itself, and leaves a trace outside by which it knows that it did."""
+    """A command that fails in its first run. It leaves a file outside its run folder, so that the next run succeeds."""
     script = 'trace="${TMPDIR:?}/{job_id}"; [ -e "$trace" ] || { : > "$trace"; exit 75; }; sleep 0.1; ' + _emit(
         "part", "7"
     )
@@ -108,7 +108,7 @@ def _flaky() -> Graph:
 
 
 def _batches() -> Graph:
-    """A router to an executor of batches, which adds up in its own state; the job ends when it is idle."""
+    """A router sends to a batch executor that adds up in its state; the job completes when it is idle."""
     script = (
         """sum=$(sed -n 's/.*"agent_state":\\([0-9][0-9]*\\).*/\\1/p' "$MIRROR_NEURON_CONTEXT_FILE"); """
         """sum=$((${sum:-0} + $(tr -d '[] ' < "$MIRROR_NEURON_INPUT_FILE" | tr , +))); sleep 0.1; """
@@ -125,7 +125,7 @@ def _batches() -> Graph:
 
 
 def _fed() -> Graph:
-    """A sensor that is fed from outside by a producer, which repeats itself."""
+    """A sensor that observes messages of the producer, which may send each of them more than once."""
     nodes = [_node("source", "sensor", complete_job=True, complete_after=1 + len(FED))]
     expected = Expected({"source": 1 + len(FED)}, output={"count": 1 + len(FED), "last_message": FED[-1]})
     return Graph("fed", _manifest("fed", [0], nodes, []), expected, feed=FED)
@@ -161,5 +161,5 @@ def _edge(start: str, end: str, message_type: str) -> dict[str, Any]:
 
 
 def _emit(message_type: str, number: str) -> str:
-    """The words of `sh` that emit one message with a number as its body."""
+    """Return the `sh` command that emits one message with a number as its body."""
     return f"""printf '{{"emit_messages":[{{"type":"{message_type}","body":%s}}]}}' "{number}" """

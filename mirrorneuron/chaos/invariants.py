@@ -1,6 +1,6 @@
-"""What must hold whatever was killed: each message took effect once, every job ended, and nothing is left behind.
+"""What must hold after any kills: each message took effect once, every job ended, and nothing is left behind.
 
-`of_job` looks at one job, `of_store` at all that the store keeps. Both return what they find wrong; nothing is right.
+`of_job` checks one job, `of_store` the whole store. Both return the violations; an empty list means that all is well.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ NO_TTL: Final = -1
 
 
 class Flaw(StrEnum):
+    """The kind of a violation."""
+
     LOST = "lost"  #: an effect is missing
     DOUBLED = "doubled"  #: an effect counts twice
-    DISORDERED = "disordered"  #: messages of one sender came in another order
+    DISORDERED = "disordered"  #: messages of one sender arrived in another order
     STUCK = "stuck"  #: the job has not ended
-    LEAKED = "leaked_keys"  #: a key without a live job or a time to live
-    CLAIMED = "claims_left"  #: a claim outlived its job
+    LEAKED = "leaked_keys"  #: a key without a live job and without a TTL
+    CLAIMED = "claims_left"  #: an ended job still holds a claim
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that should not be."""
+    """One thing that is wrong."""
 
     flaw: Flaw
-    where: str  #: the id of a job, or a key
+    where: str  #: a job id or a key
     what: str
     count: int = 1  #: how many effects, keys or claims
 
@@ -47,52 +49,52 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must have come of a job."""
+    """The expected outcome of a job."""
 
-    processed: Mapping[str, int]  #: agent -> messages that it consumes
-    messages: tuple[Any, ...] | None = None  #: that the final aggregator collects
-    ordered: bool = False  #: and whether in this order
-    output: Any = None  #: of the job, where `messages` is None
-    runs: Mapping[str, int] = field(default_factory=dict)  #: agent -> its runs, where one takes several messages
+    processed: Mapping[str, int]  #: agent id -> number of messages that it consumes
+    messages: tuple[Any, ...] | None = None  #: bodies that the final aggregator collects
+    ordered: bool = False  #: whether `messages` must be in this order
+    output: Any = None  #: the job's output, if `messages` is None
+    runs: Mapping[str, int] = field(default_factory=dict)  #: agent id -> number of runs, for agents that handle batches
 
 
 def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
-    """What is wrong with a job that should have completed. Reads only."""
+    """Return the violations of a job that should have completed. Reads only."""
     job = store.job(job_id)
     if job is None:
-        return [Violation(Flaw.LOST, job_id, "there is no record")]
+        return [Violation(Flaw.LOST, job_id, "the job has no record in the store")]
     status = JobStatus(job["status"])
     agents = store.agents(job)
     if status not in TERMINAL:
         why = diagnose(facts_of(store, job))["message"]
-        stuck = Violation(Flaw.STUCK, job_id, f"it is {status}: {_standing(agents)}; why: {why}")
+        stuck = Violation(Flaw.STUCK, job_id, f"the job is {status}: {_standing(agents)}; why: {why}")
         return [stuck, *claims(store, job_id, agents)]
     events = store.events(job_id)
-    found = [*_ends(job, events), *_consumed(job_id, agents, expected), *_told(job_id, events, expected)]
+    found = [*_ends(job, events), *_consumed(job_id, agents, expected), *_recorded(job_id, events, expected)]
     if status is JobStatus.COMPLETED:
         found += _output(job_id, (job["result"] or {}).get("output"), expected)
     return [*found, *claims(store, job_id, agents)]
 
 
 def of_store(store: Store) -> list[Violation]:
-    """What is left behind by jobs that have ended. Reads only; looks at every key there is."""
-    found = [Violation(Flaw.LEAKED, key, "it has no live job and no time to live") for key in leaked_keys(store)]
+    """Return what ended jobs have left behind. Reads only; scans every key of the namespace."""
+    found = [Violation(Flaw.LEAKED, key, "the key belongs to no live job and has no TTL") for key in leaked_keys(store)]
     for job_id in store.index.live():
         job = store.job(job_id)
         if job is None or JobStatus(job["status"]) in TERMINAL:
             said = "has ended" if job else "does not exist"
-            found.append(Violation(Flaw.LEAKED, job_id, f"it is among the live jobs and {said}"))
+            found.append(Violation(Flaw.LEAKED, job_id, f"the job is in the live index and {said}"))
     return found
 
 
 def leaked_keys(store: Store) -> list[str]:
-    """The keys of the namespace that would stay for ever: no live job, no time to live, and no index (see `keys`)."""
+    """Return the keys that would stay for ever: without a live job, without a TTL, and not an index (see `keys`)."""
     keys = store.keys
     indexes = {keys.jobs, keys.live, keys.ended, keys.swept, keys.nodes}
     live = {keys.job(job_id) for job_id in store.index.live()}
     for_ever = {keys.job(job["job_id"]) for job in store.jobs()} if not store.settings.retention_seconds else set()
     suspects = []
-    for pattern in (f"{keys.ns}:*", f"{{{keys.ns}:*"):  # the second: archives that are being uploaded
+    for pattern in (f"{keys.ns}:*", f"{{{keys.ns}:*"):  # the second: drafts of bundle archives during an upload
         for raw in store.client.scan_iter(pattern, count=1000):
             name = raw.decode()
             stem = name[: name.find("}") + 1]
@@ -102,21 +104,21 @@ def leaked_keys(store: Store) -> list[str]:
 
 
 def claims(store: Store, job_id: str, agents: list[AgentSnapshot]) -> Iterator[Violation]:
-    """The claims that a job holds, which none does that has ended."""
+    """Yield a violation if the job, which has ended, still holds claims."""
     held = [name.decode() for name in store.client.zrange(store.keys.claims(job_id), 0, -1)]
     names = [agent["agent_id"] for agent in agents]
     held += [name for name in names if name not in held and store.client.hget(store.keys.agent(job_id, name), "token")]
     if held:
-        yield Violation(Flaw.CLAIMED, job_id, f"claimed: {', '.join(held)}", len(held))
+        yield Violation(Flaw.CLAIMED, job_id, f"these agents are still claimed: {', '.join(held)}", len(held))
 
 
 def reruns(events: Iterable[Event]) -> int:
-    """How often a message was run again, its worker or its run having been lost."""
+    """Return how many times a message was run again after its worker or its run was lost."""
     return sum(event["type"] in RERUNS for event in events)
 
 
 def _kept(store: Store, name: str) -> bool:
-    """Is it a bundle in a store that keeps everything?"""
+    """Is it a manifest or bundle in a store that keeps them for ever?"""
     return not store.settings.retention_seconds and name.startswith((store.keys.manifest(""), store.keys.bundle("")))
 
 
@@ -134,68 +136,68 @@ def _ends(job: JobMap, events: list[Event]) -> Iterator[Violation]:
     if job["status"] != JobStatus.COMPLETED:
         result = job["result"] or {}
         why = result.get("error") or result.get("reason")
-        yield Violation(Flaw.LOST, job_id, f"it ended {job['status']}: {result.get('agent_id')}: {why}")
+        yield Violation(Flaw.LOST, job_id, f"the job ended {job['status']}: {result.get('agent_id')}: {why}")
     elif not ends:
-        yield Violation(Flaw.LOST, job_id, "no event tells of its end")
+        yield Violation(Flaw.LOST, job_id, "no event records the end of the job")
     if len(ends) > 1:
-        yield Violation(Flaw.DOUBLED, job_id, f"it ended {len(ends)} times: {', '.join(ends)}", len(ends) - 1)
-    again = sum(event["type"] == EventType.AGGREGATOR_DUPLICATE_IGNORED for event in events)
-    if again:
-        yield Violation(Flaw.DOUBLED, job_id, "messages came to an aggregator twice", again)
+        yield Violation(Flaw.DOUBLED, job_id, f"the job ended {len(ends)} times: {', '.join(ends)}", len(ends) - 1)
+    repeated = sum(event["type"] == EventType.AGGREGATOR_DUPLICATE_IGNORED for event in events)
+    if repeated:
+        yield Violation(Flaw.DOUBLED, job_id, "an aggregator received messages twice", repeated)
 
 
 def _consumed(job_id: str, agents: list[AgentSnapshot], expected: Expected) -> Iterator[Violation]:
-    """Every message was consumed once, and none is unread."""
+    """Check that every message was consumed once, and that none is unread."""
     for agent in agents:
         name, wanted = agent["agent_id"], expected.processed.get(agent["agent_id"], 0)
-        yield from _compared(job_id, f"{name} consumed messages", agent["processed_messages"], wanted)
+        yield from _compared(job_id, f"messages that agent {name} consumed", agent["processed_messages"], wanted)
         if agent["mailbox_depth"]:
             count = agent["mailbox_depth"]
-            yield Violation(Flaw.LOST, job_id, f"{name} has unread messages: {count}", count)
+            yield Violation(Flaw.LOST, job_id, f"agent {name} has unread messages: {count}", count)
 
 
-def _told(job_id: str, events: list[Event], expected: Expected) -> Iterator[Violation]:
-    """The events, which are written with each run, tell of as many messages."""
-    told: Counter[str] = Counter()
+def _recorded(job_id: str, events: list[Event], expected: Expected) -> Iterator[Violation]:
+    """Check that the events, which are committed with each run, count the same numbers of messages."""
+    counted: Counter[str] = Counter()
     for event in events:
         payload = event.get("payload") or {}
         match event["type"]:
             case EventType.AGENT_MESSAGE_RECEIVED | EventType.AGGREGATOR_RECEIVED:
-                told[event["agent_id"]] += payload["count"]
+                counted[event["agent_id"]] += payload["count"]
             case EventType.SANDBOX_JOB_COMPLETED | EventType.SENSOR_OBSERVED:
-                told[event["agent_id"]] += 1
+                counted[event["agent_id"]] += 1
             case _:
                 pass
     for agent, wanted in {**expected.processed, **expected.runs}.items():
-        yield from _compared(job_id, f"events tell of runs of {agent}", told[agent], wanted)
+        yield from _compared(job_id, f"messages or runs of agent {agent} in the events", counted[agent], wanted)
 
 
 def _output(job_id: str, output: Any, expected: Expected) -> Iterator[Violation]:
     if expected.messages is None:
         if output != expected.output:
-            yield Violation(Flaw.LOST, job_id, f"its output is {output!r}, not {expected.output!r}")
+            yield Violation(Flaw.LOST, job_id, f"the job's output is {output!r}, expected {expected.output!r}")
         return
     got = output.get("messages", []) if isinstance(output, dict) else []
     ours, theirs = Counter(map(encode, expected.messages)), Counter(map(encode, got))
     for flaw, difference in ((Flaw.LOST, ours - theirs), (Flaw.DOUBLED, theirs - ours)):
         if count := difference.total():
-            some = b", ".join(list(difference)[:10]).decode()
-            yield Violation(flaw, job_id, f"of what was collected: {some}", count)
+            sample = b", ".join(list(difference)[:10]).decode()
+            yield Violation(flaw, job_id, f"messages of the job's output: {sample}", count)
     if ours == theirs and expected.ordered and list(expected.messages) != got:
-        yield Violation(Flaw.DISORDERED, job_id, f"what was collected is in another order: {got!r}")
+        yield Violation(Flaw.DISORDERED, job_id, f"the messages of the job's output are in another order: {got!r}")
 
 
 def _compared(job_id: str, what: str, got: int, wanted: int) -> Iterator[Violation]:
     if got != wanted:
         flaw = Flaw.LOST if got < wanted else Flaw.DOUBLED
-        yield Violation(flaw, job_id, f"{what}: {got}, not {wanted}", abs(got - wanted))
+        yield Violation(flaw, job_id, f"{what}: {got}, expected {wanted}", abs(got - wanted))
 
 
 def _standing(agents: list[AgentSnapshot]) -> str:
-    """Where a job stands: its agents that hold mail or are at work."""
+    """Describe the agents that have unread messages or are running."""
     words = [
-        f"{agent['agent_id']} is {agent['status']} with {agent['mailbox_depth']} unread after"
-        f" {agent['processed_messages']}"
+        f"agent {agent['agent_id']} is {agent['status']} with {agent['mailbox_depth']} unread messages after"
+        f" {agent['processed_messages']} consumed ones"
         for agent in agents
         if agent["mailbox_depth"] or agent["status"] in ("busy", "running")
     ]

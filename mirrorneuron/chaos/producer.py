@@ -1,7 +1,8 @@
-"""The stage's client: a process that submits jobs when they are due, and may be killed while it does.
+"""The client of the stage: a process that submits jobs when they are due, and may be killed meanwhile.
 
-Run as `python -m mirrorneuron.chaos.producer FOLDER`. There, `orders.json` says what to submit; `submitted` has the ids
-of the jobs that are, and they are not submitted again; `trying` exists while the producer is about it.
+Run as `python -m mirrorneuron.chaos.producer FOLDER`. The folder holds `orders.json`, the jobs to submit;
+`submitted`, the ids of the jobs that have been submitted and are skipped; and `trying`, which exists during a
+submission.
 """
 
 from __future__ import annotations
@@ -17,70 +18,73 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.errors import JobStateError, RuntimeUnavailable
 from mirrorneuron.settings import Settings
 
-AGAIN_S: Final = 0.1  #: after a server that did not answer
+RETRY_S: Final = 0.1  #: pause before a retry while the server is unreachable
 ENTRYPOINT: Final = "source"
 
 
 class Order(BaseModel):
-    """One job that is to be submitted."""
+    """One job to submit."""
 
     model_config = ConfigDict(frozen=True)
 
     job_id: str
     bundle: Path
     due_at_s: float  #: seconds since the epoch
-    feed: tuple[Any, ...] = ()  #: what is sent to its entrypoint afterwards
+    feed: tuple[Any, ...] = ()  #: bodies of messages to its entrypoint after the submission
 
 
 ORDERS: Final = TypeAdapter(list[Order])
 
 
 def write_orders(folder: Path, orders: list[Order]) -> None:
-    """Begin anew: nothing is submitted yet."""
+    """Write the orders, and mark none of them as submitted."""
     (folder / "orders.json").write_bytes(ORDERS.dump_json(orders))
     (folder / "submitted").write_bytes(b"")
 
 
 def submitted(folder: Path) -> set[str]:
-    """The ids of the jobs that are submitted."""
+    """Return the ids of the jobs that have been submitted."""
     return set((folder / "submitted").read_text().splitlines())
 
 
 def trying(folder: Path) -> Path:
-    """The file that exists while a job is being submitted."""
+    """Return the path of the file that exists while a job is being submitted."""
     return folder / "trying"
 
 
 def produce(client: Client, folder: Path) -> None:
-    """Submit what is not submitted yet, each job when it is due. Blocks; rides out a server that is away."""
+    """Submit the remaining jobs, each when it is due. Blocks; retries while the server is unreachable."""
     done = submitted(folder)
     for order in ORDERS.validate_json((folder / "orders.json").read_bytes()):
         if order.job_id not in done:
             time.sleep(max(0.0, order.due_at_s - time.time()))
             trying(folder).touch()
             while not _submit(client, order):
-                time.sleep(AGAIN_S)
-            with (folder / "submitted").open("a") as out:  # one write of a few bytes is there as a whole or not at all
+                time.sleep(RETRY_S)
+            with (folder / "submitted").open("a") as out:  # one small write: whole or absent after a kill
                 out.write(f"{order.job_id}\n")
             trying(folder).unlink()
 
 
 def _submit(client: Client, order: Order) -> bool:
-    """Submit one job and send it its messages; False if the server did not answer. Safe to repeat: all has its id."""
+    """Submit one job and send its messages. Returns False if the server is unreachable.
+
+    Idempotent: the job and each message have fixed ids.
+    """
     try:
         client.run_manifest(order.bundle, job_id=order.job_id)
         for number, body in enumerate(order.feed):
             message = {"envelope": {"message_id": f"{order.job_id}:fed:{number}"}, "body": body}
             client.send_message(order.job_id, ENTRYPOINT, message)
     except JobStateError:
-        return True  # it has had all its messages, and ended
+        return True  # the job received all messages and has ended
     except RuntimeUnavailable:
         return False
     return True
 
 
 def main() -> None:
-    """Be a producer: `python -m mirrorneuron.chaos.producer FOLDER`."""
+    """Run as the producer: `python -m mirrorneuron.chaos.producer FOLDER`."""
     produce(Client(Settings.load()), Path(sys.argv[1]))
 
 

@@ -1,4 +1,4 @@
-"""When what is killed: a pure function of the seed and of how much there is to do, so that any run can be had again."""
+"""When each kill happens: a pure function of seed, jobs and minutes, so that any schedule can be repeated."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-EVERY_S: Final = 2.5  #: between two strikes on average, where there is time enough
-SUBMITTED: Final = 0.85  #: of the time: by then the last job is submitted
+EVERY_S: Final = 2.5  #: between two strikes on average, unless the time is too short for one of each kind
+SUBMITTED: Final = 0.85  #: the fraction of the time after which the last job is submitted
 BURST_S: Final = 1.0  #: between two bursts of submissions on average
-CHOICES: Final = 1_000  #: how many choice numbers there are
+CHOICES: Final = 1_000  #: `Strike.which` is below this
 
 
 class Kind(StrEnum):
-    """What a strike hits. All of them are SIGKILL, but for `freeze`."""
+    """The target of a strike. Each sends SIGKILL, except `freeze`, which sends SIGSTOP."""
 
-    NODE = "node"  #: a supervisor, and all that dies with it
+    NODE = "node"  #: the supervisor of a node, whose workers die with it
     WORKER = "worker"  #: one of its Celery workers
     CHILD = "child"  #: one process of a worker's pool
     COMMAND = "command"  #: the process group of a running command
     MODULE = "module"  #: the child process that runs a module agent
     CLIENT = "client"  #: a producer while it submits
-    SERVER = "server"  #: killed, and started again on what it has written
-    FREEZE = "freeze"  #: the server is stopped in its tracks for a while
+    SERVER = "server"  #: the server; later restarted with the same data
+    FREEZE = "freeze"  #: the server; resumed after a pause
 
 
 WEIGHTS: Final = {
@@ -41,9 +41,11 @@ WEIGHTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    at_s: float  #: since the beginning
+    """One planned kill or freeze."""
+
+    at_s: float  #: since the start of the test
     kind: Kind
-    which: int  #: 0..999; chooses among the victims there are, and how long what was killed stays away
+    which: int  #: 0..999; chooses one of the possible victims, and how long a node or server stays down
 
     def __str__(self) -> str:
         return f"{self.at_s:.1f} s {self.kind} {self.which}"
@@ -51,17 +53,19 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """What a crash test does and when."""
+
     seed: int
     jobs: int
     minutes: float
     strikes: tuple[Strike, ...]  #: by time
-    due_s: tuple[float, ...]  #: when each job is submitted, by time; several at once
+    due_s: tuple[float, ...]  #: when each job is submitted, by time; jobs of one burst have the same time
 
 
 def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEIGHTS) -> Schedule:
-    """The schedule of *seed*. Every kind of *weights* comes at least once, however short the time."""
-    # `random()` alone of all methods gives the same numbers in every version of Python.
-    draw = random.Random(f"{seed} {jobs} {minutes:g}").random  # noqa: S311 - no secret
+    """Return the schedule of *seed*. Every kind in *weights* occurs at least once, however short the time."""
+    # `random()` is the only method that gives the same numbers in every version of Python.
+    draw = random.Random(f"{seed} {jobs} {minutes:g}").random  # noqa: S311 - not a secret
     seconds = 60 * minutes
     bursts = max(1, min(jobs, round(SUBMITTED * seconds / BURST_S)))
     at = [round((number + draw()) * SUBMITTED * seconds / bursts, 3) for number in range(bursts)]
@@ -70,7 +74,7 @@ def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEI
     strikes = []
     for number in range(count):
         kind, share = next(kinds), (number + draw()) / count
-        # A client can be hit only as long as there is something left to submit.
+        # A client can be killed only while jobs are left to submit.
         at_s = share * (at[-1] if kind is Kind.CLIENT else seconds)
         strikes.append(Strike(round(at_s, 3), kind, int(draw() * CHOICES)))
     strikes.sort(key=lambda strike: strike.at_s)
@@ -78,7 +82,7 @@ def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEI
 
 
 def _kinds(draw: Callable[[], float], weights: Mapping[Kind, int]) -> Iterator[Kind]:
-    """Every kind once, then again and again each as often as it weighs; each round in an order of its own."""
+    """Yield every kind once, then rounds in which each kind occurs as often as its weight; shuffled in each round."""
     deck = list(weights)
     while True:
         while deck:

@@ -1,4 +1,4 @@
-"""The stage's own server: killed, frozen and started again on the same port, with all that it has written."""
+"""The private server of the stage: can be killed, frozen, and restarted on the same port with the same data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRIES: Final = 5
 
 
 class Server:
-    """A Valkey server that lives in *folder* and never outlives us (on Linux)."""
+    """A Valkey server with its data in *folder*. On Linux it dies with this process."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
@@ -31,12 +31,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is; known once it was started."""
+        """The URL of the server; valid after `start`."""
         return self._state.url
 
     @property
     def answers(self) -> bool:
-        """Does it run, as far as we have not stopped it?"""
+        """False while the server is killed or frozen."""
         return self._process is not None and not self._frozen
 
     @property
@@ -45,29 +45,34 @@ class Server:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, on its last port if it has one, and wait until it has loaded its data."""
+        """Start the server, on its previous port if it had one, and wait until its data is loaded.
+
+        Raises RuntimeUnavailable if it ends `TRIES` times instead.
+        """
         assert self._process is None, "the server runs already"
         (self._folder / "data").mkdir(mode=0o700, exist_ok=True)
-        for _ in range(TRIES):  # somebody may take a free port before the server does
+        for _ in range(TRIES):  # another program may take the free port before the server binds it
             if self._spawn(self._state.port or free_port()):
                 return
         log = self._folder / "server.log"
-        raise RuntimeUnavailable(f"the server of the stage does not come up:\n{log.read_text(errors='replace')}")
+        raise RuntimeUnavailable(
+            f"the server of the crash test did not start; {log} says:\n{log.read_text(errors='replace')}"
+        )
 
     def kill(self) -> None:
-        """End it as a power cut would. Nothing happens if it does not run."""
+        """Send SIGKILL, as if the machine had lost power. No effect if the server does not run."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process, self._frozen = None, False
 
     def freeze(self) -> None:
-        """Stop it in its tracks: it keeps its connections and answers nothing."""
+        """Send SIGSTOP: the server keeps its connections and does not answer."""
         os.kill(self.pid, signal.SIGSTOP)
         self._frozen = True
 
     def thaw(self) -> None:
-        """Let it go on. Nothing happens if it is not frozen."""
+        """Send SIGCONT. No effect if the server is not frozen."""
         if self._frozen:
             os.kill(self.pid, signal.SIGCONT)
             self._frozen = False

@@ -1,4 +1,4 @@
-"""The stage: a folder, a server, nodes and a producer of its own; all gone when it is left, however it is left."""
+"""The stage: a private folder, server, nodes and producer, all removed when the block ends, also after an error."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from mirrorneuron.chaos import process_tree, producer
 from mirrorneuron.chaos.server import Server
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.pools import LIGHT
+from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store.connection import AWAY, connect
 from mirrorneuron.store.job_store import Store
 
 NODES: Final = ("one", "two")
-SLOTS: Final = 2  #: of each node
+SLOTS: Final = 2  #: for each node
 LEASE_MS: Final = 1_500
-UP_S: Final = 60.0  #: until the nodes have registered
+UP_S: Final = 60.0  #: how long the nodes may take to register
 LOOK_S: Final = 0.05
-ANSWER_S: Final = 20.0  #: of the server, to us; while it is frozen it is not asked
+ANSWER_S: Final = 20.0  #: socket timeout; a frozen server is not queried
 TAIL_BYTES: Final = 4_000
-SOURCE: Final = str(Path(mirrorneuron.__file__).parents[1])  #: so that all starts from a checkout, too
+SOURCE: Final = str(Path(mirrorneuron.__file__).parents[1])  #: on the import path, so that a checkout works too
 
 
 @dataclass
 class Actor:
-    """A process of the stage that may be killed and started again."""
+    """A process of the stage that may be killed and restarted."""
 
     name: str
     argv: Sequence[str]
@@ -60,23 +61,23 @@ class Actor:
         self.process = process_tree.start(self.argv, self.folder, self.environment, self.log)
 
     def kill(self) -> None:
-        """Kill it, and where that does not take its children along, them too."""
+        """Kill the process, and its descendants where they do not die with it (not on Linux)."""
         below = process_tree.beneath(self.pid) if sys.platform != "linux" else []
         process_tree.kill(self.pid)
         for child in below:
-            process_tree.kill_group(child.group) if child.leads else process_tree.kill(child.pid)
+            kill_group(child.group) if child.leads else process_tree.kill(child.pid)
         assert self.process is not None
         self.process.wait()
 
     def tail(self) -> str:
-        """The end of what it said."""
+        """Return the end of its log."""
         return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.log.exists() else ""
 
 
 class Stage:
-    """Processes and a folder for one crash test. Single-threaded: children shall die with the thread that starts them.
+    """Processes and a folder for one crash test. Single-threaded: children die with the thread that starts them.
 
-    *node_argv* is the command of a node (`mn worker`), without its name.
+    *node_argv* is the command of a node (`mn worker`), without `--name`.
     """
 
     def __init__(self, folder: Path, server: Server, environment: Mapping[str, str], node_argv: Sequence[str]) -> None:
@@ -104,17 +105,19 @@ class Stage:
                 self.must_live(node)
             if time.monotonic() > deadline:
                 said = "\n".join(node.tail() for node in self.nodes)
-                raise RuntimeUnavailable(f"the nodes of the stage do not come up within {UP_S:g} s:\n{said}")
+                raise RuntimeUnavailable(f"the nodes of the crash test did not register within {UP_S:g} s:\n{said}")
             time.sleep(LOOK_S)
 
     def must_live(self, actor: Actor) -> None:
-        """Raise RuntimeUnavailable if *actor*, which nobody has killed, has ended."""
+        """Raise RuntimeUnavailable if *actor* has ended without being killed by the test."""
         if not actor.alive:
             code = actor.process.returncode if actor.process else None
-            raise RuntimeUnavailable(f"{actor.name} of the stage ended by itself with code {code}:\n{actor.tail()}")
+            raise RuntimeUnavailable(
+                f"node {actor.name!r} of the crash test exited with code {code}; end of its log:\n{actor.tail()}"
+            )
 
     def counts(self) -> tuple[int, int] | None:
-        """How many jobs there are and how many of them live; None if the server does not answer."""
+        """Return the number of jobs and the number of live ones. None if the server is unreachable."""
         if not self.server.answers:
             return None
         try:
@@ -124,7 +127,7 @@ class Stage:
             return None
 
     def end(self) -> None:
-        """Kill the nodes and the producer, with all that runs beneath them."""
+        """Kill the nodes and the producer with their descendants."""
         for actor in (self.producer, *self.nodes):
             if actor.alive:
                 below = process_tree.beneath(actor.pid)
@@ -136,8 +139,8 @@ class Stage:
 
 @contextmanager
 def raised(node_argv: Sequence[str]) -> Iterator[Stage]:
-    """A stage whose nodes run. It is gone with the block, with all its processes and its folder."""
-    with ExitStack() as left:  # undone from the last to the first
+    """Yield a stage whose nodes run. At the end of the block, its processes are killed and its folder is removed."""
+    with ExitStack() as left:  # the callbacks run in reverse order
         folder = Path(tempfile.mkdtemp(prefix="mn-chaos-"))
         left.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = _environment(folder)
@@ -152,7 +155,7 @@ def raised(node_argv: Sequence[str]) -> Iterator[Stage]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The environment of everything on the stage: ours, without any setting of the user's."""
+    """Return the environment of every process of the stage: that of this process, without the user's settings."""
     temp = folder / "tmp"
     temp.mkdir()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -1,4 +1,4 @@
-"""Who may be killed now, for each kind of strike."""
+"""Find the processes that a strike of each kind may kill now."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import Kind
 from mirrorneuron.chaos.stage import Actor, Stage
+from mirrorneuron.processes.groups import kill_group
 
 _NAME = re.compile(r" -n (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
+    """A process or process group that can be killed."""
+
     name: str
     kill: Callable[[], None]
 
 
 def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
-    """The nodes, workers, pool children, commands or module children that run now, always in the same order."""
+    """Return the running nodes, workers, pool children, commands or module children, in a fixed order."""
     return [victim for node in stage.nodes if node.alive for victim in _of_node(kind, node)]
 
 
@@ -45,7 +48,7 @@ def _of_node(kind: Kind, node: Actor) -> list[Victim]:
 
 
 def _pool_children(below: list[Seen]) -> list[Victim]:
-    """The processes of a worker's pool; only those at work, if any of them is."""
+    """Return the busy processes of the workers' pools; all of them if none is busy."""
     names = {seen.pid: _name(seen) for seen in below if seen.depth == 1}
     children = [seen for seen in below if seen.depth == 2 and names[seen.parent]]
     at_work = {seen.parent for seen in below if _is_command(seen) or "module_child" in seen.words}
@@ -54,7 +57,7 @@ def _pool_children(below: list[Seen]) -> list[Victim]:
 
 
 def _is_command(seen: Seen) -> bool:
-    """Is it the command of a run? A stage's queues have names that begin like the mark, and workers are told them."""
+    """Is it the command of a run? The mark is compared with the end: queue names of workers begin like the mark."""
     return seen.words.rstrip().endswith(f" {MARK}")
 
 
@@ -68,4 +71,4 @@ def _single(name: str, seen: Seen) -> Victim:
 
 
 def _group(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(process_tree.kill_group, seen.group))
+    return Victim(name, partial(kill_group, seen.group))

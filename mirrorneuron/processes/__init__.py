@@ -1,1 +1,1 @@
-"""Processes of this machine: their identity, and those found by their environment."""
+"""Processes of this machine: their identity, their groups, and the search for them by environment."""

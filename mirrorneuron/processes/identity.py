@@ -1,4 +1,10 @@
-"""A process of this machine, named so that a reused pid is never taken for it: the pid and when it began."""
+"""The identity of a process on this machine: its pid and its start, so that a reused pid is not mistaken for it.
+
+`psutil` does not offer a start that can be recorded. On Linux, its `create_time` is the start in ticks since boot plus
+the boot time, and the kernel's boot time moves whenever the wall clock is set. On macOS, it corrects the kernel's value
+by the clock changes that the observing process has seen, so two observers may disagree. A running server would then
+count as dead. The values that are read here depend neither on the clock nor on the observer.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +19,37 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.processes.groups import kill_group
 
-POLL_S = 0.02  #: between two looks at a process that is being ended
-KILLED_S = 10.0  #: how long a killed process may take to vanish (it may sit in a disk write)
+PROC = Path("/proc")
+POLL_S = 0.02  #: between two checks of a process that is being ended
+KILLED_S = 10.0  #: how long a killed process may take to disappear (it may be blocked in a disk write)
 
 
 class Process(BaseModel):
-    """Identity of one process; equal only to itself, also after a reboot."""
+    """Identity of one process. Unique on this machine, also across reboots."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
-    born: str  #: opaque; from the kernel, equal in every look at the same process
+    born: str  #: opaque; the same for every observer at any time
 
 
 def find(pid: int) -> Process | None:
-    """Return the process that has *pid* now; None when there is none, or when it is dead and only unreaped."""
+    """Return the process that has *pid* now. None if there is none, or if it is a zombie."""
     born = _born_linux(pid) if sys.platform == "linux" else _born_ps(pid)
     return Process(pid=pid, born=born) if born else None
 
 
 def alive(process: Process | None) -> bool:
-    """Say whether that very process still runs. None is never alive."""
+    """Return True if *process* still runs. False for None, for a zombie, and if its pid has been reused."""
     return process is not None and find(process.pid) == process
 
 
 def end(process: Process, grace_s: float) -> bool:
-    """Ask *process* to end (TERM), and kill it with its group after *grace_s*. Blocks until it is gone.
+    """Send SIGTERM to *process*, and after *grace_s* SIGKILL to its group. Blocks until the process is gone.
 
-    Returns False when it was not running. Raises RuntimeUnavailable when even a kill does not end it.
+    Returns False if it was not running. Raises RuntimeUnavailable if the process is still there after SIGKILL.
     """
     if not alive(process):
         return False
@@ -49,17 +57,18 @@ def end(process: Process, grace_s: float) -> bool:
     if not _gone_within(process, grace_s):
         _send(process, signal.SIGKILL)
         if not _gone_within(process, KILLED_S):
-            raise RuntimeUnavailable(f"process {process.pid} was killed and is still there after {KILLED_S:g} s")
+            raise RuntimeUnavailable(f"process {process.pid} still exists {KILLED_S:g} s after SIGKILL")
     return True
 
 
 def _send(process: Process, sign: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        # Only a group that the process leads is its own; any other may hold the shell that we run in.
-        if sign is signal.SIGKILL and os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, sign)
-        elif alive(process):
-            os.kill(process.pid, sign)
+    if alive(process):
+        with suppress(ProcessLookupError):
+            # A group that another process leads may contain the shell that runs this command.
+            if sign is signal.SIGKILL and os.getpgid(process.pid) == process.pid:
+                kill_group(process.pid)
+            else:
+                os.kill(process.pid, sign)
 
 
 def _gone_within(process: Process, seconds: float) -> bool:
@@ -73,12 +82,12 @@ def _gone_within(process: Process, seconds: float) -> bool:
 
 def _born_linux(pid: int) -> str | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = (PROC / str(pid) / "stat").read_bytes()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    # The name in parentheses may hold anything, so fields are counted from the last ")": 3 is the state,
-    # 22 the start in clock ticks since boot.
+    # The name in parentheses may contain spaces and ")", so the fields after the last ")" are counted:
+    # field 3 is the state, field 22 the start in clock ticks since boot.
     fields = stat.rpartition(b")")[2].split()
     return None if fields[0] in (b"Z", b"X") else f"{boot}/{int(fields[19])}"
 

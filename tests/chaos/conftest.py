@@ -1,4 +1,4 @@
-"""What tests of the crash test share: what it may leave behind, which is nothing."""
+"""Shared by the tests of the crash test: the check that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 class Ground:
-    """The folder beneath which a crash test has its own."""
+    """The folder in which a crash test creates its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -18,16 +18,16 @@ class Ground:
         self.env["TMPDIR"] = str(folder)
 
     def left(self) -> list[str]:
-        """Folders and processes that are there still."""
+        """Return the folders and processes that a crash test has left behind."""
         return [str(path) for path in self.folder.iterdir()] + [str(pid) for pid in self._processes()]
 
     def _processes(self) -> list[int]:
-        """Every process of a stage has its folder in its environment, in its words or as its working folder."""
+        """Every process of a stage has the folder in its environment, its command line or its working directory."""
         sought, found = os.fsencode(self.folder / "mn-chaos-"), []
         for entry in Path("/proc").glob("[1-9]*"):
             with suppress(OSError):
-                told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if sought in told + os.fsencode(os.readlink(entry / "cwd")):
+                shown = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                if sought in shown + os.fsencode(os.readlink(entry / "cwd")):
                     found.append(int(entry.name))
         return found
 

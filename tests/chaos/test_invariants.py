@@ -1,4 +1,4 @@
-"""Whatever is wrong is reported: the keys of jobs that went well are tampered with, one after the other."""
+"""Each kind of violation is reported: the tests change keys of jobs that have completed correctly."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ CHAIN = GRAPHS["chain"]
 
 @pytest.fixture(scope="module")
 def own(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
-    """A node of this module's own: its namespace holds nothing but what is made here."""
+    """A node with a namespace that only the tests of this module use."""
     folder = tmp_path_factory.mktemp("invariants")
     settings = Settings(
         redis_url=redis_url, redis_namespace=folder.name, temp_dir=folder / "temp", executor_max_concurrency=2
     )
     node = RealNode(folder, settings)
-    node.env["TMPDIR"] = str(folder)  # there the flaky command leaves its trace
+    node.env["TMPDIR"] = str(folder)  # the flaky command leaves its file there
     with node:
         yield node
 
 
 @pytest.fixture
 def store(own: RealNode) -> Iterator[Store]:
-    """Its store, which is empty again after each test."""
+    """The store of the node, emptied after each test."""
     made = Store(own.settings)
     yield made
     if names := kept(made):
@@ -47,7 +47,7 @@ def store(own: RealNode) -> Iterator[Store]:
 
 
 def kept(store: Store) -> list[bytes]:
-    """The keys of jobs and bundles, and the indexes of jobs."""
+    """Return the keys of jobs and bundles, and the indexes of jobs."""
     return [
         name
         for part in ("job*", "manifest:*", "bundle:*")
@@ -56,7 +56,7 @@ def kept(store: Store) -> list[bytes]:
 
 
 def run(own: RealNode, store: Store, graph: Graph, folder: Path) -> str:
-    """Have a job of *graph* run to its end, and return its id."""
+    """Run a job of *graph* to its end, and return its id."""
     job_id = f"job-{graph.name}"
     order = Order(job_id=job_id, bundle=graph.write(folder), due_at_s=0, feed=graph.feed)
     write_orders(folder, [order])
@@ -75,7 +75,7 @@ def chain(own: RealNode, store: Store, tmp_path: Path) -> str:
 
 @pytest.fixture
 def unswept(store: Store) -> Iterator[None]:
-    """The node's sweeper leaves alone what a test makes of a job: asked for first, it rests before there is one."""
+    """The sweeper of the node does not run, so that a test can change a job. Request it before the job is created."""
     with no_sweeps(store):
         yield
 
@@ -86,8 +86,8 @@ def flaws(store: Store, job_id: str) -> list[tuple[Flaw, int]]:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_job_that_went_well_violates_nothing(own: RealNode, store: Store, tmp_path: Path, name: str):
-    """And the same orders, given to a second producer, change nothing."""
+def test_a_job_that_completed_correctly_has_no_violations(own: RealNode, store: Store, tmp_path: Path, name: str):
+    """A second producer with the same orders changes nothing."""
     job_id = run(own, store, GRAPHS[name], tmp_path)
     produce(Client(own.settings), tmp_path)
     (tmp_path / "submitted").write_bytes(b"")
@@ -97,11 +97,11 @@ def test_a_job_that_went_well_violates_nothing(own: RealNode, store: Store, tmp_
 
 
 def test_a_job_without_a_record_is_lost(store: Store):
-    assert flaws(store, "nobody") == [(Flaw.LOST, 1)]
+    assert flaws(store, "missing") == [(Flaw.LOST, 1)]
 
 
 @pytest.mark.parametrize(("by", "flaw"), [(-2, Flaw.LOST), (1, Flaw.DOUBLED)])
-def test_messages_consumed_too_seldom_or_too_often(store: Store, chain: str, by: int, flaw: Flaw):
+def test_messages_consumed_too_rarely_or_too_often_are_reported(store: Store, chain: str, by: int, flaw: Flaw):
     store.client.hincrby(store.keys.agent(chain, "second"), "processed", by)
     assert flaws(store, chain) == [(flaw, abs(by))]
 
@@ -114,7 +114,7 @@ def test_messages_consumed_too_seldom_or_too_often(store: Store, chain: str, by:
         (lambda messages: messages[::-1], Flaw.DISORDERED),
     ],
 )
-def test_an_output_that_is_not_what_was_sent(
+def test_output_with_other_messages_than_were_sent_is_reported(
     store: Store, chain: str, change: Callable[[list[int]], list[int]], flaw: Flaw
 ):
     result = decode(store.client.hget(store.keys.job(chain), "result"))
@@ -123,14 +123,14 @@ def test_an_output_that_is_not_what_was_sent(
     assert flaws(store, chain) == [(flaw, 1)]
 
 
-def test_an_output_that_is_another_sum(own: RealNode, store: Store, tmp_path: Path):
+def test_another_output_is_reported(own: RealNode, store: Store, tmp_path: Path):
     job_id = run(own, store, GRAPHS["fed"], tmp_path)
     store.client.hset(store.keys.job(job_id), "result", encode({"output": {"count": 6, "last_message": 4}}))
     (found,) = invariants.of_job(store, job_id, GRAPHS["fed"].expected)
-    assert (found.flaw, "not {'count': 6, 'last_message': 5}" in found.what) == (Flaw.LOST, True)
+    assert (found.flaw, "expected {'count': 6, 'last_message': 5}" in found.what) == (Flaw.LOST, True)
 
 
-def tell(store: Store, job_id: str, kind: str, agent: str = "", payload: str = "") -> None:
+def add_event(store: Store, job_id: str, kind: str, agent: str = "", payload: str = "") -> None:
     store.client.xadd(store.keys.events(job_id), {"t": kind, "a": agent, "p": payload})
 
 
@@ -143,12 +143,14 @@ def tell(store: Store, job_id: str, kind: str, agent: str = "", payload: str = "
         ("aggregator_duplicate_ignored", "sink", "{}"),
     ],
 )
-def test_events_that_tell_of_more_than_there_was(store: Store, chain: str, kind: str, agent: str, payload: str):
-    tell(store, chain, kind, agent, payload)
+def test_events_of_more_messages_than_were_sent_are_reported(
+    store: Store, chain: str, kind: str, agent: str, payload: str
+):
+    add_event(store, chain, kind, agent, payload)
     assert flaws(store, chain) == [(Flaw.DOUBLED, 1)]
 
 
-def test_a_job_whose_events_are_gone(store: Store, chain: str):
+def test_a_job_without_events_is_lost(store: Store, chain: str):
     store.client.delete(store.keys.events(chain))
     assert {flaw for flaw, _ in flaws(store, chain)} == {Flaw.LOST}
 
@@ -156,7 +158,7 @@ def test_a_job_whose_events_are_gone(store: Store, chain: str):
 def test_a_job_that_failed_is_lost(store: Store, chain: str):
     store.client.hset(store.keys.job(chain), mapping={"status": "failed", "result": '{"error": "it broke"}'})
     (found,) = invariants.of_job(store, chain, CHAIN.expected)
-    assert str(found) == "lost: job-chain: it ended failed: None: it broke"
+    assert str(found) == "lost: job-chain: the job ended failed: None: it broke"
 
 
 @pytest.mark.usefixtures("unswept")
@@ -166,25 +168,28 @@ def test_a_job_that_has_not_ended_is_stuck(store: Store, chain: str):
     store.client.rpush(store.keys.mail(chain, "second"), "{}")
     (found,) = invariants.of_job(store, chain, CHAIN.expected)
     what, _, why = str(found).partition("; why: ")
-    assert what == "stuck: job-chain: it is running: second is queued with 1 unread after 12"
+    assert (
+        what
+        == "stuck: job-chain: the job is running: agent second is queued with 1 unread messages after 12 consumed ones"
+    )
     assert why
 
 
-def test_mail_that_nobody_read_is_lost(store: Store, chain: str):
+def test_an_unread_message_is_lost(store: Store, chain: str):
     store.client.rpush(store.keys.mail(chain, "second"), "{}")
     store.client.expire(store.keys.mail(chain, "second"), 1_000)
     assert flaws(store, chain) == [(Flaw.LOST, 1)]
 
 
-def test_a_claim_that_outlives_its_job(store: Store, chain: str):
+def test_a_claim_of_an_ended_job_is_reported(store: Store, chain: str):
     store.client.hset(store.keys.agent(chain, "second"), "token", "abc")
     assert flaws(store, chain) == [(Flaw.CLAIMED, 1)]
     store.client.zadd(store.keys.claims(chain), {"second": 1, "third": 1})
     assert flaws(store, chain) == [(Flaw.CLAIMED, 2), (Flaw.LEAKED, 1)]
 
 
-def test_an_upload_that_would_stay_for_ever(store: Store):
-    """Its name begins with its hash tag: another slot than the rest."""
+def test_the_draft_of_an_upload_without_a_ttl_is_a_leak(store: Store):
+    """Its name begins with the hash tag, unlike the other keys."""
     name = f"{{{store.keys.bundle('0' * 64)}}}:draft"
     store.client.set(name, 1)
     try:
@@ -193,7 +198,7 @@ def test_an_upload_that_would_stay_for_ever(store: Store):
         store.client.delete(name)
 
 
-def test_keys_that_would_stay_for_ever(store: Store, chain: str):
+def test_keys_of_ended_jobs_without_a_ttl_are_leaks(store: Store, chain: str):
     assert invariants.leaked_keys(store) == []
     names = [store.keys.agent(chain, "second"), store.keys.job(chain)]
     for name in names:
@@ -201,25 +206,25 @@ def test_keys_that_would_stay_for_ever(store: Store, chain: str):
     store.client.set(f"{store.keys.ns}:job:other", 1)
     assert invariants.leaked_keys(store) == sorted([*names, f"{store.keys.ns}:job:other"])
 
-    def those_of_live_jobs_stay() -> bool:
-        store.client.sadd(store.keys.live, chain)  # until the sweeper of the node takes it away
+    def only_the_other_leaks() -> bool:
+        store.client.sadd(store.keys.live, chain)  # until the sweeper of the node removes it
         return invariants.leaked_keys(store) == [f"{store.keys.ns}:job:other"]
 
-    wait_until(those_of_live_jobs_stay)
+    wait_until(only_the_other_leaks)
 
 
-def test_an_ended_job_among_the_live_ones_is_a_leak(store: Store, chain: str):
-    """As long as it is there: the sweeper of the node takes it away."""
+def test_an_ended_job_in_the_live_index_is_a_leak(store: Store, chain: str):
+    """The check repeats, because the sweeper of the node removes the job from the index."""
 
     def seen() -> bool:
-        store.client.sadd(store.keys.live, chain, "nobody")
+        store.client.sadd(store.keys.live, chain, "missing")
         return flaws(store, chain) == [(Flaw.LEAKED, 1)] * 2
 
     wait_until(seen)
 
 
-def test_nothing_is_a_leak_where_everything_is_kept(own: RealNode, store: Store, chain: str):
-    """With a retention of 0 jobs and bundles have no time to live; what belongs to no job is a leak still."""
+def test_jobs_and_bundles_without_a_ttl_are_no_leaks_if_retention_is_unlimited(own: RealNode, store: Store, chain: str):
+    """With `retention_seconds` 0, jobs and bundles have no TTL. A key that belongs to no job is still a leak."""
     for_ever = Store(own.settings.model_copy(update={"retention_seconds": 0}))
     for name in kept(store):
         store.client.persist(name)
@@ -231,5 +236,5 @@ def test_nothing_is_a_leak_where_everything_is_kept(own: RealNode, store: Store,
 def test_reruns_are_counted(store: Store, chain: str):
     assert invariants.reruns(store.events(chain)) == 0
     for kind in ("agent_recovery_started", "agent_recovered", "executor_retry"):
-        tell(store, chain, kind, "second")
+        add_event(store, chain, kind, "second")
     assert invariants.reruns(store.events(chain)) == 2

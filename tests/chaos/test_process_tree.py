@@ -1,4 +1,4 @@
-"""Finding what runs beneath a process, and the end of all that belongs together."""
+"""Listing the descendants of a process, and killing all processes with the same environment entry."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from mirrorneuron.chaos import process_tree
 from mirrorneuron.chaos.process_tree import Seen
+from mirrorneuron.processes.groups import kill_group
 from tests.support.waiting import wait_until
 
 ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
@@ -18,17 +19,17 @@ ENTRY = f"MN_CHAOS_TEST={os.getpid()}"
 
 @pytest.fixture
 def shell() -> Iterator[subprocess.Popen[bytes]]:
-    """A shell with a shell beneath it, which waits for its own child."""
+    """A shell whose child is a shell that waits for a child of its own."""
     name, _, value = ENTRY.partition("=")
     inner = "sh -c 'sleep 600; :' inner; :"
     started = subprocess.Popen(["sh", "-c", inner], env={**os.environ, name: value}, start_new_session=True)
     yield started
-    process_tree.kill_group(started.pid)
+    kill_group(started.pid)
     started.wait()
 
 
 def family(pid: int) -> list[Seen]:
-    """The shells' descendants, once they are all there and the last is what it shall be."""
+    """Wait until both descendants of the shell run, and return them."""
 
     def found() -> list[Seen]:
         seen = process_tree.beneath(pid)
@@ -37,11 +38,7 @@ def family(pid: int) -> list[Seen]:
     return wait_until(found)
 
 
-@pytest.mark.parametrize("table", [process_tree.table_of_ps, process_tree.table_of_kernel])
-def test_descendants_are_found_by_depth(shell, monkeypatch, table):
-    if table is process_tree.table_of_kernel and sys.platform != "linux":
-        pytest.skip("there is no /proc")
-    monkeypatch.setattr(process_tree, "table", table)
+def test_descendants_are_listed_by_depth(shell):
     child, grandchild = family(shell.pid)
     assert (child.parent, child.group, child.depth, child.leads) == (shell.pid, shell.pid, 1, False)
     assert (grandchild.parent, grandchild.depth) == (child.pid, 2)
@@ -50,15 +47,15 @@ def test_descendants_are_found_by_depth(shell, monkeypatch, table):
     assert process_tree.beneath(grandchild.pid) == []
 
 
-def test_the_dead_are_not_found(shell):
+def test_a_killed_descendant_is_not_listed(shell):
     _, grandchild = family(shell.pid)
     process_tree.kill(grandchild.pid)
     wait_until(lambda: not process_tree.beneath(shell.pid))
-    process_tree.kill(grandchild.pid)  # no error, though it is gone
+    process_tree.kill(grandchild.pid)  # has ended already: not an error
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
-def test_all_with_the_same_environment_are_killed(shell):
+@pytest.mark.skipif(sys.platform != "linux", reason="checked on Linux only")
+def test_all_processes_with_the_same_environment_entry_are_killed(shell):
     family(shell.pid)
     process_tree.kill_all_with(ENTRY + "0")
     assert shell.poll() is None

@@ -8,7 +8,7 @@ from mirrorneuron.chaos.schedule import EVERY_S, WEIGHTS, Kind, plan
 
 
 def test_the_same_seed_gives_the_same_schedule_in_every_version():
-    """Pinned: a seed that somebody reports must mean the same everywhere."""
+    """Pinned: a reported seed must give the same schedule everywhere."""
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
@@ -31,7 +31,7 @@ def test_another_seed_or_size_gives_another_schedule():
 
 @pytest.mark.parametrize("minutes", [0.02, 0.1, 2])
 @pytest.mark.parametrize("jobs", [1, 12, 200])
-def test_every_kind_comes_in_order_and_in_time(jobs, minutes):
+def test_every_kind_occurs_in_order_of_time_and_before_the_end(jobs, minutes):
     planned = plan(3, jobs, minutes)
     times = [strike.at_s for strike in planned.strikes]
     assert times == sorted(times)
@@ -41,19 +41,19 @@ def test_every_kind_comes_in_order_and_in_time(jobs, minutes):
     assert len(times) == max(len(Kind), round(60 * minutes / EVERY_S))
 
 
-def test_kinds_come_as_often_as_they_weigh():
+def test_kinds_occur_in_proportion_to_their_weights():
     found = [strike.kind for strike in plan(4, 1_000, 60).strikes]
     share = len(found) / sum(WEIGHTS.values())
     assert all(abs(found.count(kind) - weight * share) <= weight + 1 for kind, weight in WEIGHTS.items())
 
 
-def test_only_the_kinds_that_weigh_something_come():
+def test_kinds_without_a_weight_do_not_occur():
     planned = plan(5, 10, 1, {Kind.WORKER: 1})
     assert {strike.kind for strike in planned.strikes} == {Kind.WORKER}
 
 
 @pytest.mark.parametrize("jobs", [1, 12, 200])
-def test_each_job_is_due_before_the_end_and_several_at_once(jobs):
+def test_each_job_is_due_before_the_end_and_some_at_the_same_time(jobs):
     planned = plan(6, jobs, 0.5)
     assert len(planned.due_s) == jobs
     assert list(planned.due_s) == sorted(planned.due_s)
@@ -61,7 +61,7 @@ def test_each_job_is_due_before_the_end_and_several_at_once(jobs):
     assert jobs < 30 or len(set(planned.due_s)) < jobs
 
 
-def test_a_client_is_hit_while_there_is_something_to_submit():
+def test_the_client_is_killed_before_the_last_submission():
     planned = plan(7, 50, 1)
     hits = [strike.at_s for strike in planned.strikes if strike.kind is Kind.CLIENT]
     assert max(hits) <= planned.due_s[-1]

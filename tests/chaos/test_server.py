@@ -1,4 +1,4 @@
-"""The stage's server stands still, dies and comes back when it is told to, and not only in words."""
+"""The server of the stage is really frozen, killed and restarted."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.kill()
 
 
-def asked(server: Server) -> redis.Redis:
+def client_of(server: Server) -> redis.Redis:
     return redis.Redis.from_url(server.url, socket_timeout=0.5, retry=None)
 
 
-def test_a_frozen_server_answers_nothing_until_it_is_thawed(server: Server):
-    assert asked(server).ping()
+def test_a_frozen_server_does_not_answer_until_it_is_thawed(server: Server):
+    assert client_of(server).ping()
     server.freeze()
     assert not server.answers
     with pytest.raises(redis.TimeoutError):
-        asked(server).ping()
+        client_of(server).ping()
     server.thaw()
     assert server.answers
     server.thaw()
-    assert asked(server).ping()
+    assert client_of(server).ping()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_killed_server_comes_back_at_the_same_place_with_all_that_it_knew(server: Server, frozen: bool):
-    asked(server).set("key", "value")
+def test_a_killed_server_restarts_at_the_same_url_with_its_data(server: Server, frozen: bool):
+    client_of(server).set("key", "value")
     url = server.url
     if frozen:
         server.freeze()
     server.kill()
     assert not server.answers
     with pytest.raises(redis.ConnectionError):
-        asked(server).ping()
+        client_of(server).ping()
     server.start()
     assert (server.url, server.answers) == (url, True)
-    assert asked(server).get("key") == b"value"
+    assert client_of(server).get("key") == b"value"

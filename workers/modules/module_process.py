@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from mirrorneuron.processes.groups import kill_group
 from workers.disk.work_folder import HeldFolder
 from workers.modules.module_child import HEADER, NAME
 
@@ -245,8 +245,7 @@ class ModuleProcess:
         """Kill it with all that it has forked, and return how it ended: an exit code, or -N after signal N."""
         if not self._killed:  # once only: after `wait` the id may be given to somebody else
             self._killed = True
-            with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process.pid)
         return self._process.wait()
 
     def end(self) -> None:

@@ -25,6 +25,7 @@ from celery.platforms import set_pdeathsig
 
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.pools import LIGHT
+from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.text import signal_name
 
 logger = logging.getLogger(__name__)
@@ -297,9 +298,8 @@ def _send(worker: _Worker, number: signal.Signals) -> None:
 
 
 def _kill_group(worker: _Worker) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM when only zombies are left in it
-        if worker.child:
-            os.killpg(worker.child.pid, signal.SIGKILL)
+    if worker.child:
+        kill_group(worker.child.pid)
 
 
 def _is_hopeless(code: int, tail: Sequence[bytes]) -> bool:

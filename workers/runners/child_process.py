@@ -10,12 +10,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mirrorneuron.processes.by_environment import kill_with
+from mirrorneuron.processes.groups import kill_group
 from workers.lifecycle.run_handle import RunHandle
 from workers.runners.orphan_killer import DEATH_WATCH
 from workers.runners.output_capture import Capture
@@ -143,8 +143,7 @@ class _Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the process group. The command is not reaped before its context ends, so the id is still its own."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-            os.killpg(self._process.pid, number)
+        kill_group(self._process.pid, number)
 
     def __enter__(self) -> _Child:
         return self
