@@ -253,8 +253,8 @@ def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
 
 
 def test_a_run_sends_and_tells_no_more_than_a_commit_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.agents.draft.MOST_OUTGOING", 10)
-    monkeypatch.setattr("workers.agents.draft.MOST_BYTES", 6_000)
+    monkeypatch.setattr("workers.agents.draft.MAX_OUTGOING", 10)
+    monkeypatch.setattr("workers.agents.draft.MAX_OUTGOING_BYTES", 6_000)
     plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
     assert len(answered(plan, [Emit("t", 1)] * 5).outgoing) == 10
     for actions, what in (
@@ -464,7 +464,7 @@ def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
     draft = Draft(plan.nodes["n"], claim(message(), state={"unrouted": 1}, processed=4), context(plan))
     draft.apply(draft.messages[0], [Emit("t", 1), Emit("t", 1)])
     draft.state["changed"] = True
-    draft.forget_changes()
+    draft.discard_changes()
     step = draft.retry_later(250, attempts=1, error="e", events=[("executor_retry", {"attempt": 1})])
     assert (step.consumed, step.processed, step.outgoing, state(step)) == (0, 4, [], {"unrouted": 1})
     assert (step.delay_ms, step.attempts, step.error, events(step)) == (
@@ -491,7 +491,7 @@ def test_a_state_that_could_not_be_read_again_fails_the_run() -> None:
     step = step_of(plan_of({"agent_type": "aggregator", "config": {"complete_after": 2}}), message(body=body))
     assert step.end is not None
     assert (step.end.status, step.consumed) == (JobStatus.FAILED, 0)
-    assert "the agent's state: " in decode(step.end.result)["error"]
+    assert "the agent's state cannot be written as JSON: " in decode(step.end.result)["error"]
 
 
 def test_an_error_is_one_line_however_long_its_cause() -> None:
@@ -599,7 +599,7 @@ def test_mail_that_is_no_message_fails_the_run_with_its_place_and_text(agent: st
     assert step.end.status is JobStatus.FAILED
     assert (step.consumed, step.outgoing) == (0, [])
     result = decode(step.end.result)
-    assert result["error"].startswith("message 2 of the mailbox cannot be read: ")
+    assert result["error"].startswith("cannot parse message 2 of the mailbox: ")
     assert result["details"]["text"] == garbage.decode("utf-8", "replace")
 
 

@@ -38,12 +38,27 @@ def test_what_is_no_json_object_with_one_of_the_keys_is_plain_output(stdout):
 @pytest.mark.parametrize(
     ("stdout", "said"),
     [
-        ('{"next_state": 1', "holds next_state, but is no JSON: EOF while parsing an object at line 1 column 16"),
-        ('{"next_state": 1} trailing', "holds next_state, but is no JSON: trailing characters at line 1 column 19"),
-        ('{"events": []}\n{"events": []}', "holds events, but is no JSON: trailing characters at line 2 column 1"),
-        ('{"a": 1, "complete_job?": NaN}', "holds complete_job?, but is no JSON: expected value at line 1 column 27"),
-        ("{'emit_messages': []}", "holds emit_messages, but is no JSON: key must be a string at line 1 column 2"),
-        ('{"next_state": ' + "[" * 100_000, "holds next_state, but is no JSON: "),
+        (
+            '{"next_state": 1',
+            "contains next_state, but is not valid JSON: EOF while parsing an object at line 1 column 16",
+        ),
+        (
+            '{"next_state": 1} trailing',
+            "contains next_state, but is not valid JSON: trailing characters at line 1 column 19",
+        ),
+        (
+            '{"events": []}\n{"events": []}',
+            "contains events, but is not valid JSON: trailing characters at line 2 column 1",
+        ),
+        (
+            '{"a": 1, "complete_job?": NaN}',
+            "contains complete_job?, but is not valid JSON: expected value at line 1 column 27",
+        ),
+        (
+            "{'emit_messages': []}",
+            "contains emit_messages, but is not valid JSON: key must be a string at line 1 column 2",
+        ),
+        ('{"next_state": ' + "[" * 100_000, "contains next_state, but is not valid JSON: "),
     ],
 )
 def test_what_is_meant_as_structured_output_and_is_no_json_says_where(stdout, said):
@@ -130,26 +145,26 @@ OK = {"type": "ok"}
     [
         ({"emit_messages": {}}, "emit_messages: must be a list"),
         ({"emit_messages": [OK, "x"]}, "emit_messages[1]: must be an object"),
-        ({"emit_messages": [OK, OK, {}]}, "emit_messages[2].type: must be a string that is not empty"),
-        ({"emit_messages": [{"type": ""}]}, "emit_messages[0].type: must be a string that is not empty"),
-        ({"emit_messages": [{**OK, "to": 3}]}, "emit_messages[0].to: must be the id of an agent"),
+        ({"emit_messages": [OK, OK, {}]}, "emit_messages[2].type: must be a non-empty string"),
+        ({"emit_messages": [{"type": ""}]}, "emit_messages[0].type: must be a non-empty string"),
+        ({"emit_messages": [{**OK, "to": 3}]}, "emit_messages[0].to: must be an agent id"),
         ({"emit_messages": [{**OK, "headers": []}]}, "emit_messages[0].headers: headers must be an object"),
         ({"emit_messages": [{**OK, "class": 1}]}, "emit_messages[0].class: class must be a string, not int"),
         (
             {"emit_messages": [{**OK, "body": 1, "body_base64": "AA=="}]},
-            "emit_messages[0]: has body and body_base64, but can have one body only",
+            "emit_messages[0]: has body and body_base64; give only one of them",
         ),
         (
             {"emit_messages": [{**OK, "body_base64": "A"}]},
-            "emit_messages[0].body_base64: must be a string in base64",
+            "emit_messages[0].body_base64: must be a base64 string",
         ),
-        ({"emit_messages": [{**OK, "body_base64": 5}]}, "emit_messages[0].body_base64: must be a string in base64"),
+        ({"emit_messages": [{**OK, "body_base64": 5}]}, "emit_messages[0].body_base64: must be a base64 string"),
         (
             {"emit_messages": [{**OK, "body_base64": "ü==="}]},
-            "emit_messages[0].body_base64: must be a string in base64",
+            "emit_messages[0].body_base64: must be a base64 string",
         ),
         ({"events": "x"}, "events: must be a list"),
-        ({"events": [{"payload": {}}]}, "events[0].type: must be a string that is not empty"),
+        ({"events": [{"payload": {}}]}, "events[0].type: must be a non-empty string"),
         ({"complete_job?": "yes"}, "complete_job?: must be true or false"),
     ],
 )

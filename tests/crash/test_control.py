@@ -126,7 +126,10 @@ def test_a_job_past_its_time_out_fails(jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path, job_timeout_ms=300))
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] is not None
-    assert (job["status"], job["result"]["error"]) == ("failed", "the job is older than its job_timeout_ms")
+    assert (job["status"], job["result"]["error"]) == (
+        "failed",
+        "the job timed out: it is older than policies.job_timeout_ms",
+    )
 
 
 def test_a_job_that_waits_too_long_for_the_outside_fails(jobs: Client) -> None:

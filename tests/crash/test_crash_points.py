@@ -79,7 +79,7 @@ def test_a_process_whose_task_stands_still_ends_and_others_go_on(own: RealNode, 
     job_id = jobs.run_manifest(counted(tmp_path))
     check(jobs, job_id)
     assert not own.ended("default")
-    told = own.log.read_text(errors="replace").partition("a task has stood still")[2]
+    told = own.log.read_text(errors="replace").partition("a task is stuck")[2]
     assert "in stand_still" in told  # where it stood
 
 

@@ -44,7 +44,10 @@ def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Cli
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] is not None
     assert job["result"]["agent_id"] == "worker"
-    assert job["result"]["error"] == "its worker died 2 times while it ran this message"
+    assert (
+        job["result"]["error"]
+        == "the worker died while it ran this message (losses: 2, limit: policies.max_agent_restart_attempts)"
+    )
     (dead,) = jobs.dead_letters(job_id)
     assert job["result"]["details"] == {"losses": 2, "message_id": dead["message_id"]}
     states = {agent["agent_id"]: (agent["status"], agent["last_error"]) for agent in jobs.inspect_agents(job_id)}

@@ -146,7 +146,7 @@ def test_a_claim_outlives_refusals_before_the_first_sweep_of_all(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(first.run)
         try:
-            wait_until(lambda: first._was_away)
+            wait_until(lambda: first._store_failed)
             wait_until(lambda: store.now_ms() > store.client.zscore(store.keys.claims(job_id), "work"))
             mortal.client.config_set("maxmemory", 0)
             wait_until(lambda: store.client.exists(store.keys.swept))

@@ -82,8 +82,8 @@ def test_a_task_that_waits_for_it_does_not_stand_still(mortal: ValkeyServer, own
     """It answers a ping all the time."""
     runtime = Runtime(own.settings, "a worker")
     with refusing(mortal, how):
-        assert not runtime._answers()
-    assert runtime._answers()
+        assert not runtime._store_available()
+    assert runtime._store_available()
 
 
 @pytest.mark.parametrize("word", WORDS)

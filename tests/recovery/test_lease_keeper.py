@@ -18,7 +18,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import REASON, Stop
-from workers.recovery.lease_keeper import Keeper
+from workers.recovery.lease_keeper import LeaseKeeper
 
 
 def lease_end(store: Store, job: JobRef) -> float:
@@ -35,8 +35,8 @@ def test_claims_are_renewed_where_the_ends_of_jobs_cannot_be_listened_to(own_ser
     token = new_token()
     store.scripts.claim(job, token, (("default", 1),), opening=True)
     own_server.client.execute_command("ACL", "SETUSER", "default", "resetchannels")
-    with Keeper(store, 0.05).holding(job, token, ["work"], RunHandle()):
-        wait_until(lambda: caplog.text.count("cannot be listened to") >= 2)
+    with LeaseKeeper(store, 0.05).holding(job, token, ["work"], RunHandle()):
+        wait_until(lambda: caplog.text.count("cannot listen for ended jobs") >= 2)
         assert "NoPermissionError" in caplog.text
         seen = lease_end(store, job)
         wait_until(lambda: lease_end(store, job) > seen)
@@ -62,7 +62,7 @@ def claimed(store: Store) -> tuple[JobRef, str]:
 
 def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store) -> None:
     """A cancelled job's command dies within a second, however long its lease is, and whatever was held before."""
-    keeper = Keeper(store, 600)
+    keeper = LeaseKeeper(store, 600)
     with keeper.holding(*claimed(store), ["work"]):  # its thread begins, with nothing that could be ended
         (job, token), handle = claimed(store), RunHandle()
     with keeper.holding(job, token, ["work"], handle):
@@ -75,7 +75,7 @@ def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Stor
 def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Store) -> None:
     """It was claimed before the end of the time to finish, and is held after it."""
     (job, token), stop = claimed(store), Stop()
-    keeper, early, late = Keeper(store, 600, stop), RunHandle(), RunHandle()
+    keeper, early, late = LeaseKeeper(store, 600, stop), RunHandle(), RunHandle()
     stop.over.set()
     with keeper.holding(job, token, ["work"], early):
         wait_until(lambda: early.reason)
@@ -86,7 +86,7 @@ def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Stor
 def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
     """Its token is another's by then, or nobody's."""
     job, token = claimed(store)
-    keeper = Keeper(store, 600)
+    keeper = LeaseKeeper(store, 600)
     with keeper.holding(job, token, ["work"]):
         pass
     seen = lease_end(store, job)
@@ -105,7 +105,7 @@ def test_a_claim_is_kept_as_long_as_it_is_held_although_there_was_no_room_for_a_
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
     store.scripts.claim(job, token, (("default", 1),), opening=True)
-    keeper = Keeper(store, 0.05)
+    keeper = LeaseKeeper(store, 0.05)
 
     def no_room(_thread: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")

@@ -20,7 +20,7 @@ from tests.support.graphs import executor, job_ref, line, single
 from tests.support.store import Jobs
 from tests.support.waiting import wait_until
 from workers.recovery import sweeper
-from workers.recovery.queue_depth import Backlog
+from workers.recovery.queue_depth import QueueDepth
 from workers.recovery.sweeper import Sweeper
 
 JOBS = 3
@@ -79,7 +79,7 @@ def test_a_broker_that_does_not_say_what_it_has_is_told_again_all_the_same(
     def refuse(*_: Any) -> int:
         raise NotImplementedError("no passive declaration")
 
-    monkeypatch.setattr(Backlog, "of", refuse)
+    monkeypatch.setattr(QueueDepth, "of", refuse)
     Client(store.settings).run_manifest(line(3))
     light = queue(store.settings.redis_namespace, LIGHT)
     store.client.delete(light)
@@ -146,7 +146,7 @@ def test_a_poisonous_message_is_named_with_the_workers_that_it_cost(make_store: 
     assert one.tick()
     assert store.known_job("j")["result"] == {
         "agent_id": "x",
-        "error": "its worker died 1 times while it ran this message",
+        "error": "the worker died while it ran this message (losses: 1, limit: policies.max_agent_restart_attempts)",
         "details": {"losses": 1, "message_id": "bad"},
     }
     assert store.index.live() == []
@@ -299,7 +299,7 @@ def test_a_short_lease_makes_no_gap_of_the_delay_of_a_busy_machine(
     store = make_store(clock=lambda: now[0], claim_lease_ms=1_000)
     Jobs(store).submit("j")
     gaps = Gaps(store, monkeypatch)
-    for ago_ms in (0, sweeper.GAP_MS, sweeper.GAP_MS + 1):
+    for ago_ms in (0, sweeper.MIN_GAP_MS, sweeper.MIN_GAP_MS + 1):
         now[0] += ago_ms
         assert sweeper_of(store).tick()
         store.client.delete(store.keys.sweeper)

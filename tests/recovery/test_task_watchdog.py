@@ -20,7 +20,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers import runtime as runtime_module
 from workers.recovery import task_watchdog
-from workers.recovery.task_watchdog import PATIENCE, TaskWatchdog
+from workers.recovery.task_watchdog import STUCK_CHECKS, TaskWatchdog
 from workers.runtime import Runtime
 from workers.tasks import app, open_job
 from workers.visit import Start, visit
@@ -35,7 +35,7 @@ class Tasks:
         self.watch = TaskWatchdog(lambda: self.store_answers)
 
     def looks(self, count: int) -> list[int | None]:
-        return [self.watch.look() for _ in range(count)]
+        return [self.watch.check() for _ in range(count)]
 
 
 @pytest.fixture
@@ -44,46 +44,46 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
     found = Tasks()
     found.watch.begin()
     yield found
-    found.watch.over()
+    found.watch.end()
 
 
-QUIET = [None] * PATIENCE
+QUIET = [None] * STUCK_CHECKS
 
 
 def test_a_step_that_lasts_for_many_looks_is_a_standstill(tasks: Tasks) -> None:
-    assert tasks.looks(PATIENCE + 1) == [*QUIET, tasks.here]
+    assert tasks.looks(STUCK_CHECKS + 1) == [*QUIET, tasks.here]
 
 
 def test_a_task_that_gets_on_does_not_stand_still(tasks: Tasks) -> None:
     for _ in range(3):
-        assert tasks.looks(PATIENCE) == QUIET
+        assert tasks.looks(STUCK_CHECKS) == QUIET
         tasks.watch.next_step()
-    tasks.watch.over()
+    tasks.watch.end()
     tasks.watch.begin()
-    assert tasks.looks(PATIENCE) == QUIET
+    assert tasks.looks(STUCK_CHECKS) == QUIET
 
 
 def test_code_of_the_bundle_may_take_as_long_as_it_likes(tasks: Tasks) -> None:
-    with tasks.watch.elsewhere():
-        assert not any(tasks.looks(3 * PATIENCE))
-    assert tasks.looks(PATIENCE + 1) == [*QUIET, tasks.here]
+    with tasks.watch.suspended():
+        assert not any(tasks.looks(3 * STUCK_CHECKS))
+    assert tasks.looks(STUCK_CHECKS + 1) == [*QUIET, tasks.here]
 
 
 def test_a_store_that_is_away_explains_it(tasks: Tasks) -> None:
-    tasks.looks(PATIENCE)
+    tasks.looks(STUCK_CHECKS)
     tasks.store_answers = False
-    assert not any(tasks.looks(3 * PATIENCE))
+    assert not any(tasks.looks(3 * STUCK_CHECKS))
     tasks.store_answers = True
-    assert not any(tasks.looks(PATIENCE - 1))
+    assert not any(tasks.looks(STUCK_CHECKS - 1))
     assert tasks.here in tasks.looks(2)
 
 
 def test_without_a_task_nothing_stands_still(tasks: Tasks) -> None:
-    tasks.watch.over()
+    tasks.watch.end()
     tasks.watch.next_step()
-    with tasks.watch.elsewhere():
+    with tasks.watch.suspended():
         pass
-    assert not any(tasks.looks(3 * PATIENCE))
+    assert not any(tasks.looks(3 * STUCK_CHECKS))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_worker_that_has_done_its_task_stands_nowhere(
     monkeypatch.setattr(runtime.task_watchdog, "begin", lambda: begun.append(begin() is None))
     open_job.apply(args=job).get()
     assert (begun, client.inspect_job(job.job_id)["status"]) == ([True], "completed")
-    assert not any(runtime.task_watchdog.look() for _ in range(3 * PATIENCE))
+    assert not any(runtime.task_watchdog.check() for _ in range(3 * STUCK_CHECKS))
 
 
 def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,14 +125,14 @@ def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monke
     send = Chains.send
 
     def slow(*args: Any, **kwargs: Any) -> None:
-        found.extend(runtime.task_watchdog.look() for _ in range(PATIENCE))
+        found.extend(runtime.task_watchdog.check() for _ in range(STUCK_CHECKS))
         send(*args, **kwargs)
 
     monkeypatch.setattr(Chains, "send", slow)
     runtime.task_watchdog.begin()
     visit(runtime, make_app(settings), job, None, Start(opening=True))
-    runtime.task_watchdog.over()
-    assert found == [None] * (2 * PATIENCE)
+    runtime.task_watchdog.end()
+    assert found == [None] * (2 * STUCK_CHECKS)
     client.cleanup_jobs(all=True)
 
 
@@ -146,12 +146,12 @@ def test_a_run_may_take_as_long_as_it_likes(settings: Settings, runtime: Runtime
         for start in (Start(opening=True), Start(pool="default")):
             runtime.task_watchdog.begin()
             visit(runtime, app, job, None, start)
-            runtime.task_watchdog.over()
+            runtime.task_watchdog.end()
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     wait_until((tmp_path / "begun").exists)
-    found = [runtime.task_watchdog.look() for _ in range(3 * PATIENCE)]
+    found = [runtime.task_watchdog.check() for _ in range(3 * STUCK_CHECKS)]
     (tmp_path / "gate").touch()
     worker.join(60)
     assert client.inspect_job(job.job_id)["status"] == "completed"
@@ -179,10 +179,10 @@ def test_a_store_that_does_not_answer_is_asked_and_explains_it(
     monkeypatch.setattr(task_watchdog, "INTERVAL_S", 1e6)
     runtime = Runtime(settings.model_copy(update={"redis_url": own_server.url}), "worker@test")
     runtime.task_watchdog.begin()
-    assert not any(runtime.task_watchdog.look() for _ in range(PATIENCE))
+    assert not any(runtime.task_watchdog.check() for _ in range(STUCK_CHECKS))
     own_server.stop()
-    assert runtime.task_watchdog.look() is None
+    assert runtime.task_watchdog.check() is None
     own_server.start()
-    assert not any(runtime.task_watchdog.look() for _ in range(PATIENCE))
-    assert runtime.task_watchdog.look() == threading.get_ident()
-    runtime.task_watchdog.over()
+    assert not any(runtime.task_watchdog.check() for _ in range(STUCK_CHECKS))
+    assert runtime.task_watchdog.check() == threading.get_ident()
+    runtime.task_watchdog.end()

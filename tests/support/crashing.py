@@ -93,7 +93,7 @@ def shift_clock(by_s: float) -> None:
 
 match os.environ.get("SPOILT"):
     case "claimed":
-        wrap(Visit, "_round", before=die)
+        wrap(Visit, "_run_and_commit", before=die)
     case "ran":
         wrap(visit, "attempt", after=die)
     case "before_commit":

@@ -16,7 +16,7 @@ from typing import Any
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import Registry
 from workers.lifecycle.fork_guard import FORKS
-from workers.recovery.queue_depth import Backlog
+from workers.recovery.queue_depth import QueueDepth
 from workers.tasks import app
 
 __all__ = ["PARTS", "app"]
@@ -25,7 +25,7 @@ __all__ = ["PARTS", "app"]
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
     "sweeper": (Store, "mark_sweep"),
-    "watch": (Backlog, "of"),
+    "watch": (QueueDepth, "of"),
 }
 MIDDLE = threading.Lock()
 FORKED = threading.Event()
