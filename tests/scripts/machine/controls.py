@@ -1,4 +1,4 @@
-"""The rules of what operators do to a job of the model: pause and resume it, send it messages, retry it."""
+"""The model of the controls: pause, resume, send a message, retry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.scripts.machine.model import Agent, Job, Told
 
 @dataclass
 class Controlled:
-    """What a control answers: the status is the one that the job is in afterwards."""
+    """The reply to a control; the status is that of the job afterwards."""
 
     word: ReplyCode
     status: JobStatus
@@ -21,9 +21,9 @@ class Controlled:
 
 
 def move(job: Job, now: int, to: JobStatus) -> Controlled:
-    """Only what runs can be paused and only what is paused can go on; asking for what already holds is no move.
+    """Only a running job can be paused, and only a paused one resumed. Asking for the present status changes nothing.
 
-    But it tells again of all that wait: the reply that told of them may have been lost.
+    It reports all ready agents again, because the first reply may have been lost.
     """
     if not job.live:
         return Controlled(ReplyCode.ENDED, job.status)
@@ -40,7 +40,7 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
 
 
 def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
-    """A message from outside is mail like any other; one that is sent again is delivered once."""
+    """Deliver a message from outside like any other mail. A duplicate is delivered once."""
     if not job.live:
         return Controlled(ReplyCode.ENDED, job.status)
     known = f"{name}\n{message_id}"
@@ -56,7 +56,7 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
 
 
 def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) -> Controlled:
-    """A job whose run *ended* goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
+    """Continue a job whose run *ended* where it stopped, as the next run. With *start*, clear the agents in *clear*."""
     if job.status is JobStatus.RUNNING or job.run != ended:
         return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
     if job.live or job.status is JobStatus.COMPLETED:
@@ -80,8 +80,9 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
 
 
 def _last_input(agent: Agent) -> tuple[list[bytes], int]:
-    """What it failed on or was at when it was cut off, else the last that it consumed, else what it has; and how many
-    of these are from its mailbox.
+    """The agent's last input, and how many of its messages are from the mailbox.
+
+    It is the input of a run that failed or was cut off, else the last message consumed, else the first in the mailbox.
     """
     was_at_it = agent.error or agent.losses or agent.cut
     mail = agent.mail[: agent.kind.take or agent.kind.threshold or 1]
