@@ -1,4 +1,4 @@
-"""Structured output of executors: what counts as such, what it asks for, and what is told to be malformed."""
+"""Structured output of executors: what counts as such, what it asks for, and which output is malformed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse(**found) -> StructuredOutput:
         "{braces, and no JSON}",
     ],
 )
-def test_what_is_no_json_object_with_one_of_the_keys_is_plain_output(stdout):
+def test_output_that_is_not_a_json_object_with_one_of_the_keys_is_plain(stdout):
     assert parse_output(stdout) is None
 
 
@@ -61,13 +61,13 @@ def test_what_is_no_json_object_with_one_of_the_keys_is_plain_output(stdout):
         ('{"next_state": ' + "[" * 100_000, "contains next_state, but is not valid JSON: "),
     ],
 )
-def test_what_is_meant_as_structured_output_and_is_no_json_says_where(stdout, said):
-    """As plain output it would be lost in silence, and what it asks for with it."""
+def test_intended_structured_output_that_is_not_valid_json_is_an_error_with_its_place(stdout, said):
+    """If it counted as plain output, what it asks for would be lost silently."""
     with pytest.raises(ValueError, match=f"^{re.escape(said)}[^\n]*$"):
         parse_output(stdout)
 
 
-def test_white_space_around_the_object_does_no_harm():
+def test_white_space_around_the_object_is_ignored():
     assert parse_output('\n {"next_state": 1}\n\n').next_state == 1
 
 
@@ -89,7 +89,7 @@ def test_events_come_first_then_emits_then_the_completion():
     assert not parsed.complete_default
 
 
-def test_message_fields_are_handed_on_and_unknown_keys_passed_over():
+def test_message_fields_are_passed_on_and_unknown_keys_ignored():
     fields = {
         "class": "stream",
         "headers": {"h": 1},
@@ -119,12 +119,12 @@ def test_a_next_state_of_null_is_a_state():
         ({"complete_job": False}, False, [Complete(False)]),
     ],
 )
-def test_the_two_completions(found, default, actions):
+def test_complete_job_takes_precedence_over_its_default_form(found, default, actions):
     parsed = parse(**found)
     assert (parsed.complete_default, parsed.actions) == (default, actions)
 
 
-def test_base64_bodies_keep_their_text_and_are_octets_unless_they_say_otherwise():
+def test_base64_bodies_keep_their_text_and_have_octet_stream_as_their_default_type():
     entries = [
         {"type": "a", "body_base64": "AP8="},
         {"type": "a", "body_base64": "AP\n8=\n", "content_type": "image/png"},
@@ -168,7 +168,7 @@ OK = {"type": "ok"}
         ({"complete_job?": "yes"}, "complete_job?: must be true or false"),
     ],
 )
-def test_a_malformed_entry_is_one_line_that_says_where(found, error):
+def test_a_malformed_entry_is_a_one_line_error_with_its_place(found, error):
     with pytest.raises(ValueError, match=r".") as raised:
         parse(**found)
     assert str(raised.value) == error

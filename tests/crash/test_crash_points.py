@@ -65,7 +65,7 @@ def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     own: RealNode, jobs: Client, tmp_path: Path, pool: str, point: str
 ) -> None:
     killed = tmp_path / "once"
-    own.restart(pool, SPOILT=point, SPOILT_ONCE=str(killed))
+    own.restart(pool, FAULT=point, FAULT_ONCE=str(killed))
     job_id = jobs.run_manifest(counted(tmp_path))
     wait_until(lambda: own.ended(pool), timeout=60)
     assert killed.exists()  # it was killed at that point, and did not fail to start
@@ -75,18 +75,18 @@ def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
 
 def test_a_process_with_a_stuck_task_exits_and_others_continue(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     """Its lease keeper renews its claims, so no other worker could take them over."""
-    own.restart("default", SPOILT="stands_still", SPOILT_ONCE=str(tmp_path / "once"))
+    own.restart("default", FAULT="gets_stuck", FAULT_ONCE=str(tmp_path / "once"))
     job_id = jobs.run_manifest(counted(tmp_path))
     check(jobs, job_id)
     assert not own.ended("default")
     told = own.log.read_text(errors="replace").partition("a task is stuck")[2]
-    assert "in stand_still" in told  # the stack of the stuck task
+    assert "in get_stuck" in told  # the stack of the stuck task
 
 
 @pytest.mark.parametrize("what", LASTING)
 def test_each_message_takes_effect_once(own: RealNode, jobs: Client, tmp_path: Path, what: str) -> None:
     """The same holds for a node whose clock is wrong by an hour."""
-    own.restart("default", SPOILT=what)
-    own.restart("light", SPOILT=what if "clock" not in what else "")
+    own.restart("default", FAULT=what)
+    own.restart("light", FAULT=what if "clock" not in what else "")
     for job_id in [jobs.run_manifest(counted(tmp_path)) for _ in range(3)]:
         check(jobs, job_id)

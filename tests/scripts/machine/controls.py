@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.store.protocol import ReplyCode
-from tests.scripts.machine.model import Agent, Job, Told
+from tests.scripts.machine.model import Agent, Job, Reported
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Controlled:
 
     word: ReplyCode
     status: JobStatus
-    waiting: Told = field(default_factory=dict)
+    waiting: Reported = field(default_factory=dict)
     run: int = 0  #: of a retry
 
 
@@ -28,7 +28,7 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
     if not job.live:
         return Controlled(ReplyCode.ENDED, job.status)
     if job.status is to:
-        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True))
     if job.status is JobStatus.PENDING:
         return Controlled(ReplyCode.REFUSED, job.status)
     job.status = to
@@ -36,7 +36,7 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
     if to is JobStatus.RUNNING:
         job.idle_since_ms = None
     job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
-    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True))
 
 
 def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
@@ -45,7 +45,7 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
         return Controlled(ReplyCode.ENDED, job.status)
     known = f"{name}\n{message_id}"
     if known in job.delivered:
-        return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, tell_all=True))
+        return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, report_all=True))
     job.begin()
     job.delivered.add(known)
     job.agents[name].mail.append(message)
@@ -58,7 +58,7 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
 def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) -> Controlled:
     """Continue a job whose run *ended* where it stopped, as the next run. With *start*, clear the agents in *clear*."""
     if job.status is JobStatus.RUNNING or job.run != ended:
-        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
     if job.live or job.status is JobStatus.COMPLETED:
         return Controlled(ReplyCode.REFUSED, job.status)
     job.status, job.run, job.revision = JobStatus.RUNNING, job.run + 1, job.revision + 1
@@ -76,7 +76,7 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
     for agent in job.agents.values():
         agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
     job.look(now)
-    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
 
 
 def _last_input(agent: Agent) -> tuple[list[bytes], int]:

@@ -18,7 +18,7 @@ from mirrorneuron.store.protocol import JobEnd, ReplyCode, Step
 from mirrorneuron.store.scripts import NO_LIMITS, Wanted
 from tests.scripts.machine.stage import Kind
 
-Told = dict[str, tuple[int, int]]  # pool -> (due, of these first told of now)
+Reported = dict[str, tuple[int, int]]  # pool -> (due, of these reported for the first time)
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Answer:
     word: ReplyCode
     idle: bool = False
     claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
-    waiting: Told = field(default_factory=dict)
+    waiting: Reported = field(default_factory=dict)
 
 
 class Job:
@@ -163,7 +163,7 @@ class Job:
                 if self.agents[name].mail:
                     self.agents[name].threshold = 1
             self.look(now)
-        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, tell_all=True))
+        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, report_all=True))
 
     def settle(self, now: int, run: int, revision: int, end: JobEnd | None) -> ReplyCode:
         if refused := self._refused(run):
@@ -201,13 +201,13 @@ class Job:
                 if agent.kind.pool != LIGHT:
                     self.record("executor_lease_requested", agent=agent.name)
 
-    def waiting(self, now: int, tell_all: bool = False) -> Told:
-        """The agents that may be claimed now. With *tell_all* all of them count as new."""
+    def waiting(self, now: int, report_all: bool = False) -> Reported:
+        """The agents that may be claimed now. With *report_all* all of them count as new."""
         if self.status is not JobStatus.RUNNING:
             return {}
         pools = {agent.kind.pool for agent in self.agents.values()}
         due = {pool: len(self._due(now, pool)) for pool in pools}
-        return {pool: (n, n if tell_all else min(n, self._made[pool])) for pool, n in due.items() if n}
+        return {pool: (n, n if report_all else min(n, self._made[pool])) for pool, n in due.items() if n}
 
     def _refused(self, run: int) -> ReplyCode | None:
         """The refusal of a call to an ended job, or of a call of an earlier run; else None."""
@@ -258,7 +258,7 @@ class Job:
     def _again(self, word: ReplyCode, now: int, token: str) -> Answer:
         """The reply to a repeated call: the claims of its token, with a new lease, and all ready agents."""
         claims = [self._take(now, token, agent) for agent in self.held(token)]
-        return Answer(word, self.idle, claims, self.waiting(now, tell_all=True))
+        return Answer(word, self.idle, claims, self.waiting(now, report_all=True))
 
     def _answer(self, word: ReplyCode, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
         return Answer(word, self.idle, claims, self.waiting(now))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mirrorneuron.bundle.manifest import RecoveryMode
 from mirrorneuron.job import JobStatus
 from mirrorneuron.store.protocol import ReplyCode
-from tests.scripts.machine.model import Agent, Job, Told
+from tests.scripts.machine.model import Agent, Job, Reported
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Finding:
     """The reply to a sweep."""
 
     word: ReplyCode
-    waiting: Told = field(default_factory=dict)  #: to be announced
+    waiting: Reported = field(default_factory=dict)  #: to be announced
     agent: str = ""
     losses: int = 0
 
@@ -54,7 +54,7 @@ class Recovery:
         if self._is_to_be_announced_again(now):
             if job.status is JobStatus.PENDING:
                 return Finding(ReplyCode.OPEN)
-            return Finding(ReplyCode.AGAIN, job.waiting(now, tell_all=True))
+            return Finding(ReplyCode.AGAIN, job.waiting(now, report_all=True))
         if job.idle and job.idle_since_ms is None:
             return Finding(ReplyCode.IDLE)
         return Finding(ReplyCode.RUNNING, {pool: row for pool, row in job.waiting(now).items() if row[1]})

@@ -17,7 +17,7 @@ from mirrorneuron.store.scripts import Wanted
 from tests.scripts.machine.acts import Actor
 from tests.scripts.machine.controls import Controlled
 from tests.scripts.machine.ledger import Ledger
-from tests.scripts.machine.model import Answer, Job, Told
+from tests.scripts.machine.model import Answer, Job, Reported
 from tests.scripts.machine.recovery import Recovery
 from tests.scripts.machine.stage import (
     BATCH_OF_TWO,
@@ -182,7 +182,7 @@ class Base(Actor):
         if reply.claims and all(reply.token != held.token for held in self.held):
             self.held.append(ClaimedAgent(self.ref, reply.token, reply.claims))
 
-    def compare_waiting(self, rows: tuple[ReadyAgents, ...], expected: Told) -> None:
+    def compare_waiting(self, rows: tuple[ReadyAgents, ...], expected: Reported) -> None:
         assert {row.pool: (row.due, row.new) for row in rows} == expected
         for row in rows:  # a single agent is named, so that its chain can announce it
             assert row.due > 1 or row.agent_id in self.job.ready(row.pool)
