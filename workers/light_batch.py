@@ -26,7 +26,7 @@ HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
 
 
 def run_light(plan: Plan, claims: Sequence[Claim], context: StepContext) -> list[Step]:
-    """Run the agents of *claims* in order and return their steps. The last step is the one that ends the job, if any.
+    """Run the agents of *claims* in order and return their steps. A step that ends the job is the last one.
 
     Once the steps are large enough for one commit, the remaining agents are released without a run. A later claim runs
     them.

@@ -135,7 +135,7 @@ class Visit:
         return self._scripts.commit(self._job, token, steps, next_token, self._wanted(), agents=agents)
 
     def _run_and_commit(self, reply: Reply) -> Reply:
-        """Run the claimed agents, up to one that ends the job, and commit.
+        """Run the claimed agents in order, stop after a step that ends the job, and commit.
 
         The lease keeper renews the claims until the commit is done, because a large commit takes time to send.
         """

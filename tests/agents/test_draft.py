@@ -318,13 +318,13 @@ def test_a_router_forwards_with_its_emit_type() -> None:
     assert [Message.parse(raw).type for _, raw in step.outgoing] == ["out"]
 
 
-@pytest.mark.parametrize(("config", "told"), [({}, False), ({"emit_type": "out"}, True)])
+@pytest.mark.parametrize(("config", "recorded"), [({}, False), ({"emit_type": "out"}, True)])
 def test_an_unrouted_message_of_a_router_is_recorded_only_for_a_declared_type(
-    config: dict[str, Any], told: bool
+    config: dict[str, Any], recorded: bool
 ) -> None:
     step = step_of(plan_of({"config": config}, mode("a", "broadcast", message_type="other")), message())
     assert state(step)["unrouted"] == 1
-    assert ("message_unrouted" in kinds(step)) is told
+    assert ("message_unrouted" in kinds(step)) is recorded
 
 
 def test_the_limit_of_messages_applies_to_each_handled_message() -> None:

@@ -79,8 +79,8 @@ def test_a_process_with_a_stuck_task_exits_and_others_continue(own: RealNode, jo
     job_id = jobs.run_manifest(counted(tmp_path))
     check(jobs, job_id)
     assert not own.ended("default")
-    told = own.log.read_text(errors="replace").partition("a task is stuck")[2]
-    assert "in get_stuck" in told  # the stack of the stuck task
+    stack = own.log.read_text(errors="replace").partition("a task is stuck")[2]
+    assert "in get_stuck" in stack  # the stack of the stuck task
 
 
 @pytest.mark.parametrize("what", LASTING)

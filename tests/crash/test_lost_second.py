@@ -92,13 +92,13 @@ def test_a_run_that_was_ended_for_a_lost_cancellation_is_not_a_failure(
     """When the run has ended, the server has lost the end of the job, and the agent runs again."""
     graph = gated(tmp_path)
     command = graph["nodes"][0]["config"]["command"]
-    command[-1] = f"trap 'touch {tmp_path}/told' TERM; {command[-1]}"
+    command[-1] = f"trap 'touch {tmp_path}/ended' TERM; {command[-1]}"
     store = Store(jobs.settings)
     job_id = jobs.run_manifest(graph)
     wait_until(lambda: starts(tmp_path))
     mark = mortal.mark()
     assert store.scripts.finish(job_ref(jobs, job_id), JobEnd(JobStatus.CANCELLED, b"{}"), ()) is ReplyCode.SETTLED
-    wait_until((tmp_path / "told").exists)
+    wait_until((tmp_path / "ended").exists)
     mortal.lose_since(mark)
     mortal.start()
     store.client.close()

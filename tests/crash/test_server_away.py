@@ -70,7 +70,7 @@ def test_jobs_complete_and_no_worker_exits(
         wait_until(
             lambda: all(all_listen(mortal, job, 2 + (name in gets)) or over(waits, name) for name, job in ids.items())
         )
-        with away(mortal, how):
+        with outage(mortal, how):
             (tmp_path / "during" / "gate").touch()
         back = datetime.now(UTC)
         (tmp_path / "after" / "gate").touch()
@@ -97,7 +97,7 @@ def test_a_worker_that_reconnected_consumes_the_first_announcement(jobs: Client,
 
 
 @contextmanager
-def away(server: ValkeyServer, how: str) -> Iterator[None]:
+def outage(server: ValkeyServer, how: str) -> Iterator[None]:
     """Stop or freeze the server for AWAY_S; the block runs in the middle of that time."""
     leave, come = {"stopped": (server.stop, server.start), "frozen": (server.freeze, server.thaw)}[how]
     began = time.monotonic()

@@ -51,12 +51,12 @@ def test_a_killed_worker_is_named_before_its_lease_is_over(own: RealNode, jobs: 
     wait_until(lambda: jobs.why(job_id)["cause"] == "running")
     own.end("default")
 
-    def told() -> Diagnosis | None:
+    def diagnosed() -> Diagnosis | None:
         leave(jobs, job_id, LEASE_MS // 3)
         found = jobs.why(job_id)
         return found if found["cause"] == "dead_node" else None
 
-    found = wait_until(told)
+    found = wait_until(diagnosed)
     assert found is not None
     name = f"default@{own.settings.redis_namespace}"
     assert found["message"] == f"worker is held by {name}, which is silent"

@@ -121,8 +121,8 @@ def test_a_commit_repeated_after_the_agent_ran_again_is_still_answered_as_commit
 def test_mail_that_arrives_for_a_claimed_agent_makes_it_ready_after_the_commit(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     held = one.claim("a")
-    told = one.run("b", ("a", b"3"))
-    assert (one.ready(), rows(told)) == ({}, {})
+    reply = one.run("b", ("a", b"3"))
+    assert (one.ready(), rows(reply)) == ({}, {})
     reply = one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
     assert one.mail("a") == [b"3"]
     assert rows(reply) == {"light": (1, 1, "a")}
@@ -145,8 +145,8 @@ def test_a_mailbox_keeps_the_order_of_the_commits(stage: Stages) -> None:
 
 def test_a_join_becomes_ready_with_its_last_message_and_is_reported_once(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("a", b"1"), ("b", b"2"), ("c", b"3"), ("d", b"4"))
-    told = [rows(one.run(agent, ("join", b"m"))).get("light", (0, 0, ""))[1] for agent in "abcd"]
-    assert told == [0, 0, 1, 0]
+    new = [rows(one.run(agent, ("join", b"m"))).get("light", (0, 0, ""))[1] for agent in "abcd"]
+    assert new == [0, 0, 1, 0]
     assert "join" in one.ready()
 
 

@@ -65,8 +65,8 @@ def test_asking_for_the_present_status_changes_nothing(stage: Stages) -> None:
         again = move(one, to)
         assert (again.word, again.status, one.everything()) == (ReplyCode.SETTLED, to, before)
     assert one.events()[-2:] == ["job_paused", "job_resumed"]
-    told = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))][-2:]
-    assert [(fields[b"a"], fields[b"p"]) for fields in told] == [(b"", b'{"by":"ann"}')] * 2
+    entries = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))][-2:]
+    assert [(fields[b"a"], fields[b"p"]) for fields in entries] == [(b"", b'{"by":"ann"}')] * 2
 
 
 @pytest.mark.parametrize("to", TO)

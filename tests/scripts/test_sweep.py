@@ -21,7 +21,7 @@ def sweep(one: Stage, *, after_gap: bool = False) -> SweepReply:
     )
 
 
-def told(swept: SweepReply) -> list[tuple[str, int, str]]:
+def reported(swept: SweepReply) -> list[tuple[str, int, str]]:
     return [(row.pool, row.due, row.agent_id) for row in swept.waiting]
 
 
@@ -36,10 +36,10 @@ def test_a_claim_is_freed_when_its_lease_expires_and_not_before(stage: Stages) -
     one = stage(x=EXECUTOR).open(("x", b"1"))
     held = one.claim("x")
     one.now += LEASE_MS - 1
-    assert (told(sweep(one)), one.claims().keys()) == ([], {"x"})
+    assert (reported(sweep(one)), one.claims().keys()) == ([], {"x"})
     one.now += 1
     swept = sweep(one)
-    assert (swept.word, told(swept), one.claims()) == (ReplyCode.RUNNING, [("default", 1, "x")], {})
+    assert (swept.word, reported(swept), one.claims()) == (ReplyCode.RUNNING, [("default", 1, "x")], {})
     assert one.events()[-3:] == ["agent_recovery_started", "executor_lease_requested", "agent_recovered"]
     assert one.scripts.renew(JOB, held.token, ["x"]) is ReplyCode.STALE
     assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
@@ -72,11 +72,11 @@ def test_after_a_gap_in_sweeping_every_claim_gets_one_fresh_lease(stage: Stages)
     one.claim("a")
     one.claim("x")
     one.now += 10 * LEASE_MS
-    assert told(sweep(one, after_gap=True)) == []
+    assert reported(sweep(one, after_gap=True)) == []
     assert one.claims() == {"a": one.now + LEASE_MS, "x": one.now + LEASE_MS}
     assert one.agent("x", "losses") == ""
     one.now += LEASE_MS
-    assert len(told(sweep(one))) == 2
+    assert len(reported(sweep(one))) == 2
     assert (one.claims(), one.agent("x", "losses")) == ({}, "1")
 
 
@@ -85,7 +85,7 @@ def test_a_message_that_reaches_the_limit_of_losses_is_poisonous(stage: Stages, 
     """Its claim stays but belongs to no worker: the job has to fail, and a worker that was only slow cannot commit."""
     one = stage(Policies(max_agent_restart_attempts=most), x=EXECUTOR).open(("x", b"1"))
     for _ in range(most - 1):
-        assert told(lose(one, "x")) == [("default", 1, "x")]
+        assert reported(lose(one, "x")) == [("default", 1, "x")]
     held = one.claim("x")
     one.now += LEASE_MS
     for _ in range(2):  # the sweeper may die before it acts on that
@@ -125,7 +125,7 @@ def test_only_manual_recovery_pauses_the_job_and_names_the_agent(stage: Stages, 
     one = stage(Policies(recovery_mode=mode), x=EXECUTOR, y=EXECUTOR).open(("x", b"1"), ("y", b"2"))
     one.claim("y")
     paused = mode is RecoveryMode.MANUAL_RECOVER
-    assert told(lose(one, "x")) == ([] if paused else [("default", 2, told_of(one))])
+    assert reported(lose(one, "x")) == ([] if paused else [("default", 2, single_agent(one))])
     assert one.job("status") == ("paused" if paused else "running")
     events = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))]
     names = [fields[b"a"] for fields in events if fields[b"t"] == b"job_paused"]
@@ -137,7 +137,7 @@ def test_only_manual_recovery_pauses_the_job_and_names_the_agent(stage: Stages, 
         assert [(row.pool, row.due) for row in resumed.waiting] == [("default", 2)]
 
 
-def told_of(one: Stage) -> str:
+def single_agent(one: Stage) -> str:
     """A row names its agent only if it is the only one that is ready."""
     return "" if len(one.ready("default")) > 1 else next(iter(one.ready("default")))
 
@@ -146,15 +146,15 @@ def test_ready_agents_are_reported_again_after_a_wait_that_doubles_up_to_the_lon
     """A long queue is not a loss. A change of the job's revision resets the wait."""
     one = stage(x=EXECUTOR).open(("x", b"1"), ("a", b"2"))
     for move in range(2):
-        assert told(sweep(one)) == []  # the first sweep stores the time
+        assert reported(sweep(one)) == []  # the first sweep stores the time
         for wait in (FIRST_WAIT_MS, 2 * FIRST_WAIT_MS, LONGEST_WAIT_MS, LONGEST_WAIT_MS):
             one.now += wait - 1
-            assert (sweep(one).word, told(sweep(one))) == (ReplyCode.RUNNING, [])
+            assert (sweep(one).word, reported(sweep(one))) == (ReplyCode.RUNNING, [])
             one.now += 1
             swept = sweep(one)
             assert swept.word is ReplyCode.AGAIN
-            assert ("default", 1, "x") in told(swept)
-            assert told(sweep(one)) == []  # another sweeper at the same time
+            assert ("default", 1, "x") in reported(swept)
+            assert reported(sweep(one)) == []  # another sweeper at the same time
         if move == 0:
             one.run("a")
 
@@ -184,14 +184,14 @@ def test_the_wait_does_not_grow_while_no_agent_is_ready(stage: Stages) -> None:
     held = one.claim("x")
     one.scripts.commit(JOB, held.token, [Step("x", attempts=1, delay_ms=10 * FIRST_WAIT_MS)], new_token())
     for _ in range(10):
-        assert told(sweep(one)) == []
+        assert reported(sweep(one)) == []
         one.now += FIRST_WAIT_MS
-    assert [told(sweep(one)) for _ in range(2)] == [[("default", 1, "x")], []]
+    assert [reported(sweep(one)) for _ in range(2)] == [[("default", 1, "x")], []]
 
 
 def test_a_sweep_reports_the_agents_that_it_has_freed_and_not_all_ready_ones(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("x", b"2"))
-    assert told(lose(one, "a")) == [("light", 1, "a")]
+    assert reported(lose(one, "a")) == [("light", 1, "a")]
 
 
 def test_an_idle_job_is_reported_until_it_is_settled(stage: Stages) -> None:

@@ -57,7 +57,7 @@ class Terminal:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + timeout
         while self._read(1.0) is not False:
-            assert time.monotonic() < deadline, f"goes on:\n{self.text}"
+            assert time.monotonic() < deadline, f"still running:\n{self.text}"
         return self.process.wait(timeout)
 
     def __enter__(self) -> Terminal:

@@ -135,15 +135,15 @@ def test_ready_agents_are_announced_before_a_run_begins(
     runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
 ) -> None:
     """By one successor in the queue, so that free slots do not wait for a long command."""
-    job, commit, told = heavy(three()), runtime.store.scripts.commit, []
+    job, commit, depths = heavy(three()), runtime.store.scripts.commit, []
 
     def observed(*args: Any, **more: Any) -> Any:
-        told.append(queued(runtime, "default"))
+        depths.append(queued(runtime, "default"))
         return commit(*args, **more)
 
     monkeypatch.setattr(runtime.store.scripts, "commit", observed)
     visit(runtime, app, job, None, Start(pool="default"))
-    assert told[0] == 1
+    assert depths[0] == 1
 
 
 def test_light_agents_that_a_long_run_made_ready_run_in_the_same_task(

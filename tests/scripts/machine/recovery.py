@@ -96,7 +96,7 @@ class Recovery:
             return False
         if now - unchanged.since_ms < unchanged.wait_ms:
             return False
-        told = job.status is JobStatus.PENDING or job.waiting(now)
-        wait_ms = min(2 * unchanged.wait_ms, self._longest_ms) if told else self._first_ms
+        reported = job.status is JobStatus.PENDING or job.waiting(now)
+        wait_ms = min(2 * unchanged.wait_ms, self._longest_ms) if reported else self._first_ms
         self._unchanged = Unchanged(job.revision, job.opened, now, wait_ms)
         return True
