@@ -1,8 +1,9 @@
-"""Tells Celery who should run next, with as few tasks as will do, and never a list of agents.
+"""Announce ready agents: publish Celery tasks for them, as few as possible.
 
-Whoever makes agents ready announces them once: one ready agent by a chain of its linear run, or by leaving it to the
-rest of the task's own chain; several by one drain. A drain that finds more than it can hold puts one successor into the
-queue before it starts, and so on, until every free slot is at work. What gets lost, the sweeper announces again.
+A task that makes agents ready announces them once. A single ready agent is announced by a chain of its linear run, or
+is left to the rest of the task's own chain. Several ready agents of a pool are announced by one drain. A drain that
+finds more ready agents than it can claim publishes one successor before it starts to run, and the successor does the
+same, until every free slot is in use. The sweeper re-announces agents whose announcement got lost.
 """
 
 from __future__ import annotations
@@ -18,72 +19,81 @@ from mirrorneuron.store.protocol import JobRef, ReadyAgents, Reply, Step
 
 log = logging.getLogger(__name__)
 
-AGENT_ARG = len(JobRef._fields)  # where a visit's arguments name the agent
+AGENT_ARG = len(JobRef._fields)  # index of the agent in the arguments of a visit task
 
 
 class Announcer:
-    """The announcements of one task. *rest* is what Celery would run after it, last step first. *told* is called after
-    each: a broker may take its time.
+    """Publishes the announcements of one task.
+
+    *rest* is the rest of the task's Celery chain, last step first; it is changed in place. *published* is called after
+    each announcement, because each may block on the broker and the task watchdog has to see progress.
     """
 
     def __init__(
-        self, chains: Chains, job: JobRef, pool: str, rest: list[Any] | None, told: Callable[[], None]
+        self, chains: Chains, job: JobRef, pool: str, rest: list[Any] | None, published: Callable[[], None]
     ) -> None:
         self._chains = chains
         self._job = job
-        self._own = {LIGHT, pool}
-        self._told = told
+        self._own = {LIGHT, pool}  # the pools that this task claims from
+        self._published = published
         self._rest = rest if rest is not None else []
-        self._succeeded: set[str] = set()  # own pools for which a successor is in the queue already
+        self._succeeded: set[str] = set()  # own pools for which this task has published a successor
 
-    def going_on(self, reply: Reply, *, heavy: bool) -> None:
-        """Before the claims of *reply* run: share out what is beyond them."""
+    def before_run(self, reply: Reply, *, heavy: bool) -> None:
+        """Announce the ready agents that *reply* did not claim, so that other workers run them meanwhile."""
         for row in reply.waiting:
             if row.pool not in self._own:
                 if row.new:
                     self._announce(row)
-            # One successor while it waits in the queue is enough. It may have come and gone when there is news.
+            # One queued successor is enough. If agents became ready since, it may have finished already: send another.
             elif row.new or (row.pool not in self._succeeded and (heavy or row.pool == LIGHT)):
                 self._succeeded.add(row.pool)
                 self._drain(row.pool)
 
-    def leaving(self, waiting: Sequence[ReadyAgents], *, worked: bool) -> None:
-        """At the end of the task: announce what is ready and ours to tell of, or leave it to the rest of the chain."""
+    def after_work(self, waiting: Sequence[ReadyAgents], *, worked: bool) -> None:
+        """Announce the ready agents at the end of the task, or leave one of them to the rest of the chain.
+
+        Agents that an earlier reply reported are skipped, except those of the task's own pools if it *worked* and has
+        published no successor.
+        """
         kept = False
         for row in waiting:
             left_over = worked and row.pool in self._own and row.pool not in self._succeeded
             if not row.new and not left_over:
                 continue
-            if row.due == 1 and not kept and self._trim(row.agent_id):
+            if row.due == 1 and not kept and self._keep_chain(row.agent_id):
                 kept = True
             else:
                 self._announce(row)
         if not kept:
             self._rest.clear()
 
-    def delayed(self, steps: Sequence[Step]) -> None:
-        """Have agents that wait for their next attempt run when it is due."""
+    def retries(self, steps: Sequence[Step]) -> None:
+        """Announce the agents that *steps* delay, by tasks that start when the delay is over."""
         for step in steps:
             if step.delay_ms is not None:
-                work, wait_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
-                self._tell(partial(self._chains.send, work, self._job, countdown_s=wait_s))
+                chain, delay_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
+                self._publish(partial(self._chains.send, chain, self._job, countdown_s=delay_s))
 
     def _announce(self, row: ReadyAgents) -> None:
-        self._tell(lambda: self._chains.announce(self._job, row))
+        self._publish(lambda: self._chains.announce(self._job, row))
 
     def _drain(self, pool: str) -> None:
-        self._tell(lambda: self._chains.send(self._chains.drain(self._job, pool), self._job))
+        self._publish(lambda: self._chains.send(self._chains.drain(self._job, pool), self._job))
 
-    def _tell(self, send: Callable[[], None]) -> None:
-        """Send, whatever comes of it: what is held has to be run, and the sweeper announces what gets lost."""
+    def _publish(self, send: Callable[[], None]) -> None:
+        """Call *send*. An error is only logged: the task has to run its claims, and the sweeper re-announces."""
         try:
             send()
-        except Exception as error:  # whatever the broker's client raises
-            log.warning("job %s: an announcement is lost: %s", self._job.job_id, error)
-        self._told()
+        except Exception as error:  # each broker's client has its own exceptions
+            log.warning("job %s: announcement failed; the sweeper will repeat it: %s", self._job.job_id, error)
+        self._published()
 
-    def _trim(self, agent: str) -> bool:
-        """Take steps that ran already, or have no mail, off the chain, if that makes *agent* the next."""
+    def _keep_chain(self, agent: str) -> bool:
+        """Make *agent* the next step of the rest of the chain. Returns False if the chain does not contain it.
+
+        The steps before *agent* are removed: their agents have run already or have no mail.
+        """
         names = [step["args"][AGENT_ARG] for step in self._rest]
         if agent not in names:
             return False

@@ -1,4 +1,4 @@
-"""Runs that take a slot and may fail: what executors and modules are given, and what becomes of a failure."""
+"""Run an executor or a module once, with slots; on failure, retry it later or fail the job."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from workers.lifecycle.run_handle import RunHandle
 from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
-LONGEST_BACKOFF_MS: Final = 3_600_000
-STARTED: Final = "started"
+MAX_BACKOFF_MS: Final = 3_600_000
+STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` has passed
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft, Run], None]]] = {
     AgentType.EXECUTOR: executor.handle,
@@ -38,7 +38,10 @@ def attempt(
     context: StepContext,
     handle: RunHandle,
 ) -> Step:
-    """Run a claimed executor or module once. Blocks as long as the run takes; every failure is in the step."""
+    """Run a claimed executor or module once, and return its step. Blocks while it runs.
+
+    A failed run returns a step that retries it or fails the job.
+    """
     draft = Draft(node, claim, context)
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
     if step := _without_run(draft, released):
@@ -57,7 +60,7 @@ def attempt(
             runtime.slots(node.pool).taken(slots, lambda: handle.reason),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
-            message = _one(draft.messages, node, claim.attempts)
+            message = _run_message(draft.messages, node, claim.attempts)
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
@@ -65,14 +68,18 @@ def attempt(
         return draft.consumed()
     except NotEnoughSlots as error:
         return draft.failed(str(error), {"lease": lease}, [released])
-    except Exception as error:  # nothing that a bundle brings may end a worker or leave a job without an end
+    except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
             return untouched(claim, [(released[0], encode(released[1]))])
-        return _again_or_failed(draft, run_failure(error), released)
+        return _retry_or_fail(draft, run_failure(error), released)
 
 
 def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
-    """The step of a claim that needs no run: its mail has expired or cannot be read, or the first run is delayed."""
+    """The step of a claim that needs no run, else None.
+
+    No run is needed if all its mail has expired or some cannot be parsed, or if `startup_delay_ms` delays the first
+    run.
+    """
     try:
         if not draft.messages:
             draft.record(*released)
@@ -81,15 +88,16 @@ def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
         if delay_ms and not draft.state.get(STARTED):
             draft.state[STARTED] = True
             return draft.retry_later(delay_ms, attempts=0, events=[released])
-    except Exception as error:  # trying again would not mend it
+    except Exception as error:  # a retry cannot fix damaged data
         failure = run_failure(error)
         return draft.failed(str(failure), failure.details, [released])
     return None
 
 
-def _one(messages: list[Message], node: PlannedNode, failed: int) -> Message:
-    """The message of a run, whose `attempt` counts the *failed* ones before; that of a batch has the list of the bodies
-    as its body.
+def _run_message(messages: list[Message], node: PlannedNode, failed: int) -> Message:
+    """The message that the run handles. Its envelope's `attempt` is raised by the number of *failed* runs.
+
+    For a batch it is the last message, with the list of all bodies as its body.
     """
     message = messages[0]
     if node.template is Template.BATCH:
@@ -100,14 +108,15 @@ def _one(messages: list[Message], node: PlannedNode, failed: int) -> Message:
     return message
 
 
-def _again_or_failed(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
+def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
+    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt."""
     config, attempts = draft.node.config, draft.claim.attempts + 1
     error = str(failure)
-    told = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
-    wanted = failure.transient or config.get("retry_on", "any") == "any"
-    if attempts < config.get("max_attempts", 1) and wanted:
-        delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), LONGEST_BACKOFF_MS)
+    events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    retryable = failure.transient or config.get("retry_on", "any") == "any"
+    if attempts < config.get("max_attempts", 1) and retryable:
+        delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
-        draft.forget_changes()
-        return draft.retry_later(delay_ms, attempts=attempts, error=error, events=[*told, retry])
-    return draft.failed(error, {**failure.details, "attempts": attempts}, told)
+        draft.discard_changes()
+        return draft.retry_later(delay_ms, attempts=attempts, error=error, events=[*events, retry])
+    return draft.failed(error, {**failure.details, "attempts": attempts}, events)

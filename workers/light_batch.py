@@ -1,7 +1,8 @@
-"""Runs of routers, aggregators and sensors: pure, and many in one commit.
+"""Run the light agents of one claim (routers, aggregators, sensors). Nothing here does I/O.
 
-Mail for an agent of the same claim that has not run yet is handed over in memory (inline mail) and never touches Redis.
-The commit checks that no other mail reached that mailbox meanwhile; if it did, `without_inline_mail` is committed.
+A message from one agent of the claim to a later one is passed on in memory, as *inline mail*, and is never written to
+Redis. This keeps the order of messages only if the recipient's mailbox in Redis is still empty at the commit. The
+commit checks that. If other mail has arrived, the caller commits `without_inline_mail` instead.
 """
 
 from __future__ import annotations
@@ -25,56 +26,58 @@ HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
 
 
 def run_light(plan: Plan, claims: Sequence[Claim], context: StepContext) -> list[Step]:
-    """The steps of *claims*, in order, up to the one that ends the job.
+    """Run the agents of *claims* in order and return their steps. A step that ends the job is the last one.
 
-    Those for which one commit would carry too much are given back as they were, and run with the next claim.
+    Once the steps are large enough for one commit, the remaining agents are released without a run. A later claim runs
+    them.
     """
-    # Only agents that were claimed without mail can be handed any: for the others it would not be the next in line.
+    # Only an agent that was claimed without mail may get inline mail: other mail in its mailbox would come first.
     inline_mail: dict[str, list[bytes]] = {claim.agent_id: [] for claim in claims if not claim.mail}
     steps: list[Step] = []
     messages = size = 0
     for claim in claims:
-        given = inline_mail.pop(claim.agent_id, None)
+        inline = inline_mail.pop(claim.agent_id, None)
         if messages >= FULL_MESSAGES or size >= FULL_BYTES:
-            if given:
+            if inline:
                 _send_inline_mail(steps, claim.agent_id)
             step = untouched(claim)
-        elif given is None:
+        elif inline is None:
             step = run(plan.nodes[claim.agent_id], claim, context)
-        elif given:
-            step = run(plan.nodes[claim.agent_id], replace(claim, mail=tuple(given)), context)
+        elif inline:
+            step = run(plan.nodes[claim.agent_id], replace(claim, mail=tuple(inline)), context)
             step.inline_only = True
-            if step.consumed < len(given):  # it failed, or has enough for one commit: the rest is mail like any other
+            if step.consumed < len(inline):  # the run failed or filled the commit: send the rest to the mailbox
                 _send_inline_mail(steps, claim.agent_id, step.consumed)
-            step.consumed = 0  # none of it was ever in the mailbox
+            step.consumed = 0  # inline mail is not in the mailbox, so the commit must not remove anything from it
         else:
             step = untouched(claim)
         messages, size = messages + len(step.outgoing), size + step.size
         if inline_mail:
-            _hand_over(step, inline_mail)
+            _make_inline(step, inline_mail)
         steps.append(step)
         if step.end:
             break
-    for agent in inline_mail:  # those that were not reached keep what they were handed
+    for agent in inline_mail:  # the loop ended before these agents: send their inline mail to their mailboxes
         _send_inline_mail(steps, agent)
     return steps
 
 
 def run(node: PlannedNode, claim: Claim, context: StepContext) -> Step:
-    """One run of one light agent, whatever it is given."""
+    """Run one light agent. An exception becomes a step that fails the job."""
     draft = Draft(node, claim, context)
     try:
         HANDLERS[node.agent_type](draft)
         return draft.consumed()
-    except Exception as error:  # nothing that stands in the store may end a worker or leave a job without an end
+    except Exception as error:  # damaged data in the store must fail the job, not crash the worker
         failure = run_failure(error)
         return draft.failed(str(failure), failure.details)
 
 
 def without_inline_mail(claims: Sequence[Claim], steps: Sequence[Step]) -> list[Step]:
-    """The steps that were handed nothing; the other agents are given back as they were, and what was handed is sent.
+    """Return *steps* without inline mail, one for each claim.
 
-    There are fewer steps than claims where one ends the job; if it is among those given back, so are all behind it.
+    Inline mail becomes ordinary outgoing messages, and the agents that ran on it are released as if they had not run.
+    A step that ends the job is the last of *steps*; the claims after it are released as well.
     """
     for claim in claims:
         _send_inline_mail(steps, claim.agent_id)
@@ -84,8 +87,8 @@ def without_inline_mail(claims: Sequence[Claim], steps: Sequence[Step]) -> list[
     ]
 
 
-def _hand_over(step: Step, inline_mail: dict[str, list[bytes]]) -> None:
-    """Move what *step* sends to agents that still wait in this claim from its mail to theirs."""
+def _make_inline(step: Step, inline_mail: dict[str, list[bytes]]) -> None:
+    """Turn the outgoing messages of *step* to agents in *inline_mail*, which have not run yet, into inline mail."""
     for target, raw in step.outgoing:
         if target in inline_mail:
             inline_mail[target].append(raw)
@@ -94,11 +97,11 @@ def _hand_over(step: Step, inline_mail: dict[str, list[bytes]]) -> None:
         step.outgoing = [row for row in step.outgoing if row[0] not in inline_mail]
 
 
-def _send_inline_mail(steps: Sequence[Step], agent: str, answered: int = 0) -> None:
-    """Send what had been handed to *agent* within the claim, and is not *answered*, as mail after all."""
+def _send_inline_mail(steps: Sequence[Step], agent: str, consumed: int = 0) -> None:
+    """Turn the inline mail of *agent*, except the first *consumed* messages, back into outgoing messages."""
     for step in steps:
-        mine = [row for row in step.inline_mail if row[0] == agent]
-        rest = [row for row in step.outgoing if row[0] == agent]  # what was put back before comes after these
-        step.outgoing = [row for row in step.outgoing if row[0] != agent] + mine[answered:] + rest
-        step.inline_mail = [row for row in step.inline_mail if row[0] != agent] + mine[:answered]
-        answered = max(0, answered - len(mine))
+        inline = [row for row in step.inline_mail if row[0] == agent]
+        sent = [row for row in step.outgoing if row[0] == agent]  # by an earlier call; they come after *inline*
+        step.outgoing = [row for row in step.outgoing if row[0] != agent] + inline[consumed:] + sent
+        step.inline_mail = [row for row in step.inline_mail if row[0] != agent] + inline[:consumed]
+        consumed = max(0, consumed - len(inline))

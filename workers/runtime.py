@@ -1,4 +1,4 @@
-"""What one worker process holds: its store, plans, payloads, children and claims. Made once a process, on first use."""
+"""The resources of one worker process: store, plans, payloads, module processes, claims. Created on first use."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from mirrorneuron.store.job_store import Store
 from workers.disk.bundle_cache import BundleCache
 from workers.disk.slots import Slots
 from workers.modules.pool import ModulePool
-from workers.recovery.lease_keeper import Keeper
+from workers.recovery.lease_keeper import LeaseKeeper
 from workers.recovery.task_watchdog import TaskWatchdog
 from workers.runners import RUNNERS
 from workers.runners.command import cluster_of, mark_of
 from workers.runners.live_output import LiveOutput
 
-PLANS: Final = 64  # kept in memory
-CACHED_BUNDLES: Final = 8  # largest bundles that the cache folder has room for
+PLANS: Final = 64  # most plans kept in memory
+CACHED_BUNDLES: Final = 8  # size of the cache folder, as a multiple of MIRROR_NEURON_MAX_BUNDLE_BYTES
 MARK_ENDED_AFTER_S: Final = 0.2
-PATIENCE: Final = 120  # tries, a second apart, with which a worker rides out a store that is away
+STORE_RETRIES: Final = 120  # retries, one second apart, while the store is unavailable
 
 
 log = logging.getLogger(__name__)
 
 
 class Runtime:
-    """The node's side of a worker process. *name* is the worker's name, as in `inspect_nodes`."""
+    """The resources of one worker process. *name* is the worker's name, as `inspect_nodes` reports it."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
         self.name = name
         own_folder(settings)
         self._ended: deque[str] = deque()
-        self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: the runner that `runner_module` names
+        self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: by the name in `runner_module`
         self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises BundleNotFound
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.settings, node=self.name, retries=PATIENCE)
+        return Store(self.settings, node=self.name, retries=STORE_RETRIES)
 
     @cached_property
-    def keeper(self) -> Keeper:
-        return Keeper(self.store, self.settings.claim_lease_ms / 3_000)
+    def keeper(self) -> LeaseKeeper:
+        return LeaseKeeper(self.store, self.settings.claim_lease_ms / 3_000)
 
     @cached_property
     def task_watchdog(self) -> TaskWatchdog:
-        return TaskWatchdog(self._answers)
+        return TaskWatchdog(self._store_available)
 
     @cached_property
     def live_output(self) -> LiveOutput:
@@ -74,22 +74,22 @@ class Runtime:
         return BundleCache(self.settings.temp_dir / "bundles", CACHED_BUNDLES * self.settings.max_bundle_bytes)
 
     def slots(self, pool: str) -> Slots:
-        """The slots of one pool on this worker."""
+        """The slots of *pool* on this worker."""
         return worker_slots(self.settings, self.name, pool)
 
     def payloads(self, digest: str) -> Path:
-        """The unpacked payloads of that digest. Raises BundleNotFound when the store has lost them."""
+        """The folder of the unpacked payloads *digest*. Raises BundleNotFound if the store has lost them."""
         return self._bundles.path(digest, lambda: self.store.bundles.payloads(digest))
 
     def mark_ended(self, job_id: str) -> None:
-        """Take an ended job off the index of live ones: with others, a little later, because nobody waits for it."""
+        """Remove an ended job from the live index. Jobs are collected for `MARK_ENDED_AFTER_S` and removed together."""
         self._ended.append(job_id)
         if len(self._ended) == 1:
             timer = threading.Timer(MARK_ENDED_AFTER_S, self._mark_all_ended)
             timer.daemon = True
             try:
                 timer.start()
-            except RuntimeError:  # no room for a thread
+            except RuntimeError:  # the OS refuses a thread
                 self._mark_all_ended()
 
     def _mark_all_ended(self) -> None:
@@ -99,10 +99,10 @@ class Runtime:
         try:
             self.store.index.mark_ended(ended)
         except Exception:
-            log.warning("%s ended jobs stay among the live ones until they are swept", len(ended), exc_info=True)
+            log.warning("cannot remove %s ended jobs from the live index; the sweeper will", len(ended), exc_info=True)
 
-    def _answers(self) -> bool:
-        """Does the store take writes within seconds? Unlike `store`, this does not ride anything out."""
+    def _store_available(self) -> bool:
+        """True if the store accepts writes within seconds. Unlike `store`, this does not retry for minutes."""
         try:
             self._probe.check_writes()
         except AWAY:
@@ -118,35 +118,38 @@ class Runtime:
 
 
 def own_folder(settings: Settings) -> Path:
-    """Make the node's own folder. Raises SettingsError if it cannot be made, or is somebody else's: code runs there."""
+    """Create the node's folder. Code runs there, so SettingsError is raised if another user owns it.
+
+    Raises SettingsError too if the folder cannot be created.
+    """
     folder = settings.temp_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat().st_uid
     except OSError as error:
-        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} cannot be used: {error.strerror}") from None
+        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: cannot use the folder {folder}: {error.strerror}") from None
     if owner != os.getuid():
-        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} belongs to another user")
+        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} belongs to another user; choose another folder")
     return folder
 
 
 def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:
-    """The slots of *pool* on the worker of that name: as the settings say, but no more than it has processes.
+    """The slots of *pool* on *worker*: the capacity in the settings, but at most one slot per pool process.
 
-    A worker of another cluster on this machine may have the same name and folder: its slots are its own.
+    The folder's path contains the cluster: a worker of another cluster on this machine may have the same name.
     """
     capacity = min(settings.pools.get(pool, _concurrency), _concurrency)
     folder = settings.temp_dir / "slots" / cluster_of(settings) / quote(worker, safe="@") / quote(pool, safe="")
     return Slots(folder, capacity)
 
 
-_runtimes: dict[int, Runtime] = {}  # by process id: a forked pool process makes its own
+_runtimes: dict[int, Runtime] = {}  # by process id, because a forked pool process must create its own
 _name = socket.gethostname()
 _concurrency = 1
 
 
 def set_worker(name: str, concurrency: int) -> None:
-    """Tell this process, and those forked from it, which worker they belong to, and of how many processes it is."""
+    """Set the worker name and the number of pool processes, for this process and those forked from it."""
     global _name, _concurrency
     _name, _concurrency = name, concurrency
 

@@ -1,5 +1,6 @@
-"""The Celery app of the nodes and its three tasks. Each is a wake-up call: whether there is anything to do, the store
-knows.
+"""The Celery app of the workers and its three tasks.
+
+Each task is only a wake-up call: the store decides what there is to do. A duplicate or late task does no harm.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:
 
 
 @signals.task_postrun.connect
-def _over(**_: Any) -> None:
-    """Celery has published what comes after the task."""
-    _runtime().task_watchdog.over()
+def _end_of_task(**_: Any) -> None:
+    """Stop watching the task. Celery has already published the rest of its chain."""
+    _runtime().task_watchdog.end()
 
 
 @app.task(bind=True, name=OPEN_JOB)
 def open_job(self: Task[Any, Any], job_id: str, run: int, digest: str) -> None:
-    """Open a pending job, and run what is light and ready."""
+    """Set a pending job to running, and run its ready light agents."""
     _visit(self, JobRef(job_id, run, digest), Start(opening=True))
 
 
 @app.task(bind=True, name=VISIT)
 def visit_agent(self: Task[Any, Any], job_id: str, run: int, digest: str, agent: str) -> None:
-    """Run one agent, if it is ready, and what follows from it."""
+    """Run one agent if it is ready, and then the agents that it makes ready."""
     _visit(self, JobRef(job_id, run, digest), Start(agent=agent))
 
 
 @app.task(bind=True, name=DRAIN)
 def drain(self: Task[Any, Any], job_id: str, run: int, digest: str, pool: str) -> None:
-    """Run whatever is ready in one pool of the job, for a slice of time."""
+    """Run the job's ready agents of one pool, for a slice of time."""
     _visit(self, JobRef(job_id, run, digest), Start(pool=pool))

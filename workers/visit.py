@@ -1,6 +1,7 @@
-"""THE loop: claim agents, run them, commit, and go on with what the commit made ready.
+"""The visit loop: claim agents, run them, commit, and continue with the agents that the commit made ready.
 
-A task is a wake-up call. What happened is in the store alone, and each run of an agent ends in one atomic commit.
+A Celery task is only a wake-up call. All facts about a job are in the store, and each run of an agent ends in one
+atomic commit.
 """
 
 from __future__ import annotations
@@ -27,37 +28,43 @@ from workers.light_batch import run_light, without_inline_mail
 from workers.recovery.settle import failed, settle
 from workers.runtime import Runtime
 
-SLICE_S: Final = 0.1  # of work that one task carries, so that Celery's own millisecond stays a few per cent of it
-LIGHT_BATCH: Final = 128  # light agents in one claim
+SLICE_S: Final = 0.1  # how long one task claims more work; Celery's overhead of 1 ms a task is then a few per cent
+LIGHT_BATCH: Final = 128  # most light agents in one claim
 
 log = logging.getLogger(__name__)
 
 
 def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, start: Start) -> None:
-    """Let a task act on a job; *rest* is what Celery would run after it. A job whose bundle is lost fails."""
+    """Do the work of one task for *job*. Fail the job if its bundle is no longer in the store.
+
+    *rest* is the rest of the task's Celery chain, last step first. The announcer shortens it in place.
+    """
     scripts = runtime.store.scripts
     try:
         plan, payloads = runtime.plan(job.digest)
     except BundleNotFound as error:
-        if runtime.store.ref(job.job_id) == job:  # the job's own bundle, not what a garbled task names
-            lost = runtime.store.found_agents(job.job_id)
-            scripts.finish(job, failed(None, f"{error}: it was deleted, or the server lost it"), lost)
+        if runtime.store.ref(job.job_id) == job:  # a corrupt task may name a bundle that is not the job's
+            found = runtime.store.found_agents(job.job_id)
+            scripts.finish(job, failed(None, f"{error}: it was deleted or lost; submit the job again"), found)
             runtime.mark_ended(job.job_id)
         return
     agent = start.agent or (plan.entrypoints[0] if start.opening and len(plan.entrypoints) == 1 else "")
     pool = plan.nodes[start.agent].pool if start.agent else start.pool
-    agents = _run_of(plan, agent) if agent and plan.nodes[agent].pool == pool else []
+    agents = _claimed_with(plan, agent) if agent and plan.nodes[agent].pool == pool else []
     chains = Chains(app, runtime.settings.redis_namespace, plan)
     announcer = Announcer(chains, job, pool, rest, runtime.task_watchdog.next_step)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
-    if STOP.begun.is_set():  # this task came too late: what it would run is told of again, to the nodes that stay
+    if STOP.begun.is_set():  # the worker is stopping: claim no agent, and re-announce the work to the other nodes
         agents, wanted = [], [(pool, 0)]
     reply = scripts.claim(job, new_token(), wanted, agents=agents, opening=start.opening)
     Visit(runtime, job, plan, payloads, pool, announcer).work(reply)
 
 
-def _run_of(plan: Plan, agent: str) -> list[str]:
-    """*agent*, and if it is light those light ones after it that act on a single message: one commit does for all."""
+def _claimed_with(plan: Plan, agent: str) -> list[str]:
+    """*agent* and, if it is light, the light agents after it in its linear run that need only one message each.
+
+    One claim and one commit serve all of them.
+    """
     if not plan.nodes[agent].light:
         return [agent]
     following = plan.linear_run(agent)[1:]
@@ -69,15 +76,15 @@ def _run_of(plan: Plan, agent: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a task begins with."""
+    """What a task asks a worker to do first."""
 
     pool: str = LIGHT
-    agent: str = ""  #: this one alone; or "" for any of the pool
-    opening: bool = False  #: a pending job is opened first
+    agent: str = ""  #: claim this agent only; "" claims any ready agent of the pool
+    opening: bool = False  #: set a pending job to running first
 
 
 class Visit:
-    """One task's visit to one job: it runs the job's light agents, and the heavy ones of *pool*."""
+    """One task's visit to one job. It runs the job's light agents and the executors and modules of *pool*."""
 
     def __init__(
         self, runtime: Runtime, job: JobRef, plan: Plan, payloads: str | None, pool: str, announcer: Announcer
@@ -92,45 +99,47 @@ class Visit:
         self._heavy_until = self._light_until = time.monotonic() + SLICE_S
 
     def work(self, reply: Reply) -> None:
-        """Run what *reply* claimed and commit; claim what that made ready, until the slice is over."""
+        """Run and commit the claims of *reply*. Each commit claims the next agents, until the time slice is over."""
         worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
-            reply = self._round(reply)
+            reply = self._run_and_commit(reply)
         waiting = settle(self._runtime.store, self._job, self._plan, reply.revision) if reply.idle else reply.waiting
-        self._announcer.leaving(waiting, worked=worked)
+        self._announcer.after_work(waiting, worked=worked)
 
     def _wanted(self) -> tuple[tuple[str, int], ...]:
-        """What to claim next. Light agents first: they cost microseconds, and may end the job."""
+        """The pools to claim from next. Light agents come first: they take microseconds and may end the job."""
         if STOP.begun.is_set():
             return ()
         now = time.monotonic()
         light = ((LIGHT, LIGHT_BATCH),) if now < self._light_until else ()
         return (*light, *self._heavy) if now < self._heavy_until else light
 
-    def _commit(self, held: Reply, steps: list[Step]) -> Reply:
+    def _commit(self, claimed: Reply, steps: list[Step]) -> Reply:
+        """Commit the steps of the claims in *claimed*, and claim the next agents in the same write."""
         next_token = new_token()
-        reply = self._written(held.token, steps, next_token)
-        if reply.word is ReplyCode.MOVED:  # mail came in that ours must not overtake: one at a time, then
-            steps = without_inline_mail(held.claims, steps)
-            reply = self._written(held.token, steps, next_token)
+        reply = self._write(claimed.token, steps, next_token)
+        if reply.word is ReplyCode.MOVED:  # other mail has arrived and must be handled before the inline mail
+            steps = without_inline_mail(claimed.claims, steps)
+            reply = self._write(claimed.token, steps, next_token)
         if reply.word is not ReplyCode.COMMITTED:
-            log.info("job %s: a commit was refused: %s", self._job.job_id, reply.word)
-        elif _ends(steps):
+            log.info("job %s: commit refused: %s", self._job.job_id, reply.word)
+        elif _ends_job(steps):
             self._runtime.mark_ended(self._job.job_id)
         else:
-            self._announcer.delayed(steps)
+            self._announcer.retries(steps)
         return reply
 
-    def _written(self, token: str, steps: list[Step], next_token: str) -> Reply:
-        """Commit; what ends the job gives all of its agents their time to live."""
-        agents = self._plan.nodes.keys() if _ends(steps) else ()
+    def _write(self, token: str, steps: list[Step], next_token: str) -> Reply:
+        """Send one commit to the store. A commit that ends the job names all agents, so that their keys expire."""
+        agents = self._plan.nodes.keys() if _ends_job(steps) else ()
         return self._scripts.commit(self._job, token, steps, next_token, self._wanted(), agents=agents)
 
-    def _round(self, reply: Reply) -> Reply:
-        """Run the claimed agents, up to the one that ends the job, and commit. The claim is kept alive until that is
-        done: much to send takes its time too.
+    def _run_and_commit(self, reply: Reply) -> Reply:
+        """Run the claimed agents in order, stop after a step that ends the job, and commit.
+
+        The lease keeper renews the claims until the commit is done, because a large commit takes time to send.
         """
-        held = [claim.agent_id for claim in reply.claims]
+        agents = [claim.agent_id for claim in reply.claims]
         handle = RunHandle()
         context = StepContext(
             token=reply.token,
@@ -138,18 +147,19 @@ class Visit:
             agents=self._plan.nodes.keys(),
             max_message_bytes=self._runtime.settings.max_message_bytes,
         )
-        node = self._plan.nodes[held[0]]
-        with self._runtime.keeper.holding(self._job, reply.token, held, None if node.light else handle):
-            self._announcer.going_on(reply, heavy=not node.light)  # kept alive by now: a broker may take its time
-            with self._runtime.task_watchdog.elsewhere():
+        node = self._plan.nodes[agents[0]]
+        with self._runtime.keeper.holding(self._job, reply.token, agents, None if node.light else handle):
+            # Announce only now that the claims are being renewed: the broker may be slow.
+            self._announcer.before_run(reply, heavy=not node.light)
+            with self._runtime.task_watchdog.suspended():
                 if node.light:
                     steps = run_light(self._plan, reply.claims, context)
                 else:
                     steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], context, handle)]
-                    # What a command of ten minutes made ready still rides along.
+                    # A long run uses up the slice. Extend it for the light agents that the run makes ready.
                     self._light_until = time.monotonic() + SLICE_S
             return self._commit(reply, steps)
 
 
-def _ends(steps: list[Step]) -> bool:
+def _ends_job(steps: list[Step]) -> bool:
     return any(step.end for step in steps)

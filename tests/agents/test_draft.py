@@ -1,4 +1,4 @@
-"""One run of a light agent, and what a step says of it: routing, inheritance, expiry, caps, counters. No server."""
+"""The step of a run: routing, inheritance, expiry, size limits, counters, inline mail. Without a server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAP = 4_000
 
 
 def plan_of(agent: dict[str, Any], *edges: dict[str, Any], **more: dict[str, Any]) -> Plan:
-    """A plan of one agent `n` under test, which has *edges*, and of routers `a` to `e`."""
+    """A plan of the agent `n` under test, with *edges*, and of routers `a` to `e`."""
     given = {"node_id": "n", "agent_type": "router", **agent}
     others = [{"node_id": name, "agent_type": "router", **more.get(name, {})} for name in "abcde"]
     rows = [{"from_node": "n", "message_type": "*", **edge} for edge in edges]
@@ -51,7 +51,7 @@ def step_of(plan: Plan, *mail: bytes, state: dict[str, Any] | None = None, now_m
 def answered(
     plan: Plan, actions: Sequence[Action], raw: bytes | None = None, state: dict[str, Any] | None = None
 ) -> Step:
-    """The step of an agent that answers one message with *actions*."""
+    """The step of an agent that handles one message with *actions*."""
     draft = Draft(plan.nodes["n"], claim(raw or message(), state=state), context(plan))
     draft.apply(draft.messages[0], actions)
     return draft.consumed()
@@ -97,20 +97,20 @@ def test_first_match_reaches_the_first_edge_whose_condition_holds() -> None:
     assert [sent(step_of(plan, raw)) for raw in given] == [["a"], ["b"], ["c"]]
 
 
-def test_round_robin_reaches_one_edge_in_turn_and_remembers_whose_turn_it_is() -> None:
+def test_round_robin_reaches_one_edge_in_turn_and_keeps_its_counter() -> None:
     plan = plan_of({}, *(mode(name, "round_robin") for name in "abc"))
     first = step_of(plan, *(message(n) for n in range(4)))
     assert (sent(first), state(first)["round_robin"]) == (["a", "b", "c", "a"], {"0": 4})
     assert sent(step_of(plan, message(4), state=state(first))) == ["b"]
 
 
-def test_round_robin_turns_among_the_edges_whose_condition_holds() -> None:
+def test_round_robin_alternates_among_the_edges_whose_condition_holds() -> None:
     plan = plan_of({}, mode("a", "round_robin"), mode("b", "round_robin", "body.n == `9`"), mode("c", "round_robin"))
     assert sent(step_of(plan, *(message(n) for n in range(4)))) == ["a", "c", "a", "c"]
 
 
-def test_round_robin_takes_turns_within_each_set_of_edges_that_competes() -> None:
-    """Two types in turn, and two groups of conditions: one counter for all would pin each to one edge for ever."""
+def test_round_robin_has_a_counter_for_each_set_of_competing_edges() -> None:
+    """Two alternating types, and two groups of conditions: a common counter would give each the same edge forever."""
     types = plan_of({}, *(mode(to, "round_robin", message_type=kind) for to, kind in zip("abcd", "xxyy", strict=True)))
     step = answered(types, [Emit("x", 1), Emit("y", 1)] * 4)
     assert sent(step) == ["a", "c", "b", "d"] * 2
@@ -135,19 +135,19 @@ def test_mixed_modes_add_up() -> None:
     assert (sorted(sent(step)[:3]), sorted(sent(step)[3:])) == (["a", "c", "d"], ["b", "c", "d", "e"])
 
 
-def test_only_edges_of_the_type_are_asked() -> None:
+def test_a_message_follows_only_edges_of_its_type() -> None:
     plan = plan_of({}, mode("a", "broadcast", message_type="x"), mode("b", "first_match", message_type="y"))
     assert sent(step_of(plan, message(type="x"))) == ["a"]
     assert sent(step_of(plan, message(type="y"))) == ["b"]
 
 
-def test_emit_with_to_goes_there_whatever_the_edges_say() -> None:
+def test_emit_with_to_ignores_the_edges() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     step = answered(plan, [Emit("t", 1, "e"), Emit("t", 2, "n"), Emit("t", 3)])
     assert (sent(step), bodies(step)) == (["e", "n", "a"], [1, 2, 3])
 
 
-def test_emit_to_an_agent_that_is_not_there_is_a_dead_letter() -> None:
+def test_emit_to_a_missing_agent_is_a_dead_letter() -> None:
     step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1, "nobody"), Emit("t", 2)])
     (kind, payload), *_ = events(step)
     (dead,) = step.dead
@@ -161,14 +161,14 @@ def test_emit_to_an_agent_that_is_not_there_is_a_dead_letter() -> None:
     assert sent(step) == ["a"]
 
 
-def test_what_matches_no_edge_is_counted_and_told() -> None:
+def test_an_unrouted_message_is_counted_and_recorded() -> None:
     plan = plan_of({}, mode("a", "broadcast", message_type="x"))
     step = answered(plan, [Emit("y", 1), DefaultEmit("z", 2), Emit("x", 3)], state={"unrouted": 5})
     assert (sent(step), state(step)["unrouted"]) == (["a"], 7)
     assert events(step) == [("message_unrouted", {"type": "y"})]
 
 
-def test_a_default_type_that_an_edge_names_is_told_where_no_condition_holds() -> None:
+def test_an_unrouted_default_type_is_recorded_if_an_edge_carries_it() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n == `7`", "executor_result"))
     step = answered(plan, [DefaultEmit("executor_result", {"n": 1})])
     assert events(step) == [("message_unrouted", {"type": "executor_result"})]
@@ -188,7 +188,7 @@ def test_a_condition_that_cannot_be_evaluated_fails_the_run() -> None:
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_message_has_an_id_of_its_own_that_a_second_run_repeats() -> None:
+def test_message_ids_are_unique_and_the_same_if_a_claim_is_run_again() -> None:
     plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
     first, again = (step_of(plan, message(1), message(2)) for _ in range(2))
     ids = [decode(raw)["envelope"]["message_id"] for _, raw in first.outgoing]
@@ -197,7 +197,7 @@ def test_every_message_has_an_id_of_its_own_that_a_second_run_repeats() -> None:
     assert [decode(raw)["envelope"]["to"] for _, raw in first.outgoing] == sent(first)
 
 
-def test_what_an_agent_sends_inherits_from_its_cause() -> None:
+def test_an_emitted_message_inherits_from_its_cause() -> None:
     raw = message(correlation_id="c", headers={"h": 1}, artifacts=["x"], stream={"s": 1}, content_type="text/plain")
     step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1), Emit("t", 2, None, {"headers": {"k": 2}})], raw)
     first, second = (Message.parse(raw) for _, raw in step.outgoing)
@@ -206,21 +206,21 @@ def test_what_an_agent_sends_inherits_from_its_cause() -> None:
     assert (first.envelope["content_type"], second.headers) == ("text/plain", {"h": 1, "k": 2})
 
 
-def test_an_expired_message_is_consumed_with_an_event_and_not_answered() -> None:
+def test_an_expired_message_is_consumed_with_an_event_and_not_handled() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     step = step_of(plan, message(1, ttl_ms=10), message(2), now_ms=NOW_MS + 11)
     assert (step.consumed, step.processed, bodies(step)) == (2, 2, [{"n": 2}])
     assert events(step)[-1] == ("message_expired", {"message_id": "m1", "type": "init", "from": "runtime"})
 
 
-def test_an_expired_message_is_nobodys_last_input() -> None:
-    """What `on_idle` shows of an agent, and what a retry gives it again, is what it has acted on."""
+def test_an_expired_message_is_not_kept_as_the_last_input() -> None:
+    """The output of `on_idle` and a retry use the last message that the agent handled."""
     late, fresh = message(1, ttl_ms=5), message(2)
     for mail, last in (([fresh, late], fresh), ([late], b"")):
         assert step_of(plan_of({}), *mail, now_ms=NOW_MS + 6).last == last
 
 
-def test_a_step_keeps_the_last_message_and_counts_all() -> None:
+def test_a_step_keeps_the_last_message_and_counts_all_messages() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     step = run(plan.nodes["n"], claim(message(1), message(2), processed=5), context(plan))
     assert (step.consumed, step.processed, step.last, step.attempts) == (2, 7, message(2), 0)
@@ -241,20 +241,20 @@ def test_an_agent_without_edges_keeps_the_last_body_that_it_emitted() -> None:
         ([Complete("x" * CAP)], "the job's output"),
     ],
 )
-def test_what_is_over_the_cap_fails_the_run_with_both_sizes(actions: list[Action], said: str) -> None:
+def test_output_over_the_limit_fails_the_run_with_both_sizes(actions: list[Action], said: str) -> None:
     with pytest.raises(RunFailed, match=said) as caught:
         answered(plan_of({}, mode("a", "broadcast")), actions)
     assert f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({CAP} bytes)" in str(caught.value)
 
 
-def test_a_body_over_the_cap_that_nobody_gets_fails_the_run_too() -> None:
+def test_an_unrouted_body_over_the_limit_fails_the_run_too() -> None:
     with pytest.raises(RunFailed, match="MAX_MESSAGE_BYTES"):
         answered(plan_of({}), [Emit("t", "x" * CAP)])
 
 
-def test_a_run_sends_and_tells_no_more_than_a_commit_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.agents.draft.MOST_OUTGOING", 10)
-    monkeypatch.setattr("workers.agents.draft.MOST_BYTES", 6_000)
+def test_a_run_over_the_limits_of_messages_events_or_bytes_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.agents.draft.MAX_OUTGOING", 10)
+    monkeypatch.setattr("workers.agents.draft.MAX_OUTGOING_BYTES", 6_000)
     plan = plan_of({}, mode("a", "broadcast"), mode("b", "broadcast"))
     assert len(answered(plan, [Emit("t", 1)] * 5).outgoing) == 10
     for actions, what in (
@@ -267,7 +267,7 @@ def test_a_run_sends_and_tells_no_more_than_a_commit_can_carry(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {1, 2}, object()])
-def test_what_json_cannot_say_fails_the_run(value: object) -> None:
+def test_a_value_without_a_json_form_fails_the_run(value: object) -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     for action in (Emit("t", [value]), Record("e", value), Complete({"a": value})):
         if isinstance(value, set):
@@ -276,8 +276,8 @@ def test_what_json_cannot_say_fails_the_run(value: object) -> None:
             answered(plan, [action])
 
 
-def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -> None:
-    """Each executor nests its input into its output, so a loop of 200 rounds comes to this by itself."""
+def test_a_body_that_its_recipient_could_not_parse_fails_the_run_that_emits_it() -> None:
+    """Each executor nests its input in its output, so a loop of 200 rounds reaches the limit."""
     body: Any = 0
     for _ in range(199):
         body = [body]
@@ -288,7 +288,7 @@ def test_a_body_that_its_receiver_could_not_read_fails_the_run_that_emits_it() -
         Message.parse(step.outgoing[0][1])
 
 
-def test_a_failure_whose_text_json_cannot_say_is_still_a_failed_step() -> None:
+def test_a_failure_with_text_that_utf_8_cannot_encode_is_still_a_failed_step() -> None:
     plan = plan_of({})
     step = Draft(plan.nodes["n"], claim(message()), context(plan)).failed("no file \udce9", {"traceback": "\udce9"})
     assert step.end is not None
@@ -303,7 +303,7 @@ def test_the_first_completion_of_a_run_wins() -> None:
 # -- router, sensor, aggregator ---------------------------------------------------------------------------------------
 
 
-def test_a_router_forwards_each_body_with_the_type_it_came_with() -> None:
+def test_a_router_forwards_each_body_with_the_type_of_its_message() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     step = step_of(plan, message(1, type="x"), message(2, type="y"))
     assert [(Message.parse(raw).type, Message.parse(raw).body["n"]) for _, raw in step.outgoing] == [("x", 1), ("y", 2)]
@@ -312,23 +312,23 @@ def test_a_router_forwards_each_body_with_the_type_it_came_with() -> None:
     ]
 
 
-def test_a_router_forwards_with_its_own_type() -> None:
+def test_a_router_forwards_with_its_emit_type() -> None:
     plan = plan_of({"config": {"emit_type": "out"}}, mode("a", "broadcast", message_type="out"))
     step = step_of(plan, message(type="x"))
     assert [Message.parse(raw).type for _, raw in step.outgoing] == ["out"]
 
 
-@pytest.mark.parametrize(("config", "told"), [({}, False), ({"emit_type": "out"}, True)])
-def test_a_router_that_reaches_nobody_is_told_of_only_for_a_type_it_declares(
-    config: dict[str, Any], told: bool
+@pytest.mark.parametrize(("config", "recorded"), [({}, False), ({"emit_type": "out"}, True)])
+def test_an_unrouted_message_of_a_router_is_recorded_only_for_a_declared_type(
+    config: dict[str, Any], recorded: bool
 ) -> None:
     step = step_of(plan_of({"config": config}, mode("a", "broadcast", message_type="other")), message())
     assert state(step)["unrouted"] == 1
-    assert ("message_unrouted" in kinds(step)) is told
+    assert ("message_unrouted" in kinds(step)) is recorded
 
 
-def test_a_deep_mailbox_does_not_fail_a_run_that_its_messages_alone_would_not() -> None:
-    """1,001 messages to 100 receivers each: one at a time each run emits 100 messages."""
+def test_the_limit_of_messages_applies_to_each_handled_message() -> None:
+    """1,001 messages to 100 recipients each: every handled message emits only 100."""
     names = [f"r{n}" for n in range(100)]
     routers = [{"node_id": name, "agent_type": "router"} for name in ["n", *names]]
     edges = [{"from_node": "n", "to_node": name, "message_type": "*"} for name in names]
@@ -357,7 +357,7 @@ def aggregator(**config: Any) -> Plan:
     return plan_of({"agent_type": "aggregator", "config": config}, mode("a", "broadcast", message_type="out"))
 
 
-def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
+def test_an_aggregator_fires_with_the_collected_bodies_and_starts_empty() -> None:
     plan = aggregator(complete_after=2, output_message_type="out")
     step = step_of(plan, *(message(n) for n in range(4)))
     assert [body["messages"] for body in bodies(step)] == [[{"n": 0}, {"n": 1}], [{"n": 2}, {"n": 3}]]
@@ -369,7 +369,7 @@ def test_an_aggregator_hands_on_what_it_collected_and_starts_empty() -> None:
     )
 
 
-def test_an_aggregator_keeps_what_is_left_over_and_needs_the_rest() -> None:
+def test_an_aggregator_keeps_the_rest_and_lowers_its_threshold() -> None:
     plan = aggregator(complete_after=3, output_message_type="out")
     step = step_of(plan, *(message(n) for n in range(5)))
     assert (len(step.outgoing), step.threshold) == (1, 1)
@@ -387,12 +387,12 @@ def test_an_aggregator_counts_a_message_once() -> None:
     assert (again.outgoing, again.threshold) == ([], 1)
 
 
-def test_an_aggregator_that_completes_on_each_message_counts_one_once_too() -> None:
+def test_an_aggregator_that_fires_on_each_message_ignores_a_duplicate_too() -> None:
     step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(1))
     assert len(step.outgoing) == 1
 
 
-def test_an_aggregator_may_complete_on_each_message() -> None:
+def test_an_aggregator_may_fire_on_each_message() -> None:
     step = step_of(aggregator(complete_on_message=True, output_message_type="out"), message(1), message(2))
     assert [body["count"] for body in bodies(step)] == [1, 1]
     assert step.threshold is None
@@ -459,12 +459,12 @@ def test_a_batch_that_was_flushed_needs_full_batches_again() -> None:
 # -- failures and retries ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
+def test_a_run_that_is_retried_consumes_and_sends_nothing() -> None:
     plan = plan_of({}, mode("a", "broadcast"))
     draft = Draft(plan.nodes["n"], claim(message(), state={"unrouted": 1}, processed=4), context(plan))
     draft.apply(draft.messages[0], [Emit("t", 1), Emit("t", 1)])
     draft.state["changed"] = True
-    draft.forget_changes()
+    draft.discard_changes()
     step = draft.retry_later(250, attempts=1, error="e", events=[("executor_retry", {"attempt": 1})])
     assert (step.consumed, step.processed, step.outgoing, state(step)) == (0, 4, [], {"unrouted": 1})
     assert (step.delay_ms, step.attempts, step.error, events(step)) == (
@@ -475,7 +475,7 @@ def test_a_run_that_is_tried_again_consumes_and_sends_nothing() -> None:
     )
 
 
-def test_a_state_over_the_cap_fails_the_run() -> None:
+def test_a_state_over_the_limit_fails_the_run() -> None:
     plan = plan_of({})
     draft = Draft(plan.nodes["n"], claim(message()), context(plan))
     draft.state["user"] = "x" * CAP
@@ -483,15 +483,15 @@ def test_a_state_over_the_cap_fails_the_run() -> None:
         draft.consumed()
 
 
-def test_a_state_that_could_not_be_read_again_fails_the_run() -> None:
-    """What an aggregator keeps stands deeper in its state than in the message that brought it."""
+def test_a_state_that_could_not_be_parsed_again_fails_the_run() -> None:
+    """A body is nested deeper in the aggregator's state than in its message."""
     body: Any = 0
     for _ in range(198):
         body = [body]
     step = step_of(plan_of({"agent_type": "aggregator", "config": {"complete_after": 2}}), message(body=body))
     assert step.end is not None
     assert (step.end.status, step.consumed) == (JobStatus.FAILED, 0)
-    assert "the agent's state: " in decode(step.end.result)["error"]
+    assert "the agent's state cannot be written as JSON: " in decode(step.end.result)["error"]
 
 
 def test_an_error_is_one_line_however_long_its_cause() -> None:
@@ -506,7 +506,7 @@ def test_a_state_that_did_not_change_is_not_written() -> None:
     assert step_of(plan, message(), state={"unrouted": 1}).state == b""
 
 
-# -- several in one commit --------------------------------------------------------------------------------------------
+# -- inline mail ------------------------------------------------------------------------------------------------------
 
 
 def line() -> Plan:
@@ -518,7 +518,7 @@ def line() -> Plan:
     )
 
 
-def test_agents_that_are_held_together_hand_their_mail_on() -> None:
+def test_agents_of_one_claim_pass_their_messages_on_as_inline_mail() -> None:
     plan = line()
     claims = [claim(message(1), message(2)), claim(agent="a"), claim(agent="b")]
     steps = run_light(plan, claims, context(plan))
@@ -530,22 +530,22 @@ def test_agents_that_are_held_together_hand_their_mail_on() -> None:
     assert bodies(steps[2]) == [{"n": 1}, {"n": 2}]
 
 
-def test_an_agent_that_has_mail_of_its_own_is_handed_none() -> None:
-    """What it holds came first: what is sent now stands behind it in the mailbox."""
+def test_an_agent_that_was_claimed_with_mail_gets_no_inline_mail() -> None:
+    """Its own mail came first; the message that is sent now comes after it in the mailbox."""
     plan = line()
     steps = run_light(plan, [claim(message(1)), claim(message(2), agent="a")], context(plan))
     assert [(sent(s), s.inline_only) for s in steps] == [(["a"], False), (["b"], False)]
     assert bodies(steps[1]) == [{"n": 2}]
 
 
-def test_an_agent_that_nobody_sent_to_is_given_back_as_it_was() -> None:
+def test_an_agent_that_got_no_inline_mail_is_released_unchanged() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n > `5`"))
     held = Claim("a", b'{"s":1}', 7, 2, 0, ())
     _, step = run_light(plan, [claim(message(1)), held], context(plan))
     assert step == Step("a", processed=7, attempts=2)
 
 
-def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
+def test_a_failure_in_the_middle_sends_its_inline_mail_to_the_mailbox() -> None:
     nodes = [{"node_id": x, "agent_type": "router"} for x in "nab"]
     rows = [
         {"from_node": "n", "to_node": "a", "message_type": "*"},
@@ -561,10 +561,10 @@ def test_a_failure_in_the_middle_leaves_its_mail_in_the_mailbox() -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), [("FULL_BYTES", 2_000), ("FULL_MESSAGES", 3)])
-def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
+def test_a_full_commit_leaves_the_remaining_agents_to_the_next_one(
     monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    """The agents that do not run are given back as they were, and what was handed to them is mail, in order."""
+    """Agents that do not run are released unchanged, and their inline mail goes to the mailbox in order."""
     monkeypatch.setattr(f"workers.light_batch.{name}", most)
     plan = line()
     mail = [message(number, {"n": number, "x": "x" * 500}) for number in range(4)]
@@ -576,7 +576,7 @@ def test_what_is_more_than_one_commit_should_carry_is_left_to_the_next_one(
     assert others == [Step("a"), Step("b"), Step("c", processed=7, attempts=2)]
 
 
-def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_agents_run_while_the_commit_is_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = line()
     monkeypatch.setattr("workers.light_batch.FULL_MESSAGES", 3)
     steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], context(plan))
@@ -585,7 +585,7 @@ def test_a_commit_carries_what_is_not_too_much(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("part", ["state", "last", "output", "events", "dead"])
-def test_everything_that_a_step_carries_counts(part: str) -> None:
+def test_every_part_of_a_step_counts_for_its_size(part: str) -> None:
     text = b"x" * 100
     rows = {"events": [("t", text)], "dead": [DeadLetterDraft("m", "a", "why", text)]}
     assert replace(Step("n"), **{part: rows.get(part, text)}).size == 100
@@ -593,26 +593,26 @@ def test_everything_that_a_step_carries_counts(part: str) -> None:
 
 @pytest.mark.parametrize("agent", ["router", "sensor", "aggregator"])
 @pytest.mark.parametrize("garbage", [b"", b"\xff", b"[]", b'{"envelope": {}}'])
-def test_mail_that_is_no_message_fails_the_run_with_its_place_and_text(agent: str, garbage: bytes) -> None:
+def test_mail_that_is_not_a_message_fails_the_run_with_its_position_and_text(agent: str, garbage: bytes) -> None:
     step = step_of(plan_of({"agent_type": agent}), message(1), garbage)
     assert step.end is not None
     assert step.end.status is JobStatus.FAILED
     assert (step.consumed, step.outgoing) == (0, [])
     result = decode(step.end.result)
-    assert result["error"].startswith("message 2 of the mailbox cannot be read: ")
+    assert result["error"].startswith("cannot parse message 2 of the mailbox: ")
     assert result["details"]["text"] == garbage.decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize("kept", [b"[", b"[]", b'{"recent": 1}', b'{"received": []}'])
-def test_a_state_that_cannot_be_used_fails_the_run(kept: bytes) -> None:
+def test_a_damaged_state_fails_the_run(kept: bytes) -> None:
     plan = plan_of({"agent_type": "aggregator"})
     step = run(plan.nodes["n"], replace(claim(message()), state=kept), context(plan))
     assert step.end is not None
     assert step.end.status is JobStatus.FAILED
 
 
-def test_what_stood_behind_an_end_that_is_given_back_is_given_back_too() -> None:
-    """Mail came in for `a`, which would have ended the job on what `n` handed to it: `b` was claimed with them."""
+def test_the_agents_after_a_released_end_are_released_too() -> None:
+    """Other mail arrived for `a`, which would have ended the job on inline mail of `n`; `b` was claimed with them."""
     ending = {"agent_type": "sensor", "config": {"complete_job": True}}
     plan = plan_of({}, mode("a", "broadcast"), a=ending)
     claims = [claim(message()), claim(agent="a"), claim(agent="b")]

@@ -1,4 +1,4 @@
-"""Structured output of executors: what counts as such, what it asks for, and what is told to be malformed."""
+"""Structured output of executors: what counts as such, what it asks for, and which output is malformed."""
 
 from __future__ import annotations
 
@@ -31,28 +31,43 @@ def parse(**found) -> StructuredOutput:
         "{braces, and no JSON}",
     ],
 )
-def test_what_is_no_json_object_with_one_of_the_keys_is_plain_output(stdout):
+def test_output_that_is_not_a_json_object_with_one_of_the_keys_is_plain(stdout):
     assert parse_output(stdout) is None
 
 
 @pytest.mark.parametrize(
     ("stdout", "said"),
     [
-        ('{"next_state": 1', "holds next_state, but is no JSON: EOF while parsing an object at line 1 column 16"),
-        ('{"next_state": 1} trailing', "holds next_state, but is no JSON: trailing characters at line 1 column 19"),
-        ('{"events": []}\n{"events": []}', "holds events, but is no JSON: trailing characters at line 2 column 1"),
-        ('{"a": 1, "complete_job?": NaN}', "holds complete_job?, but is no JSON: expected value at line 1 column 27"),
-        ("{'emit_messages': []}", "holds emit_messages, but is no JSON: key must be a string at line 1 column 2"),
-        ('{"next_state": ' + "[" * 100_000, "holds next_state, but is no JSON: "),
+        (
+            '{"next_state": 1',
+            "contains next_state, but is not valid JSON: EOF while parsing an object at line 1 column 16",
+        ),
+        (
+            '{"next_state": 1} trailing',
+            "contains next_state, but is not valid JSON: trailing characters at line 1 column 19",
+        ),
+        (
+            '{"events": []}\n{"events": []}',
+            "contains events, but is not valid JSON: trailing characters at line 2 column 1",
+        ),
+        (
+            '{"a": 1, "complete_job?": NaN}',
+            "contains complete_job?, but is not valid JSON: expected value at line 1 column 27",
+        ),
+        (
+            "{'emit_messages': []}",
+            "contains emit_messages, but is not valid JSON: key must be a string at line 1 column 2",
+        ),
+        ('{"next_state": ' + "[" * 100_000, "contains next_state, but is not valid JSON: "),
     ],
 )
-def test_what_is_meant_as_structured_output_and_is_no_json_says_where(stdout, said):
-    """As plain output it would be lost in silence, and what it asks for with it."""
+def test_intended_structured_output_that_is_not_valid_json_is_an_error_with_its_place(stdout, said):
+    """If it counted as plain output, what it asks for would be lost silently."""
     with pytest.raises(ValueError, match=f"^{re.escape(said)}[^\n]*$"):
         parse_output(stdout)
 
 
-def test_white_space_around_the_object_does_no_harm():
+def test_white_space_around_the_object_is_ignored():
     assert parse_output('\n {"next_state": 1}\n\n').next_state == 1
 
 
@@ -74,7 +89,7 @@ def test_events_come_first_then_emits_then_the_completion():
     assert not parsed.complete_default
 
 
-def test_message_fields_are_handed_on_and_unknown_keys_passed_over():
+def test_message_fields_are_passed_on_and_unknown_keys_ignored():
     fields = {
         "class": "stream",
         "headers": {"h": 1},
@@ -104,12 +119,12 @@ def test_a_next_state_of_null_is_a_state():
         ({"complete_job": False}, False, [Complete(False)]),
     ],
 )
-def test_the_two_completions(found, default, actions):
+def test_complete_job_takes_precedence_over_its_default_form(found, default, actions):
     parsed = parse(**found)
     assert (parsed.complete_default, parsed.actions) == (default, actions)
 
 
-def test_base64_bodies_keep_their_text_and_are_octets_unless_they_say_otherwise():
+def test_base64_bodies_keep_their_text_and_have_octet_stream_as_their_default_type():
     entries = [
         {"type": "a", "body_base64": "AP8="},
         {"type": "a", "body_base64": "AP\n8=\n", "content_type": "image/png"},
@@ -130,30 +145,30 @@ OK = {"type": "ok"}
     [
         ({"emit_messages": {}}, "emit_messages: must be a list"),
         ({"emit_messages": [OK, "x"]}, "emit_messages[1]: must be an object"),
-        ({"emit_messages": [OK, OK, {}]}, "emit_messages[2].type: must be a string that is not empty"),
-        ({"emit_messages": [{"type": ""}]}, "emit_messages[0].type: must be a string that is not empty"),
-        ({"emit_messages": [{**OK, "to": 3}]}, "emit_messages[0].to: must be the id of an agent"),
+        ({"emit_messages": [OK, OK, {}]}, "emit_messages[2].type: must be a non-empty string"),
+        ({"emit_messages": [{"type": ""}]}, "emit_messages[0].type: must be a non-empty string"),
+        ({"emit_messages": [{**OK, "to": 3}]}, "emit_messages[0].to: must be an agent id"),
         ({"emit_messages": [{**OK, "headers": []}]}, "emit_messages[0].headers: headers must be an object"),
         ({"emit_messages": [{**OK, "class": 1}]}, "emit_messages[0].class: class must be a string, not int"),
         (
             {"emit_messages": [{**OK, "body": 1, "body_base64": "AA=="}]},
-            "emit_messages[0]: has body and body_base64, but can have one body only",
+            "emit_messages[0]: has body and body_base64; give only one of them",
         ),
         (
             {"emit_messages": [{**OK, "body_base64": "A"}]},
-            "emit_messages[0].body_base64: must be a string in base64",
+            "emit_messages[0].body_base64: must be a base64 string",
         ),
-        ({"emit_messages": [{**OK, "body_base64": 5}]}, "emit_messages[0].body_base64: must be a string in base64"),
+        ({"emit_messages": [{**OK, "body_base64": 5}]}, "emit_messages[0].body_base64: must be a base64 string"),
         (
             {"emit_messages": [{**OK, "body_base64": "ü==="}]},
-            "emit_messages[0].body_base64: must be a string in base64",
+            "emit_messages[0].body_base64: must be a base64 string",
         ),
         ({"events": "x"}, "events: must be a list"),
-        ({"events": [{"payload": {}}]}, "events[0].type: must be a string that is not empty"),
+        ({"events": [{"payload": {}}]}, "events[0].type: must be a non-empty string"),
         ({"complete_job?": "yes"}, "complete_job?: must be true or false"),
     ],
 )
-def test_a_malformed_entry_is_one_line_that_says_where(found, error):
+def test_a_malformed_entry_is_a_one_line_error_with_its_place(found, error):
     with pytest.raises(ValueError, match=r".") as raised:
         parse(**found)
     assert str(raised.value) == error

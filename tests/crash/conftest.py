@@ -1,4 +1,4 @@
-"""Nodes and servers of a module's own, which it may kill, with a short lease; and what its jobs may leave: nothing."""
+"""Nodes and servers of one test module, which it may kill, with a short lease. Its jobs must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from tests.support.leftovers import clear
 from tests.support.node import RealNode
 from tests.support.valkey import ValkeyServer
 
-LEASE_MS = 3_000  # long enough for a keeper that has to wait for a busy machine
+LEASE_MS = 3_000  # long enough for a lease keeper on a busy machine
 
 
 @pytest.fixture(scope="module")
 def overrides() -> dict[str, object]:
-    """Settings of the module's node beside the usual ones."""
+    """Settings of the module's node in addition to the usual ones."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def app_module() -> str:
-    """Where the workers find their Celery app."""
+    """The module of the workers' Celery app."""
     return "workers"
 
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A server of this module's own, which keeps its data."""
+    """A server for this module, which keeps its data."""
     with ValkeyServer(tmp_path_factory.mktemp("mortal"), durable=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def store_url(redis_url: str) -> str:
-    """The server of the module's node: the session's, unless the module says `mortal.url`."""
+    """The server of the module's node: the session's server, or `mortal.url` if the module overrides this."""
     return redis_url
 
 
@@ -44,7 +44,7 @@ def store_url(redis_url: str) -> str:
 def own(
     store_url: str, tmp_path_factory: pytest.TempPathFactory, overrides: dict[str, object], app_module: str
 ) -> Iterator[RealNode]:
-    """A node of this module's own."""
+    """A node for this module."""
     folder = tmp_path_factory.mktemp("crash")
     usual = {"temp_dir": folder / "temp", "executor_max_concurrency": 2, "claim_lease_ms": LEASE_MS}
     settings = Settings.load(redis_url=store_url, redis_namespace=folder.name, **(usual | overrides))
@@ -54,7 +54,7 @@ def own(
 
 @pytest.fixture
 def jobs(own: RealNode) -> Iterator[Client]:
-    """A client whose jobs that node runs; they leave nothing behind."""
+    """A client of that node. Its jobs must leave nothing behind."""
     client = Client(own.settings)
     yield client
     clear(client)

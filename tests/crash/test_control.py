@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 def test_a_paused_job_takes_no_new_message_until_it_is_resumed(jobs: Client, tmp_path: Path) -> None:
-    """What runs finishes and commits; the mail that it sends waits."""
+    """A run that has begun finishes and commits; the messages that it sends wait."""
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     assert jobs.pause(job_id)["status"] == jobs.pause(job_id)["status"] == "paused"
@@ -29,7 +29,7 @@ def test_a_paused_job_takes_no_new_message_until_it_is_resumed(jobs: Client, tmp
     assert types.count("job_paused") == types.count("job_resumed") == 1
 
 
-def test_a_cancelled_jobs_command_dies_and_its_record_says_who_and_why(jobs: Client, tmp_path: Path) -> None:
+def test_cancelling_a_job_ends_its_command_and_records_the_reason(jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     (pid,) = wait_until(lambda: starts(tmp_path))
     job = jobs.cancel(job_id, reason="not needed")
@@ -43,7 +43,7 @@ def test_a_cancelled_jobs_command_dies_and_its_record_says_who_and_why(jobs: Cli
     assert jobs.inspect_agents(job_id)[0]["mailbox_depth"] == 1, "its mail is kept for a retry"
 
 
-def test_a_cancelled_job_goes_on_where_it_stopped(jobs: Client, tmp_path: Path) -> None:
+def test_a_retried_job_continues_where_it_was_cancelled(jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     jobs.cancel(job_id)
@@ -54,7 +54,7 @@ def test_a_cancelled_job_goes_on_where_it_stopped(jobs: Client, tmp_path: Path) 
 
 
 def test_a_job_can_be_retried_from_an_agent_that_has_finished(jobs: Client, tmp_path: Path) -> None:
-    """It gets its last input again; all behind it begins anew, and an event tells what mail that has cost."""
+    """It gets its last input again; the agents downstream are cleared, and an event counts the cleared mail."""
     manifest = gated(tmp_path)
     manifest["nodes"][1]["config"] = {"complete_after": 2}
     (tmp_path / "gate").touch()
@@ -91,7 +91,7 @@ def test_one_id_may_name_messages_of_several_agents(jobs: Client, tmp_path: Path
     wait_until(lambda: processed(jobs, job_id) == {"start": 1, "ear": 1, "nose": 1})
 
 
-def test_control_of_what_is_not_there_or_in_a_wrong_state_is_one_clear_error(jobs: Client, tmp_path: Path) -> None:
+def test_control_of_a_missing_job_or_agent_or_in_a_wrong_state_is_one_clear_error(jobs: Client, tmp_path: Path) -> None:
     for call in (jobs.pause, jobs.resume, jobs.cancel, jobs.retry, lambda job: jobs.send_message(job, "a", {})):
         with pytest.raises(JobNotFound, match="no job 'nobody'"):
             call("nobody")
@@ -106,7 +106,7 @@ def test_control_of_what_is_not_there_or_in_a_wrong_state_is_one_clear_error(job
         jobs.send_message(job_id, "wroker", {})
 
 
-def test_cleanup_deletes_ended_jobs_and_cancels_live_ones_if_told_to(jobs: Client, tmp_path: Path) -> None:
+def test_cleanup_deletes_ended_jobs_and_with_all_cancels_live_ones(jobs: Client, tmp_path: Path) -> None:
     live = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     (pid,) = starts(tmp_path)
@@ -122,14 +122,17 @@ def test_cleanup_deletes_ended_jobs_and_cancels_live_ones_if_told_to(jobs: Clien
     assert left
 
 
-def test_a_job_past_its_time_out_fails(jobs: Client, tmp_path: Path) -> None:
+def test_a_job_past_its_timeout_fails(jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path, job_timeout_ms=300))
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] is not None
-    assert (job["status"], job["result"]["error"]) == ("failed", "the job is older than its job_timeout_ms")
+    assert (job["status"], job["result"]["error"]) == (
+        "failed",
+        "the job timed out: it is older than policies.job_timeout_ms",
+    )
 
 
-def test_a_job_that_waits_too_long_for_the_outside_fails(jobs: Client) -> None:
+def test_a_job_that_is_idle_for_too_long_fails(jobs: Client) -> None:
     job_id = jobs.run_manifest({**fed(), "policies": {"idle_timeout_ms": 100}})
     started = time.monotonic()
     job = jobs.wait_for_job(job_id, timeout=60_000)

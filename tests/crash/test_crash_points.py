@@ -1,4 +1,4 @@
-"""A worker dies between any two lines, tasks come twice or never, replies are lost: each message takes effect once."""
+"""A worker dies at any point, tasks are duplicated or lost, replies are lost: each message takes effect once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
 LEAVES = 4
-#: What comes of the job, whatever happens.
+#: The result of the job in every case.
 EXPECTED = Expected(
     processed={"spread": 1, "relay": LEAVES, "sum": LEAVES, **{f"leaf{n}": 1 for n in range(LEAVES)}},
     messages=tuple(range(LEAVES)),
@@ -24,9 +24,9 @@ EXPECTED = Expected(
 
 
 def counted(folder: Path) -> dict[str, Any]:
-    """A fan of executors, each adding one number; a relay in between; and an aggregator that has to see each once.
+    """A fan of executors, each adding one number; a router after them; and an aggregator that has to get each once.
 
-    Each executor fails at first, and is tried again after a while.
+    Each executor fails the first time and is retried after a backoff.
     """
     leaves = []
     for n in range(LEAVES):
@@ -48,13 +48,13 @@ def check(jobs: Client, job_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def overrides() -> dict[str, object]:
-    """A lease that is soon over: each test waits for one, and none counts how often a command ran."""
+    """A short lease: each test waits for one to expire, and no test counts how often a command ran."""
     return {"claim_lease_ms": 1_000}
 
 
 @pytest.fixture(scope="module")
 def app_module() -> str:
-    """The nodes' own app, which can be spoilt, and whose sweeper is quick to tell again of what was lost."""
+    """The workers' app with faults that can be injected, and with a sweeper that re-announces quickly."""
     return "tests.support.crashing"
 
 
@@ -65,28 +65,28 @@ def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     own: RealNode, jobs: Client, tmp_path: Path, pool: str, point: str
 ) -> None:
     killed = tmp_path / "once"
-    own.restart(pool, SPOILT=point, SPOILT_ONCE=str(killed))
+    own.restart(pool, FAULT=point, FAULT_ONCE=str(killed))
     job_id = jobs.run_manifest(counted(tmp_path))
     wait_until(lambda: own.ended(pool), timeout=60)
-    assert killed.exists()  # it was killed at that point, and did not end because it could not start
+    assert killed.exists()  # it was killed at that point, and did not fail to start
     own.restart(pool)
     check(jobs, job_id)
 
 
-def test_a_process_whose_task_stands_still_ends_and_others_go_on(own: RealNode, jobs: Client, tmp_path: Path) -> None:
-    """It renews its claims, and its worker lives: nobody else would ever take up what it holds."""
-    own.restart("default", SPOILT="stands_still", SPOILT_ONCE=str(tmp_path / "once"))
+def test_a_process_with_a_stuck_task_exits_and_others_continue(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+    """Its lease keeper renews its claims, so no other worker could take them over."""
+    own.restart("default", FAULT="gets_stuck", FAULT_ONCE=str(tmp_path / "once"))
     job_id = jobs.run_manifest(counted(tmp_path))
     check(jobs, job_id)
     assert not own.ended("default")
-    told = own.log.read_text(errors="replace").partition("a task has stood still")[2]
-    assert "in stand_still" in told  # where it stood
+    stack = own.log.read_text(errors="replace").partition("a task is stuck")[2]
+    assert "in get_stuck" in stack  # the stack of the stuck task
 
 
 @pytest.mark.parametrize("what", LASTING)
-def test_what_comes_twice_or_never_takes_effect_once(own: RealNode, jobs: Client, tmp_path: Path, what: str) -> None:
-    """So does what one node does whose clock is an hour off."""
-    own.restart("default", SPOILT=what)
-    own.restart("light", SPOILT=what if "clock" not in what else "")
+def test_each_message_takes_effect_once(own: RealNode, jobs: Client, tmp_path: Path, what: str) -> None:
+    """The same holds for a node whose clock is wrong by an hour."""
+    own.restart("default", FAULT=what)
+    own.restart("light", FAULT=what if "clock" not in what else "")
     for job_id in [jobs.run_manifest(counted(tmp_path)) for _ in range(3)]:
         check(jobs, job_id)

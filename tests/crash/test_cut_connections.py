@@ -1,4 +1,4 @@
-"""Connections are cut, all at once and again and again, while the server lives: everybody connects anew."""
+"""All connections are cut repeatedly while the server runs: every client and worker reconnects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.valkey import ValkeyServer
 
 PATIENCE_MS = 60_000
 CUTS = 40
-EVERY_S = (0.04, 0.08, 0.15)  # a cut that finds a message under way is rare
+EVERY_S = (0.04, 0.08, 0.15)  # a cut while a message is being sent is rare
 WIDTH = 200
 GRAPHS = {
     "light": light_fan(WIDTH),
@@ -30,7 +30,7 @@ def store_url(mortal: ValkeyServer) -> str:
 
 
 def completed(client: Client, kind: str, number: int) -> str:
-    """Run one job, as often as its producer is cut off twice in a row."""
+    """Run one job; try again if its producer is cut off twice in a row."""
     job: JobMap | None = None
     while job is None:
         try:
@@ -42,7 +42,7 @@ def completed(client: Client, kind: str, number: int) -> str:
 
 
 def test_no_worker_ends_and_each_message_takes_effect_once(mortal: ValkeyServer, own: RealNode, jobs: Client) -> None:
-    """Celery acknowledges on the channel of a message: the worker ended where a cut had closed it."""
+    """Celery acknowledges a message on its own channel; a worker must not exit if a cut has closed that channel."""
     workers, over = own.pids, threading.Event()
 
     def cut() -> None:

@@ -1,4 +1,4 @@
-"""A producer whose connection is cut in the middle of a submission, wherever that is."""
+"""A producer whose connection is cut at any point of a submission."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.graphs import processed
 
 
 class Cut:
-    """Cuts this process off from all servers after some replies; the request whose reply is lost has its effect."""
+    """Cuts this process off from all servers after some replies. The request whose reply is lost takes effect."""
 
     def __init__(self, replies: int) -> None:
         self.left = replies
@@ -43,11 +43,11 @@ class Cut:
 
 
 def test_a_submission_that_was_cut_off_anywhere_can_be_repeated(jobs: Client, tmp_path: Path) -> None:
-    """With the same job id it is the same job, and it is run once."""
+    """With the same job id it is the same job, and it runs once."""
     for replies in range(100):
         folder = tmp_path / f"{replies}"
         (folder / "bundle" / "payloads").mkdir(parents=True)
-        (folder / "bundle" / "payloads" / "data").write_text(f"{replies}")  # a bundle that has never been stored
+        (folder / "bundle" / "payloads" / "data").write_text(f"{replies}")  # a bundle that is not in the store yet
         (folder / "bundle" / "manifest.json").write_text(json.dumps(gated(folder)))
         (folder / "gate").touch()
         new = Client(jobs.settings)

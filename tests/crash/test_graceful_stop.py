@@ -1,4 +1,4 @@
-"""A worker that is asked to stop finishes what it runs, or gives it back, and nobody waits for a lease."""
+"""A worker that is asked to stop finishes its runs or gives them back; no other worker waits for a lease."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from tests.support.graphs import executor, fan, is_alive, kinds, snapshots
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
-GRACE_S = 3  # in which a command sees its gate, also on a busy machine
+GRACE_S = 3  # enough for a command to see its gate, also on a busy machine
 
 
 @pytest.fixture(scope="module")
 def overrides() -> dict[str, object]:
-    """A lease that no test can wait for: what is taken up was given back."""
+    """A lease longer than any test: a run that another worker takes over must have been given back."""
     return {"claim_lease_ms": 600_000, "stop_grace_seconds": GRACE_S}
 
 
-def test_what_runs_too_long_is_ended_and_run_by_another_worker(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+def test_a_run_that_exceeds_the_grace_period_is_run_by_another_worker(
+    own: RealNode, jobs: Client, tmp_path: Path
+) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     stopped = own.ask_to_stop("default")
@@ -38,7 +40,7 @@ def test_what_runs_too_long_is_ended_and_run_by_another_worker(own: RealNode, jo
     assert snapshots(jobs, job_id)["worker"]["processed_messages"] == 1
 
 
-def test_what_is_done_in_time_is_kept(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+def test_a_run_that_ends_within_the_grace_period_is_committed(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     stopped = own.ask_to_stop("default")
@@ -49,7 +51,7 @@ def test_what_is_done_in_time_is_kept(own: RealNode, jobs: Client, tmp_path: Pat
     assert len(starts(tmp_path)) == 1
 
 
-def test_a_run_that_was_given_back_is_no_attempt(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+def test_a_run_that_was_given_back_does_not_count_as_an_attempt(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     graph = gated(tmp_path)
     graph["nodes"][0]["config"]["max_attempts"] = 1
     job_id = jobs.run_manifest(graph)
@@ -61,8 +63,8 @@ def test_a_run_that_was_given_back_is_no_attempt(own: RealNode, jobs: Client, tm
     own.restart("default")
 
 
-def test_a_worker_that_stops_leaves_the_sweeping_to_others(own: RealNode) -> None:
-    """At once: nobody waits for the end of its lease, and none sweeps any more that is not registered."""
+def test_a_worker_that_stops_hands_the_sweeping_over_at_once(own: RealNode) -> None:
+    """The next sweeper does not wait for the lease, and a worker that is no longer registered does not sweep."""
     store = Store(own.settings)
     wait_until(lambda: {node["pid"] for node in store.registry.nodes()} >= set(own.pids.values()), timeout=60)
     wait_until(lambda: store.client.exists(store.keys.sweeper))
@@ -76,7 +78,7 @@ def test_a_worker_that_stops_leaves_the_sweeping_to_others(own: RealNode) -> Non
 
 
 def test_a_rolling_restart_under_load_loses_nothing(own: RealNode, jobs: Client, tmp_path: Path) -> None:
-    """Every worker is replaced while jobs of executors and light agents come in and end."""
+    """Every worker is replaced while jobs of executors and light agents are submitted and end."""
     leaves = [executor(f"leaf{n}", "sleep 0.05", output_message_type="done") for n in range(8)]
     over = threading.Event()
     ids: list[str] = []

@@ -1,4 +1,4 @@
-"""A server that was not told to keep its last second: work may be done again, and none is stuck or half done."""
+"""A server that loses its last second of writes: work may be repeated, but no job is stuck or half done."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PATIENCE_MS = 60_000
 
 @pytest.fixture(scope="module")
 def store_url(mortal: ValkeyServer) -> str:
-    """A server whose memory ends where a test says."""
+    """A server whose writes can be lost from a given point on."""
     return mortal.url
 
 
 @pytest.fixture(scope="module", autouse=True)
 def survivors(own: RealNode) -> Iterator[None]:
-    """The workers live through all of these tests."""
+    """Check that the workers survive all of these tests."""
     workers = own.pids
     yield
     assert own.pids == workers
@@ -45,12 +45,12 @@ def completed(client: Client, job_id: str) -> JobMap:
 
 
 def live(server: ValkeyServer, client: Client) -> set[bytes]:
-    """The jobs that the sweeper looks after."""
+    """The ids in the live index, which the sweeper sweeps."""
     return server.client.smembers(Keys(client.settings.redis_namespace).live)
 
 
 def test_a_job_whose_end_was_lost_ends_again(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
-    """Its command runs again, because nobody knows any more that it did."""
+    """Its command runs again, because the record of its run is lost."""
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     mark = mortal.mark()
@@ -68,8 +68,8 @@ def test_a_job_whose_end_was_lost_ends_again(mortal: ValkeyServer, jobs: Client,
     assert len(starts(tmp_path)) == 2
 
 
-def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
-    """The worker that ended it tidies up a little later, on a server that knows of no end."""
+def test_a_job_whose_end_was_lost_is_still_swept(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
+    """The worker that ended it removes it from the live index later, on a server that has lost the end."""
     (tmp_path / "never").mkdir()
     store = Store(jobs.settings)
     job_id = jobs.run_manifest(gated(tmp_path / "never"))
@@ -86,19 +86,19 @@ def test_a_job_whose_end_was_lost_is_still_looked_after(mortal: ValkeyServer, jo
         store.client.close()
 
 
-def test_a_run_that_died_of_an_end_that_was_lost_is_no_failure(
+def test_a_run_that_was_ended_for_a_lost_cancellation_is_not_a_failure(
     mortal: ValkeyServer, jobs: Client, tmp_path: Path
 ) -> None:
-    """It was told to end; by the time it has, the server knows of no end, and it is run again."""
+    """When the run has ended, the server has lost the end of the job, and the agent runs again."""
     graph = gated(tmp_path)
     command = graph["nodes"][0]["config"]["command"]
-    command[-1] = f"trap 'touch {tmp_path}/told' TERM; {command[-1]}"
+    command[-1] = f"trap 'touch {tmp_path}/ended' TERM; {command[-1]}"
     store = Store(jobs.settings)
     job_id = jobs.run_manifest(graph)
     wait_until(lambda: starts(tmp_path))
     mark = mortal.mark()
     assert store.scripts.finish(job_ref(jobs, job_id), JobEnd(JobStatus.CANCELLED, b"{}"), ()) is ReplyCode.SETTLED
-    wait_until((tmp_path / "told").exists)
+    wait_until((tmp_path / "ended").exists)
     mortal.lose_since(mark)
     mortal.start()
     store.client.close()
@@ -108,8 +108,8 @@ def test_a_run_that_died_of_an_end_that_was_lost_is_no_failure(
     assert processed(jobs, job_id) == {"worker": 1, "sink": 1}
 
 
-def test_a_job_whose_creation_was_lost_is_not_there(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
-    """Who waits for it is told so, its command is ended, and it can be submitted again."""
+def test_a_job_whose_creation_was_lost_is_not_found(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
+    """A waiting client gets JobNotFound, the command is ended, and the job can be submitted again."""
     mark = mortal.mark()
     job_id = jobs.run_manifest(gated(tmp_path), job_id="again")
     (pid,) = wait_until(lambda: starts(tmp_path))
@@ -128,7 +128,7 @@ def test_a_job_whose_creation_was_lost_is_not_there(mortal: ValkeyServer, jobs: 
 
 
 def test_a_claim_that_was_lost_commits_nothing(mortal: ValkeyServer, jobs: Client, tmp_path: Path) -> None:
-    """The server knows the second message as one that nobody has taken; what its run did is done again."""
+    """The server has lost the claim of the second message, so that message is run again."""
     gate = tmp_path / "gate"
     job_id = jobs.run_manifest(queued(tmp_path, 2))
     wait_until(lambda: starts(tmp_path))
@@ -140,7 +140,7 @@ def test_a_claim_that_was_lost_commits_nothing(mortal: ValkeyServer, jobs: Clien
     jobs.resume(job_id)
     wait_until(lambda: len(starts(tmp_path)) == 2)
     mortal.lose_since(mark)
-    gate.touch()  # it ends while nobody can be told
+    gate.touch()  # it ends while the server is down
     wait_until(lambda: not is_alive(starts(tmp_path)[1]))
     mortal.start()
     assert jobs.inspect_job(job_id)["status"] == "paused"
@@ -151,8 +151,8 @@ def test_a_claim_that_was_lost_commits_nothing(mortal: ValkeyServer, jobs: Clien
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_jobs_go_on_from_wherever_the_memory_ends(mortal: ValkeyServer, jobs: Client, share: float) -> None:
-    """Each is there whole and completes, or it is not there; each message counts once."""
+def test_jobs_continue_from_any_point_of_lost_writes(mortal: ValkeyServer, jobs: Client, share: float) -> None:
+    """Each job is complete and completes, or is missing; each message takes effect once."""
     mark = mortal.mark()
     leaves = [executor(name, "true", output_message_type="done") for name in ("one", "two", "three", "four")]
     graphs = {"heavy": fan(leaves, "done"), "wide": light_fan(300), "line": line(5)}
@@ -174,7 +174,7 @@ def test_jobs_go_on_from_wherever_the_memory_ends(mortal: ValkeyServer, jobs: Cl
 def test_a_server_that_lost_everything_is_served_at_once(
     mortal: ValkeyServer, own: RealNode, jobs: Client, tmp_path: Path
 ) -> None:
-    """Waits end, the workers live on, and nothing of their old life is missing to them."""
+    """Waits end, and the workers survive and register again."""
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     job_id = jobs.run_manifest(gated(tmp_path / "old"))

@@ -1,4 +1,4 @@
-"""Workers are killed; the work of the dead is taken up, and each message takes effect once."""
+"""Workers are killed; other workers take over their agents, and each message takes effect once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def app_module() -> str:
-    """The nodes' own app, whose sweeper is quick to tell again of what was lost."""
+    """The workers' app, with a sweeper that re-announces quickly."""
     return "tests.support.crashing"
 
 
@@ -36,7 +36,7 @@ def test_a_killed_workers_agent_runs_again_on_another(own: RealNode, jobs: Clien
 
 
 def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Client, tmp_path: Path) -> None:
-    """No poison message loops for ever."""
+    """A poison message is not run forever."""
     job_id = jobs.run_manifest(gated(tmp_path, max_agent_restart_attempts=2))
     for deaths in (1, 2):
         wait_until(lambda deaths=deaths: len(starts(tmp_path)) == deaths)
@@ -44,7 +44,10 @@ def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Cli
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] is not None
     assert job["result"]["agent_id"] == "worker"
-    assert job["result"]["error"] == "its worker died 2 times while it ran this message"
+    assert (
+        job["result"]["error"]
+        == "the worker died while it ran this message (losses: 2, limit: policies.max_agent_restart_attempts)"
+    )
     (dead,) = jobs.dead_letters(job_id)
     assert job["result"]["details"] == {"losses": 2, "message_id": dead["message_id"]}
     states = {agent["agent_id"]: (agent["status"], agent["last_error"]) for agent in jobs.inspect_agents(job_id)}
@@ -62,8 +65,8 @@ def test_manual_recovery_pauses_the_job_until_it_is_resumed(own: RealNode, jobs:
 
 
 @pytest.mark.parametrize("pool", ["light", "default"])
-def test_a_queue_that_was_emptied_is_filled_again(own: RealNode, jobs: Client, tmp_path: Path, pool: str) -> None:
-    """The transport is a wake-up call; what it loses is announced again."""
+def test_tasks_of_an_emptied_queue_are_published_again(own: RealNode, jobs: Client, tmp_path: Path, pool: str) -> None:
+    """A task is only a wake-up call; the sweeper re-announces."""
     (tmp_path / "gate").touch()
     own.end(pool)
     job_id = jobs.run_manifest(gated(tmp_path))

@@ -1,4 +1,4 @@
-"""Two workers of one name on one machine."""
+"""Two workers with the same name on one machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.waiting import wait_until
 from workers.runners.command import mark_of
 
 
-def test_a_worker_ends_what_an_earlier_life_of_it_has_left(own: RealNode) -> None:
-    """And nothing of a worker whose name only begins like its own."""
+def test_a_worker_ends_the_orphans_of_its_predecessor(own: RealNode) -> None:
+    """It leaves alone the processes of a worker whose name only begins with its own."""
     name = f"default@{own.settings.redis_namespace}"
     left, others = (marked(own, worker) for worker in (name, f"{name}2"))
     try:
@@ -30,15 +30,15 @@ def test_a_worker_ends_what_an_earlier_life_of_it_has_left(own: RealNode) -> Non
 
 
 def marked(own: RealNode, worker: str) -> subprocess.Popen[bytes]:
-    """A process that bears the mark of a run of *worker*."""
+    """A process with the environment mark of a run of *worker*."""
     variable, _, value = mark_of(own.settings, worker).partition("=")
     return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], env={variable: f"{value}job:work"})
 
 
-def test_a_second_worker_of_the_same_name_ends_nothing_of_the_first(
+def test_a_second_worker_of_the_same_name_leaves_the_runs_of_the_first_alone(
     own: RealNode, jobs: Client, tmp_path: Path
 ) -> None:
-    """A worker ends what an earlier life of it has left behind; this one is alive."""
+    """A worker ends the orphans of its predecessor, but this predecessor is alive."""
     job_id = jobs.run_manifest(gated(tmp_path))
     (pid,) = wait_until(lambda: starts(tmp_path))
     own.double("default")

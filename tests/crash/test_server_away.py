@@ -1,4 +1,4 @@
-"""The server is away in the middle of everything: producers, workers, keeper and sweeper ride it out."""
+"""The server is unreachable while jobs run: producers, workers, lease keeper and sweeper retry until it is back."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.sweeping import no_sweeps
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-AWAY_S = 4.5  # a lease and half of another
-BACKOFF_MS = 4_000  # ends while the server is away, if the machine has time
+AWAY_S = 4.5  # one and a half leases
+BACKOFF_MS = 4_000  # ends while the server is unreachable, unless the machine is busy
 PATIENCE_MS = 60_000
-WIDTH = 4_000  # of a fan-out that takes a while
-GATED = ("during", "after")  # commands that end while the server is away, and after it is back
+WIDTH = 4_000  # leaves of a fan-out that takes a while
+GATED = ("during", "after")  # commands that end while the server is unreachable, and after it is back
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def overrides() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_jobs_end_rightly_and_nobody_dies(
+def test_jobs_complete_and_no_worker_exits(
     mortal: ValkeyServer, own: RealNode, jobs: Client, celery_app_of: Callable[..., Celery], tmp_path: Path, how: str
 ) -> None:
-    """Commands run, mail waits, a retry is due and a fan-out is in flight; each message takes effect once."""
+    """Commands run, mail waits, a retry is due and a fan-out is under way; each message takes effect once."""
     for name in (*GATED, "retry"):
         (tmp_path / name).mkdir()
     ids = {name: jobs.run_manifest(queued(tmp_path / name, 3)) for name in GATED}
@@ -70,7 +70,7 @@ def test_jobs_end_rightly_and_nobody_dies(
         wait_until(
             lambda: all(all_listen(mortal, job, 2 + (name in gets)) or over(waits, name) for name, job in ids.items())
         )
-        with away(mortal, how):
+        with outage(mortal, how):
             (tmp_path / "during" / "gate").touch()
         back = datetime.now(UTC)
         (tmp_path / "after" / "gate").touch()
@@ -88,8 +88,8 @@ def test_jobs_end_rightly_and_nobody_dies(
     wait_until(lambda: beating_since(jobs, back) == {f"{pool}@{own.settings.redis_namespace}" for pool in own.pids})
 
 
-def test_a_worker_that_came_back_need_not_be_told_twice(jobs: Client, tmp_path: Path) -> None:
-    """Nothing that it listens to is left from the absences: no sweeper announces again what it would lose."""
+def test_a_worker_that_reconnected_consumes_the_first_announcement(jobs: Client, tmp_path: Path) -> None:
+    """No stale consumer of an old connection takes tasks; the sweeper does not run, so a lost task would stay lost."""
     (tmp_path / "gate").touch()
     with no_sweeps(jobs._live_parts().store):
         _, job = jobs.run_manifest(queued(tmp_path, 1), await_=True, timeout=PATIENCE_MS)
@@ -97,8 +97,8 @@ def test_a_worker_that_came_back_need_not_be_told_twice(jobs: Client, tmp_path: 
 
 
 @contextmanager
-def away(server: ValkeyServer, how: str) -> Iterator[None]:
-    """The server is stopped, or cut off without a word, for AWAY_S; the block is run in the middle of it."""
+def outage(server: ValkeyServer, how: str) -> Iterator[None]:
+    """Stop or freeze the server for AWAY_S; the block runs in the middle of that time."""
     leave, come = {"stopped": (server.stop, server.start), "frozen": (server.freeze, server.thaw)}[how]
     began = time.monotonic()
     leave()
@@ -111,11 +111,11 @@ def away(server: ValkeyServer, how: str) -> Iterator[None]:
 
 
 class Get:
-    """A wait by Celery's own API."""
+    """A wait through Celery's AsyncResult."""
 
     def __init__(self, app: Celery, job_id: str) -> None:
         self._result = app.AsyncResult(job_id)
-        self.waits = threading.Event()  #: it has found that the job goes on
+        self.waits = threading.Event()  #: it has seen that the job has not ended
 
     def __call__(self) -> JobMap:
         return self._result.get(timeout=PATIENCE_MS / 1000, on_interval=self.waits.set)

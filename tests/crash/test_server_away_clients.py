@@ -1,4 +1,4 @@
-"""Producers while the server is away: errors after a bounded time, waits that go on, calls that can be repeated."""
+"""Producers while the server is unreachable: errors after a bounded time, waits that continue, repeatable calls."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support.leftovers import clear
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-BOUND_S = 20  # a machine that is busy; each gives up after some tries of TIMEOUT_S
+BOUND_S = 20  # on a busy machine; each call gives up after some attempts of TIMEOUT_S
 TIMEOUT_S = 0.5
-SOON_MS = 3_000  # both waits have begun to listen by then
+SOON_MS = 3_000  # both waits have subscribed by then
 JOB = "some-job"
 
 VERBS: dict[str, Callable[[Client], object]] = {
@@ -51,7 +51,7 @@ VERBS: dict[str, Callable[[Client], object]] = {
 
 @pytest.fixture
 def own_server(own_server: ValkeyServer) -> Iterator[ValkeyServer]:
-    """What the calls did before it went, and what it found when it was back, leaves nothing behind."""
+    """A server of which the calls must leave nothing behind."""
     yield own_server
     own_server.revive()
     clear(Client(Settings(redis_url=own_server.url)))
@@ -62,7 +62,7 @@ def own_server(own_server: ValkeyServer) -> Iterator[ValkeyServer]:
 def test_every_call_gives_up_after_a_bounded_time(
     own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, how: str, known: bool
 ) -> None:
-    """With an error that names the server without its password, whether or not there was a connection before."""
+    """The error names the server without its password, with or without an earlier connection."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", TIMEOUT_S)
     url = own_server.url.replace("//", "//default:secret@")
     clients = {verb: Client(Settings(redis_url=url)) for verb in VERBS}
@@ -89,10 +89,10 @@ def test_every_call_gives_up_after_a_bounded_time(
         assert seconds < BOUND_S, (verb, seconds)
 
 
-def test_a_wait_ends_with_its_deadline_although_the_server_stands_still(
+def test_a_wait_ends_at_its_deadline_although_the_server_is_frozen(
     own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer would be waited for much longer than this test may take."""
+    """The client's own timeout is much longer than this test may take."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 1_000.0)
     settings = Settings(redis_url=own_server.url, redis_namespace="stands_still")
     client = Client(settings)
@@ -116,10 +116,10 @@ def test_a_wait_ends_with_its_deadline_although_the_server_stands_still(
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["connected", "new"])
-def test_a_broker_that_is_frozen_holds_up_a_submission_for_a_bounded_time(
+def test_a_frozen_broker_delays_a_submission_for_a_bounded_time(
     own_server: ValkeyServer, redis_url: str, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """The job is submitted all the same: who could not be told will look."""
+    """The job is submitted; the sweeper repeats its announcement."""
     monkeypatch.setattr(celery_app, "SOCKET_TIMEOUT_S", TIMEOUT_S)
     client = Client(Settings(redis_url=redis_url, broker_url=own_server.url, redis_namespace="frozen_broker"))
     if known:
@@ -132,8 +132,8 @@ def test_a_broker_that_is_frozen_holds_up_a_submission_for_a_bounded_time(
 
 
 @pytest.mark.parametrize("by", ["sync", "aio"])
-def test_a_stream_of_events_rides_it_out(own_server: ValkeyServer, by: str) -> None:
-    """It goes on where it was, to the event that ends the job."""
+def test_a_stream_of_events_survives_an_outage(own_server: ValkeyServer, by: str) -> None:
+    """It continues where it was, up to the event that ends the job."""
     client = Client(Settings(redis_url=own_server.url))
     job_id = client.run_manifest(line(3))
     with ThreadPoolExecutor(1) as pool:
@@ -157,7 +157,7 @@ STREAMS: dict[str, Callable[[Client, str], list[str]]] = {
 }
 
 
-def test_waits_by_async_result_ride_out_what_celery_gives_up_on(
+def test_waits_by_async_result_survive_an_outage_that_celery_gives_up_on(
     own_server: ValkeyServer, celery_app_of: Callable[..., Celery]
 ) -> None:
     """They are as patient as `wait_for_job`; Celery itself tries to connect 20 times, here 2."""

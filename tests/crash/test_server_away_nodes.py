@@ -1,4 +1,4 @@
-"""Parts of a node while the server or the broker is away: nobody is taken for dead who could not show any life."""
+"""Parts of a node while the server or broker is unreachable: no worker counts as dead that could not renew."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from workers.runtime import Runtime
 from workers.visit import Start, visit
 
 LEASE_MS = 1_000
-AWAY_S = 2.5  # the lease is over, and some sweeps are missing
+AWAY_S = 2.5  # longer than a lease and some sweeps
 
 
 @pytest.fixture
 def settings(mortal: ValkeyServer, nobody: str, tmp_path: Path) -> Settings:
-    """A namespace of the test's own, and a broker that is not there."""
+    """A separate namespace, and a broker that does not exist."""
     name = "".join(c if c.isalnum() else "_" for c in tmp_path.name)[-60:]
     return Settings(
         redis_url=mortal.url,
@@ -44,7 +44,7 @@ def settings(mortal: ValkeyServer, nobody: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[Client]:
-    """Its jobs leave nothing behind."""
+    """A client whose jobs are deleted after the test."""
     made = Client(settings)
     yield made
     clear(made)
@@ -64,33 +64,33 @@ def sweeper(settings: Settings, store: Store) -> Sweeper:
 
 @pytest.fixture
 def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], ReplyCode]:
-    """The claim of a living worker; called, it renews it, as the worker's keeper would."""
+    """A claim of a live worker. Calling it renews the claim, as the worker's lease keeper would."""
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
-    assert sweeper.tick()  # before the claim: it could find one whose lease is over already
+    assert sweeper.tick()  # before the claim, because it could find an expired lease otherwise
     assert store.scripts.claim(job, token, [("default", 1)], agents=["work"], opening=True).claims
     return lambda: store.scripts.renew(job, token, ["work"])
 
 
 def cut_off(server: ValkeyServer) -> None:
-    """The server says nothing for AWAY_S."""
+    """Freeze the server for AWAY_S."""
     server.freeze()
     began = time.monotonic()
     wait_until(lambda: time.monotonic() > began + AWAY_S)
     server.thaw()
 
 
-def test_a_claim_outlives_an_absence_between_two_sweeps(
+def test_a_claim_survives_an_outage_between_two_sweeps(
     mortal: ValkeyServer, sweeper: Sweeper, claimed: Callable[[], ReplyCode]
 ) -> None:
-    """The sweeper comes before the keeper: it knows that nobody could renew."""
+    """The sweeper is back before the lease keeper; it knows that workers could not renew."""
     cut_off(mortal)
     assert sweeper.tick()
     assert claimed() is ReplyCode.RENEWED
 
 
 @pytest.mark.parametrize("where", ["lead", "mark_sweep", "live", "sweep"])
-def test_a_claim_outlives_an_absence_within_a_sweep(
+def test_a_claim_survives_an_outage_within_a_sweep(
     mortal: ValkeyServer,
     store: Store,
     sweeper: Sweeper,
@@ -98,7 +98,7 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """Wherever it is held up: the call that is on its way comes to the server when it is back."""
+    """At any call of the sweep: a call that was sent reaches the server when it is back."""
     asked = {"live": store.index, "sweep": store.scripts}.get(where, store)
     call = getattr(asked, where)
 
@@ -113,19 +113,19 @@ def test_a_claim_outlives_an_absence_within_a_sweep(
 
 @pytest.fixture
 def first(settings: Settings, store: Store, claimed: Callable[[], ReplyCode]) -> Sweeper:
-    """One that has only just started, where nobody has swept before."""
+    """A sweeper that has just started, in a namespace without an earlier sweep."""
     store.client.delete(store.keys.sweeper, store.keys.swept)
     return Sweeper(store, make_app(settings), lambda digest: store.plan(digest)[0])
 
 
-def test_a_claim_outlives_an_absence_within_the_first_sweep_of_all(
+def test_a_claim_survives_an_outage_within_the_first_sweep(
     mortal: ValkeyServer,
     store: Store,
     first: Sweeper,
     claimed: Callable[[], ReplyCode],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither an earlier sweep nor an error tells of it."""
+    """Neither an earlier sweep nor an error shows the outage."""
     lead = store.lead
 
     def held_up(*args: Any) -> bool:
@@ -137,16 +137,16 @@ def test_a_claim_outlives_an_absence_within_the_first_sweep_of_all(
     assert claimed() is ReplyCode.RENEWED
 
 
-def test_a_claim_outlives_refusals_before_the_first_sweep_of_all(
+def test_a_claim_survives_refusals_before_the_first_sweep(
     mortal: ValkeyServer, store: Store, first: Sweeper, claimed: Callable[[], ReplyCode]
 ) -> None:
-    """A fleet that has just started finds a server without memory: nobody renews, and nobody sweeps."""
+    """A fleet that has just started finds a server that is out of memory: no claim is renewed and no sweep runs."""
     job_id = store.index.live()[0]
     mortal.client.config_set("maxmemory", 1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(first.run)
         try:
-            wait_until(lambda: first._was_away)
+            wait_until(lambda: first._store_failed)
             wait_until(lambda: store.now_ms() > store.client.zscore(store.keys.claims(job_id), "work"))
             mortal.client.config_set("maxmemory", 0)
             wait_until(lambda: store.client.exists(store.keys.swept))
@@ -164,8 +164,8 @@ GRAPHS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_a_broker_that_is_away_costs_no_claim(settings: Settings, client: Client, store: Store, kind: str) -> None:
-    """Whom nobody could be told of waits for the sweeper; what is held already is run."""
+def test_an_unreachable_broker_costs_no_claim(settings: Settings, client: Client, store: Store, kind: str) -> None:
+    """Agents that could not be announced wait for the sweeper; claimed agents run."""
     graph, pool = GRAPHS[kind]
     job = job_ref(client, client.run_manifest(graph))
     runtime, app = Runtime(settings, "worker@test"), make_app(settings)
@@ -175,8 +175,8 @@ def test_a_broker_that_is_away_costs_no_claim(settings: Settings, client: Client
     assert sum(agent["processed_messages"] for agent in client.inspect_agents(job.job_id)) > 1
 
 
-def test_a_broker_that_is_away_keeps_no_operator_from_his_work(client: Client, store: Store) -> None:
-    """What was asked for stands in the store; the sweeper announces what came of it."""
+def test_controls_work_while_the_broker_is_unreachable(client: Client, store: Store) -> None:
+    """The store applies the control, and the sweeper announces the agents that became ready."""
     job = job_ref(client, client.run_manifest(fed()))
     store.scripts.claim(job, new_token(), [(LIGHT, 1)], opening=True)
     assert client.send_message(job.job_id, "ear", {"envelope": {"message_id": "one"}}) == "one"

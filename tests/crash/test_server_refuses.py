@@ -1,4 +1,4 @@
-"""The server answers and refuses: it has no memory left, or is a replica now. That passes, and is ridden out."""
+"""The server refuses writes: it is out of memory or has become a replica. Clients and workers retry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSALS = {
     "replicas": (["CONFIG", "SET", "min-replicas-to-write", "1"], ["CONFIG", "SET", "min-replicas-to-write", "0"]),
 }
 WORDS = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY", "UNBLOCKED")
-TIMES = 5  # that something is refused, so that whoever tries has done so
+TIMES = 5  # refusals to wait for, so that every part has tried
 refusals = pytest.mark.parametrize("how", REFUSALS)
 
 
@@ -36,7 +36,7 @@ def store_url(mortal: ValkeyServer) -> str:
 
 @contextmanager
 def refusing(server: ValkeyServer, how: str) -> Iterator[None]:
-    """The server takes no writes within the block."""
+    """Make the server refuse writes within the block."""
     begin, end = REFUSALS[how]
     server.client.execute_command(*begin)
     try:
@@ -46,7 +46,7 @@ def refusing(server: ValkeyServer, how: str) -> Iterator[None]:
 
 
 def refused(server: ValkeyServer) -> int:
-    """How many scripts it has refused."""
+    """The number of scripts that the server has refused."""
     return int(server.client.info("commandstats")["cmdstat_evalsha"]["failed_calls"])
 
 
@@ -56,10 +56,10 @@ def wait_for_refusals(server: ValkeyServer) -> None:
 
 
 @refusals
-def test_runs_go_on_and_no_worker_ends(
+def test_runs_continue_and_no_worker_exits(
     mortal: ValkeyServer, own: RealNode, jobs: Client, tmp_path: Path, how: str
 ) -> None:
-    """For longer than a lease; a command ends meanwhile, and its commit waits."""
+    """For longer than a lease. A command ends meanwhile, and its commit is retried."""
     job_id = jobs.run_manifest(queued(tmp_path, 2))
     (pid,) = wait_until(lambda: starts(tmp_path))
     store, workers = Store(jobs.settings), own.pids
@@ -78,17 +78,17 @@ def test_runs_go_on_and_no_worker_ends(
 
 
 @refusals
-def test_a_task_that_waits_for_it_does_not_stand_still(mortal: ValkeyServer, own: RealNode, how: str) -> None:
-    """It answers a ping all the time."""
+def test_a_task_that_waits_for_the_server_is_not_stuck(mortal: ValkeyServer, own: RealNode, how: str) -> None:
+    """The server answers a ping all the time."""
     runtime = Runtime(own.settings, "a worker")
     with refusing(mortal, how):
-        assert not runtime._answers()
-    assert runtime._answers()
+        assert not runtime._store_available()
+    assert runtime._store_available()
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_each_refusal_is_known_and_tried_again(redis_url: str, word: str) -> None:
-    """As a reply, of a pipeline, and to asyncio: the count says how often it was asked."""
+def test_each_kind_of_refusal_is_recognized_and_retried(redis_url: str, word: str) -> None:
+    """As a plain reply, in a pipeline, and with asyncio. The count is the number of requests."""
     client, count = connect(redis_url, retries=2), f"refused:{word}"
     script = f"redis.call('INCR', KEYS[1]) return redis.error_reply('{word} not now')"
     with pytest.raises(Refused):

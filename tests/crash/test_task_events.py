@@ -1,4 +1,4 @@
-"""Celery's task events, which Flower shows: they leave in batches, and none is lost when a worker stops."""
+"""Celery's task events, which Flower shows: they are sent in batches, and none is lost when a worker stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("task-received", "task-started", "task-succeeded")
 
 @pytest.fixture
 def seen(own: RealNode) -> Iterator[set[tuple[str, str]]]:
-    """(kind, task id) of the events that have come."""
+    """(kind, task id) of the events received."""
     found: set[tuple[str, str]] = set()
     app = make_app(own.settings)
 
@@ -36,7 +36,7 @@ def seen(own: RealNode) -> Iterator[set[tuple[str, str]]]:
         thread.join()
 
 
-def test_all_come_also_when_the_worker_stops_at_once(own: RealNode, jobs: Client, seen: set[tuple[str, str]]) -> None:
+def test_all_events_arrive_if_the_worker_stops_at_once(own: RealNode, jobs: Client, seen: set[tuple[str, str]]) -> None:
     ids = [jobs.run_manifest(line(3)) for _ in range(20)]
     for job_id in ids:
         assert jobs.wait_for_job(job_id, PATIENCE_MS)["status"] == "completed"

@@ -1,4 +1,4 @@
-"""Why a job does not move whose worker was killed."""
+"""`why` for a job whose worker was killed or is stopping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.crash_bundles import gated, starts
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
-LEASE_MS = 60_000  # nothing of it passes by itself while the test runs
+LEASE_MS = 60_000  # does not expire while the test runs
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def overrides() -> dict[str, object]:
     return {"claim_lease_ms": LEASE_MS}
 
 
-def test_a_worker_that_stops_says_so_while_it_finishes(own: RealNode, jobs: Client, tmp_path: Path) -> None:
+def test_a_stopping_worker_is_reported_while_it_finishes(own: RealNode, jobs: Client, tmp_path: Path) -> None:
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     name = f"default@{own.settings.redis_namespace}"
@@ -39,24 +39,24 @@ def test_a_worker_that_stops_says_so_while_it_finishes(own: RealNode, jobs: Clie
 
 
 def leave(client: Client, job_id: str, left_ms: int) -> None:
-    """As if time had passed: the worker's lease ends in *left_ms*."""
+    """Move the end of the worker's lease to *left_ms* from now."""
     store = client._live_parts().store
     store.client.zadd(store.keys.claims(job_id), {"worker": store.now_ms() + left_ms})
 
 
 def test_a_killed_worker_is_named_before_its_lease_is_over(own: RealNode, jobs: Client, tmp_path: Path) -> None:
-    """In the second half of it, in which the worker counts as silent."""
+    """In the second half of the lease the worker counts as silent."""
     job_id = jobs.run_manifest(gated(tmp_path))
     wait_until(lambda: starts(tmp_path))
     wait_until(lambda: jobs.why(job_id)["cause"] == "running")
     own.end("default")
 
-    def told() -> Diagnosis | None:
+    def diagnosed() -> Diagnosis | None:
         leave(jobs, job_id, LEASE_MS // 3)
         found = jobs.why(job_id)
         return found if found["cause"] == "dead_node" else None
 
-    found = wait_until(told)
+    found = wait_until(diagnosed)
     assert found is not None
     name = f"default@{own.settings.redis_namespace}"
     assert found["message"] == f"worker is held by {name}, which is silent"

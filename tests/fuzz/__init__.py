@@ -1,10 +1,10 @@
-"""Fuzz: whatever reads bytes from outside is given anything, nearly right things above all.
+"""Fuzz tests: code that reads input from outside gets arbitrary values, most of them nearly valid.
 
-One file a source of bytes: manifests, messages, what a command prints, what a module's child answers, tasks, archives,
-settings, the command line, records in the store. The property is nearly always the same: it is accepted, and then all
-that follows works with it, or it is refused with the one documented error; and nothing else has changed.
+There is one file for each source of input: manifests, messages, output of commands, answers of module processes,
+tasks, archives, settings, the command line, records in the store. The property is nearly always the same: the input is
+accepted and everything after it works, or it is refused with the documented error and nothing has changed.
 
-The suite tries each property a few times, the same values every time. To look for bugs, as long as one likes:
+The suite tries each property with a few values, the same ones in every run. To search for bugs for longer:
 
     pytest tests/fuzz --hypothesis-profile=long --timeout=0 -n 0
     pytest tests/fuzz/test_archive.py --hypothesis-profile=long --timeout=0 -n 0 --hypothesis-seed=1

@@ -1,4 +1,4 @@
-"""How often a property is tried. `tests.fuzz` says how to try it longer."""
+"""The number of examples of each property. `tests.fuzz` says how to run more."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from hypothesis import HealthCheck, settings
 
 from mirrorneuron.store import connection
 
-# As in tests/scripts, so that it does not matter which of the two is read last.
+# The same as in tests/scripts, so that the order in which the two are loaded does not matter.
 settings.register_profile("long", max_examples=5_000, stateful_step_count=100, deadline=None, print_blob=True)
 
 
 def fuzzed(examples: int) -> settings:
-    """*examples* tries in the suite, as many as the profile says by hand."""
+    """Run *examples* examples in the suite, and as many as the profile says in a run by hand."""
     always = settings(deadline=None, suppress_health_check=list(HealthCheck))
     if settings.get_current_profile_name() == "long":
         return always
-    # The same values at each run: the suite guards what was found once, and a run that fails for others fails for all.
+    # The same values in every run: the suite guards against known faults, and its result must not depend on chance.
     return settings(always, max_examples=examples, derandomize=True, database=None)
 
 
 def is_one_line(error: Exception) -> None:
-    """*error* says what is wrong, as a person wants to read it."""
+    """Check that the text of *error* is one readable line."""
     assert len(str(error).splitlines()) == 1
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _patience() -> Iterator[None]:
-    """No client gives a server up that is merely slow: an example must fail for its values, and each time it is tried.
+    """Make clients wait for a slow server: an example must fail because of its values, and every time.
 
-    A time-out that hits one try and not the next, or at another line, ends a property as flaky, whatever it says.
+    A timeout in one try and not in the next makes Hypothesis report the property as flaky.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONNECT_TIMEOUT_S", "COMMAND_TIMEOUT_S"):
@@ -43,7 +43,7 @@ def _patience() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def leaving() -> Iterator[None]:
-    """For tests that make many clients, as a process makes one: what they leave open is closed when the module ends."""
+    """For tests that make many clients: close what they leave open when the module ends."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)

@@ -1,4 +1,4 @@
-"""Archives of payloads: any bytes are unpacked beneath the target, or refused; nothing else is written or left."""
+"""Archives of payloads: any bytes are unpacked below the target or refused; nothing else is written."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
 
 @st.composite
 def tars(draw: st.DrawFn) -> bytes:
-    """An archive of members that no folder has, with sizes that are not theirs."""
+    """An archive of members that no folder can have, with wrong sizes."""
     form = draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]))
     data = b""
     for info, content in draw(st.lists(members(), min_size=1, max_size=5)):
         try:
             data += info.tobuf(form, "utf-8", "surrogateescape")
-        except (ValueError, OverflowError):  # this form cannot say it
+        except (ValueError, OverflowError):  # this archive format cannot represent it
             info.size, info.name = len(content), "plain"
             data += info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         data += content + b"\0" * (-len(content) % 512)
@@ -83,7 +83,7 @@ def of_files(**files: bytes) -> bytes:
 
 
 def folders(levels: int) -> bytes:
-    """An archive of a folder in a folder in a folder."""
+    """An archive of nested folders."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for level in range(levels):
@@ -98,7 +98,7 @@ RIGHT = of_files(**{"run.sh": b"#!/bin/sh\n", "data": b"x" * 1_500, "n" * 150: b
 
 @contextmanager
 def place() -> Iterator[Path]:
-    """A folder to unpack in, beside a neighbour that must stay as it is; afterwards nothing but the target is new."""
+    """A folder to unpack in, next to a folder that must not change. Only the target may be created."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as name:
         root = Path(name)
         (root / "neighbour").mkdir()
@@ -111,7 +111,7 @@ def place() -> Iterator[Path]:
 
 
 def is_plain(target: Path, most_bytes: int) -> None:
-    """Nothing but files and folders that anybody could have packed, and no more than came."""
+    """Check that the target holds only plain files and folders, and no more bytes than the archive."""
     size = 0
     for where, _, names in os.walk(target):
         assert stat.S_IMODE(os.lstat(where).st_mode) & 0o700 == 0o700
@@ -122,7 +122,7 @@ def is_plain(target: Path, most_bytes: int) -> None:
             assert status.st_nlink == 1
             size += status.st_size
     assert size <= most_bytes
-    pack_folder(target, 10 * MIB)  # it is a folder like any other
+    pack_folder(target, 10 * MIB)  # it is an ordinary folder
 
 
 @fuzzed(40)
@@ -149,7 +149,7 @@ def test_any_bytes_are_unpacked_or_refused(data: bytes) -> None:
 @fuzzed(15)
 @given(tars() | garbled(RIGHT))
 def test_a_node_keeps_nothing_of_an_archive_that_it_refuses(data: bytes) -> None:
-    """And what has another digest than it should is not even looked at."""
+    """An archive with a wrong digest is not opened at all."""
     digest = hashlib.sha256(data).hexdigest()
     with place() as target:
         cache = BundleCache(target, MIB)
@@ -166,12 +166,12 @@ def test_a_node_keeps_nothing_of_an_archive_that_it_refuses(data: bytes) -> None
 
 @fuzzed(30)
 @given(st.text() | st.binary(max_size=70) | st.sampled_from(["../" * 21 + "a", "0" * 63, "G" * 64, "0" * 64 + "\n"]))
-def test_only_a_digest_is_the_name_of_a_folder(digest: Any) -> None:
+def test_a_cache_folder_is_named_only_after_a_valid_digest(digest: Any) -> None:
     with place() as target, pytest.raises((ValueError, TypeError)):
         BundleCache(target, MIB).path(digest, lambda: RIGHT)
 
 
-def test_what_is_right_is_unpacked() -> None:
+def test_a_valid_archive_is_unpacked() -> None:
     with place() as target:
         unpack(RIGHT, target)
         assert sorted(os.listdir(target)) == sorted(["run.sh", "data", "n" * 150])

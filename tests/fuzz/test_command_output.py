@@ -1,4 +1,4 @@
-"""What a command prints: plain text, or an order that is carried out whole, or a failed run. Never anything else."""
+"""Output of commands: it is plain, or structured and carried out as a whole, or it fails the run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def text_of(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Printer:
-    """A runner whose command has printed *stdout*, and ended well."""
+    """A runner whose command has printed *stdout* and succeeded."""
 
     stdout: str
 
@@ -92,7 +92,7 @@ class Printer:
 
 
 def step_of(plan: Plan, claim: Claim, printed: bytes, cap: int = CAP, kept: int = 3 * CAP) -> Step:
-    """The step of a run whose command has printed that: what is raised but RunFailed is a bug."""
+    """The step of a run whose command has printed *stdout*. Any exception except RunFailed is a bug."""
     capture = Capture(kept)
     capture.add(printed)
     draft = Draft(plan.nodes["n"], claim, context(plan, cap))
@@ -110,7 +110,7 @@ def step_of(plan: Plan, claim: Claim, printed: bytes, cap: int = CAP, kept: int 
 @fuzzed(50)
 @given(PRINTED)
 @example(b'{"emit_messages": [{"type": "x", "ttl_ms": 1' + b"0" * 400 + b"}]}")
-def test_any_output_is_plain_or_an_order_or_told_to_be_malformed(printed: bytes) -> None:
+def test_any_output_is_plain_or_structured_or_malformed(printed: bytes) -> None:
     try:
         found = parse_output(printed.decode(errors="replace"))
     except ValueError as error:
@@ -138,8 +138,8 @@ def test_any_output_makes_a_step_that_can_be_committed(plan: Plan, printed: byte
 
 @fuzzed(20)
 @given(NEARLY.map(text_of), st.integers(2_500, 8_000))
-def test_a_failure_fits_under_a_tight_cap(printed: bytes, cap: int) -> None:
-    """What is told of a failed run has the same cap as what it failed to send."""
+def test_a_failure_fits_within_a_small_limit(printed: bytes, cap: int) -> None:
+    """The result of a failed run has the same size limit as a message."""
     can_be_committed(step_of(PLANS[0], claim_of({"body": 1}), printed, cap), cap)
 
 
@@ -152,7 +152,7 @@ def stage(redis_url: str) -> Iterator[Stage]:
 
 @fuzzed(15)
 @given(NEARLY.map(text_of))
-def test_any_output_is_taken_by_a_real_commit(stage: Stage, printed: bytes) -> None:
+def test_any_output_is_accepted_by_a_real_commit(stage: Stage, printed: bytes) -> None:
     stage.redis.delete(*(stage.redis.keys(f"{stage.keys.ns}:*") or ["none"]))
     payload = claim_of({"body": 1}).mail[0]
     stage.open(("n", payload))

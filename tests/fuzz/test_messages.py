@@ -1,4 +1,4 @@
-"""Messages from outside: each is delivered as it was meant, or refused with a ValueError, and agents can bear it."""
+"""Messages from outside: each is delivered unchanged or refused with a ValueError, and agents can handle it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ LIGHT = {
 
 
 def seeded(payload: Any) -> Message | None:
-    """The message of *payload*, as it is read again; None if it was refused."""
+    """The message of *payload* after encoding and parsing; None if it was refused."""
     try:
         text = encode(seed(payload, job_id="j", to="n", message_id="m", timestamp="t"))
     except ValueError:
@@ -93,7 +93,7 @@ def test_any_payload_is_a_message_or_is_refused(payload: Any) -> None:
 
 @fuzzed(15)
 @given(st.text(), JSON)
-def test_what_has_no_names_of_a_message_is_the_body(name: str, value: Any) -> None:
+def test_a_payload_without_message_keys_is_the_body(name: str, value: Any) -> None:
     payload = {name + "_": value}
     found = seeded(payload)
     assert found is not None
@@ -113,7 +113,7 @@ def test_any_python_mapping_is_a_message_or_is_refused(payload: dict[Any, Any]) 
 @fuzzed(30)
 @given(st.dictionaries(st.sampled_from(sorted(EMIT_FIELDS)) | st.text(max_size=3), ANYTHING, max_size=4), ANYTHING)
 @example({"ttl_ms": 10**400}, None)
-def test_what_an_agent_emits_is_a_message_or_is_refused(fields: dict[str, Any], body: Any) -> None:
+def test_any_emit_is_a_message_or_is_refused(fields: dict[str, Any], body: Any) -> None:
     cause = Message.parse(encode(STORED))
     try:
         check_emit_fields(fields)
@@ -146,7 +146,7 @@ def test_any_bytes_in_a_mailbox_are_a_message_or_are_refused(data: bytes) -> Non
 @given(st.lists(PAYLOADS | PAYLOADS.map(lambda value: {"body": value, "type": "x"}), min_size=1, max_size=5))
 @example([1, 2, {"body": nested(198)}])
 @example([{"body": "x" * CAP, "type": "x"}] * 3)
-def test_every_light_agent_answers_whatever_was_accepted(agent: str, payloads: list[Any]) -> None:
+def test_every_light_agent_handles_any_accepted_message(agent: str, payloads: list[Any]) -> None:
     plan = LIGHT[agent]
     try:
         claim = claim_of(*payloads)
@@ -159,7 +159,7 @@ def test_every_light_agent_answers_whatever_was_accepted(agent: str, payloads: l
 @pytest.mark.parametrize("agent", LIGHT)
 @fuzzed(12)
 @given(st.lists(documents(STORED), min_size=1, max_size=3), st.just(b"") | documents(STATE))
-def test_every_light_agent_bears_whatever_stands_in_its_mailbox_and_its_state(
+def test_every_light_agent_survives_any_bytes_in_its_mailbox_and_state(
     agent: str, mail: list[bytes], state: bytes
 ) -> None:
     plan = LIGHT[agent]
@@ -168,7 +168,7 @@ def test_every_light_agent_bears_whatever_stands_in_its_mailbox_and_its_state(
 
 @pytest.fixture(scope="module")
 def client(redis_url: str, leaving: None) -> Client:
-    """A client whose jobs nobody runs, with a small cap."""
+    """A client without workers, with a small message limit."""
     settings = Settings(redis_url=redis_url, redis_namespace=f"fuzz-{secrets.token_hex(4)}", max_message_bytes=2_000)
     return Client(settings)
 
@@ -182,11 +182,11 @@ def ear(client: Client) -> str:
 
 @fuzzed(15)
 @given(PAYLOADS)
-def test_what_is_sent_is_delivered_once_or_refused_without_a_trace(client: Client, ear: str, payload: Any) -> None:
+def test_a_message_is_delivered_once_or_refused_without_any_change(client: Client, ear: str, payload: Any) -> None:
     """The two errors are MessageInvalid and PayloadTooLarge."""
     store = client._live_parts().store
     mail = store.keys.mail(ear, "ear")
-    # What an earlier payload left must not change what this one does: tried again it would not do the same.
+    # Data of an earlier example must not change the outcome of this one, or Hypothesis could not reproduce it.
     store.client.delete(mail, f"{store.keys.job(ear)}:delivered")
     try:
         sent = client.send_message(ear, "ear", payload)
@@ -196,13 +196,13 @@ def test_what_is_sent_is_delivered_once_or_refused_without_a_trace(client: Clien
     (raw,) = store.client.lrange(mail, 0, -1)
     assert Message.parse(raw).id == sent
     assert len(raw) <= client.settings.max_message_bytes
-    if sent in str(payload):  # it has an id of its own
+    if sent in str(payload):  # the payload gives the id
         assert client.send_message(ear, "ear", payload) == sent
     assert client.inspect_agents(ear)[0]["mailbox_depth"] == 1
 
 
-def test_a_message_is_read_as_it_was_written() -> None:
-    """No value of JSON changes on its way, the largest and the smallest among them."""
+def test_a_message_is_the_same_after_encoding_and_parsing() -> None:
+    """No JSON value changes, including the largest and the smallest numbers."""
     for body in (2**63, 10**30, 0.1, -0.0, 1e-308, "\0\u2028", {"": {"": []}}, [[], {}, None]):
         found = Message.parse(encode(seed({"body": body}, job_id="j", to="n", message_id="m", timestamp="t")))
         assert encode(found.body) == encode(body)

@@ -1,4 +1,4 @@
-"""What a module's child process says: an answer that is carried out whole, or one error. Its node believes nothing."""
+"""Answers of module processes: they are checked, and carried out as a whole or refused with one error."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def text_of(value: Any) -> bytes:
 
 
 def step_of(claim: Claim, answer: bytes) -> Step:
-    """The step of a run whose child gave that answer: what is raised but RunFailed is a bug."""
+    """The step of a run whose module process gave that answer. Any exception except RunFailed is a bug."""
 
     def run(request: ModuleRequest, handle: RunHandle) -> ModuleResult:
         try:
@@ -105,7 +105,7 @@ def test_any_answer_makes_a_step_that_can_be_committed(answer: bytes) -> None:
 @fuzzed(60)
 @given(garbled(HEADER.pack(2, 1) + b"{}") | st.binary(max_size=60), st.integers(1, 20), st.booleans())
 def test_any_bytes_on_the_socket_are_an_answer_or_break_the_protocol(wire: bytes, piece: int, asked: bool) -> None:
-    """In whatever pieces they come, and whether or not the question has gone out whole."""
+    """In pieces of any size, and whether or not the request was sent completely."""
     going = _Exchange(1, memoryview(b"" if asked else b"rest"))
     for at in range(0, len(wire), piece):
         going.incoming += wire[at : at + piece]
@@ -121,7 +121,7 @@ def test_any_bytes_on_the_socket_are_an_answer_or_break_the_protocol(wire: bytes
 
 @pytest.fixture
 def path() -> Iterator[None]:
-    """The import path and what was imported, put back afterwards."""
+    """Restore the import path and the imported modules afterwards."""
     before, modules = sys.path[:], dict(sys.modules)
     yield
     sys.path[:] = before
@@ -132,8 +132,8 @@ def path() -> Iterator[None]:
 @pytest.mark.usefixtures("path")
 @fuzzed(25)
 @given(documents(QUESTION))
-def test_any_question_has_an_answer(question: bytes) -> None:
-    """The child ends by itself only when nobody asks any more."""
+def test_any_request_has_an_answer(question: bytes) -> None:
+    """The process ends by itself only when its socket is closed."""
     assert decode(Sources().answer(question)).keys() <= {"error", "traceback", "state", "actions"}
 
 
@@ -172,7 +172,7 @@ def pool() -> Iterator[ModulePool]:
     st.lists(st.binary(max_size=300), max_size=2),
     st.none() | st.integers(0, 255),
 )
-def test_a_child_that_forges_its_answer_harms_itself_alone(
+def test_a_process_that_forges_its_answer_harms_only_itself(
     pool: ModulePool, tmp_path_factory: pytest.TempPathFactory, wire: bytes, printed: list[bytes], code: int | None
 ) -> None:
     bundle = Bundle(tmp_path_factory.mktemp("bundle"), secrets.token_hex(4)).write("agent.py", FORGER)

@@ -1,4 +1,4 @@
-"""Records in the store: of one that is damaged a reader says so, at once; it harms no other and never hangs."""
+"""Damaged records in the store: a reader reports one at once; it affects no other record and nothing hangs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.store import NODE
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-LONGEST_S = 30.0  # of one question
-LISTS = ("list_jobs", "cluster_overview", "inspect_nodes")  # these pass over what is damaged
+LONGEST_S = 30.0  # of one call
+LISTS = ("list_jobs", "cluster_overview", "inspect_nodes")  # these skip damaged records
 GRAPH: dict[str, Any] = {
     "manifest_version": "1.0",
     "graph_id": "g",
@@ -57,7 +57,7 @@ VALUES = st.one_of(
 
 
 class Kept:
-    """A namespace in which a job is running, one has ended, and a node is registered."""
+    """A namespace with a running job, an ended job and a registered node."""
 
     def __init__(self, settings: Settings) -> None:
         self.client = Client(settings)
@@ -71,7 +71,7 @@ class Kept:
         self.store.client.hset(key, field, value)
 
     def asked(self, question: str, job_id: str) -> Any:
-        """The answer, or the error; at once."""
+        """The result of the call or its error, which must come at once."""
         began = time.monotonic()
         try:
             return QUESTIONS[question](self.client, job_id)
@@ -100,7 +100,7 @@ FIELDS = st.sampled_from(
 
 @fuzzed(30)
 @given(st.sampled_from(["ended", "live"]), FIELDS, st.sampled_from(sorted(QUESTIONS)), st.data())
-def test_a_damaged_field_is_told_of_at_once_and_mended_it_is_as_before(
+def test_a_damaged_field_is_reported_at_once_and_repaired_it_is_as_before(
     kept: Kept, job_id: str, field: tuple[str, str], question: str, data: st.DataObject
 ) -> None:
     redis, key, name = kept.store.client, hash_of(kept, job_id, field[0]), field[1]
@@ -123,7 +123,7 @@ def test_a_damaged_field_is_told_of_at_once_and_mended_it_is_as_before(
 @fuzzed(12)
 @given(documents({**NODE, "name": "node"}))
 @example(b'{"name": "node"}')
-def test_a_damaged_registration_is_passed_over_at_once(kept: Kept, raw: bytes) -> None:
+def test_a_damaged_registration_is_skipped_at_once(kept: Kept, raw: bytes) -> None:
     key = kept.store.keys.node("node")
     before = kept.store.client.get(key)
     kept.store.client.set(key, raw)
@@ -138,7 +138,7 @@ def test_a_damaged_registration_is_passed_over_at_once(kept: Kept, raw: bytes) -
 
 @fuzzed(12)
 @given(st.dictionaries(st.sampled_from(["t", "a", "p", "x"]), VALUES | documents({"n": 1}), min_size=1))
-def test_a_damaged_event_is_passed_over_at_once(kept: Kept, fields: dict[str, bytes]) -> None:
+def test_a_damaged_event_is_skipped_at_once(kept: Kept, fields: dict[str, bytes]) -> None:
     key = kept.store.keys.events("ended")
     last = kept.client.events("ended")[-1]["id"]
     entry = kept.store.client.xadd(key, fields)

@@ -1,4 +1,4 @@
-"""What a config says to a node's runner: a run finds its files in its own folder, or is refused; no path leads out."""
+"""Configs of runs: a run finds its files in its run folder or is refused; no path leads out of the folder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CONFIGS = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def payloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Payloads as a hostile hand may have unpacked them: with links that lead out, and to themselves."""
+    """Hostile payloads: with links that lead out of the folder and links to themselves."""
     folder = tmp_path_factory.mktemp("node") / "payloads"
     (folder / "data" / "a").mkdir(parents=True)
     (folder / "main.py").write_text("main")
@@ -70,7 +70,7 @@ def payloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def alone() -> Iterator[Path]:
-    """A run folder beside others' files, which are the same afterwards."""
+    """A run folder next to other files, which must not change."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as name:
         root = Path(name)
         (root / "runs" / "mine").mkdir(parents=True)
@@ -87,7 +87,7 @@ def request_for(config: dict[str, Any], body: Any, payloads: Path) -> RunRequest
 
 
 def prepare(folder: Path, request: RunRequest) -> tuple[list[str], dict[str, str]]:
-    """All that a runner does before it starts the command."""
+    """Do everything that the runner does before it starts the command."""
     config, uploads = request.config, uploads_of(request.config)
     root = config.get("sandbox_upload_path", "/sandbox/job")
     paths = SandboxPaths(folder, root, [upload.target for upload in uploads])
@@ -116,7 +116,7 @@ def test_any_config_prepares_a_run_in_its_folder_or_is_refused(
             words, environment = prepare(folder, request_for(config, body, payloads))
         except (RunRefused, ValueError) as error:
             is_one_line(error)
-        except OSError as error:  # told of as such
+        except OSError as error:  # reported as such
             is_too_long(error)
         else:
             assert all(isinstance(word, str) for word in (*words, *environment, *environment.values()))

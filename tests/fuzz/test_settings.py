@@ -1,4 +1,4 @@
-"""The environment: any text is a setting that works, or one error that names its variable."""
+"""The environment: any text is a valid setting, or an error that names its variable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirrorneuron.store.job_store import Store
 from tests.fuzz.conftest import fuzzed
 
 NAMES = sorted(Settings.model_fields)
-#: what an environment can hold: no NUL, and bytes that are no UTF-8 as half surrogates
+#: the values that an environment can hold: no NUL; bytes that are not UTF-8 are lone surrogates
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=40).filter(
     lambda text: text == os.fsdecode(os.fsencode(text)) if _fits(text) else False
 )
@@ -64,7 +64,7 @@ def _nothing_set() -> Iterator[None]:
 @example("executor_pool_capacities", "light=1")
 @example("executor_pool_capacities", "a b=1")
 @example("temp_dir", "")
-def test_any_text_is_a_setting_that_works_or_one_error(name: str, value: str) -> None:
+def test_any_text_is_a_valid_setting_or_one_error(name: str, value: str) -> None:
     variable = PREFIX + name.upper()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(variable, value)
@@ -80,7 +80,7 @@ def test_any_text_is_a_setting_that_works_or_one_error(name: str, value: str) ->
 
 @fuzzed(15)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=2))
-def test_all_that_is_wrong_is_told_at_once(values: dict[str, str]) -> None:
+def test_all_invalid_settings_are_reported_at_once(values: dict[str, str]) -> None:
     def wrong(given: dict[str, str]) -> set[str]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in given.items():
@@ -95,7 +95,7 @@ def test_all_that_is_wrong_is_told_at_once(values: dict[str, str]) -> None:
 
 
 def can_be_used(settings: Settings) -> None:
-    """A client and a node can be made of them; nothing is connected to."""
+    """Make a client and a node of the settings, without connecting to a server."""
     store = Store(settings)
     if not settings.redis_url.startswith("sentinel://"):
         store.client.connection_pool.make_connection()

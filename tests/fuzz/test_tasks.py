@@ -1,4 +1,4 @@
-"""Task arguments: garbage in a queue is one error or one refusal; no job is touched, and nothing comes back."""
+"""Task arguments: a corrupt task raises one error or is refused; no job changes and the task does not return."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from workers.visit import Start, visit
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-#: what a task may end with: Celery writes one line of it, and forgets the task
+#: the errors that a task may raise: Celery logs one line and drops the task
 REFUSED = (MirrorNeuronError, TypeError, ValueError, LookupError, AttributeError, DataError)
-LONGEST_S = 30.0  # of one task; a task that hangs keeps a worker from all others
+LONGEST_S = 30.0  # of one task; a task that hangs blocks its worker
 GRAPH = {
     "manifest_version": "1.0",
     "graph_id": "g",
@@ -67,7 +67,7 @@ READ = {
 
 
 class Place:
-    """A namespace without a node: a job that is pending, one whose executor is queued, and one that was cancelled."""
+    """A namespace without workers: a pending job, one whose executor is queued, and a cancelled one."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -89,7 +89,7 @@ class Place:
         visit(self.runtime, self.app, job, rest, start)
 
     def everything(self) -> dict[bytes, Any]:
-        """All that the server keeps of this namespace, queues included, but for marks that expire with a minute."""
+        """Everything that the server keeps in this namespace, queues included, except marks that expire in a minute."""
         redis, ns = self.store.client, self.settings.redis_namespace
         names = sorted(name for name in redis.keys(f"{ns}*") if b":op:" not in name)
         types, values = redis.pipeline(transaction=False), redis.pipeline(transaction=False)
@@ -109,7 +109,7 @@ def place(redis_url: str, tmp_path_factory: pytest.TempPathFactory, leaving: Non
 
 @contextmanager
 def refusal(place: Place) -> Iterator[None]:
-    """What happens here may raise a plain error; it takes no time and changes nothing."""
+    """Allow the block to raise a plain error. It must be quick and change nothing."""
     before, began = place.everything(), time.monotonic()
     try:
         yield
@@ -132,7 +132,7 @@ ANY_START = starts(st.sampled_from(["in", "work"]) | HOSTILE, st.sampled_from(["
 @given(HOSTILE, HOSTILE, HOSTILE, ANY_START)
 @example("queued}:*", 1, "0" * 64, Start())
 @example(["queued"], {"a": 1}, ["d"], Start(agent=["in"]))  # type: ignore[arg-type]
-def test_a_task_of_nothing_but_garbage_changes_nothing(
+def test_a_task_with_random_arguments_changes_nothing(
     place: Place, job_id: Any, run: Any, digest: Any, start: Start
 ) -> None:
     with refusal(place):
@@ -141,8 +141,8 @@ def test_a_task_of_nothing_but_garbage_changes_nothing(
 
 @fuzzed(25)
 @given(st.data(), ANY_START)
-def test_a_task_that_is_wrong_about_one_thing_changes_nothing(place: Place, data: st.DataObject, start: Start) -> None:
-    """The run, the bundle or the id of a job that is there, or one of each of two jobs."""
+def test_a_task_with_one_wrong_argument_changes_nothing(place: Place, data: st.DataObject, start: Start) -> None:
+    """The run, the digest or the id is wrong, or the arguments of two jobs are mixed."""
     job = data.draw(st.sampled_from(place.jobs))
     part = data.draw(st.sampled_from(JobRef._fields))
     likely = {"job_id": "nobody", "run": 2, "digest": place.other}[part]
@@ -158,8 +158,8 @@ def test_a_task_that_is_wrong_about_one_thing_changes_nothing(place: Place, data
     st.sampled_from([1, 2]),
     starts(HOSTILE.filter(bool), HOSTILE.filter(bool)).filter(lambda start: start.pool != "light" or start.agent),
 )
-def test_a_task_for_an_agent_or_a_pool_that_is_not_there_changes_nothing(place: Place, at: int, start: Start) -> None:
-    """Of the queued job and the ended one; a pending one stays so, too, unless it is opened."""
+def test_a_task_for_a_missing_agent_or_pool_changes_nothing(place: Place, at: int, start: Start) -> None:
+    """For the queued job and the ended one; a pending job stays pending unless the task opens it."""
     with refusal(place):
         place.visit(place.jobs[at], start)
 
@@ -167,7 +167,7 @@ def test_a_task_for_an_agent_or_a_pool_that_is_not_there_changes_nothing(place: 
 @fuzzed(15)
 @given(st.lists(ANYTHING | st.dictionaries(st.sampled_from(["task", "args", "options"]), ANYTHING), max_size=3))
 def test_the_rest_of_a_chain_may_be_anything(place: Place, rest: list[Any]) -> None:
-    """Of a task that has nothing to do, it is not run either."""
+    """A task that has nothing to do does not start the rest of its chain."""
     with refusal(place):
         place.visit(place.jobs[2], Start(opening=True), rest)
     assert rest == []
@@ -178,8 +178,10 @@ GARBAGE_ARGS = st.lists(HOSTILE.filter(lambda value: len(str(value)) < 10_000), 
 
 @fuzzed(1)
 @given(st.lists(st.tuples(st.sampled_from([OPEN_JOB, VISIT, DRAIN]), GARBAGE_ARGS), min_size=5, max_size=10))
-def test_garbage_in_a_real_queue_is_taken_once_and_ends_no_worker(client: Client, node: RealNode, tasks: Any) -> None:
-    """A job that is sent after it runs; nothing is left in the queue, and both workers are alive."""
+def test_corrupt_tasks_in_a_real_queue_are_consumed_once_and_stop_no_worker(
+    client: Client, node: RealNode, tasks: Any
+) -> None:
+    """A job that is submitted afterwards runs; the queue is empty, and both workers are alive."""
     app = make_app(client.settings)
     name = queue(client.settings.redis_namespace, "light")
     for task, args in tasks:

@@ -130,10 +130,22 @@ def test_what_asks_for_nothing_is_plain_output_json_or_not(client, outside, text
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('{"complete_job": {"n": 1}', "stdout: holds complete_job, but is no JSON: EOF while parsing an object"),
-        ('{"complete_job": {"n": 1}} and more', "stdout: holds complete_job, but is no JSON: trailing characters"),
-        ('{"next_state": NaN}', "stdout: holds next_state, but is no JSON: expected value at line 1 column 16"),
-        ('{"emit_messages" [}', "stdout: holds emit_messages, but is no JSON: expected `:` at line 1 column 18"),
+        (
+            '{"complete_job": {"n": 1}',
+            "stdout: contains complete_job, but is not valid JSON: EOF while parsing an object",
+        ),
+        (
+            '{"complete_job": {"n": 1}} and more',
+            "stdout: contains complete_job, but is not valid JSON: trailing characters",
+        ),
+        (
+            '{"next_state": NaN}',
+            "stdout: contains next_state, but is not valid JSON: expected value at line 1 column 16",
+        ),
+        (
+            '{"emit_messages" [}',
+            "stdout: contains emit_messages, but is not valid JSON: expected `:` at line 1 column 18",
+        ),
     ],
 )
 def test_structured_output_that_is_almost_json_fails_the_run(client, outside, text, error):
@@ -150,16 +162,16 @@ def test_structured_output_over_the_cap_fails_the_run(client, outside):
     (outside / "answer").write_text(answer)
     error = failed(client, single(f"cat {outside}/answer", output_message_type=None))["error"]
     cap = client.settings.max_output_bytes
-    sizes = f"it has {len(answer)} bytes, MIRROR_NEURON_MAX_OUTPUT_BYTES is {cap}"
-    assert error == f"stdout: holds emit_messages, but was cut: {sizes}"
+    sizes = f"{len(answer)} bytes exceed MIRROR_NEURON_MAX_OUTPUT_BYTES ({cap})"
+    assert error == f"stdout: contains emit_messages, but was truncated: {sizes}; print less or raise the limit"
 
 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
         ({"emit_messages": 5}, "stdout: emit_messages: must be a list"),
-        ({"emit_messages": [{"body": 1}]}, "stdout: emit_messages[0].type: must be a string that is not empty"),
-        ({"emit_messages": [{"type": "x", "to": 5}]}, "stdout: emit_messages[0].to: must be the id of an agent"),
+        ({"emit_messages": [{"body": 1}]}, "stdout: emit_messages[0].type: must be a non-empty string"),
+        ({"emit_messages": [{"type": "x", "to": 5}]}, "stdout: emit_messages[0].to: must be an agent id"),
         ({"emit_messages": [{"type": "x", "body_base64": "?"}]}, "stdout: emit_messages[0].body_base64: must be"),
         ({"emit_messages": [{"type": "x", "headers": 5}]}, "stdout: emit_messages[0].headers: headers must be"),
         ({"events": [7]}, "stdout: events[0]: must be an object"),

@@ -56,7 +56,7 @@ def test_garbage_in_a_mailbox_fails_the_job_and_ends_no_worker(
         client.send_message(job_id, "in", {"body": 2})
     result = fails(client, node, job_id)
     assert result["agent_id"] == "in"
-    assert result["error"].startswith("message 1 of the mailbox cannot be read: ")
+    assert result["error"].startswith("cannot parse message 1 of the mailbox: ")
     assert result["details"]["text"] == garbage.decode("utf-8", "replace")
     assert client.dead_letters(job_id) == []
     assert client.inspect_agents(job_id)[0]["status"] == "error"

@@ -105,7 +105,7 @@ def test_a_condition_that_fails_fails_the_job(client):
     job = ended(client, graph)
     assert job["status"] == "failed"
     assert job["result"]["agent_id"] == "in"
-    assert job["result"]["error"].startswith("the condition of the edge to 'out' failed")
+    assert job["result"]["error"].startswith("cannot evaluate the condition of the edge to 'out': ")
     assert snapshots(client, job["job_id"])["in"]["mailbox_depth"] == 1
 
 
@@ -180,7 +180,7 @@ def test_a_daemon_waits(client):
 def test_an_idle_job_may_fail(client):
     graph = manifest([router("in"), collector("all", 2)], [("in", "all", "go")], policies={"on_idle": "fail"})
     result = failed(client, graph)
-    assert (result["agent_id"], result["error"]) == (None, "the job became idle, and its on_idle policy is to fail")
+    assert (result["agent_id"], result["error"]) == (None, 'the job became idle and policies.on_idle is "fail"')
 
 
 def test_a_job_whose_mail_has_expired_is_idle(client):

@@ -1,4 +1,4 @@
-"""A worker that lives and takes nothing ends by itself; one that has a reason does not."""
+"""A worker that has stopped consuming exits; a worker with nothing to consume, or no room for a task, does not."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from workers.recovery.consumer_watchdog import EXIT_CODE, ConsumerStall, Consume
 
 
 class Worker:
-    """What `ConsumerStall` asks about."""
+    """The worker that a `ConsumerStall` checks."""
 
     def __init__(self) -> None:
-        self.waiting, self.room, self.away = 0, True, False
-        self.deafness = ConsumerStall(self._queued, lambda: self.room, patience=3)
+        self.queued, self.room, self.broker_available = 0, True, True
+        self.stall = ConsumerStall(self._queued, lambda: self.room, limit=3)
 
     def _queued(self) -> int:
-        if self.away:
+        if not self.broker_available:
             raise ConnectionError
-        return self.waiting
+        return self.queued
 
-    def looks(self, count: int) -> list[bool]:
-        return [self.deafness.look() for _ in range(count)]
+    def checks(self, count: int) -> list[bool]:
+        return [self.stall.check() for _ in range(count)]
 
 
 @pytest.fixture
@@ -44,60 +44,60 @@ def worker() -> Worker:
     return Worker()
 
 
-def test_mail_that_waits_beside_a_free_slot_is_deafness_after_some_looks(worker: Worker) -> None:
-    worker.waiting = 2
-    assert worker.looks(3) == [False, False, True]
+def test_a_worker_that_leaves_tasks_queued_beside_a_free_slot_is_stalled_after_some_checks(worker: Worker) -> None:
+    worker.queued = 2
+    assert worker.checks(3) == [False, False, True]
 
 
-def test_a_worker_that_takes_something_now_and_then_is_not_deaf(worker: Worker) -> None:
-    worker.waiting = 2
+def test_a_worker_that_receives_a_task_now_and_then_is_not_stalled(worker: Worker) -> None:
+    worker.queued = 2
     for _ in range(3):
-        assert worker.looks(2) == [False, False]
-        worker.deafness.heard()
-        assert worker.looks(1) == [False]
+        assert worker.checks(2) == [False, False]
+        worker.stall.task_received()
+        assert worker.checks(1) == [False]
 
 
-@pytest.mark.parametrize(("waiting", "room"), [(0, True), (2, False)])
-def test_with_nothing_to_take_or_no_room_for_it_nobody_is_deaf(worker: Worker, waiting: int, room: bool) -> None:
-    worker.waiting, worker.room = waiting, room
-    assert not any(worker.looks(9))
+@pytest.mark.parametrize(("queued", "room"), [(0, True), (2, False)])
+def test_a_worker_without_queued_tasks_or_without_room_is_not_stalled(worker: Worker, queued: int, room: bool) -> None:
+    worker.queued, worker.room = queued, room
+    assert not any(worker.checks(9))
 
 
-def test_a_look_that_fails_ends_the_row(worker: Worker) -> None:
-    """Nobody is deaf to a broker that is away."""
-    worker.waiting = 2
-    assert worker.looks(2) == [False, False]
-    worker.away = True
+def test_a_check_that_fails_starts_the_count_again(worker: Worker) -> None:
+    """A worker whose broker is unavailable is not stalled."""
+    worker.queued = 2
+    assert worker.checks(2) == [False, False]
+    worker.broker_available = False
     with pytest.raises(ConnectionError):
-        worker.looks(1)
-    worker.away = False
-    assert worker.looks(3) == [False, False, True]
+        worker.checks(1)
+    worker.broker_available = True
+    assert worker.checks(3) == [False, False, True]
 
 
-def test_mail_on_a_server_that_takes_no_writes_does_not_count_as_waiting(own_server: ValkeyServer) -> None:
-    """It tells how much there is, and lets nobody take it."""
+def test_tasks_on_a_server_that_refuses_writes_do_not_count_as_queued(own_server: ValkeyServer) -> None:
+    """Such a server reports its queue lengths, but a worker cannot consume from it."""
     settings = Settings(redis_url=own_server.url)
     client, store, app = Client(settings), Store(settings), make_app(settings)
     client.run_manifest(line(2))
-    watch = ConsumerWatchdog(SimpleNamespace(app=app), 0, store.check_writes)
-    assert watch._queued() == 1
+    watchdog = ConsumerWatchdog(SimpleNamespace(app=app), 0, store.check_writes)
+    assert watchdog._queued() == 1
     own_server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(AWAY):
-        watch._queued()
+        watchdog._queued()
     own_server.client.execute_command("REPLICAOF", "NO", "ONE")
-    assert watch._queued() == 1
+    assert watchdog._queued() == 1
     app.close()
 
 
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
-    return Settings(redis_url=redis_url, redis_namespace=f"deaf-{tmp_path.name}"[:64], temp_dir=tmp_path / "temp")
+    return Settings(redis_url=redis_url, redis_namespace=f"stall-{tmp_path.name}"[:64], temp_dir=tmp_path / "temp")
 
 
 @pytest.fixture
 def celery_worker(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A real worker that can be made deaf."""
-    words = [sys.executable, "-m", "celery", "-A", "tests.support.deaf", "worker", "-P", "solo", "-n", "deaf@test"]
+    """A real worker that can be stopped from consuming."""
+    words = [sys.executable, "-m", "celery", "-A", "tests.support.stalling", "worker", "-P", "solo", "-n", "stall@test"]
     words += ["-Q", queue(settings.redis_namespace, LIGHT), "--without-gossip", "--without-mingle"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=ROOT, env=environment(settings), stdout=log, stderr=log)
@@ -106,20 +106,20 @@ def celery_worker(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Pop
     process.wait()
 
 
-@pytest.mark.parametrize("command", ["become_deaf", "stop_listening"])
-def test_a_deaf_worker_ends_with_a_code_that_has_it_restarted(
+@pytest.mark.parametrize("command", ["block_event_loop", "stop_consuming"])
+def test_a_stalled_worker_exits_with_a_code_that_has_it_restarted(
     settings: Settings, celery_worker: subprocess.Popen[bytes], tmp_path: Path, command: str
 ) -> None:
     client, app = Client(settings), make_app(settings)
     _, job = client.run_manifest(line(2), await_=True, timeout=60_000)
     assert job["status"] == "completed"
     trace = tmp_path / "trace"
-    app.control.broadcast(command, arguments={"trace": str(trace)}, destination=["deaf@test"])
+    app.control.broadcast(command, arguments={"trace": str(trace)}, destination=["stall@test"])
     wait_until(trace.exists)
     job_id = client.run_manifest(line(2))
     wait_until(lambda: celery_worker.poll() is not None, timeout=60)
     assert celery_worker.returncode == EXIT_CODE
-    assert "none was taken: this worker ends" in (tmp_path / "log").read_text()
+    assert "none was received; the worker exits" in (tmp_path / "log").read_text()
     assert client.inspect_job(job_id)["status"] == "pending"
     client.cleanup_jobs(all=True)
     app.close()

@@ -1,4 +1,4 @@
-"""Claims are renewed as long as their runs go on, whatever else fails."""
+"""The lease keeper renews claims while their runs continue, whatever else fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import REASON, Stop
-from workers.recovery.lease_keeper import Keeper
+from workers.recovery.lease_keeper import LeaseKeeper
 
 
 def lease_end(store: Store, job: JobRef) -> float:
@@ -27,16 +27,16 @@ def lease_end(store: Store, job: JobRef) -> float:
     return float(end)
 
 
-def test_claims_are_renewed_where_the_ends_of_jobs_cannot_be_listened_to(own_server: ValkeyServer, caplog) -> None:
-    """A server refuses the subscription, which is no loss of the connection; later it does not refuse it any more."""
+def test_claims_are_renewed_although_the_subscription_to_ended_jobs_fails(own_server: ValkeyServer, caplog) -> None:
+    """The server refuses the subscription, which is not a connection error, and accepts it later."""
     client = Client(Settings(redis_url=own_server.url))
     store = Store(client.settings)
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
     store.scripts.claim(job, token, (("default", 1),), opening=True)
     own_server.client.execute_command("ACL", "SETUSER", "default", "resetchannels")
-    with Keeper(store, 0.05).holding(job, token, ["work"], RunHandle()):
-        wait_until(lambda: caplog.text.count("cannot be listened to") >= 2)
+    with LeaseKeeper(store, 0.05).holding(job, token, ["work"], RunHandle()):
+        wait_until(lambda: caplog.text.count("cannot listen for ended jobs") >= 2)
         assert "NoPermissionError" in caplog.text
         seen = lease_end(store, job)
         wait_until(lambda: lease_end(store, job) > seen)
@@ -46,14 +46,14 @@ def test_claims_are_renewed_where_the_ends_of_jobs_cannot_be_listened_to(own_ser
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
-    """The store of a namespace that nobody serves."""
+    """The store of a namespace without workers."""
     made = Store(Settings(redis_url=redis_url, redis_namespace=f"keeper-{secrets.token_hex(4)}"))
     yield made
     Client(made.settings).cleanup_jobs(all=True)
 
 
 def claimed(store: Store) -> tuple[JobRef, str]:
-    """A new job whose agent `work` is claimed, and the token."""
+    """A new job whose agent `work` is claimed, and the token of the claim."""
     client = Client(store.settings)
     job, token = job_ref(client, client.run_manifest(single("true"))), new_token()
     store.scripts.claim(job, token, (("default", 1),), opening=True)
@@ -61,9 +61,9 @@ def claimed(store: Store) -> tuple[JobRef, str]:
 
 
 def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store) -> None:
-    """A cancelled job's command dies within a second, however long its lease is, and whatever was held before."""
-    keeper = Keeper(store, 600)
-    with keeper.holding(*claimed(store), ["work"]):  # its thread begins, with nothing that could be ended
+    """A cancelled job's command is ended at once, however long the lease is, also after claims without a handle."""
+    keeper = LeaseKeeper(store, 600)
+    with keeper.holding(*claimed(store), ["work"]):  # starts the thread, with a claim without a handle
         (job, token), handle = claimed(store), RunHandle()
     with keeper.holding(job, token, ["work"], handle):
         wait_until(lambda: store.client.pubsub_numsub(store.keys.ends)[0][1] == 1)
@@ -72,10 +72,10 @@ def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Stor
     assert handle.reason == "the job has ended"
 
 
-def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Store) -> None:
-    """It was claimed before the end of the time to finish, and is held after it."""
+def test_a_run_that_begins_after_the_grace_period_is_given_back(store: Store) -> None:
+    """It was claimed before the end of the grace period, and held after it."""
     (job, token), stop = claimed(store), Stop()
-    keeper, early, late = Keeper(store, 600, stop), RunHandle(), RunHandle()
+    keeper, early, late = LeaseKeeper(store, 600, stop), RunHandle(), RunHandle()
     stop.over.set()
     with keeper.holding(job, token, ["work"], early):
         wait_until(lambda: early.reason)
@@ -83,10 +83,10 @@ def test_a_run_that_begins_when_the_worker_has_stopped_is_given_back(store: Stor
         assert (late.reason, late.given_back) == (REASON, True)
 
 
-def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
-    """Its token is another's by then, or nobody's."""
+def test_a_claim_is_not_renewed_after_its_block(store: Store) -> None:
+    """The claim may belong to another worker by then."""
     job, token = claimed(store)
-    keeper = Keeper(store, 600)
+    keeper = LeaseKeeper(store, 600)
     with keeper.holding(job, token, ["work"]):
         pass
     seen = lease_end(store, job)
@@ -96,16 +96,16 @@ def test_what_is_held_no_more_is_not_renewed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("handle", [None, RunHandle()])
-def test_a_claim_is_kept_as_long_as_it_is_held_although_there_was_no_room_for_a_thread_before(
+def test_claims_are_renewed_although_the_thread_could_not_be_started_before(
     own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, handle: RunHandle | None
 ) -> None:
-    """What could not be held is not renewed for ever, and a later claim is renewed."""
+    """The claim that failed is not renewed, and a later claim is."""
     client = Client(Settings(redis_url=own_server.url))
     store = Store(client.settings)
     job = job_ref(client, client.run_manifest(single("true")))
     token = new_token()
     store.scripts.claim(job, token, (("default", 1),), opening=True)
-    keeper = Keeper(store, 0.05)
+    keeper = LeaseKeeper(store, 0.05)
 
     def no_room(_thread: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")

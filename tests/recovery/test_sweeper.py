@@ -1,4 +1,4 @@
-"""What a sweeper does about what it finds, and that a long queue is not a loss."""
+"""What a sweeper re-announces and ends, and when it assumes an outage of the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.graphs import executor, job_ref, line, single
 from tests.support.store import Jobs
 from tests.support.waiting import wait_until
 from workers.recovery import sweeper
-from workers.recovery.queue_depth import Backlog
+from workers.recovery.queue_depth import QueueDepth
 from workers.recovery.sweeper import Sweeper
 
 JOBS = 3
@@ -28,7 +28,7 @@ JOBS = 3
 
 @pytest.fixture
 def impatient(store: Store, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
-    """A sweeper that takes what was not picked up by its next sweep for lost."""
+    """A sweeper that takes an announcement for lost if it was not picked up by the next sweep."""
     monkeypatch.setattr(sweeper, "FIRST_WAIT_MS", 0)
     return sweeper_of(store)
 
@@ -42,8 +42,8 @@ def sweep_often(one: Sweeper) -> None:
         assert one.tick()
 
 
-def test_a_backlog_breeds_no_second_one(store: Store, impatient: Sweeper) -> None:
-    """Nobody opens the jobs, however long: their tasks are in the queue, and stay the only ones."""
+def test_a_long_queue_gets_no_duplicate_tasks(store: Store, impatient: Sweeper) -> None:
+    """The jobs are not opened, but their tasks are still in the queue, so no more are added."""
     client = Client(store.settings)
     for _ in range(JOBS):
         client.run_manifest(line(3))
@@ -51,7 +51,7 @@ def test_a_backlog_breeds_no_second_one(store: Store, impatient: Sweeper) -> Non
     assert store.client.llen(queue(store.settings.redis_namespace, LIGHT)) == JOBS
 
 
-def test_what_the_queue_has_lost_is_announced_again_once(store: Store, impatient: Sweeper) -> None:
+def test_tasks_that_the_queue_has_lost_are_re_announced_once(store: Store, impatient: Sweeper) -> None:
     client = Client(store.settings)
     for _ in range(JOBS):
         client.run_manifest(line(3))
@@ -61,8 +61,8 @@ def test_what_the_queue_has_lost_is_announced_again_once(store: Store, impatient
     assert store.client.llen(light) == JOBS
 
 
-def test_every_pool_has_a_queue_of_its_own(store: Store, impatient: Sweeper) -> None:
-    """Tasks that wait for the light worker say nothing of those for a slot; there is one for each live job at most."""
+def test_the_queues_of_pools_are_limited_separately(store: Store, impatient: Sweeper) -> None:
+    """Tasks for the light worker do not limit those for a pool; a queue gets at most one for each live job."""
     client = Client(store.settings)
     opened = job_ref(client, client.run_manifest(single("true")))
     for _ in range(JOBS):
@@ -73,23 +73,23 @@ def test_every_pool_has_a_queue_of_its_own(store: Store, impatient: Sweeper) -> 
     assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1 + JOBS
 
 
-def test_a_broker_that_does_not_say_what_it_has_is_told_again_all_the_same(
+def test_a_broker_that_reports_no_queue_length_still_gets_re_announcements(
     store: Store, impatient: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> int:
         raise NotImplementedError("no passive declaration")
 
-    monkeypatch.setattr(Backlog, "of", refuse)
+    monkeypatch.setattr(QueueDepth, "of", refuse)
     Client(store.settings).run_manifest(line(3))
     light = queue(store.settings.redis_namespace, LIGHT)
     store.client.delete(light)
-    for _ in range(2):  # the first one notes since when
+    for _ in range(2):  # the first sweep stores the time
         assert impatient.tick()
     assert store.client.llen(light) == 1
 
 
-def test_the_room_of_a_queue_is_looked_at_anew_in_each_sweep(store: Store, impatient: Sweeper) -> None:
-    """What was added and lost again is added again."""
+def test_the_length_of_a_queue_is_read_again_in_each_sweep(store: Store, impatient: Sweeper) -> None:
+    """A task that was re-announced and lost is re-announced once more."""
     client, light = Client(store.settings), queue(store.settings.redis_namespace, LIGHT)
     client.run_manifest(line(3))
     for _ in range(2):
@@ -98,8 +98,8 @@ def test_the_room_of_a_queue_is_looked_at_anew_in_each_sweep(store: Store, impat
         assert store.client.llen(light) == 1
 
 
-def test_an_idle_job_that_nobody_settled_ends_as_its_policy_says(store: Store, jobs: Jobs) -> None:
-    """The worker that saw it idle may have died over it."""
+def test_an_idle_job_that_was_not_settled_ends_as_its_policy_says(store: Store, jobs: Jobs) -> None:
+    """The worker that saw it idle may have died before settling it."""
     for policy in ("complete", "fail", "wait"):
         jobs.submit(policy, initial_inputs={"join": [1]}, entrypoints=["join"], policies={"on_idle": policy})
         jobs.open(policy)
@@ -111,7 +111,7 @@ def test_an_idle_job_that_nobody_settled_ends_as_its_policy_says(store: Store, j
     }
     assert store.known_job("complete")["result"] == {"agent_id": None, "output": {"join": 1}}
     assert store.known_job("wait")["idle_since"] is not None
-    assert store.index.live() == ["wait"], "the ended ones are buried in the same sweep"
+    assert store.index.live() == ["wait"], "the same sweep removes the ended jobs from the live index"
     assert [
         name for name in store.client.scan_iter(f"{store.keys.job('complete')}*") if store.client.ttl(name) < 0
     ] == []
@@ -126,13 +126,13 @@ def test_the_rest_of_a_batch_in_an_idle_job_is_announced(store: Store, jobs: Job
     assert store.known_job("j")["status"] == "running"
 
 
-def test_a_job_that_the_sweeper_fails_is_off_the_live_at_once(store: Store, jobs: Jobs) -> None:
+def test_a_job_that_the_sweeper_fails_is_removed_from_the_live_index_at_once(store: Store, jobs: Jobs) -> None:
     jobs.submit("late", policies={"job_timeout_ms": 1})
     wait_until(lambda: sweeper_of(store).tick() and store.known_job("late")["status"] == "failed")
     assert store.index.live() == []
 
 
-def test_a_poisonous_message_is_named_with_the_workers_that_it_cost(make_store: Callable[..., Store]) -> None:
+def test_a_poison_message_fails_the_job_with_its_id_and_losses(make_store: Callable[..., Store]) -> None:
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0])
     jobs = Jobs(store)
@@ -146,14 +146,14 @@ def test_a_poisonous_message_is_named_with_the_workers_that_it_cost(make_store: 
     assert one.tick()
     assert store.known_job("j")["result"] == {
         "agent_id": "x",
-        "error": "its worker died 1 times while it ran this message",
+        "error": "the worker died while it ran this message (losses: 1, limit: policies.max_agent_restart_attempts)",
         "details": {"losses": 1, "message_id": "bad"},
     }
     assert store.index.live() == []
 
 
-def test_a_sweep_in_which_the_lease_is_lost_ends(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It took so long that another has begun a sweep of its own: it goes on with none of the others."""
+def test_a_sweep_ends_when_its_lease_is_lost(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took so long that another worker has taken the lease; the remaining jobs are left to that worker."""
     monkeypatch.setattr(sweeper, "JOBS_A_LEASE", 2)
     for name in "abcde":
         jobs.submit(name)
@@ -187,8 +187,8 @@ def test_live_jobs_have_their_bundles_renewed_every_hour(
 
 
 @pytest.mark.parametrize("holder", [None, "another"])
-def test_a_sweeper_that_stops_gives_its_own_lease_back(store: Store, holder: str | None) -> None:
-    """So that another need not wait for it; and it gives back nobody else's."""
+def test_a_sweeper_that_stops_releases_its_lease(store: Store, holder: str | None) -> None:
+    """So that another worker need not wait for it. The lease of another worker is not released."""
     one, key = sweeper_of(store), store.keys.sweeper
     thread = threading.Thread(target=one.run)
     thread.start()
@@ -201,8 +201,8 @@ def test_a_sweeper_that_stops_gives_its_own_lease_back(store: Store, holder: str
     assert store.client.get(key) == (holder.encode() if holder else None)
 
 
-def test_a_sweep_that_the_store_ends_says_so(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not taken for the fault of one job: the next sweep has to know that nobody could renew."""
+def test_a_sweep_that_loses_the_store_raises(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count as the fault of one job: the next sweep has to know that claims could not be renewed."""
     jobs.submit("j")
 
     def cut(*_: Any, **__: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_sweep_that_the_store_ends_says_so(store: Store, jobs: Jobs, monkeypat
 
 
 class Gaps:
-    """Notes of each sweep of the store's one job whether it comes after a gap; *now* is the monotonic clock (s)."""
+    """Records for each sweep of the only job whether it comes after a gap. *now* is the monotonic clock in seconds."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000.0
@@ -238,8 +238,8 @@ def gaps(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Gaps:
     return Gaps(store, monkeypatch)
 
 
-def test_sweeps_that_are_far_apart_have_a_gap_between_them(store: Store, gaps: Gaps) -> None:
-    """The store did not answer: it may have been away just as long for those who renew."""
+def test_a_long_time_between_two_sweeps_is_a_gap(store: Store, gaps: Gaps) -> None:
+    """The store may have been unreachable for lease keepers just as long."""
     one = sweeper_of(store)
     for seconds in (0.0, 1.0, 3.0, 3.1, 1.0):
         gaps.now += seconds
@@ -247,8 +247,8 @@ def test_sweeps_that_are_far_apart_have_a_gap_between_them(store: Store, gaps: G
     assert gaps.seen == [False, False, False, True, False]
 
 
-def test_that_another_has_swept_meanwhile_is_no_gap(store: Store, gaps: Gaps) -> None:
-    """Nor that it has died: the store answered, so whoever lives could renew."""
+def test_sweeps_of_another_worker_leave_no_gap(store: Store, gaps: Gaps) -> None:
+    """Nor does its death: the store answered, so live workers could renew."""
     one = sweeper_of(store)
     assert one.tick()
     store.client.set(store.keys.sweeper, "another")
@@ -261,8 +261,8 @@ def test_that_another_has_swept_meanwhile_is_no_gap(store: Store, gaps: Gaps) ->
     assert gaps.seen == [False, False]
 
 
-def test_a_store_that_is_cut_off_is_a_gap_however_short(make_store: Callable[..., Store], gaps: Gaps) -> None:
-    """The last renewals may be much older than that."""
+def test_a_connection_error_is_a_gap_however_short(make_store: Callable[..., Store], gaps: Gaps) -> None:
+    """The last renewals may be much older than the outage."""
     store = make_store(claim_lease_ms=400)
     store.scripts.sweep = gaps.sweep  # type: ignore[method-assign]
     one = sweeper_of(store)
@@ -277,10 +277,10 @@ def test_a_store_that_is_cut_off_is_a_gap_however_short(make_store: Callable[...
 
 
 @pytest.mark.parametrize(("ago_ms", "after_gap"), [(0, False), (6_000, False), (6_001, True)])
-def test_a_new_sweeper_goes_by_the_last_sweep_of_the_others(
+def test_a_new_sweeper_compares_the_last_sweep_of_any_worker(
     make_store: Callable[..., Store], ago_ms: int, after_gap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer ago than a lease: the whole fleet, or the store, has been away."""
+    """If that is longer ago than a lease, the whole fleet or the store was down."""
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0])
     Jobs(store).submit("j")
@@ -292,14 +292,14 @@ def test_a_new_sweeper_goes_by_the_last_sweep_of_the_others(
     assert gaps.seen == [False, after_gap]
 
 
-def test_a_short_lease_makes_no_gap_of_the_delay_of_a_busy_machine(
+def test_with_a_short_lease_the_delay_of_a_busy_machine_is_not_a_gap(
     make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0], claim_lease_ms=1_000)
     Jobs(store).submit("j")
     gaps = Gaps(store, monkeypatch)
-    for ago_ms in (0, sweeper.GAP_MS, sweeper.GAP_MS + 1):
+    for ago_ms in (0, sweeper.MIN_GAP_MS, sweeper.MIN_GAP_MS + 1):
         now[0] += ago_ms
         assert sweeper_of(store).tick()
         store.client.delete(store.keys.sweeper)

@@ -1,4 +1,4 @@
-"""What the tests of the scripts share. A long run of the state machine, as long as one likes:
+"""Fixtures of the script tests. To run the state machine for longer:
 
 pytest tests/scripts --hypothesis-profile=long --timeout=0
 """
@@ -19,7 +19,7 @@ settings.register_profile("long", max_examples=5_000, stateful_step_count=100, d
 
 @pytest.fixture
 def stage(redis_url: str) -> Iterator[Callable[..., Stage]]:
-    """Makes stages: `stage(x=EXECUTOR)`, with policies if need be. Each has a namespace of its own."""
+    """Make stages, each in a separate namespace: `stage(x=EXECUTOR)`, with policies if needed."""
     made: list[Stage] = []
 
     def make(policies: Policies = NO_LIMITS, **kinds: Kind) -> Stage:

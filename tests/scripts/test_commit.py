@@ -1,4 +1,4 @@
-"""commit: all of a run takes effect at once and once, or nothing of it does."""
+"""commit: a run takes effect atomically and exactly once, or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.scripts.machine.stage import (
 Stages = Callable[..., Stage]
 
 
-def test_a_commit_writes_everything_and_gives_the_claim_back(stage: Stages) -> None:
+def test_a_commit_writes_everything_and_releases_the_claim(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("a", b"2"))
     held = one.claim("a")
     one.now += 3
@@ -50,8 +50,8 @@ def test_empty_fields_of_a_step_leave_the_agent_as_it_was(stage: Stages) -> None
     assert [one.agent("join", name) for name in ("state", "last", "output", "threshold")] == ["{}", "3", "9", "2"]
 
 
-def test_a_stale_commit_is_refused_whole(stage: Stages) -> None:
-    """One agent of the commit is no longer held: nothing of the others lands either."""
+def test_a_stale_commit_is_refused_as_a_whole(stage: Stages) -> None:
+    """One agent of the commit is no longer claimed, so the steps of the others are refused too."""
     one = stage().open(("a", b"1"), ("b", b"2"), ("c", b"3"))
     held = one.scripts.claim(JOB, new_token(), (("light", 2),))
     other = one.claim("c")
@@ -71,7 +71,7 @@ def test_a_commit_of_an_earlier_run_of_the_job_is_refused(stage: Stages) -> None
     assert one.everything() == before
 
 
-def test_a_commit_repeated_answers_again_and_changes_nothing(stage: Stages) -> None:
+def test_a_repeated_commit_gets_the_same_reply_and_changes_nothing(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"))
     held = one.scripts.claim(JOB, new_token(), (("light", 1),))
     steps, token = [one.answer(held.claims[0], ("x", b"3"), ("b", b"4"))], new_token()
@@ -93,7 +93,7 @@ def test_a_commit_that_ended_the_job_is_still_answered_as_committed(stage: Stage
     assert one.events().count("job_completed") == 1
 
 
-def test_a_commit_that_has_landed_is_told_of_an_end_that_was_not_its_own(stage: Stages) -> None:
+def test_a_repeated_commit_gets_ended_if_another_call_has_ended_the_job(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     steps, token = [one.answer(held.claims[0], ("b", b"2"))], new_token()
@@ -103,23 +103,26 @@ def test_a_commit_that_has_landed_is_told_of_an_end_that_was_not_its_own(stage: 
     assert (again.word, again.claims) == (ReplyCode.ENDED, ())
 
 
-def test_a_commit_repeated_after_the_agent_has_moved_on_is_still_answered_as_committed(stage: Stages) -> None:
+def test_a_commit_repeated_after_the_agent_ran_again_is_still_answered_as_committed(stage: Stages) -> None:
     """Between the lost reply and the repetition another worker ran the same agent."""
     one = stage().open(("a", b"1"), ("b", b"2"))
     held = one.claim("a")
     steps, token = [one.answer(held.claims[0], ("a", b"3"))], new_token()
-    one.now += 1  # so that b has waited longer than a
+    one.now += 1  # b is then ready for longer than a
     one.scripts.commit(JOB, held.token, steps, token, (("light", 1),))
     one.run("a")
     again = one.scripts.commit(JOB, held.token, steps, token, (("light", 1),))
-    assert (again.word, names(again.claims)) == (ReplyCode.COMMITTED, ["b"])  # nobody else can give b's claim back
+    assert (again.word, names(again.claims)) == (
+        ReplyCode.COMMITTED,
+        ["b"],
+    )  # only this worker can release b
 
 
-def test_mail_that_arrives_for_a_claimed_agent_is_not_forgotten(stage: Stages) -> None:
+def test_mail_that_arrives_for_a_claimed_agent_makes_it_ready_after_the_commit(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     held = one.claim("a")
-    told = one.run("b", ("a", b"3"))
-    assert (one.ready(), rows(told)) == ({}, {})
+    reply = one.run("b", ("a", b"3"))
+    assert (one.ready(), rows(reply)) == ({}, {})
     reply = one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
     assert one.mail("a") == [b"3"]
     assert rows(reply) == {"light": (1, 1, "a")}
@@ -140,14 +143,14 @@ def test_a_mailbox_keeps_the_order_of_the_commits(stage: Stages) -> None:
     assert one.mail("c") == [b"b1", b"b2", b"a1"]
 
 
-def test_a_join_is_ready_with_its_last_message_and_told_of_once(stage: Stages) -> None:
+def test_a_join_becomes_ready_with_its_last_message_and_is_reported_once(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("a", b"1"), ("b", b"2"), ("c", b"3"), ("d", b"4"))
-    told = [rows(one.run(agent, ("join", b"m"))).get("light", (0, 0, ""))[1] for agent in "abcd"]
-    assert told == [0, 0, 1, 0]
+    new = [rows(one.run(agent, ("join", b"m"))).get("light", (0, 0, ""))[1] for agent in "abcd"]
+    assert new == [0, 0, 1, 0]
     assert "join" in one.ready()
 
 
-def test_a_step_may_raise_or_lower_what_its_agent_needs(stage: Stages) -> None:
+def test_a_step_may_raise_or_lower_the_threshold_of_its_agent(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(*(("join", b"%d" % n) for n in range(5)))
     for consumed, threshold, ready in ((1, 5, False), (0, 2, True)):
         one.redis.hset(one.keys.agent(JOB.job_id, "join"), "threshold", 1)
@@ -171,14 +174,14 @@ def test_a_delayed_agent_is_not_claimed_before_its_time_and_the_job_is_not_idle(
     assert due.claims[0].waited_ms == 0
 
 
-def test_a_delay_of_nothing_is_told_of_at_once(stage: Stages) -> None:
+def test_an_agent_with_a_delay_of_zero_is_reported_at_once(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("x", b"1"))
     held = one.claim("x")
     reply = one.scripts.commit(JOB, held.token, [Step("x", attempts=1, delay_ms=0)], new_token())
     assert rows(reply) == {"default": (1, 1, "x")}
 
 
-def test_more_mail_sends_nobody_to_the_end_of_those_who_wait(stage: Stages) -> None:
+def test_more_mail_does_not_move_a_ready_agent_to_the_end_of_the_ready_set(stage: Stages) -> None:
     one = stage(x=EXECUTOR, y=EXECUTOR).open(("x", b"1"), ("a", b"2"))
     since = one.now
     one.now += 1
@@ -202,7 +205,7 @@ def test_new_mail_does_not_bring_a_delayed_agent_forward(stage: Stages) -> None:
     assert one.ready("default") == {"x": one.now + 500}
 
 
-def test_a_commit_claims_on_in_the_same_breath(stage: Stages) -> None:
+def test_a_commit_claims_the_next_agents(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"))
     held = one.claim("a")
     step = one.answer(held.claims[0], ("x", b"2"), ("b", b"3"), ("c", b"4"))
@@ -217,9 +220,9 @@ def test_the_last_commit_of_a_job_says_that_it_is_idle(stage: Stages) -> None:
     assert one.run("a", ("join", b"3")).idle is False
     held = one.claim("b")
     steps, token = [one.answer(held.claims[0], ("batch", b"4"))], new_token()
-    for _ in range(2):  # also where the reply was lost
+    for _ in range(2):  # also in the reply to a repeated call
         reply = one.scripts.commit(JOB, held.token, steps, token, ANY_LIGHT)
-        assert reply.idle is True  # what is below its threshold cannot be acted on
+        assert reply.idle is True  # mail below the threshold does not count
 
 
 def test_a_job_with_a_claim_is_not_idle(stage: Stages) -> None:
@@ -241,7 +244,7 @@ def test_the_commit_that_ends_the_job_clears_its_claims_and_keeps_its_mail(stage
     assert (one.mail("b"), one.mail("c"), one.mail("x")) == ([b"2"], [b"4"], [b"3"])
 
 
-def test_a_commit_after_the_end_changes_nothing_and_is_told_so(stage: Stages) -> None:
+def test_a_commit_after_the_end_changes_nothing_and_gets_ended(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     one.finish(failed())
@@ -267,13 +270,13 @@ def test_a_fan_out_of_ten_thousand_messages_is_one_commit(stage: Stages) -> None
     assert rows(reply) == {"light": (10_000, 10_000, "")}
 
 
-def test_a_commit_for_a_job_that_is_gone_is_told_so(stage: Stages) -> None:
+def test_a_commit_for_a_deleted_job_gets_missing(stage: Stages) -> None:
     one = stage()
     assert one.scripts.commit(JOB, "t", [Step("a")], new_token()).word is ReplyCode.MISSING
     assert one.everything() == {}
 
 
-def test_mail_handed_on_within_a_commit_never_touches_the_mailbox(stage: Stages) -> None:
+def test_inline_mail_is_never_written_to_the_mailbox(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a", "b")
     steps = [one.answer(held.claims[0]), Step("b", processed=1, last=b"2", outgoing=[("c", b"3")], inline_only=True)]
@@ -283,8 +286,8 @@ def test_mail_handed_on_within_a_commit_never_touches_the_mailbox(stage: Stages)
     assert (one.agent("b", "processed"), one.agent("b", "last")) == ("1", "2")
 
 
-def test_mail_handed_on_within_a_commit_does_not_overtake_what_came_in_meanwhile(stage: Stages) -> None:
-    """The commit is refused whole and the claim stays, so that the worker can send that mail instead."""
+def test_inline_mail_does_not_overtake_mail_that_arrived_since_the_claim(stage: Stages) -> None:
+    """The commit is refused as a whole and the claim stays, so that the worker can send that mail to the mailbox."""
     one = stage().open(("a", b"1"), ("d", b"2"))
     held = one.claim("a", "b")
     one.run("d", ("b", b"3"))
@@ -297,7 +300,7 @@ def test_mail_handed_on_within_a_commit_does_not_overtake_what_came_in_meanwhile
     assert (one.mail("b"), one.agent("b", "processed")) == ([b"3", b"4"], "0")
 
 
-def test_mail_that_came_in_for_one_that_was_held_without_any_makes_it_ready(stage: Stages) -> None:
+def test_mail_that_arrives_for_an_agent_claimed_without_mail_makes_it_ready(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("d", b"2"))
     held = one.claim("a", "b")
     assert rows(one.run("d", ("b", b"3"))) == {}
@@ -305,7 +308,7 @@ def test_mail_that_came_in_for_one_that_was_held_without_any_makes_it_ready(stag
     assert rows(reply) == {"light": (1, 1, "b")}
 
 
-def test_of_dead_letters_the_newest_thousand_are_kept(stage: Stages) -> None:
+def test_the_newest_thousand_dead_letters_are_kept(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     step = replace(

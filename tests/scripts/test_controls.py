@@ -1,4 +1,4 @@
-"""move, deliver and retry: what operators ask for happens once, whole, and only where it may."""
+"""pause_resume, deliver and retry: a control takes effect atomically, once, and only in a permitted state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(moved: ControlReply) -> list[tuple[str, int, str]]:
     return [(row.pool, row.due, row.agent_id) for row in moved.waiting]
 
 
-def test_a_paused_job_gives_no_claim_and_what_runs_commits_and_claims_nothing_more(stage: Stages) -> None:
+def test_a_paused_job_gives_no_claim_and_a_run_commits_without_claiming_more(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     held = one.claim("a")
     assert move(one, JobStatus.PAUSED).word is ReplyCode.SETTLED
@@ -56,7 +56,7 @@ def test_a_paused_job_gives_no_claim_and_what_runs_commits_and_claims_nothing_mo
     assert [(row.pool, row.due, row.new) for row in move(one, JobStatus.RUNNING).waiting] == [("light", 2, 2)]
 
 
-def test_asking_again_for_what_holds_changes_nothing(stage: Stages) -> None:
+def test_asking_for_the_present_status_changes_nothing(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     for to in TO:
         move(one, to)
@@ -65,13 +65,13 @@ def test_asking_again_for_what_holds_changes_nothing(stage: Stages) -> None:
         again = move(one, to)
         assert (again.word, again.status, one.everything()) == (ReplyCode.SETTLED, to, before)
     assert one.events()[-2:] == ["job_paused", "job_resumed"]
-    told = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))][-2:]
-    assert [(fields[b"a"], fields[b"p"]) for fields in told] == [(b"", b'{"by":"ann"}')] * 2
+    entries = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))][-2:]
+    assert [(fields[b"a"], fields[b"p"]) for fields in entries] == [(b"", b'{"by":"ann"}')] * 2
 
 
 @pytest.mark.parametrize("to", TO)
 @pytest.mark.parametrize("end", [None, completed(), failed(), cancelled()])
-def test_only_what_runs_is_paused_and_only_what_is_paused_goes_on(
+def test_only_a_running_job_is_paused_and_only_a_paused_job_is_resumed(
     stage: Stages, to: JobStatus, end: JobEnd | None
 ) -> None:
     one = stage()
@@ -85,8 +85,8 @@ def test_only_what_runs_is_paused_and_only_what_is_paused_goes_on(
     assert one.everything() == before
 
 
-def test_a_pause_is_an_update_of_the_job_and_a_move(stage: Stages) -> None:
-    """Who has seen the job idle before it does not end it after it."""
+def test_a_pause_updates_the_job_and_raises_its_revision(stage: Stages) -> None:
+    """A worker that saw the job idle before the pause must not end it after the pause."""
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     seen = one.revision
     one.now += 7
@@ -104,8 +104,8 @@ def test_a_flush_waits_for_the_end_of_a_pause(stage: Stages) -> None:
     assert one.ready("default") == {}
 
 
-def test_a_message_from_outside_is_a_move_and_ends_the_idleness(stage: Stages) -> None:
-    """Whoever saw the job idle before it came must not end the job over it."""
+def test_a_message_from_outside_raises_the_revision_and_ends_the_idleness(stage: Stages) -> None:
+    """A worker that saw the job idle before the message came must not end the job."""
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     seen = one.revision
     one.scripts.settle(JOB, seen, None)
@@ -115,13 +115,13 @@ def test_a_message_from_outside_is_a_move_and_ends_the_idleness(stage: Stages) -
     assert one.scripts.settle(JOB, seen, completed()) is ReplyCode.MOVED
 
 
-def test_a_message_that_makes_somebody_ready_tells_of_it(stage: Stages) -> None:
+def test_the_reply_to_a_message_reports_the_agent_that_it_makes_ready(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     assert rows(deliver(one, "join", "first")) == []
     assert rows(deliver(one, "join", "second")) == [("light", 1, "join")]
 
 
-def test_a_message_is_known_by_its_agent_and_its_id(stage: Stages) -> None:
+def test_a_duplicate_message_is_recognized_by_its_agent_and_its_id(stage: Stages) -> None:
     one = stage().open()
     sent = [("a", "bc"), ("ab", "c"), ("a", "c"), ("a", "bc")]
     words = [deliver(one, agent, name).word for agent, name in sent]
@@ -130,7 +130,7 @@ def test_a_message_is_known_by_its_agent_and_its_id(stage: Stages) -> None:
 
 
 @pytest.mark.parametrize("end", [completed(), failed(), cancelled()])
-def test_an_ended_job_takes_no_message_and_loses_no_dead_letter_over_it(stage: Stages, end: JobEnd) -> None:
+def test_an_ended_job_refuses_a_message_and_keeps_the_dead_letter(stage: Stages, end: JobEnd) -> None:
     one = stage()
     entry = given_up(one)
     one.finish(end)
@@ -151,7 +151,7 @@ def given_up(one: Stage) -> str:
     return str(entry, "utf-8")
 
 
-def test_a_dead_letter_is_replayed_once_and_asked_again_it_is_the_same_replay(stage: Stages) -> None:
+def test_a_dead_letter_is_replayed_once_however_often_it_is_asked_for(stage: Stages) -> None:
     one = stage()
     entry = given_up(one)
     words = [deliver(one, "b", name, entry).word for name in ("new", "new", "another")]
@@ -160,7 +160,7 @@ def test_a_dead_letter_is_replayed_once_and_asked_again_it_is_the_same_replay(st
     assert one.redis.xlen(one.keys.dead(JOB.job_id)) == 0
 
 
-def test_only_what_has_failed_or_was_cancelled_is_retried(stage: Stages) -> None:
+def test_only_a_failed_or_cancelled_job_is_retried(stage: Stages) -> None:
     one = stage()
     one.create(("a", b"1"))
     for status in ("pending", "running", "paused", "completed"):
@@ -176,7 +176,7 @@ def test_only_what_has_failed_or_was_cancelled_is_retried(stage: Stages) -> None
         assert one.everything() == before
 
 
-def test_nothing_of_an_earlier_run_lands_in_a_retried_job(stage: Stages) -> None:
+def test_calls_of_an_earlier_run_are_refused_in_a_retried_job(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a", token="t")
     one.finish(cancelled())
@@ -190,8 +190,8 @@ def test_nothing_of_an_earlier_run_lands_in_a_retried_job(stage: Stages) -> None
     assert one.everything() == before
 
 
-def test_a_retried_agent_has_all_its_attempts_and_workers_again(stage: Stages) -> None:
-    """It failed, after a loss and a delay that is not over; it is ready at once."""
+def test_a_retry_resets_the_attempts_and_losses_of_an_agent(stage: Stages) -> None:
+    """It failed after a loss and during a delay; after the retry it is ready at once."""
     one = stage(x=EXECUTOR).open(("x", b"1"))
     held = one.claim("x")
     step = replace(one.answer(held.claims[0]), consumed=0, attempts=2, delay_ms=60_000, error="e")
@@ -208,7 +208,7 @@ def test_a_retried_agent_has_all_its_attempts_and_workers_again(stage: Stages) -
     assert one.events()[-3:] == ["job_recovery_started", "job_running", "executor_lease_requested"]
 
 
-def test_a_retry_from_an_agent_clears_it_and_all_behind_it_and_gives_it_its_last_input(stage: Stages) -> None:
+def test_a_retry_from_an_agent_clears_it_and_all_agents_downstream_and_gives_it_its_last_input(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("a", b"1"), ("b", b"2"), ("join", b"3"), ("join", b"4"), ("join", b"5"))
     for name in ("a", "b", "join"):
         held = one.claim(name)
@@ -231,10 +231,10 @@ def test_a_retry_from_an_agent_clears_it_and_all_behind_it_and_gives_it_its_last
 
 
 @pytest.mark.parametrize(("kind", "again"), [(Kind(), 1), (EXECUTOR, 1), (BATCH_OF_TWO, 2)])
-def test_a_retry_from_an_agent_that_was_cut_off_gives_it_as_much_as_it_was_at(
+def test_a_retry_from_an_agent_whose_run_was_cut_off_gives_it_the_input_of_that_run(
     stage: Stages, kind: Kind, again: int
 ) -> None:
-    """The rest of its mail is cleared, and told of."""
+    """The rest of its mail is cleared and counted in the event."""
     one = stage(x=kind).open(("x", b"1"), ("x", b"2"), ("x", b"3"))
     one.claim("x")
     one.finish(cancelled())
@@ -242,14 +242,14 @@ def test_a_retry_from_an_agent_that_was_cut_off_gives_it_as_much_as_it_was_at(
     assert one.mail("x") == [b"1", b"2", b"3"][:again]
 
 
-def test_a_retry_from_an_agent_that_never_ran_begins_with_what_came_first(stage: Stages) -> None:
+def test_a_retry_from_an_agent_that_never_ran_gives_it_its_first_message(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("a", b"2"))
     one.finish(cancelled())
     retry(one, "a", ("a", 1))
     assert one.mail("a") == [b"1"]
 
 
-def test_a_retry_from_an_agent_that_is_done_gives_it_what_it_consumed_last_and_not_what_waits(stage: Stages) -> None:
+def test_a_retry_from_an_agent_that_succeeded_gives_it_its_last_input_and_not_its_waiting_mail(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
     held = one.claim("x")
     step = replace(one.answer(held.claims[0]), last=held.claims[0].mail[0])
@@ -259,8 +259,8 @@ def test_a_retry_from_an_agent_that_is_done_gives_it_what_it_consumed_last_and_n
     assert one.mail("x") == [b"1"]
 
 
-def test_that_a_run_was_cut_off_is_forgotten_with_the_next_run_of_the_job(stage: Stages) -> None:
-    """What the agent is given again goes by the last end of the job."""
+def test_the_next_run_of_the_job_forgets_that_a_run_was_cut_off(stage: Stages) -> None:
+    """The last end of the job decides which input the agent is given again."""
     one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
     one.claim("x")
     one.finish(cancelled())
@@ -274,8 +274,8 @@ def test_that_a_run_was_cut_off_is_forgotten_with_the_next_run_of_the_job(stage:
     assert one.mail("x") == [b"1"]
 
 
-def test_a_retry_is_a_move(stage: Stages) -> None:
-    """The waits before what is lost is told of again begin with the first one."""
+def test_a_retry_raises_the_revision(stage: Stages) -> None:
+    """The waits before a re-announcement start with the shortest one again."""
     one = stage().open(("a", b"1"))
     seen = one.revision
     one.finish(cancelled())

@@ -1,4 +1,4 @@
-"""create and claim: what a new job is, who may be claimed, and what a repeated call answers."""
+"""create and claim: the state of a new job, which agents can be claimed, and the reply to a repeated call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_new_job_is_pending_with_its_mail_in_order(stage: Stages) -> None:
     assert one.events() == ["job_pending", "job_validated"]
 
 
-def test_a_job_created_again_with_the_same_bundle_is_found_and_not_changed(stage: Stages) -> None:
+def test_creating_a_job_again_with_the_same_bundle_finds_it_and_changes_nothing(stage: Stages) -> None:
     one = stage()
     one.create(("a", b"1"))
     before = one.everything()
@@ -50,13 +50,13 @@ def test_another_bundle_under_the_same_id_is_a_conflict_and_changes_nothing(stag
     assert one.everything() == before
 
 
-def test_mail_below_the_threshold_makes_nobody_ready(stage: Stages) -> None:
+def test_mail_below_the_threshold_does_not_make_an_agent_ready(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE, batch=BATCH_OF_TWO)
     one.create(("join", b"1"), ("join", b"2"), ("batch", b"3"))
     assert (one.ready(), one.ready("default")) == ({}, {})
 
 
-def test_nobody_is_claimed_before_the_job_is_open(stage: Stages) -> None:
+def test_no_agent_is_claimed_before_the_job_is_opened(stage: Stages) -> None:
     one = stage()
     one.create(("a", b"1"))
     for agents in ((), ("a",)):
@@ -64,7 +64,7 @@ def test_nobody_is_claimed_before_the_job_is_open(stage: Stages) -> None:
         assert (reply.word, reply.claims, reply.waiting, reply.idle) == (ReplyCode.CLAIMED, (), (), False)
 
 
-def test_opening_starts_the_job_and_tells_of_all_that_is_ready(stage: Stages) -> None:
+def test_opening_starts_the_job_and_reports_all_ready_agents(stage: Stages) -> None:
     one = stage(x=EXECUTOR, y=EXECUTOR)
     one.create(("a", b"1"), ("x", b"2"), ("y", b"3"))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT, opening=True)
@@ -82,7 +82,7 @@ def test_a_job_is_opened_once(stage: Stages) -> None:
     assert one.job("started_at") == str(one.now - 5)
 
 
-def test_a_claim_takes_a_lease_and_hands_over_all_mail_in_order(stage: Stages) -> None:
+def test_a_claim_takes_a_lease_and_returns_all_mail_in_order(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("a", b"2"))
     one.now += 30
     reply = one.claim("a", token="t")
@@ -94,7 +94,7 @@ def test_a_claim_takes_a_lease_and_hands_over_all_mail_in_order(stage: Stages) -
     assert one.mail("a") == [b"1", b"2"]  # consumed only by the commit
 
 
-def test_an_executor_is_handed_one_message_and_its_lease_is_an_event(stage: Stages) -> None:
+def test_the_claim_of_an_executor_returns_one_message_and_records_its_lease(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
     reply = one.claim("x")
     assert reply.claims[0].mail == (b"1",)
@@ -103,18 +103,18 @@ def test_an_executor_is_handed_one_message_and_its_lease_is_an_event(stage: Stag
 
 
 @pytest.mark.parametrize("depth", [63, 64, 65, 128, 129, MOST_MESSAGES + 50])
-def test_a_claim_hands_over_as_much_mail_as_one_claim_may_hold(stage: Stages, depth: int) -> None:
+def test_a_claim_returns_as_much_mail_as_one_claim_may_hold(stage: Stages, depth: int) -> None:
     one = stage().open(*(("a", b"%d" % n) for n in range(depth)))
     reply = one.claim("a")
     assert reply.claims[0].mail == tuple(b"%d" % n for n in range(min(depth, MOST_MESSAGES)))
 
 
-def test_an_aggregator_that_needs_more_than_a_claim_holds_gets_what_it_needs(stage: Stages) -> None:
+def test_a_claim_returns_at_least_the_threshold_of_an_aggregator(stage: Stages) -> None:
     one = stage(join=Kind(threshold=1_500)).open(*(("join", b"m") for _ in range(1_500)))
     assert len(one.claim("join").claims[0].mail) == 1_500
 
 
-def test_a_claim_of_many_large_messages_stops_at_the_cap_but_always_has_one(stage: Stages) -> None:
+def test_a_claim_of_large_messages_stops_at_the_byte_limit_after_at_least_one(stage: Stages) -> None:
     large = b"x" * 9 * 1024 * 1024
     one = stage().open(("a", large), ("a", large), ("a", large), ("b", large))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
@@ -122,7 +122,7 @@ def test_a_claim_of_many_large_messages_stops_at_the_cap_but_always_has_one(stag
     assert rows(reply) == {"light": (1, 0, "b")}
 
 
-def test_a_claim_of_several_agents_stops_at_the_most_messages_of_one_claim(stage: Stages) -> None:
+def test_a_claim_of_several_agents_stops_at_the_message_limit(stage: Stages) -> None:
     one = stage().open(*((name, b"m") for name in "abc" for _ in range(MOST_MESSAGES // 2)))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
     assert [(c.agent_id, len(c.mail)) for c in reply.claims] == [(name, MOST_MESSAGES // 2) for name in "ab"]
@@ -136,7 +136,7 @@ def test_a_claimed_agent_cannot_be_claimed_again(stage: Stages) -> None:
     assert one.scripts.claim(JOB, new_token(), ANY_LIGHT).claims == ()
 
 
-def test_those_who_have_waited_longest_are_claimed_first(stage: Stages) -> None:
+def test_the_agents_that_are_ready_for_longest_are_claimed_first(stage: Stages) -> None:
     one = stage(x=EXECUTOR, y=EXECUTOR, z=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("c", b"3"))
     for agent, target in (("c", "z"), ("a", "x"), ("b", "y")):
         one.now += 1
@@ -145,13 +145,13 @@ def test_those_who_have_waited_longest_are_claimed_first(stage: Stages) -> None:
     assert order == ["z", "x", "y"]
 
 
-def test_the_first_wanted_pool_that_has_anyone_is_taken_from(stage: Stages) -> None:
+def test_the_first_wanted_pool_with_ready_agents_is_claimed_from(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("x", b"3"))
     wanted = (("light", 1), ("default", 1))
     assert [names(one.scripts.claim(JOB, new_token(), wanted).claims) for _ in range(4)] == [["a"], ["b"], ["x"], []]
 
 
-def test_a_claim_repeated_hands_over_the_same_and_nothing_more(stage: Stages) -> None:
+def test_a_repeated_claim_returns_the_same_and_nothing_more(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("x", b"3"))
     wanted = (("light", 1), ("default", 1))
     first = one.scripts.claim(JOB, "t", wanted)
@@ -160,8 +160,8 @@ def test_a_claim_repeated_hands_over_the_same_and_nothing_more(stage: Stages) ->
     assert set(one.claims()) == {"a"}
 
 
-def test_a_claim_that_found_nothing_finds_nothing_when_it_is_repeated(stage: Stages) -> None:
-    """Its worker has only one reply to act on: what came in between is announced to somebody else."""
+def test_a_claim_that_returned_nothing_returns_nothing_when_it_is_repeated(stage: Stages) -> None:
+    """Agents that became ready between the two calls were announced to another worker."""
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     assert one.scripts.claim(JOB, "t", ANY_LIGHT).claims == ()
@@ -171,8 +171,8 @@ def test_a_claim_that_found_nothing_finds_nothing_when_it_is_repeated(stage: Sta
     assert rows(again)["light"][0] == 1
 
 
-def test_an_opening_claim_repeated_tells_again_of_all_that_is_ready(stage: Stages) -> None:
-    """Nobody else knows of them: if the repeated call is silent, the job stands still."""
+def test_a_repeated_opening_claim_reports_all_ready_agents_again(stage: Stages) -> None:
+    """They were not announced to other workers: without this report the job would not continue."""
     one = stage(x=EXECUTOR)
     one.create(("x", b"1"))
     first = one.scripts.claim(JOB, "t", ANY_LIGHT, opening=True)
@@ -199,28 +199,28 @@ def test_an_ended_job_gives_no_claim_and_is_not_opened_again(stage: Stages) -> N
     assert one.everything() == before
 
 
-def test_a_claim_that_finds_an_idle_job_says_so(stage: Stages) -> None:
+def test_a_claim_reports_that_the_job_is_idle(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
     assert (reply.idle, reply.revision, reply.claims) == (True, 0, ())
 
 
-def test_those_that_follow_are_claimed_with_the_first_while_they_are_free(stage: Stages) -> None:
-    """What the first sends them can then be answered in the same commit."""
+def test_the_following_agents_are_claimed_with_the_first_while_they_are_free(stage: Stages) -> None:
+    """They can then handle the messages of the first one in the same commit."""
     one = stage().open(("a", b"1"), ("d", b"2"))
     reply = one.claim("a", "b", "c", "d", "x")
     assert [(c.agent_id, c.mail) for c in reply.claims] == [("a", (b"1",)), ("b", ()), ("c", ())]
     assert (set(one.claims()), one.ready()) == ({"a", "b", "c"}, {"d": one.now})
 
 
-def test_nobody_follows_one_that_is_not_due(stage: Stages) -> None:
+def test_no_agent_is_claimed_with_one_that_is_not_due(stage: Stages) -> None:
     one = stage().open(("b", b"1"))
     assert one.claim("a", "b").claims == ()
     assert one.claims() == {}
 
 
-def test_one_that_is_claimed_elsewhere_does_not_follow(stage: Stages) -> None:
-    """Be it for its own mail or, with an empty mailbox, for what another sends it."""
+def test_an_agent_that_another_worker_has_claimed_is_not_claimed_with_the_first(stage: Stages) -> None:
+    """Whether it was claimed with mail or, with an empty mailbox, for inline mail."""
     one = stage().open(("a", b"1"), ("b", b"2"), ("d", b"3"), ("x", b"4"))
     one.claim("b")
     assert names(one.claim("d", "c").claims) == ["d", "c"]
@@ -228,7 +228,7 @@ def test_one_that_is_claimed_elsewhere_does_not_follow(stage: Stages) -> None:
     assert names(one.claim("x", "c", "y").claims) == ["x"]
 
 
-def test_a_claim_of_several_repeated_hands_over_all_of_them(stage: Stages) -> None:
+def test_a_repeated_claim_of_several_agents_returns_all_of_them(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     first, again = (one.claim("a", "b", "c", token="t") for _ in range(2))
     assert [(c.agent_id, c.mail) for c in again.claims] == [(c.agent_id, c.mail) for c in first.claims]

@@ -1,4 +1,4 @@
-"""renew, flush, settle and finish: how a claim lives on, and how a job comes to its end."""
+"""renew, flush, settle and finish: how a claim is kept valid and how a job ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_renewing_gives_all_claims_of_a_token_a_new_lease(stage: Stages) -> None
     assert one.claims() == {"a": one.now + LEASE_MS, "b": one.now + LEASE_MS, "c": one.now - 2_000 + LEASE_MS}
 
 
-def test_renewing_with_one_that_is_no_longer_held_renews_nothing(stage: Stages) -> None:
+def test_renewing_with_an_agent_that_is_no_longer_claimed_renews_nothing(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     held, _ = one.claim("a"), one.claim("b")
     before = one.everything()
@@ -51,7 +51,7 @@ def test_renewing_with_one_that_is_no_longer_held_renews_nothing(stage: Stages) 
     assert one.everything() == before
 
 
-def test_renewing_does_not_bring_back_a_claim_that_was_committed(stage: Stages) -> None:
+def test_renewing_does_not_restore_a_claim_that_was_committed(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
@@ -59,14 +59,14 @@ def test_renewing_does_not_bring_back_a_claim_that_was_committed(stage: Stages) 
     assert one.claims() == {}
 
 
-def test_a_flush_lets_a_part_filled_batch_go(stage: Stages) -> None:
+def test_a_flush_makes_a_part_filled_batch_ready(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     reply = one.scripts.flush(JOB, one.revision, ["batch"])
     assert (reply.word, rows(reply)) == (ReplyCode.FLUSHED, {"default": (1, 1, "batch")})
     assert one.claim("batch").claims[0].mail == (b"1",)
 
 
-def test_a_flush_leaves_empty_mailboxes_alone(stage: Stages) -> None:
+def test_a_flush_ignores_empty_mailboxes(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE, batch=BATCH_OF_TWO).open(("join", b"1"))
     before = one.everything()
     reply = one.scripts.flush(JOB, one.revision, ["batch"])
@@ -74,13 +74,13 @@ def test_a_flush_leaves_empty_mailboxes_alone(stage: Stages) -> None:
     assert one.everything() == before
 
 
-def test_a_flush_repeated_tells_again_of_what_it_made_ready(stage: Stages) -> None:
+def test_a_repeated_flush_reports_the_same_agents_again(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     first, again = (rows(one.scripts.flush(JOB, one.revision, ["batch"])) for _ in range(2))
     assert first == again == {"default": (1, 1, "batch")}
 
 
-def test_a_flush_after_a_move_changes_nothing(stage: Stages) -> None:
+def test_a_flush_at_an_old_revision_changes_nothing(stage: Stages) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     before = one.everything()
     assert one.scripts.flush(JOB, one.revision + 1, ["batch"]).word is ReplyCode.MOVED
@@ -88,7 +88,7 @@ def test_a_flush_after_a_move_changes_nothing(stage: Stages) -> None:
 
 
 def test_a_job_that_is_not_idle_is_not_flushed(stage: Stages) -> None:
-    """A second worker that saw the same idleness comes late: by now there is work, so the batch may still fill."""
+    """A second worker saw the same idleness but is late: there is work again, so the batch may still fill."""
     one = stage(batch=BATCH_OF_TWO).open(("a", b"1"), ("batch", b"2"))
     one.scripts.flush(JOB, one.revision, ["batch"])
     assert one.ready("default") == {}
@@ -120,7 +120,7 @@ def test_a_commit_ends_the_idleness(stage: Stages) -> None:
 
 
 @pytest.mark.parametrize("end", [None, completed(), failed()])
-def test_a_job_is_settled_only_if_nothing_has_moved_since(stage: Stages, end: JobEnd | None) -> None:
+def test_a_job_is_settled_only_if_it_has_not_changed_since(stage: Stages, end: JobEnd | None) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     revision = one.run("a").revision
     before = one.everything()
@@ -143,7 +143,7 @@ def test_a_job_with_a_delayed_agent_is_not_settled(stage: Stages) -> None:
 
 
 @pytest.mark.parametrize("end", [completed(), failed(), cancelled()])
-def test_finishing_clears_claims_and_keeps_mail_and_says_so_once(stage: Stages, end: JobEnd) -> None:
+def test_finishing_clears_claims_keeps_mail_and_records_one_event(stage: Stages, end: JobEnd) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("b", b"2"), ("x", b"3"))
     held = one.claim("a", "c")
     assert [one.finish(end) for _ in range(2)] == [ReplyCode.SETTLED, ReplyCode.ENDED]
@@ -186,7 +186,7 @@ def test_the_end_is_published_as_a_small_notice(stage: Stages) -> None:
 
 
 def with_every_kind_of_key(one: Stage) -> Reply:
-    """A job that has something of everything that a job can have; returns the claim of `a`."""
+    """Make a job that has every kind of key, and return the claim of `a`."""
     one.open(("a", b"1"), ("batch", b"2"), ("x", b"3"))
     one.scripts.log(JOB.job_id, [("x", "stdout", "printed")], 1_000)
     one.scripts.deliver(JOB.job_id, "c", "id", b"4")
@@ -200,7 +200,7 @@ def with_every_kind_of_key(one: Stage) -> Reply:
 
 
 @pytest.mark.parametrize("way", ["commit", "settle", "finish"])
-def test_every_way_to_end_a_job_gives_all_its_keys_their_time_to_live(stage: Stages, way: str) -> None:
+def test_every_way_to_end_a_job_sets_the_time_to_live_of_all_its_keys(stage: Stages, way: str) -> None:
     one = stage(x=EXECUTOR, batch=BATCH_OF_TWO)
     held = with_every_kind_of_key(one)
     step = one.answer(held.claims[0], ("b", b"3"), ("x", b"4"))
@@ -217,8 +217,8 @@ def test_every_way_to_end_a_job_gives_all_its_keys_their_time_to_live(stage: Sta
     assert {suffix: left for suffix, left in lifetimes.items() if not 0 < left <= KEEP_S} == {}
 
 
-def test_a_retry_gives_all_keys_of_the_job_their_life_back(stage: Stages) -> None:
-    """One that is forgotten is gone in the middle of the next run, when the retention of the first is over."""
+def test_a_retry_removes_the_time_to_live_of_all_keys_of_the_job(stage: Stages) -> None:
+    """A key that is left out expires during the next run, when the retention of the first run is over."""
     one = stage(x=EXECUTOR, batch=BATCH_OF_TWO)
     with_every_kind_of_key(one)
     before = one.lifetimes().keys()
@@ -231,18 +231,18 @@ def test_a_retry_gives_all_keys_of_the_job_their_life_back(stage: Stages) -> Non
 
 
 @pytest.mark.parametrize("way", ["claim", "commit"])
-def test_a_repeated_call_is_known_for_a_minute(stage: Stages, way: str) -> None:
-    """A client that lost a reply asks again after time-outs and pauses, and what it sends then must change nothing."""
+def test_a_repeated_call_is_recognized_for_a_minute(stage: Stages, way: str) -> None:
+    """A client that lost a reply repeats the call after a timeout and a backoff, which must change nothing."""
     one = stage().open(("a", b"1"))
     held = one.claim("a", token="t")
     if way == "commit":
         one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token())
     left = one.lifetimes()[":op:t" if way == "claim" else ":op:t:done"]
-    assert 30 < left <= 60  # some of it may have gone by
+    assert 30 < left <= 60  # some of that time may have passed
 
 
-def test_those_who_run_something_of_a_job_are_told_of_its_end_at_once(stage: Stages) -> None:
-    """Their keepers kill what runs; with nothing running, nobody has to be woken."""
+def test_the_end_of_a_job_is_published_to_the_workers_that_run_its_agents(stage: Stages) -> None:
+    """Their lease keepers end the runs. If no agent is claimed, nothing is published."""
     one = stage().open(("a", b"1"), ("b", b"2"))
     with one.redis.pubsub() as pubsub:
         pubsub.subscribe(one.keys.ends)
@@ -258,7 +258,7 @@ def test_those_who_run_something_of_a_job_are_told_of_its_end_at_once(stage: Sta
 
 
 @pytest.mark.parametrize(("job", "word"), [(ANOTHER_RUN, ReplyCode.STALE), (NO_JOB, ReplyCode.MISSING)])
-def test_calls_for_another_run_or_for_no_job_change_nothing(stage: Stages, job: JobRef, word: ReplyCode) -> None:
+def test_calls_for_another_run_or_a_missing_job_change_nothing(stage: Stages, job: JobRef, word: ReplyCode) -> None:
     one = stage(batch=BATCH_OF_TWO).open(("batch", b"1"))
     before = one.everything()
     assert one.scripts.finish(job, failed(), AGENTS) is word

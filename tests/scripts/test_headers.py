@@ -1,4 +1,4 @@
-"""The head of each script is its contract: what it says and what the body does are compared here."""
+"""The header of each script is its contract. These tests compare it with the body."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mirrorneuron.store.scripts import SOURCES
 LUA = files("mirrorneuron.store") / "lua"
 NAMES = sorted(path.name for path in LUA.iterdir() if path.name.endswith(".lua"))
 SCRIPTS = [name for name in NAMES if name != "prelude.lua"]
-LONGEST = {"prelude.lua": 140}  # it is a library; every other file is one state change
+LONGEST = {"prelude.lua": 140}  # a library; every other file is one state change
 
 
 def head_and_body(name: str) -> tuple[str, str]:
-    """The comment at the top as one line, its parts two blanks apart; and the code without its comments."""
+    """The header comment as one line, with two spaces between its parts, and the code without comments."""
     lines = (LUA / name).read_text("utf-8").splitlines()
     count = next(n for n, line in enumerate(lines) if not line.startswith("--"))
     head = "  ".join(line.removeprefix("--").strip() for line in lines[:count])
@@ -26,7 +26,7 @@ def head_and_body(name: str) -> tuple[str, str]:
 
 
 def documented(name: str) -> dict[str, str]:
-    """The parts of the header by their words."""
+    """The parts of the header by their keywords."""
     parts = re.split(r"\s{2,}(KEYS|ARGV|Reply|Events?:?)\s", head_and_body(name)[0])
     return {word.rstrip(":s"): f"  {text}" for word, text in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -48,7 +48,7 @@ def test_the_arguments_that_a_body_reads_are_those_of_its_header(name: str) -> N
     fixed = [int(number) for number, more in numbered if not more]
     used = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", head_and_body(name)[1])}
     assert fixed == list(range(1, len(fixed) + 1))
-    assert used - {len(fixed) + 1} == set(fixed)  # what follows the fixed ones may be named by its first
+    assert used - {len(fixed) + 1} == set(fixed)  # arguments after the fixed ones may be named by the first of them
     assert [int(number) for number, more in numbered if more] in ([], [len(fixed) + 1])
 
 

@@ -1,4 +1,4 @@
-"""What came of calls that are repeated at a bad moment, and of retries after a run was cut off: found by the model."""
+"""Calls repeated at a bad moment, and retries after a run was cut off. The state machine found these cases."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def retry(one: Stage, start: str = "") -> ControlReply:
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_retry_from_an_agent_whose_message_killed_its_workers_gives_it_that_message(
-    stage: Stages, before: int
-) -> None:
-    """Its mailbox is cleared, so the message is gone for good, and the job may even complete without it."""
+def test_a_retry_from_an_agent_with_a_poison_message_gives_it_that_message(stage: Stages, before: int) -> None:
+    """Its mailbox is cleared; if the message were lost with it, the job might complete without it."""
     one = stage(Policies(max_agent_restart_attempts=0), x=EXECUTOR)
     one.open(*(("x", b"%d" % n) for n in range(before + 1)))
     if before:
@@ -47,9 +45,7 @@ def test_a_retry_from_an_agent_whose_message_killed_its_workers_gives_it_that_me
 
 
 @pytest.mark.parametrize("kind", [Kind(), EXECUTOR])
-def test_a_retry_from_an_agent_that_was_cancelled_in_its_first_run_gives_it_that_input(
-    stage: Stages, kind: Kind
-) -> None:
+def test_a_retry_from_an_agent_whose_first_run_was_cancelled_gives_it_the_same_input(stage: Stages, kind: Kind) -> None:
     one = stage(x=kind).open(("x", b"1"))
     one.claim("x")
     one.finish(cancelled())
@@ -58,7 +54,7 @@ def test_a_retry_from_an_agent_that_was_cancelled_in_its_first_run_gives_it_that
 
 
 def test_a_claim_repeated_while_the_job_is_paused_still_returns_what_it_holds(stage: Stages) -> None:
-    """Else nobody renews that claim: it counts as a loss, and in `manual_recover` an operator has to resume twice."""
+    """Otherwise the claim is not renewed and counts as a loss; with `manual_recover` the job is paused once more."""
     one = stage().open(("a", b"1"))
     one.claim("a", token="t")
     one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
@@ -66,7 +62,7 @@ def test_a_claim_repeated_while_the_job_is_paused_still_returns_what_it_holds(st
     assert (again.word, [claim.mail for claim in again.claims]) == (ReplyCode.CLAIMED, [(b"1",)])
 
 
-def test_the_agents_of_a_job_that_was_opened_late_are_announced_again_after_the_first_wait(stage: Stages) -> None:
+def test_the_agents_of_a_job_that_was_opened_late_are_re_announced_after_the_first_wait(stage: Stages) -> None:
     one = stage(x=EXECUTOR)
     one.create(("x", b"1"))
     for _ in range(4):
@@ -79,8 +75,8 @@ def test_the_agents_of_a_job_that_was_opened_late_are_announced_again_after_the_
 
 
 @pytest.mark.parametrize("way", ["resume", "retry", "deliver"])
-def test_a_control_whose_reply_was_lost_tells_again_of_those_that_wait(stage: Stages, way: str) -> None:
-    """Else nobody announces them, and the job stands still until the sweeper does, some seconds later."""
+def test_a_repeated_control_reports_the_ready_agents_again(stage: Stages, way: str) -> None:
+    """The first reply was lost. Otherwise the agents wait for the sweeper, which takes some seconds."""
     one = stage(x=EXECUTOR).open()
     calls = {
         "resume": lambda: one.scripts.pause_resume(JOB.job_id, JobStatus.RUNNING, b"{}"),
@@ -106,7 +102,7 @@ def test_a_job_that_was_cancelled_before_it_was_opened_has_started_once_it_is_re
 
 
 def test_the_newest_ids_of_messages_from_outside_are_remembered(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are bounded, and it is the oldest that is forgotten."""
+    """Their number is bounded, and the oldest is evicted first."""
     monkeypatch.setattr("mirrorneuron.store.scripts.DELIVERED_KEPT", 2)
     one = stage().open()
     words = []
@@ -118,7 +114,7 @@ def test_the_newest_ids_of_messages_from_outside_are_remembered(stage: Stages, m
     assert one.redis.zcard(f"{one.keys.job(JOB.job_id)}:delivered") == 2
 
 
-def test_a_repeated_call_gets_what_its_own_token_holds_and_nothing_of_others(stage: Stages) -> None:
+def test_a_repeated_call_returns_the_claims_of_its_own_token_only(stage: Stages) -> None:
     one = stage().open(("a", b"1"), ("b", b"2"))
     one.claim("a", token="t")
     one.claim("b", token="u")
@@ -126,7 +122,7 @@ def test_a_repeated_call_gets_what_its_own_token_holds_and_nothing_of_others(sta
     assert (one.agent("a", "token"), one.agent("b", "token")) == ("t", "u")
 
 
-def test_a_retried_job_has_its_whole_time_again_and_no_result(stage: Stages) -> None:
+def test_a_retried_job_has_its_whole_timeout_again_and_no_result(stage: Stages) -> None:
     """Its age counts from the retry, not from its submission."""
     one = stage(Policies(job_timeout_ms=10_000)).open(("a", b"1"))
     one.now += 10_000
@@ -140,8 +136,8 @@ def test_a_retried_job_has_its_whole_time_again_and_no_result(stage: Stages) -> 
     assert sweep(one).word is ReplyCode.LATE
 
 
-def test_a_sweep_after_a_gap_that_was_held_up_shortens_no_lease(stage: Stages) -> None:
-    """Its sweeper stood still on the way; the worker has renewed meanwhile, and another one sweeps next."""
+def test_a_slow_sweep_after_a_gap_does_not_shorten_a_lease(stage: Stages) -> None:
+    """Its sweeper was blocked; meanwhile the worker has renewed its claim, and another sweeper comes next."""
     one = stage(x=EXECUTOR).open(("x", b"1"))
     token, begun = one.claim("x").token, one.now
     one.now += 2 * LEASE_MS

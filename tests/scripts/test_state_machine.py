@@ -1,7 +1,7 @@
-"""A machine drives the scripts beside the model, in any order it can think of, and compares both after each step.
+"""A Hypothesis state machine calls the scripts and the model in random order and compares them after each step.
 
-Its rules are those of `workers`, `operators` and `sweepers`, what must hold is in `invariants`, the model in `model`,
-`controls` and `recovery`.
+Its rules are in `workers`, `operators` and `sweepers`, the invariants in `invariants`, the model in `model`, `controls`
+and `recovery`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""sweep: claims of the dead are freed, what got lost is told of again, and what should go on no longer is named."""
+"""sweep: frees claims of dead workers, reports agents to re-announce, and names jobs that have to end."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def sweep(one: Stage, *, after_gap: bool = False) -> SweepReply:
     )
 
 
-def told(swept: SweepReply) -> list[tuple[str, int, str]]:
+def reported(swept: SweepReply) -> list[tuple[str, int, str]]:
     return [(row.pool, row.due, row.agent_id) for row in swept.waiting]
 
 
 def lose(one: Stage, agent: str) -> SweepReply:
-    """A worker claims *agent* and is never heard of again."""
+    """Claim *agent* as a worker that dies then."""
     one.claim(agent)
     one.now += LEASE_MS
     return sweep(one)
 
 
-def test_a_claim_is_freed_when_its_lease_is_over_and_not_before(stage: Stages) -> None:
+def test_a_claim_is_freed_when_its_lease_expires_and_not_before(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("x", b"1"))
     held = one.claim("x")
     one.now += LEASE_MS - 1
-    assert (told(sweep(one)), one.claims().keys()) == ([], {"x"})
+    assert (reported(sweep(one)), one.claims().keys()) == ([], {"x"})
     one.now += 1
     swept = sweep(one)
-    assert (swept.word, told(swept), one.claims()) == (ReplyCode.RUNNING, [("default", 1, "x")], {})
+    assert (swept.word, reported(swept), one.claims()) == (ReplyCode.RUNNING, [("default", 1, "x")], {})
     assert one.events()[-3:] == ["agent_recovery_started", "executor_lease_requested", "agent_recovered"]
     assert one.scripts.renew(JOB, held.token, ["x"]) is ReplyCode.STALE
     assert one.scripts.commit(JOB, held.token, [one.answer(held.claims[0])], new_token()).word is ReplyCode.STALE
     assert one.claim("x").claims[0].mail == (b"1",)
 
 
-def test_a_renewed_claim_is_left_alone(stage: Stages) -> None:
+def test_a_renewed_claim_is_not_freed(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     held = one.claim("a")
     one.now += LEASE_MS - 1
@@ -56,7 +56,7 @@ def test_a_renewed_claim_is_left_alone(stage: Stages) -> None:
     assert one.claims().keys() == {"a"}
 
 
-def test_a_sweep_that_is_held_up_ends_no_lease_that_was_not_over_when_it_began(stage: Stages) -> None:
+def test_a_slow_sweep_frees_no_claim_that_was_valid_when_it_began(stage: Stages) -> None:
     one = stage().open(("a", b"1"))
     one.claim("a")
     began = one.now
@@ -67,25 +67,25 @@ def test_a_sweep_that_is_held_up_ends_no_lease_that_was_not_over_when_it_began(s
 
 
 def test_after_a_gap_in_sweeping_every_claim_gets_one_fresh_lease(stage: Stages) -> None:
-    """Nobody could renew then either; it is no loss of the run."""
+    """Workers could not renew during the gap, so it does not count as a loss."""
     one = stage(x=EXECUTOR).open(("a", b"1"), ("x", b"2"))
     one.claim("a")
     one.claim("x")
     one.now += 10 * LEASE_MS
-    assert told(sweep(one, after_gap=True)) == []
+    assert reported(sweep(one, after_gap=True)) == []
     assert one.claims() == {"a": one.now + LEASE_MS, "x": one.now + LEASE_MS}
     assert one.agent("x", "losses") == ""
     one.now += LEASE_MS
-    assert len(told(sweep(one))) == 2
+    assert len(reported(sweep(one))) == 2
     assert (one.claims(), one.agent("x", "losses")) == ({}, "1")
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_a_message_that_killed_as_many_workers_as_the_policy_says_is_poisonous(stage: Stages, most: int) -> None:
-    """Its claim stays, nobody's: the job is to fail of it, and a worker that was only slow lands nothing more."""
+def test_a_message_that_reaches_the_limit_of_losses_is_poisonous(stage: Stages, most: int) -> None:
+    """Its claim stays but belongs to no worker: the job has to fail, and a worker that was only slow cannot commit."""
     one = stage(Policies(max_agent_restart_attempts=most), x=EXECUTOR).open(("x", b"1"))
     for _ in range(most - 1):
-        assert told(lose(one, "x")) == [("default", 1, "x")]
+        assert reported(lose(one, "x")) == [("default", 1, "x")]
     held = one.claim("x")
     one.now += LEASE_MS
     for _ in range(2):  # the sweeper may die before it acts on that
@@ -96,14 +96,14 @@ def test_a_message_that_killed_as_many_workers_as_the_policy_says_is_poisonous(s
     assert one.scripts.claim(JOB, new_token(), ANY_HEAVY).claims == ()
 
 
-def test_a_commit_makes_up_for_the_losses_before_it(stage: Stages) -> None:
+def test_a_commit_resets_the_losses(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=2), x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
     assert lose(one, "x").word is ReplyCode.RUNNING
     one.run("x")
     assert lose(one, "x").word is ReplyCode.RUNNING
 
 
-def test_an_agent_that_was_held_without_mail_has_lost_no_run(stage: Stages) -> None:
+def test_a_claim_without_mail_does_not_count_as_a_loss(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=1)).open(("a", b"1"))
     held = one.claim("a", "b")
     one.scripts.renew(JOB, held.token, ["a"])
@@ -112,7 +112,7 @@ def test_an_agent_that_was_held_without_mail_has_lost_no_run(stage: Stages) -> N
     assert (one.claims().keys(), one.agent("b", "losses")) == ({"a"}, "0")
 
 
-def test_a_policy_of_no_restarts_does_not_blame_who_had_no_mail(stage: Stages) -> None:
+def test_a_policy_of_no_restarts_does_not_fail_an_agent_without_mail(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=0)).open(("a", b"1"))
     one.claim("a", "b")
     one.redis.zadd(one.keys.claims(JOB.job_id), {"b": one.now})
@@ -121,15 +121,15 @@ def test_a_policy_of_no_restarts_does_not_blame_who_had_no_mail(stage: Stages) -
 
 
 @pytest.mark.parametrize("mode", RecoveryMode)
-def test_manual_recovery_alone_pauses_the_job_and_says_for_whom(stage: Stages, mode: RecoveryMode) -> None:
+def test_only_manual_recovery_pauses_the_job_and_names_the_agent(stage: Stages, mode: RecoveryMode) -> None:
     one = stage(Policies(recovery_mode=mode), x=EXECUTOR, y=EXECUTOR).open(("x", b"1"), ("y", b"2"))
     one.claim("y")
     paused = mode is RecoveryMode.MANUAL_RECOVER
-    assert told(lose(one, "x")) == ([] if paused else [("default", 2, told_of(one))])
+    assert reported(lose(one, "x")) == ([] if paused else [("default", 2, single_agent(one))])
     assert one.job("status") == ("paused" if paused else "running")
     events = [fields for _, fields in one.redis.xrange(one.keys.events(JOB.job_id))]
     names = [fields[b"a"] for fields in events if fields[b"t"] == b"job_paused"]
-    assert len(names) == paused  # once, although two were lost
+    assert len(names) == paused  # once, although two claims were lost
     assert set(names) <= {b"x", b"y"}
     if paused:
         assert one.claim("x").word is ReplyCode.PAUSED
@@ -137,29 +137,29 @@ def test_manual_recovery_alone_pauses_the_job_and_says_for_whom(stage: Stages, m
         assert [(row.pool, row.due) for row in resumed.waiting] == [("default", 2)]
 
 
-def told_of(one: Stage) -> str:
-    """Where more than one is ready, none is named."""
+def single_agent(one: Stage) -> str:
+    """A row names its agent only if it is the only one that is ready."""
     return "" if len(one.ready("default")) > 1 else next(iter(one.ready("default")))
 
 
-def test_what_waits_is_told_of_again_after_a_wait_that_doubles_up_to_the_longest(stage: Stages) -> None:
-    """A long queue is not a loss. A move of the job begins with the first wait again."""
+def test_ready_agents_are_reported_again_after_a_wait_that_doubles_up_to_the_longest(stage: Stages) -> None:
+    """A long queue is not a loss. A change of the job's revision resets the wait."""
     one = stage(x=EXECUTOR).open(("x", b"1"), ("a", b"2"))
     for move in range(2):
-        assert told(sweep(one)) == []  # it notes since when
+        assert reported(sweep(one)) == []  # the first sweep stores the time
         for wait in (FIRST_WAIT_MS, 2 * FIRST_WAIT_MS, LONGEST_WAIT_MS, LONGEST_WAIT_MS):
             one.now += wait - 1
-            assert (sweep(one).word, told(sweep(one))) == (ReplyCode.RUNNING, [])
+            assert (sweep(one).word, reported(sweep(one))) == (ReplyCode.RUNNING, [])
             one.now += 1
             swept = sweep(one)
             assert swept.word is ReplyCode.AGAIN
-            assert ("default", 1, "x") in told(swept)
-            assert told(sweep(one)) == []  # another sweeper at the same time
+            assert ("default", 1, "x") in reported(swept)
+            assert reported(sweep(one)) == []  # another sweeper at the same time
         if move == 0:
             one.run("a")
 
 
-def test_a_pending_job_that_nobody_opened_is_to_be_opened_again(stage: Stages) -> None:
+def test_a_pending_job_that_was_not_opened_is_reported_again(stage: Stages) -> None:
     one = stage()
     one.create(("a", b"1"))
     words = []
@@ -178,23 +178,23 @@ def test_a_pending_job_that_nobody_opened_is_to_be_opened_again(stage: Stages) -
     ]
 
 
-def test_with_nobody_to_tell_of_the_wait_does_not_grow(stage: Stages) -> None:
-    """Who is due after a long delay is told of as soon as others are."""
+def test_the_wait_does_not_grow_while_no_agent_is_ready(stage: Stages) -> None:
+    """An agent that is due after a long delay is reported as soon as any other."""
     one = stage(x=EXECUTOR).open(("x", b"1"))
     held = one.claim("x")
     one.scripts.commit(JOB, held.token, [Step("x", attempts=1, delay_ms=10 * FIRST_WAIT_MS)], new_token())
     for _ in range(10):
-        assert told(sweep(one)) == []
+        assert reported(sweep(one)) == []
         one.now += FIRST_WAIT_MS
-    assert [told(sweep(one)) for _ in range(2)] == [[("default", 1, "x")], []]
+    assert [reported(sweep(one)) for _ in range(2)] == [[("default", 1, "x")], []]
 
 
-def test_a_sweep_tells_of_those_that_it_has_freed_and_not_of_all_that_wait(stage: Stages) -> None:
+def test_a_sweep_reports_the_agents_that_it_has_freed_and_not_all_ready_ones(stage: Stages) -> None:
     one = stage(x=EXECUTOR).open(("a", b"1"), ("x", b"2"))
-    assert told(lose(one, "a")) == [("light", 1, "a")]
+    assert reported(lose(one, "a")) == [("light", 1, "a")]
 
 
-def test_an_idle_job_is_named_until_somebody_has_settled_it(stage: Stages) -> None:
+def test_an_idle_job_is_reported_until_it_is_settled(stage: Stages) -> None:
     one = stage(join=JOIN_OF_THREE).open(("join", b"1"))
     for _ in range(2):
         swept = sweep(one)
@@ -204,7 +204,7 @@ def test_an_idle_job_is_named_until_somebody_has_settled_it(stage: Stages) -> No
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "paused"])
-def test_a_job_is_late_at_the_age_of_its_time_out_pauses_included(stage: Stages, status: str) -> None:
+def test_a_job_is_late_at_the_age_of_its_timeout_pauses_included(stage: Stages, status: str) -> None:
     one = stage(Policies(job_timeout_ms=1_000))
     one.create(("a", b"1"))
     if status != "pending":
@@ -217,7 +217,7 @@ def test_a_job_is_late_at_the_age_of_its_time_out_pauses_included(stage: Stages,
     assert sweep(one).word is ReplyCode.LATE
 
 
-def test_a_job_may_be_idle_for_as_long_as_its_policy_says_and_a_pause_is_no_idleness(stage: Stages) -> None:
+def test_a_job_is_overdue_after_its_idle_timeout_and_a_pause_does_not_count(stage: Stages) -> None:
     one = stage(Policies(idle_timeout_ms=1_000), join=JOIN_OF_THREE).open(("join", b"1"))
     one.scripts.settle(JOB, one.revision, None)
     one.now += 999
@@ -232,7 +232,7 @@ def test_a_job_may_be_idle_for_as_long_as_its_policy_says_and_a_pause_is_no_idle
     assert sweep(one).word is ReplyCode.OVERDUE
 
 
-def test_a_job_that_has_ended_or_is_gone_is_only_named(stage: Stages) -> None:
+def test_an_ended_or_missing_job_is_only_reported(stage: Stages) -> None:
     one = stage(Policies(job_timeout_ms=1))
     assert (sweep(one).word, sweep(one).job) == (ReplyCode.MISSING, None)
     one.open(("a", b"1"))

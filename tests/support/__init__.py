@@ -1,1 +1,1 @@
-"""What tests share: a private server, waiting for facts."""
+"""Helpers that tests share: private servers, real nodes, graphs, waiting for conditions."""

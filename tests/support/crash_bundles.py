@@ -1,4 +1,4 @@
-"""Bundles whose effects can be counted, and whose commands wait for the test."""
+"""Bundles with countable effects, whose commands wait for the test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 def gated(folder: Path, **policies: Any) -> dict[str, Any]:
-    """One executor that notes each start in `starts`, waits for the file `gate`, and hands its word to the end."""
-    turns = "n=0; while [ ! -e gate ] && [ $n -lt 3000 ]; do n=$((n+1)); sleep 0.02; done"  # never for ever
+    """One executor that appends its pid to `starts`, waits for the file `gate`, and then completes the job."""
+    turns = "n=0; while [ ! -e gate ] && [ $n -lt 3000 ]; do n=$((n+1)); sleep 0.02; done"  # at most a minute
     script = f"cd {folder}; echo $$ >> starts; {turns}; echo passed"
     return {
         "manifest_version": "1.0",
@@ -34,7 +34,7 @@ def starts(folder: Path) -> list[int]:
 
 
 def queued(folder: Path, count: int) -> dict[str, Any]:
-    """`gated` with *count* messages: the first is run, the others wait behind it."""
+    """`gated` with *count* messages: the first one runs, the others wait in the mailbox."""
     manifest = gated(folder)
     manifest["initial_inputs"] = {"worker": [{"n": n} for n in range(count)]}
     manifest["nodes"][1]["config"] = {"complete_after": count}
@@ -42,7 +42,7 @@ def queued(folder: Path, count: int) -> dict[str, Any]:
 
 
 def failing_once(folder: Path, backoff_ms: int) -> dict[str, Any]:
-    """One executor that notes each start in `starts`, fails the first time, and is tried again."""
+    """One executor that appends its pid to `starts`, fails the first time, and is retried."""
     script = f"cd {folder}; echo $$ >> starts; [ -e failed ] && exit 0; touch failed; exit 1"
     config = {"command": ["sh", "-c", script], "max_attempts": 2, "retry_backoff_ms": backoff_ms, "complete_job": True}
     return {
@@ -54,7 +54,7 @@ def failing_once(folder: Path, backoff_ms: int) -> dict[str, Any]:
 
 
 def fed() -> dict[str, Any]:
-    """A sensor that completes the job after three observations; nothing feeds it but the test."""
+    """A sensor that completes the job after three observations, to which only the test sends messages."""
     return {
         "manifest_version": "1.0",
         "graph_id": "fed",

@@ -1,7 +1,7 @@
-"""The nodes' Celery app, spoilt: `SPOILT` names a point at which its worker is killed, or what goes wrong always.
+"""The workers' Celery app with an injected fault: `FAULT` names a point to kill the worker at, or a lasting fault.
 
-Killing is done once, by whoever makes the file `SPOILT_ONCE` first, to the whole worker at once, as a power cut would;
-and so is standing still.
+A kill hits the whole worker at once, like a power cut. A kill or a stuck task happens once: in the process that
+creates the file `FAULT_ONCE` first.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def die() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def stand_still() -> None:
+def get_stuck() -> None:
     threading.Event().wait()
 
 
 def once(what: Callable[[], None]) -> None:
     try:
-        Path(os.environ["SPOILT_ONCE"]).touch(exist_ok=False)
+        Path(os.environ["FAULT_ONCE"]).touch(exist_ok=False)
     except FileExistsError:
         return
     what()
@@ -47,10 +47,10 @@ def once(what: Callable[[], None]) -> None:
 def wrap(
     owner: Any, name: str, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
 ) -> None:
-    """Do something once, before or after a method of a class, or a function of a module."""
+    """Do something once, before or after a call of a method or of a module's function."""
     method = getattr(owner, name)
 
-    def spoilt(*args: Any, **kwargs: Any) -> Any:
+    def faulty(*args: Any, **kwargs: Any) -> Any:
         if before:
             once(before)
         result = method(*args, **kwargs)
@@ -58,31 +58,31 @@ def wrap(
             once(after)
         return result
 
-    setattr(owner, name, spoilt)
+    setattr(owner, name, faulty)
 
 
 def call_twice(owner: type, name: str) -> None:
-    """As if the reply to the first call had been lost."""
+    """Make each call twice, as if the reply to the first one had been lost."""
     method: Callable[..., Any] = getattr(owner, name)
 
-    def spoilt(*args: Any, **kwargs: Any) -> Any:
+    def faulty(*args: Any, **kwargs: Any) -> Any:
         method(*args, **kwargs)
         return method(*args, **kwargs)
 
-    setattr(owner, name, spoilt)
+    setattr(owner, name, faulty)
 
 
 def drop_some() -> None:
-    """Lose every other task."""
+    """Drop every other task."""
     method, count = Chains.send, 0
 
-    def spoilt(*args: Any, **kwargs: Any) -> None:
+    def faulty(*args: Any, **kwargs: Any) -> None:
         nonlocal count
         count += 1
         if count % 2:
             method(*args, **kwargs)
 
-    setattr(Chains, "send", spoilt)  # noqa: B010
+    setattr(Chains, "send", faulty)  # noqa: B010
 
 
 def shift_clock(by_s: float) -> None:
@@ -91,9 +91,9 @@ def shift_clock(by_s: float) -> None:
     time.time_ns = lambda: clock_ns() + int(by_s * 1e9)
 
 
-match os.environ.get("SPOILT"):
+match os.environ.get("FAULT"):
     case "claimed":
-        wrap(Visit, "_round", before=die)
+        wrap(Visit, "_run_and_commit", before=die)
     case "ran":
         wrap(visit, "attempt", after=die)
     case "before_commit":
@@ -104,8 +104,8 @@ match os.environ.get("SPOILT"):
         wrap(Chains, "send", before=die)
     case "after_publish":
         wrap(Chains, "send", after=die)
-    case "stands_still":
-        wrap(Chains, "send", before=stand_still)
+    case "gets_stuck":
+        wrap(Chains, "send", before=get_stuck)
         task_watchdog.INTERVAL_S = 0.25  # type: ignore[misc]
     case "calls_twice":
         call_twice(Scripts, "_call")
@@ -118,4 +118,4 @@ match os.environ.get("SPOILT"):
     case "clock_behind":
         shift_clock(-AN_HOUR_S)
 
-sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # so that what is lost is told of again soon
+sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # re-announce soon

@@ -1,7 +1,7 @@
-"""The nodes' Celery app, whose threads stop in the middle of their work for a process to be forked.
+"""The workers' Celery app, whose threads can be stopped in the middle of their work until a process is forked.
 
-A thread does so once a file in the folder `FORKING` has its name; the file `middle` says that it has. Each process that
-is forked later notes in the file `forked` whether that was in the middle of it.
+A thread stops when the folder `FORKING` has a file with the thread's name, and creates the file `middle`. A process
+that is forked after that writes to the file `forked` whether the thread was in the middle of its work.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import Registry
 from workers.lifecycle.fork_guard import FORKS
-from workers.recovery.queue_depth import Backlog
+from workers.recovery.queue_depth import QueueDepth
 from workers.tasks import app
 
 __all__ = ["PARTS", "app"]
 
-#: Name of a thread -> what it does again and again.
+#: name of a thread -> the method that it calls repeatedly
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
     "sweeper": (Store, "mark_sweep"),
-    "watch": (Backlog, "of"),
+    "watch": (QueueDepth, "of"),
 }
 MIDDLE = threading.Lock()
 FORKED = threading.Event()
 
 
 def stop_in(owner: Any, name: str, folder: Path) -> None:
-    """Have a method stop in the middle when it is asked to, until a fork waits for it or does not."""
+    """Make a method stop when its thread is asked to, until a fork waits for the thread or has happened."""
     method: Callable[..., Any] = getattr(owner, name)
 
-    def spoilt(*args: Any, **kwargs: Any) -> Any:
+    def stopping(*args: Any, **kwargs: Any) -> Any:
         asked = folder / threading.current_thread().name
         if asked.exists():
             asked.unlink()
@@ -46,7 +46,7 @@ def stop_in(owner: Any, name: str, folder: Path) -> None:
                     time.sleep(0.01)
         return method(*args, **kwargs)
 
-    setattr(owner, name, spoilt)
+    setattr(owner, name, stopping)
 
 
 def note(folder: Path) -> None:

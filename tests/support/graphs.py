@@ -1,4 +1,4 @@
-"""Manifests for tests, with commands that cost little, and what tests ask of a job again and again."""
+"""Manifests for tests, with cheap commands, and common helpers to run and inspect jobs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.protocol import JobEnd, JobRef
 
-PATIENCE_MS = 60_000  # how long a job may take before its test fails; no test that passes waits for it
+PATIENCE_MS = 60_000  # after which a job fails its test; a passing test does not wait for it
 
 Node = dict[str, Any]
 
 
 def manifest(nodes: Sequence[Node], edges: Sequence[Sequence[Any]] = (), **more: Any) -> dict[str, Any]:
-    """A manifest that starts at its first node. An edge is (from, to, type) and perhaps its other keys."""
+    """A manifest that starts at its first node. An edge is (from, to, type) and optionally its other keys."""
     rows = []
     for source, target, kind, *rest in edges:
         rows.append({"from_node": source, "to_node": target, "message_type": kind, **(rest[0] if rest else {})})
@@ -150,5 +150,5 @@ def is_alive(pid: int) -> bool:
         return False
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:  # it has just gone, where there is a /proc at all
+    except OSError:  # it has just ended, or the system has no /proc
         return not Path("/proc/self").exists()

@@ -1,4 +1,4 @@
-"""What jobs leave behind: nothing that stays for ever, whatever was done to their workers and their server."""
+"""Check that jobs leave nothing behind forever, whatever happened to their workers and their server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 
 def assert_went_well(client: Client, job_id: str, expected: Expected) -> None:
-    """The job has completed, and each of its messages took effect once."""
+    """Check that the job has completed and that each of its messages took effect once."""
     store = Store(client.settings)
     found = of_job(store, job_id, expected)
     store.client.close()
@@ -21,24 +21,24 @@ def assert_went_well(client: Client, job_id: str, expected: Expected) -> None:
 
 
 def clear(client: Client) -> None:
-    """End the jobs that live, and delete all: before and after it nothing is left that should not be.
+    """End the live jobs and delete all jobs. Before and after that, check that nothing is left behind.
 
-    No key of the namespace without a live job or a time to live, no claim, and none but live jobs in their index.
+    Every key belongs to a live job or has a time to live, no claim is left, and the live index has only live jobs.
     """
     store = Store(client.settings)
     for job in client.list_jobs(include_terminal=False):
-        with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
+        with suppress(JobNotFound, JobStateError):  # it has ended in the meantime
             client.cancel(job["job_id"])
     try:
         _settled(store)
-    finally:  # else the next test fails for it too
+    finally:  # otherwise the next test fails for the same reason
         client.cleanup_jobs(all=True)
     _settled(store)
     store.client.close()
 
 
 def _settled(store: Store) -> None:
-    """Wait until nothing is left: workers may be about to tidy up after a job that has just ended."""
+    """Wait until nothing is left: a worker may still be cleaning up after a job that has just ended."""
     found: list[Violation] = []
 
     def nothing() -> bool:
@@ -54,6 +54,6 @@ def _settled(store: Store) -> None:
 def _left(store: Store) -> Iterator[Violation]:
     yield from of_store(store)
     for summary in store.jobs():
-        with suppress(JobNotFound):  # it has been deleted meanwhile
+        with suppress(JobNotFound):  # it has been deleted in the meantime
             if job := store.job(summary["job_id"]):
                 yield from claims(store, job["job_id"], store.agents(job))

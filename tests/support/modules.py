@@ -1,4 +1,4 @@
-"""Bundles whose module agents are written by the test, and how to look at what comes of them."""
+"""Bundles whose module agents are written by the test, and helpers to run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workers.modules.pool import ModulePool, ModuleRequest, ModuleResult
 HEAD = "from mirrorneuron.agent import Agent\n"
 ROOT = Path(__file__).parents[2]
 
-#: Answers each message with the pid of its child.
+#: emits the pid of its module process for each message
 WHO = """
     import os
     class It(Agent):

@@ -1,4 +1,4 @@
-"""A real runtime node for tests: a worker for the light agents and one for the pool `default`, ended by their pids."""
+"""A real runtime node for tests: a light worker and a worker for the pool `default`, ended by their pids."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 
 class RealNode:
-    """Celery workers as separate processes, on one namespace of one server.
+    """Celery workers in separate processes, on one namespace of one server.
 
-    `settings` and `env` lead clients and subprocesses to the same place. *app* is the module of the Celery app.
+    `settings` and `env` let clients and subprocesses use the same namespace. *app* is the module of the Celery app.
     """
 
     def __init__(self, folder: Path, settings: Settings, app: str = "workers") -> None:
@@ -50,31 +50,31 @@ class RealNode:
         return self
 
     def end(self, pool: str) -> None:
-        """End one worker with all its children, as a power cut would."""
+        """Kill one worker with all its children, like a power cut."""
         worker = self._workers.pop(pool)
         with suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
     def restart(self, pool: str, **env: str) -> None:
-        """Start the worker of *pool*, after ending the one that runs; perhaps with more variables."""
+        """Kill the worker of *pool* if it runs, and start a new one, with more environment variables if given."""
         if pool in self._workers:
             self.end(pool)
         self._spawn(pool, env=env)
 
     def ended(self, pool: str) -> bool:
-        """Has the worker of *pool* ended by itself, or been killed?"""
+        """True if the worker of *pool* has exited or was killed."""
         return self._workers[pool].poll() is not None
 
     def ask_to_stop(self, pool: str) -> subprocess.Popen[bytes]:
-        """Have one worker end as it likes, and return its process; another may take its place meanwhile."""
+        """Send TERM to one worker and return its process, which may still run. Another worker may take its place."""
         worker = self._workers.pop(pool)
         worker.terminate()
         self._stopping.append(worker)
         return worker
 
     def replace(self, pool: str) -> subprocess.Popen[bytes]:
-        """Ask the worker of *pool* to stop once another serves the pool; return the process of the old one."""
+        """Start another worker for *pool*, then ask the old one to stop, and return the process of the old one."""
         store = Store(self.settings)
         wait_until(lambda: self._registered(store), timeout=60)
         old = self._workers.pop(pool)
@@ -86,12 +86,12 @@ class RealNode:
         return old
 
     def double(self, pool: str) -> None:
-        """Start another worker of the same name as that of *pool*, which lives on."""
+        """Start a second worker with the name of the worker of *pool*, which continues to run."""
         self._stopping.append(self._workers[pool])
         self._spawn(pool)
 
     def stop(self) -> None:
-        """End all workers at once: how they stop when they are asked to has tests of its own, and takes seconds."""
+        """Kill all workers at once. A warm shutdown would take seconds, and other tests cover it."""
         for worker in [*self._workers.values(), *self._stopping]:
             with suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -122,7 +122,7 @@ class RealNode:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Out of reach of Ctrl-C, but not of the end of a test run that was killed.
+                # Ctrl-C does not reach it, but it dies with a test run that is killed.
                 start_new_session=True,
                 preexec_fn=lambda: set_pdeathsig("SIGKILL"),
             )
@@ -134,7 +134,7 @@ class RealNode:
 
 
 def environment(settings: Settings, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a subprocess that shall work with *settings*, and nothing of the developer's own."""
+    """The environment of a subprocess that uses *settings*, without MirrorNeuron variables of the developer."""
     clean = {name: value for name, value in base.items() if not name.startswith(PREFIX)}
     return clean | {f"{PREFIX}{name.upper()}": str(value) for name, value in _scalars(settings).items()}
 

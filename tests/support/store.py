@@ -1,4 +1,4 @@
-"""What the tests of the store share: a store of its own namespace for each test, and jobs to put into it."""
+"""Fixtures of the store tests: a store with a separate namespace for each test, and jobs to put into it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NODE: dict[str, Any] = {
 
 
 class Jobs:
-    """Puts jobs of `GRAPH` into a store, and ends them without any worker."""
+    """Puts jobs of `GRAPH` into a store, and ends them without a worker."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -91,7 +91,7 @@ def settings(redis_url: str) -> Settings:
 
 @pytest.fixture
 def make_store(settings: Settings) -> Iterator[Callable[..., Store]]:
-    """Makes stores: `make_store(retention_seconds=0)` has other settings, `make_store(retries=0)` other ways."""
+    """Make stores with other settings, `make_store(retention_seconds=0)`, or arguments, `make_store(retries=0)`."""
     made: list[Store] = []
 
     def make(retries: int = 3, clock: Callable[[], int] | None = None, **changes: Any) -> Store:

@@ -1,4 +1,4 @@
-"""Rest for what the sweeper of a node would mend while a test looks at it."""
+"""Keep the sweeper of a node from repairing what a test wants to look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mirrorneuron.store.job_store import Store
 
 @contextmanager
 def no_sweeps(store: Store) -> Iterator[None]:
-    """Hold the sweeper's lease within the block. A sweep that has begun before goes on to its end."""
+    """Hold the sweeper's lease within the block. A sweep that began before the block still finishes."""
     store.client.set(store.keys.sweeper, "a test", ex=600)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A command on a pseudo-terminal, as a person at a keyboard has it."""
+"""Run a command on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CTRL_C = b"\x03"
 
 
 class Terminal:
-    """Runs one command with all three streams on a terminal of its own."""
+    """Runs one command with stdin, stdout and stderr on a new pseudo-terminal."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], *, rows: int = 50, columns: int = 120) -> None:
         self._master, slave = pty.openpty()
@@ -35,15 +35,15 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
-        self.raw = ""  #: everything so far, escape sequences among it
+        self.raw = ""  #: all output so far, with escape sequences
 
     @property
     def text(self) -> str:
-        """Everything so far, without what steers the terminal."""
+        """All output so far, without escape sequences."""
         return ESCAPES.sub("", self.raw).replace("\r", "")
 
     def read_until(self, words: str | re.Pattern[str], timeout: float = 60.0) -> None:
-        """Read until *words* have been shown; fail the test when the command ends or *timeout* seconds pass first."""
+        """Read until *words* are shown. Fail the test if the command ends or *timeout* seconds pass before that."""
         deadline = time.monotonic() + timeout
         sought = re.compile(re.escape(words)) if isinstance(words, str) else words
         while not sought.search(self.text):
@@ -57,7 +57,7 @@ class Terminal:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + timeout
         while self._read(1.0) is not False:
-            assert time.monotonic() < deadline, f"goes on:\n{self.text}"
+            assert time.monotonic() < deadline, f"still running:\n{self.text}"
         return self.process.wait(timeout)
 
     def __enter__(self) -> Terminal:
@@ -70,7 +70,7 @@ class Terminal:
         self.process.wait()
 
     def _read(self, wait_s: float) -> bool | None:
-        """Read what there is; None when nothing came in time, False at the end."""
+        """Read the available output. Returns None if there is none within *wait_s*, False at the end of the output."""
         if not select.select([self._master], [], [], wait_s)[0]:
             return None
         try:

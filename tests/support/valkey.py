@@ -1,4 +1,4 @@
-"""A private Valkey server for tests: its own port, its own folder, ended by its own pid."""
+"""A private Valkey server for tests, with a separate port and folder, ended by its pid."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.support.waiting import wait_until
 
 
 class ValkeyServer:
-    """A server that tests may stop, kill, freeze and start again on the same port.
+    """A server that tests may stop, kill, freeze and restart on the same port.
 
-    With `durable=True` its data survives all of that; else it starts empty each time.
+    With `durable=True` its data survives that; otherwise it starts empty each time.
     """
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
@@ -40,7 +40,7 @@ class ValkeyServer:
 
     @property
     def client(self) -> redis.Redis:
-        """A client that never tries again, so that a test sees what happened."""
+        """A client without retries, so that a test sees each error."""
         if self._client is None:
             self._client = redis.Redis.from_url(self.url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
         return self._client
@@ -50,46 +50,46 @@ class ValkeyServer:
         assert self._process is None, "the server is running already"
         same = self.port
         for _ in range(5):
-            self._spawn(same or free_port())  # somebody may take a free port before the server does
+            self._spawn(same or free_port())  # another program may take a free port before the server does
             if wait_until(self._up_or_ended) == "up":
                 return self
             self._forget()
         raise AssertionError(f"no server came up:\n{(self.folder / 'server.log').read_text()}")
 
     def stop(self) -> None:
-        """End the server as an administrator would."""
+        """Stop the server with TERM."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the server as a power cut would."""
+        """Kill the server, like a power cut."""
         self._end(signal.SIGKILL)
 
     def mark(self) -> int:
-        """How much the server has written down so far; see `lose_since`. Needs `durable=True`."""
+        """The size of the append-only file so far, for `lose_since`. Needs `durable=True`."""
         return self._record.stat().st_size
 
     def lose_since(self, mark: int) -> None:
-        """Kill the server and forget what it wrote down after *mark*, as if it had not been told to keep it.
+        """Kill the server and drop its writes after *mark*, as if they had not reached the disk.
 
-        With 0 it forgets everything.
+        With 0 all data is lost.
         """
         self.kill()
         os.truncate(self._record, mark)
 
     @property
     def _record(self) -> Path:
-        (file,) = (self.folder / "appendonlydir").glob("*.incr.aof")  # one, as long as nobody has it rewritten
+        (file,) = (self.folder / "appendonlydir").glob("*.incr.aof")  # there is one file as long as it is not rewritten
         return file
 
     def freeze(self) -> None:
-        """Stop it in its tracks: it keeps its connections and answers nothing."""
+        """Suspend the server with SIGSTOP: it keeps its connections and does not reply."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def revive(self) -> None:
-        """Have it answer again, whether it was stopped or frozen, or neither."""
+        """Make the server reply again, whether it was stopped, frozen or neither."""
         if self._process is None:
             self.start()
         self.thaw()
@@ -122,7 +122,7 @@ class ValkeyServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Out of reach of Ctrl-C, but not of the end of a test run that was killed.
+                # Ctrl-C does not reach it, but it dies with a test run that is killed.
                 start_new_session=True,
                 preexec_fn=lambda: set_pdeathsig("SIGKILL"),
             )
@@ -142,7 +142,7 @@ class ValkeyServer:
         process = self._process
         assert process is not None, "the server is not running"
         process.send_signal(number)
-        process.send_signal(signal.SIGCONT)  # a frozen one would never see a TERM
+        process.send_signal(signal.SIGCONT)  # a frozen process would not handle TERM
         process.wait(timeout=30)
         self._forget()
 
@@ -151,14 +151,14 @@ class ValkeyServer:
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that knows *server* by the name of *service*."""
+    """A sentinel that monitors *server* under the name *service*."""
 
     def __init__(self, folder: Path, server: ValkeyServer, service: str) -> None:
         super().__init__(folder)
         self._watched, self._service = server, service
 
     def _arguments(self) -> list[str]:
-        config = self.folder / "sentinel.conf"  # a sentinel writes to it too
+        config = self.folder / "sentinel.conf"  # the sentinel also writes to this file
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nsentinel monitor {self._service} 127.0.0.1 {self._watched.port} 1\n"
         )

@@ -1,4 +1,4 @@
-"""Waiting for facts instead of sleeping for luck."""
+"""Wait for a condition instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def wait_until(fact: Callable[[], T], timeout: float = 30.0, *, every: float = 0.01) -> T:
-    """Return the first true answer of *fact*; fail the test when there is none within *timeout* seconds.
+    """Call *fact* until it returns a true value, and return that value. Fail the test after *timeout* seconds.
 
-    The timeout is for tests that fail: it may be long, as a test that passes never waits for it.
+    The timeout may be long, because only a failing test waits for it.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -1,7 +1,7 @@
-"""`mn`, warm: a process that has imported the command line once forks for each command that is run.
+"""A warm `mn`: a process imports the command line once and forks for each command.
 
-Such a command is a process of its own, with words, environment and streams of its own, and it ends as processes do.
-It only need not import first what all of them import, which takes longer than most of them run.
+Each command still runs in a separate process, with its own arguments, environment and streams. The fork saves the
+imports, which take longer than most commands run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
 
 ROOT = Path(__file__).parents[2]
 SIZE = 4  # bytes of a number on the wire
-#: What commands import as they go. What looks at its environment when it is imported (Typer's help) is not among it.
+#: Modules that commands import late, except those that read the environment at import (Typer's help).
 LATER = (
     *("celery.app.amqp", "celery.app.events", "celery.worker.state", "kombu.transport.redis"),
     *(
@@ -39,7 +39,7 @@ LATER = (
 
 
 class WarmMn:
-    """Runs commands one after the other."""
+    """Runs commands one at a time."""
 
     def __init__(self) -> None:
         self._link, theirs = socket.socketpair()
@@ -73,7 +73,7 @@ class WarmMn:
 
 
 def modules() -> Iterator[str]:
-    """Where the commands are."""
+    """The names of the modules of the commands."""
     for found in COMMANDS.values():
         for entry in found.table.values() if isinstance(found, Group) else [found]:
             assert isinstance(entry, Entry)
@@ -81,7 +81,7 @@ def modules() -> Iterator[str]:
 
 
 def serve(link: socket.socket) -> None:
-    """Fork for each order, and answer with the exit code. This returns in the children, which are to carry it out."""
+    """Fork for each request and reply with the exit code. Returns only in the children, which run the command."""
     while True:
         head, streams, _, _ = socket.recv_fds(link, SIZE, 3)
         if not head:
@@ -105,6 +105,6 @@ def serve(link: socket.socket) -> None:
 if __name__ == "__main__":
     for name in (*modules(), *LATER):
         import_module(name)
-    gc.freeze()  # else each child would look through all that was imported when it ends
+    gc.freeze()  # otherwise each child would scan all imported objects when it exits
     serve(socket.socket(fileno=int(sys.argv[1])))
     main()

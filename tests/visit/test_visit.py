@@ -1,4 +1,4 @@
-"""One task's visit to a job, in this process: what it holds, and for how long."""
+"""One task's visit to a job, in this process: claims, announcements, and the stop of the worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from workers.visit import SLICE_S, Start, visit
 
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
-    """A namespace that nobody serves, with a lease that is renewed often."""
+    """A namespace without workers, with a short lease."""
     name = f"visit-{secrets.token_hex(4)}"
     return Settings(redis_url=redis_url, redis_namespace=name, temp_dir=tmp_path / "temp", claim_lease_ms=1_000)
 
@@ -45,10 +45,10 @@ def app(settings: Settings) -> Celery:
 
 
 @pytest.mark.parametrize(("graph", "pool"), [(line(3), "light"), (single("true"), "default")])
-def test_claims_are_kept_alive_until_the_commit_is_done(
+def test_claims_are_renewed_until_the_commit_is_done(
     settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, graph: Any, pool: str
 ) -> None:
-    """A commit may have much to send. Without a renewal its claims would be swept, and its worker taken for dead."""
+    """A large commit takes time to send. Without a renewal its claims would expire and count as a loss."""
     client = Client(settings)
     job = job_ref(client, client.run_manifest(graph))
     commit, claims = runtime.store.scripts.commit, f"{runtime.store.keys.job(job.job_id)}:claims"
@@ -72,10 +72,10 @@ def test_claims_are_kept_alive_until_the_commit_is_done(
     assert all(renewed)
 
 
-def test_mail_that_comes_into_the_middle_of_a_claim_is_not_overtaken(
+def test_mail_that_arrives_during_a_claim_is_not_overtaken_by_inline_mail(
     settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit is refused then, and its agents run one after the other: nothing is lost and nothing waits."""
+    """The commit is refused and repeated without inline mail; no message is lost, and the visit continues."""
     client, scripts = Client(settings), runtime.store.scripts
     graph = line(3)
     graph["nodes"][-1]["config"]["complete_after"] = 2
@@ -97,8 +97,8 @@ def test_mail_that_comes_into_the_middle_of_a_claim_is_not_overtaken(
     assert result["output"]["messages"] == ["from outside", {}]
 
 
-def test_a_job_that_has_ended_is_soon_none_of_the_live_ones(settings: Settings, runtime: Runtime, app: Celery) -> None:
-    """Nobody sweeps here."""
+def test_an_ended_job_is_soon_removed_from_the_live_index(settings: Settings, runtime: Runtime, app: Celery) -> None:
+    """No sweeper runs here."""
     client = Client(settings)
     job = job_ref(client, client.run_manifest(line(3)))
     visit(runtime, app, job, None, Start(opening=True))
@@ -107,7 +107,7 @@ def test_a_job_that_has_ended_is_soon_none_of_the_live_ones(settings: Settings, 
 
 
 def queued(runtime: Runtime, pool: str) -> int:
-    """The tasks in the queue of *pool*."""
+    """The number of tasks in the queue of *pool*."""
     return int(runtime.store.client.llen(queue(runtime.settings.redis_namespace, pool)))
 
 
@@ -118,7 +118,7 @@ def three(script: str = "true") -> Any:
 
 @pytest.fixture
 def heavy(settings: Settings, runtime: Runtime, app: Celery) -> Callable[..., JobRef]:
-    """Submits a graph and opens it, so that its executors are ready, and empties their queue."""
+    """Submit a graph, open the job so that its executors are ready, and empty their queue."""
 
     def opened(graph: Any) -> JobRef:
         client = Client(settings)
@@ -131,41 +131,39 @@ def heavy(settings: Settings, runtime: Runtime, app: Celery) -> Callable[..., Jo
     return opened
 
 
-def test_others_are_told_of_what_is_ready_before_a_run_begins(
+def test_ready_agents_are_announced_before_a_run_begins(
     runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
 ) -> None:
-    """By one successor in the queue: free slots do not wait for a command that takes ten minutes."""
-    job, commit, told = heavy(three()), runtime.store.scripts.commit, []
+    """By one successor in the queue, so that free slots do not wait for a long command."""
+    job, commit, depths = heavy(three()), runtime.store.scripts.commit, []
 
     def observed(*args: Any, **more: Any) -> Any:
-        told.append(queued(runtime, "default"))
+        depths.append(queued(runtime, "default"))
         return commit(*args, **more)
 
     monkeypatch.setattr(runtime.store.scripts, "commit", observed)
     visit(runtime, app, job, None, Start(pool="default"))
-    assert told[0] == 1
+    assert depths[0] == 1
 
 
-def test_what_a_long_run_made_ready_rides_along(
+def test_light_agents_that_a_long_run_made_ready_run_in_the_same_task(
     settings: Settings, runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
 ) -> None:
-    """The slice of the task is over long ago."""
+    """Although the time slice of the task is over."""
     leaf = executor("a", f"sleep {3 * SLICE_S}", output_message_type="done")
     job = heavy(fan([leaf], "done"))
     visit(runtime, app, job, None, Start(pool="default"))
     assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
 
 
-def test_the_next_attempt_is_announced_when_the_last_has_failed(
-    runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
-) -> None:
-    """It waits in the queue for its time, and for no sweep."""
+def test_a_failed_attempt_announces_the_next_one(runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]) -> None:
+    """The delayed task is in the queue and does not need a sweep."""
     job = heavy(single("false", max_attempts=2))
     visit(runtime, app, job, None, Start(pool="default"))
     assert queued(runtime, "default") == 1
 
 
-def test_a_task_that_comes_when_the_worker_stops_runs_nothing_and_tells_of_it_again(
+def test_a_task_that_comes_while_the_worker_stops_only_re_announces(
     settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
 ) -> None:
     job, stop = heavy(three()), Stop()
@@ -177,7 +175,7 @@ def test_a_task_that_comes_when_the_worker_stops_runs_nothing_and_tells_of_it_ag
     assert processed(Client(settings), job.job_id) == {"spread": 1, "a": 0, "b": 0, "c": 0, "all": 0}
 
 
-def test_a_worker_that_stops_meanwhile_goes_on_with_nothing_new(
+def test_a_worker_that_stops_during_a_run_claims_nothing_more(
     settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
 ) -> None:
     job, stop, attempt = heavy(three()), Stop(), visit_module.attempt
@@ -198,7 +196,7 @@ def test_a_worker_that_stops_meanwhile_goes_on_with_nothing_new(
 def waiting(
     runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]
 ) -> Iterator[tuple[JobRef, threading.Thread, ExitStack]]:
-    """A job whose run waits for the only slot of the worker; the thread that runs it; and what holds the slot."""
+    """A job whose run waits for the worker's only slot, the thread of that run, and the holder of the slot."""
     job = heavy(fan([executor("a", "true", output_message_type="done")], "done"))
     with ExitStack() as slot:
         slot.enter_context(runtime.slots("default").taken(1, lambda: None))
@@ -209,7 +207,7 @@ def waiting(
     thread.join(30)
 
 
-def test_a_run_that_waits_for_a_slot_waits_no_longer_than_its_job_lives(
+def test_a_run_that_waits_for_a_slot_ends_with_its_job(
     settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
 ) -> None:
     job, thread, _ = waiting
@@ -218,10 +216,10 @@ def test_a_run_that_waits_for_a_slot_waits_no_longer_than_its_job_lives(
     assert not thread.is_alive()
 
 
-def test_a_run_says_how_long_it_has_waited_for_a_slot(
+def test_queue_wait_ms_includes_the_wait_for_a_slot(
     settings: Settings, waiting: tuple[JobRef, threading.Thread, ExitStack]
 ) -> None:
-    """And not only how long it took until it was claimed, which was less than the job is old by then."""
+    """It is not only the time until the claim, which is less than the age of the job at the claim."""
     (job, thread, slot), claimed = waiting, time.monotonic()
     client = Client(settings)
     (opened,) = (event for event in client.events(job.job_id) if event["type"] == "job_pending")

@@ -1,8 +1,8 @@
-"""aggregator: collects bodies until its rule holds, then hands them on in one.
+"""aggregator: collects the bodies of messages until its rule holds, then fires: sends all of them in one message.
 
-With `complete_after: n` it is not even run before n messages are in: the mailbox is the collection, so nothing that
-was collected is rewritten. `collected` in its state holds only what is left over: fewer than n, after a duplicate, an
-expired message, or more mail than one firing takes.
+With `complete_after: n` the agent does not run until its mailbox holds n messages. The mailbox is the collection, so
+collected bodies are not rewritten with each message. The state holds under `collected` only the fewer than n bodies
+that remain after a run: because of a duplicate, an expired message, or more mail than one firing takes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
 from workers.agents.draft import Draft
 
-KNOWN_IDS: Final = 100  # newest ids by which a message that comes again after a firing is known
+KNOWN_IDS: Final = 100  # newest message ids kept in the state, to recognize redelivered messages after a firing
 
 
 def handle(draft: Draft) -> None:
+    """Collect the draft's messages, and fire as often as the rule holds. Raises RunFailed."""
     config, state = draft.node.config, draft.state
     on_message, threshold = bool(config.get("complete_on_message")), config.get("complete_after")
     collected: list[tuple[str, Any]] = [(name, body) for name, body in state.pop("collected", [])]
@@ -31,7 +32,7 @@ def handle(draft: Draft) -> None:
         seen.add(message.id)
         fresh.append(message.id)
         if not (on_message or threshold):
-            continue  # nothing will ever be fired: only count
+            continue  # without a rule the aggregator never fires and only counts
         collected.append((message.id, message.body))
         if on_message or len(collected) >= (threshold or 1):
             _fire(draft, message, [body for _, body in collected])
@@ -41,7 +42,7 @@ def handle(draft: Draft) -> None:
     if threshold and not on_message:
         if collected:
             state["collected"] = collected
-        draft.wait_for(threshold - len(collected))
+        draft.set_threshold(threshold - len(collected))
     draft.record(EventType.AGGREGATOR_RECEIVED, {"count": len(fresh), "collected": len(collected)})
 
 

@@ -1,4 +1,4 @@
-"""executor: answers a message by running a command through a runner."""
+"""executor: runs a command for each message, through a runner."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
 from workers.agents.draft import USER, DefaultEmit, Draft, RunFailed
-from workers.agents.executor_output import UNSET, asks_for, parse_output
+from workers.agents.executor_output import UNSET, parse_output, structured_key
 from workers.agents.run_context import Run
 from workers.runners import RunRequest
 
 
 def handle(draft: Draft, run: Run) -> None:
-    """Run the command on the draft's message. Raises RunFailed."""
+    """Run the command for the message, and carry out what its output asks for. Raises RunFailed."""
     config, message = draft.node.config, run.message
     runner = run.runtime.runner(config.get("runner_module", HOST_LOCAL))
     result = runner.run(
@@ -44,38 +44,38 @@ def handle(draft: Draft, run: Run) -> None:
             draft.record(*event)
         draft.record(EventType.SANDBOX_JOB_COMPLETED, {"exit_code": result.sandbox["exit_code"]})
         if "stdout" in result.cut:
-            _refuse_cut(sandbox["stdout"], result.cut["stdout"], run.runtime.settings.max_output_bytes)
-        _answer(draft, message, sandbox)
+            _reject_truncated(sandbox["stdout"], result.cut["stdout"], run.runtime.settings.max_output_bytes)
+        _apply_output(draft, message, sandbox)
     except RunFailed as failure:
         failure.details |= {name: sandbox[name] for name in ("exit_code", "stdout", "stderr")}
         failure.events += cut
         raise
 
 
-def _refuse_cut(stdout: str, total: int, cap: int) -> None:
-    """Raise RunFailed when what was cut is structured output: nothing of it can be carried out."""
-    if key := asks_for(stdout):
-        raise RunFailed(
-            f"stdout: holds {key}, but was cut: it has {total} bytes, MIRROR_NEURON_MAX_OUTPUT_BYTES is {cap}"
-        )
+def _reject_truncated(stdout: str, total: int, limit: int) -> None:
+    """Raise RunFailed if truncated output is structured output, because it cannot be carried out."""
+    if key := structured_key(stdout):
+        size = f"{total} bytes exceed MIRROR_NEURON_MAX_OUTPUT_BYTES ({limit})"
+        raise RunFailed(f"stdout: contains {key}, but was truncated: {size}; print less or raise the limit")
 
 
-def _answer(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:
+def _apply_output(draft: Draft, message: Message, sandbox: dict[str, Any]) -> None:
+    """Carry out structured output, and the node's own emit and completion."""
     config = draft.node.config
     try:
-        asked = parse_output(sandbox["stdout"])
+        output = parse_output(sandbox["stdout"])
     except ValueError as error:
         raise RunFailed(f"stdout: {error}") from None
     body = {"agent_id": draft.node.node_id, "sandbox": sandbox, "input": message.body}
     actions: list[Action] = []
-    if asked:
-        actions += asked.actions
-        if asked.next_state is not UNSET:
-            draft.state[USER] = asked.next_state
+    if output:
+        actions += output.actions
+        if output.next_state is not UNSET:
+            draft.state[USER] = output.next_state
     if "output_message_type" not in config:
         actions.append(DefaultEmit(EXECUTOR_RESULT, body))
     elif config["output_message_type"] is not None:
         actions.append(Emit(config["output_message_type"], body))
-    if config.get("complete_job") or (asked and asked.complete_default):
+    if config.get("complete_job") or (output and output.complete_default):
         actions.append(Complete(body))
     draft.apply(message, actions)

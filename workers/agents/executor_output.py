@@ -1,4 +1,4 @@
-"""What an executor's command asks for by printing a JSON object: emits, events, its next state, the end of the job."""
+"""Structured output of an executor: a JSON object on stdout that asks for emits, events, a next state, completion."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mirrorneuron.message import EMIT_FIELDS, check_emit_fields, decode
 
 OCTETS: Final = "application/octet-stream"
 _KEYS: Final = frozenset({"emit_messages", "events", "next_state", "complete_job", "complete_job?"})
-#: Text that begins as an object and holds one of these is meant as structured output, whatever else it is. `events` is
-#: too common a word for that where it is not the first key.
-_MEANT: Final = re.compile(r"""["'](emit_messages|next_state|complete_job\??)["']|\A\s*\{\s*["'](events)["']""")
+#: Text that begins with "{" and contains one of these is intended as structured output, even if it is not valid JSON.
+#: `events` is a common word and counts only as the first key.
+_INTENDED: Final = re.compile(r"""["'](emit_messages|next_state|complete_job\??)["']|\A\s*\{\s*["'](events)["']""")
 _BODIES: Final = ("body", "payload", "body_base64")
 
 
 class Unset(Enum):
-    """The type of `UNSET`: no value was given, which is not the value null."""
+    """The type of `UNSET`, which stands for an absent value; null is a value."""
 
     UNSET = "unset"
 
@@ -32,25 +32,27 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
+    """What a command's structured output asks for."""
+
     actions: list[Action]  #: events, then emits, then the completion
-    next_state: Any  #: JSON, or UNSET
-    complete_default: bool  #: end the job with the executor's own output body
+    next_state: Any  #: JSON value, or UNSET
+    complete_default: bool  #: complete the job with the executor's default output body
 
 
 def parse_output(stdout: str) -> StructuredOutput | None:
-    """Read structured output; None for plain output: text, or an object with none of the five keys.
+    """Parse structured output. Returns None for plain output: text, or an object with none of the five keys.
 
-    A key whose value is null counts as not given, but for `next_state`. `complete_job` goes before `complete_job?`.
-    Raises ValueError, in one line that says where, if an object has one of the keys and is malformed, or is no JSON.
-    Source: MirrorNeuron (Elixir) lib/mirror_neuron/builtins/executor.ex; what is malformed was skipped silently there.
+    A null value counts as an absent key, except for `next_state`. `complete_job` takes precedence over `complete_job?`.
+    Raises ValueError, with the place on one line, if output with one of the keys is malformed or is not valid JSON.
+    Source: MirrorNeuron (Elixir) lib/mirror_neuron/builtins/executor.ex, which skips malformed entries silently.
     """
     if not stdout.lstrip().startswith("{"):
         return None
     try:
         found = decode(stdout)
     except ValueError as error:
-        if key := asks_for(stdout):
-            raise ValueError(f"holds {key}, but is no JSON: {error}") from None
+        if key := structured_key(stdout):
+            raise ValueError(f"contains {key}, but is not valid JSON: {error}") from None
         return None
     if not isinstance(found, dict) or _KEYS.isdisjoint(found):
         return None
@@ -65,13 +67,14 @@ def parse_output(stdout: str) -> StructuredOutput | None:
     return StructuredOutput(actions, found.get("next_state", UNSET), bool(by_default) and output is None)
 
 
-def asks_for(stdout: str) -> str:
-    """The key for which output that cannot be read was meant as structured output; "" if it was not."""
-    found = _MEANT.search(stdout) if stdout.lstrip().startswith("{") else None
+def structured_key(stdout: str) -> str:
+    """The key that shows that unparsable output is intended as structured output; "" for plain output."""
+    found = _INTENDED.search(stdout) if stdout.lstrip().startswith("{") else None
     return found[1] or found[2] if found else ""
 
 
 def _entries(found: Mapping[str, Any], key: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield each entry of the list under *key* and its place, such as `events[2]`. Raises ValueError."""
     entries = found.get(key)
     if not isinstance(entries, list | None):
         raise ValueError(f"{key}: must be a list")
@@ -80,15 +83,15 @@ def _entries(found: Mapping[str, Any], key: str) -> Iterator[tuple[Mapping[str, 
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: must be an object")
         if not isinstance(entry.get("type"), str) or not entry["type"]:
-            raise ValueError(f"{where}.type: must be a string that is not empty")
+            raise ValueError(f"{where}.type: must be a non-empty string")
         yield entry, where
 
 
 def _emit(entry: Mapping[str, Any], where: str) -> Emit:
     to = entry.get("to")
     if not isinstance(to, str | None) or to == "":
-        raise ValueError(f"{where}.to: must be the id of an agent")
-    # Keys that no agent can set are passed over, as unknown keys are in a manifest.
+        raise ValueError(f"{where}.to: must be an agent id")
+    # Other keys are ignored, like unknown keys in a manifest.
     fields = {name: value for name, value in entry.items() if name in EMIT_FIELDS}
     for name, value in fields.items():
         try:
@@ -97,7 +100,7 @@ def _emit(entry: Mapping[str, Any], where: str) -> Emit:
             raise ValueError(f"{where}.{name}: {error}") from None
     given = [name for name in _BODIES if name in entry]
     if len(given) > 1:
-        raise ValueError(f"{where}: has {' and '.join(given)}, but can have one body only")
+        raise ValueError(f"{where}: has {' and '.join(given)}; give only one of them")
     if given != ["body_base64"]:
         return Emit(entry["type"], entry[given[0]] if given else {}, to, fields)
     if fields.get("content_type") is None:
@@ -106,12 +109,12 @@ def _emit(entry: Mapping[str, Any], where: str) -> Emit:
 
 
 def _base64(value: Any, where: str) -> str:
-    """*value* without the line breaks that `base64` puts in. Raises ValueError unless it can be decoded."""
+    """*value* without the line breaks that the `base64` command inserts. Raises ValueError if it is not base64."""
     text = "".join(value.split()) if isinstance(value, str) else None
     try:
         if text is None:
             raise ValueError("not a string")
         base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"{where}.body_base64: must be a string in base64") from None
+        raise ValueError(f"{where}.body_base64: must be a base64 string") from None
     return text

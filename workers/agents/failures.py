@@ -1,4 +1,4 @@
-"""The record of a failure, whatever it has to tell: it must not fail in its turn."""
+"""Encode the record of a failed run. Nothing here raises, whatever the error and its details contain."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, Final
 
 from mirrorneuron.message import decode, encode
 
-KEPT_CHARACTERS: Final = 2_000  # of a text, when the details of a failure are too large
-ERROR_CHARACTERS: Final = 1_000  # of an error: it stands in the result, in the events and in the agent's record
+KEPT_CHARACTERS: Final = 2_000  # of each text in details that are too large
+ERROR_CHARACTERS: Final = 1_000  # of an error, which is stored in the result, in events and in the agent's record
 
 
-def printable(text: str) -> str:
-    """*text* without what UTF-8 cannot say."""
+def utf8_safe(text: str) -> str:
+    """*text* with the characters replaced that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
 def one_line(text: str) -> str:
-    """*text* as the one line that an error is."""
-    line = " ".join(printable(text).split())
+    """*text* on one line of at most `ERROR_CHARACTERS` characters."""
+    line = " ".join(utf8_safe(text).split())
     return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
 
 
-def encode_anyhow(value: Any) -> bytes:
-    """JSON bytes of *value*; what JSON cannot say is written as best it can be."""
+def encode_lossy(value: Any) -> bytes:
+    """JSON bytes of *value*. Parts that have no JSON form are replaced by their `repr`, or left out."""
     try:
         return encode(value)
     except ValueError:
@@ -31,21 +31,24 @@ def encode_anyhow(value: Any) -> bytes:
         try:
             decode(text)
         except ValueError:  # NaN, or nested too deeply
-            return encode(printable(repr(value)))
+            return encode(utf8_safe(repr(value)))
         return text
 
 
-def result_of(agent: str, error: str, details: dict[str, Any], max_bytes: int) -> bytes:
-    """The result of a job that failed in *agent*: JSON of at most *max_bytes*, its longest texts cut if need be."""
+def failure_result(agent: str, error: str, details: dict[str, Any], max_bytes: int) -> bytes:
+    """The result, as JSON, of a job that failed in *agent*. Long texts are cut to keep it within *max_bytes*.
+
+    If that is not enough, the details are replaced by a note of their size.
+    """
     summary = {"agent_id": agent, "error": error}
-    text = encode_anyhow({**summary, "details": details})
+    text = encode_lossy({**summary, "details": details})
     if len(text) > max_bytes:
-        kept = {name: _end_of(value) if isinstance(value, str) else value for name, value in details.items()}
-        text = encode_anyhow({**summary, "details": kept})
+        kept = {name: _tail(value) if isinstance(value, str) else value for name, value in details.items()}
+        text = encode_lossy({**summary, "details": kept})
     if len(text) > max_bytes:
-        text = encode_anyhow({**summary, "details": {"left_out": f"the details have {len(text)} bytes"}})
+        text = encode_lossy({**summary, "details": {"left_out": f"the details have {len(text)} bytes"}})
     return text
 
 
-def _end_of(text: str) -> str:
+def _tail(text: str) -> str:
     return text if len(text) <= KEPT_CHARACTERS else f"[... {len(text)} characters ...]\n{text[-KEPT_CHARACTERS:]}"

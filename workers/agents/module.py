@@ -1,15 +1,15 @@
-"""module: answers a message with a Python class from the bundle, in a child process."""
+"""module: handles a message with a Python class of the bundle, in a child process."""
 
 from __future__ import annotations
 
-from workers.agents.draft import USER, Draft, RunFailed, received
+from workers.agents.draft import USER, Draft, RunFailed, record_received
 from workers.agents.run_context import Run
 from workers.modules.pool import ModuleRequest
 
 
 def handle(draft: Draft, run: Run) -> None:
-    """Let the module handle the draft's message. Raises RunFailed."""
-    received(draft, draft.messages)
+    """Call the module with the message, and carry out the actions that it returns. Raises RunFailed."""
+    record_received(draft, draft.messages)
     result = run.runtime.modules.run(
         ModuleRequest(
             bundle_digest=run.job.digest,

@@ -1,4 +1,4 @@
-"""What an executor or a module is given for one run, beside its draft."""
+"""The parameters of one run of an executor or a module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from workers.runtime import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """One run of an executor or a module; its draft is passed separately."""
+
     runtime: Runtime
     job: JobRef
-    message: Message  #: of a batch: the last one, with the list of all bodies
+    message: Message  #: for a batch: the last message, with the list of all bodies as its body
     payloads_path: Path | None  #: the bundle's payloads, unpacked on this node
     lease: dict[str, Any]  #: {lease_id, pool, slots, queue_wait_ms}
-    attempt: int  #: 1 for the first
-    echo: Echo  #: told of what it prints, as it comes
-    handle: RunHandle  #: ends the run from outside
+    attempt: int  #: counted from 1
+    echo: Echo  #: receives the output while the run prints it
+    handle: RunHandle  #: ends the run from another thread

@@ -1,4 +1,4 @@
-"""sensor: emits what it observes; with `complete_job`, ends the job after `complete_after` observations."""
+"""sensor: emits the body of each message; with `complete_job`, completes the job after `complete_after` messages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from workers.agents.draft import DefaultEmit, Draft
 
 
 def handle(draft: Draft) -> None:
+    """Emit the draft's messages as observations, and complete the job if asked to. Raises RunFailed."""
     config = draft.node.config
     output_type = config.get("output_message_type")
     for message in draft.until_full():

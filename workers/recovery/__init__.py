@@ -1,1 +1,1 @@
-"""What keeps claims alive, what finds and repairs what a crash leaves, and the watchdogs of a worker process."""
+"""Renew claims, repair what a crash leaves behind, and stop worker processes that no longer make progress."""

@@ -1,7 +1,7 @@
-"""A worker watches itself: one that lives and takes nothing, although mail waits for it and the broker answers, ends.
+"""Consumer watchdog: exit a worker that has stopped consuming although tasks wait and the broker is available.
 
-Workers that come back from a lost connection alive and deaf are the oldest complaint about task queues. Whoever keeps
-the worker running (our supervisor, systemd, compose) starts a fresh one.
+A worker that stays alive after a lost connection but no longer consumes is a well-known fault of task queues. The
+process manager (our supervisor, systemd, compose) then starts a new worker.
 """
 
 from __future__ import annotations
@@ -18,77 +18,84 @@ from celery.worker import state
 
 from workers.lifecycle.fork_guard import FORKS
 from workers.lifecycle.shutdown import STOP
-from workers.recovery.queue_depth import Backlog
+from workers.recovery.queue_depth import QueueDepth
 
 INTERVAL_S: Final = 2.0
-PATIENCE: Final = 15  # looks in a row at which mail waited, a slot was free, and nothing was taken
-FAREWELL_S: Final = 10.0  # for the worker to end by itself, above the grace for what it runs
+STALLED_CHECKS: Final = 15  # consecutive checks that found tasks in the queue, a free slot, and no task received
+EXIT_S: Final = 10.0  # for a warm shutdown, in addition to the grace period of running tasks
 EXIT_CODE: Final = os.EX_SOFTWARE
 
 log = logging.getLogger(__name__)
 
 
 class ConsumerStall:
-    """Says when a worker has been deaf for too long. *waiting*: messages in its queues; raises when nobody answers."""
+    """Detects that a worker has stopped consuming.
 
-    def __init__(self, waiting: Callable[[], int], free: Callable[[], bool], patience: int = PATIENCE) -> None:
-        self._waiting = waiting
-        self._free = free
-        self._patience = patience
-        self._heard = False
-        self._missed = 0
+    *queued* returns the number of tasks in the worker's queues, and raises if the broker is unavailable. *has_room*
+    tells if the worker could start another task.
+    """
 
-    def heard(self, **_: Any) -> None:
-        """The worker has taken a message."""
-        self._heard = True
+    def __init__(self, queued: Callable[[], int], has_room: Callable[[], bool], limit: int = STALLED_CHECKS) -> None:
+        self._queued = queued
+        self._has_room = has_room
+        self._limit = limit
+        self._received = False
+        self._stalled = 0  #: consecutive checks
 
-    def look(self) -> bool:
-        """Look once; True when it is deaf."""
-        heard, self._heard = self._heard, False
-        missed, self._missed = self._missed, 0  # a look that fails ends the row
-        if not heard and self._free() and self._waiting() > 0:
-            self._missed = missed + 1
-        return self._missed >= self._patience
+    def task_received(self, **_: Any) -> None:
+        """Note that the worker has received a task."""
+        self._received = True
+
+    def check(self) -> bool:
+        """Check once. True if the worker has been stalled for *limit* checks in a row."""
+        received, self._received = self._received, False
+        stalled, self._stalled = self._stalled, 0  # a check that raises starts the count again
+        if not received and self._has_room() and self._queued() > 0:
+            self._stalled = stalled + 1
+        return self._stalled >= self._limit
 
 
 class ConsumerWatchdog:
-    """Looks at one worker every `INTERVAL_S`, in a thread, and ends it when it is deaf.
+    """Checks one worker every `INTERVAL_S`, in a thread, and exits its process when it has stopped consuming.
 
-    *check* raises where the broker's server takes no writes: nobody can take mail from it then.
+    *check_writes* raises if the broker's server refuses writes, because a worker cannot consume from it then.
     """
 
-    def __init__(self, worker: Any, grace_s: float, check: Callable[[], None]) -> None:
+    def __init__(self, worker: Any, grace_s: float, check_writes: Callable[[], None]) -> None:
         self._worker = worker
         self._grace_s = grace_s
-        self._check = check
-        self._backlog = Backlog(worker.app)
-        self._deafness = ConsumerStall(self._queued, self._has_room)
-        signals.task_received.connect(self._deafness.heard, weak=False)
+        self._check_writes = check_writes
+        self._depth = QueueDepth(worker.app)
+        self._stall = ConsumerStall(self._queued, self._has_room)
+        signals.task_received.connect(self._stall.task_received, weak=False)
 
     def run(self, over: threading.Event) -> None:
-        """Watch until *over*, or until the worker is deaf."""
+        """Check until *over* is set, or exit the process."""
         while not over.wait(INTERVAL_S):
             try:
                 with FORKS.held_off():
-                    deaf = self._deafness.look()
-                if deaf and not STOP.begun.is_set():
-                    self._end()
-            except Exception as error:  # whatever the broker's client raises: nobody is deaf to a broker that is away
-                log.debug("the queues cannot be looked at: %s", error)
+                    stalled = self._stall.check()
+                if stalled and not STOP.begun.is_set():
+                    self._exit()
+            except Exception as error:  # of any broker's client; with an unavailable broker the consumer is not stalled
+                log.debug("cannot check the queues: %s", error)
 
     def _has_room(self) -> bool:
         return bool(len(state.reserved_requests) < self._worker.concurrency)
 
     def _queued(self) -> int:
-        """How many messages wait in the queues that the worker is to take from. Raises what kombu and *check* raise."""
-        self._check()
-        return sum(self._backlog.of(name) for name in list(self._worker.app.amqp.queues.consume_from))
+        """The number of tasks in the queues of the worker. Raises what kombu and *check_writes* raise."""
+        self._check_writes()
+        return sum(self._depth.of(name) for name in list(self._worker.app.amqp.queues.consume_from))
 
-    def _end(self) -> None:
-        log.critical("mail has waited for %g s and none was taken: this worker ends", PATIENCE * INTERVAL_S)
+    def _exit(self) -> None:
+        log.critical(
+            "the consumer is stalled: tasks have waited for %g s and none was received; the worker exits",
+            STALLED_CHECKS * INTERVAL_S,
+        )
         STOP.begun.set()
-        state.should_stop = EXIT_CODE  # a worker whose loop still turns ends warmly
-        deadline = time.monotonic() + FAREWELL_S + (self._grace_s if state.active_requests else 0)
+        state.should_stop = EXIT_CODE  # starts a warm shutdown, if the worker's event loop still runs
+        deadline = time.monotonic() + EXIT_S + (self._grace_s if state.active_requests else 0)
         while time.monotonic() < deadline:
             time.sleep(INTERVAL_S / 4)
         os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Renews the claims that a worker process holds while their runs go on, and ends runs whose claim is lost."""
+"""Lease keeper: renew the claims of a worker process while their runs continue, and end runs whose claim is lost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import REASON, STOP, Stop
 from workers.lifecycle.threads import started
 
-AWAY_S = 0.5  # between two tries to reach a store that is away
+RETRY_S = 0.5  # between two attempts to reach an unavailable store
 
 log = logging.getLogger(__name__)
 
 REASONS = {
     ReplyCode.STALE: "the claim was lost",
     ReplyCode.ENDED: "the job has ended",
-    ReplyCode.MISSING: "the job is gone",
+    ReplyCode.MISSING: "the job was deleted",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One token's claims, and what to end when they are lost."""
+    """The claims of one token, and the handle that ends their run if they are lost; None for light agents."""
 
     job: JobRef
     token: str
@@ -37,12 +37,12 @@ class Holding:
     handle: RunHandle | None
 
 
-class Keeper:
-    """One thread for all claims of a process; it starts with the first claim and renews every *interval_s*.
+class LeaseKeeper:
+    """Renews all claims of a process every *interval_s*, in one thread that starts with the first claim.
 
-    User code never runs in this process, so nothing can keep the thread from its work. While it holds runs that can be
-    ended, it listens for the ends of jobs too, so that a cancelled job's commands die at once, and another thread
-    waits for the end of the worker, to have them given back.
+    User code runs in other processes, so it cannot block the thread. From the first run with a handle on, the thread
+    also subscribes to the ends of jobs, so that the commands of a cancelled job are ended at once. A second thread
+    waits for the worker's shutdown and then gives back the runs that still continue.
     """
 
     def __init__(self, store: Store, interval_s: float, stop: Stop = STOP) -> None:
@@ -53,37 +53,39 @@ class Keeper:
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._killable = False  #: it has held a run that can be ended
+        self._has_handles = False  #: a run with a handle has been held
         self._woken = threading.Event()
 
     @contextmanager
     def holding(
         self, job: JobRef, token: str, agents: Sequence[str], handle: RunHandle | None = None
     ) -> Iterator[None]:
-        """Keep these claims alive within the block."""
+        """Renew these claims within the block. If they are lost or the worker stops, *handle* ends the run."""
         try:
             with self._lock:
                 self._holdings[token] = Holding(job, token, tuple(agents), handle)
-                self._start(killable=handle is not None)
-            if handle is not None and self._stop.over.is_set():  # the thread has looked already
+                self._start(with_handle=handle is not None)
+            if handle is not None and self._stop.over.is_set():  # `_give_back` may have run before this claim was held
                 handle.give_back(REASON)
             yield
         finally:
             with self._lock:
                 self._holdings.pop(token, None)
 
-    def _start(self, *, killable: bool) -> None:
-        """Start the threads that do not run yet. Raises RuntimeError where there is no room for one; the next holding
-        tries again.
+    def _start(self, *, with_handle: bool) -> None:
+        """Start the threads that do not run yet.
+
+        Raises RuntimeError if the OS refuses a thread; the next call of `holding` tries again.
         """
-        if killable and not self._killable:
+        if with_handle and not self._has_handles:
             started("giving back", self._give_back)
-            self._killable = True
+            self._has_handles = True
             self._woken.set()
         if self._thread is None:
-            self._thread = started("keeper", self._run)
+            self._thread = started("lease keeper", self._run)
 
     def _give_back(self) -> None:
+        """Wait for the end of the worker's grace period, and give back the runs that still continue."""
         self._stop.over.wait()
         with self._lock:
             handles = [holding.handle for holding in self._holdings.values() if holding.handle is not None]
@@ -91,41 +93,43 @@ class Keeper:
             handle.give_back(REASON)
 
     def _run(self) -> None:
+        """Renew the claims at every interval, and at once when a job ends, to end its runs. Never returns."""
         with self._store.client.pubsub(ignore_subscribe_messages=True) as ends:
             due = time.monotonic() + self._interval_s
             while True:
                 try:
-                    if self._killable and not ends.subscribed:
+                    if self._has_handles and not ends.subscribed:
                         ends.subscribe(self._store.keys.ends)
                     left = max(0.0, due - time.monotonic())
-                    news = ends.get_message(timeout=left) if ends.subscribed else self._woken.wait(left)
+                    woken = ends.get_message(timeout=left) if ends.subscribed else self._woken.wait(left)
                 except AWAY as error:
-                    log.warning("the job store does not answer: %s", error)
-                    news = None
-                    time.sleep(min(self._interval_s, AWAY_S))
-                except Exception:  # this thread is never started again: without it every claim would be lost
-                    log.exception("the ends of jobs cannot be listened to")
-                    news = None
+                    log.warning("the job store is unavailable: %s", error)
+                    woken = None
+                    time.sleep(min(self._interval_s, RETRY_S))
+                except Exception:  # the thread must survive: it is not restarted, and without it every claim expires
+                    log.exception("cannot listen for ended jobs")
+                    woken = None
                     ends.reset()
-                    time.sleep(min(self._interval_s, AWAY_S))
+                    time.sleep(min(self._interval_s, RETRY_S))
                 self._woken.clear()
-                if news or time.monotonic() >= due:
+                if woken or time.monotonic() >= due:
                     self.tick()
                     due = time.monotonic() + self._interval_s
 
     def tick(self) -> None:
-        """Renew everything once."""
+        """Renew all claims once. End the runs whose claim the store refuses to renew."""
         with self._lock:
             holdings = list(self._holdings.values())
         for holding in holdings:
             try:
                 word = self._scripts.renew(holding.job, holding.token, holding.agents)
-            except AWAY as error:  # the claim stays ours until it is refused: try again next time
-                log.warning("job %s: the claim could not be renewed: %s", holding.job.job_id, error)
+            except AWAY as error:  # the claim is valid until the store refuses it; the next tick tries again
+                log.warning("job %s: cannot renew the claim: %s", holding.job.job_id, error)
                 continue
             except Exception:
-                log.exception("job %s: the claim could not be renewed", holding.job.job_id)
+                log.exception("job %s: cannot renew the claim", holding.job.job_id)
                 continue
             if word is not ReplyCode.RENEWED and holding.handle is not None:
-                # Given back, not failed: a server that lost its last second may know of no end any more.
+                # Give the run back instead of failing it: a server that lost its last second of writes in a crash may
+                # have lost the end of the job as well.
                 holding.handle.give_back(REASONS.get(word, str(word)))

@@ -1,4 +1,4 @@
-"""What becomes of a job in which nothing can act any more."""
+"""Settle an idle job: flush part-filled batches, or apply the job's `on_idle` policy."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from mirrorneuron.store.protocol import JobEnd, JobRef, ReadyAgents, ReplyCode
 
 
 def settle(store: Store, job: JobRef, plan: Plan, revision: int) -> tuple[ReadyAgents, ...]:
-    """Let part-filled batches go, or do as the idle policy says, unless something has moved since *revision*.
+    """Flush part-filled batches; if there are none, apply the `on_idle` policy.
 
-    Returns the agents that are ready now and have to be announced.
+    Does nothing if the job has changed since *revision*. Returns the agents that are ready now; the caller announces
+    them.
     """
     if plan.batches:
         flushed = store.scripts.flush(job, revision, plan.batches)
@@ -31,22 +32,22 @@ def _end(store: Store, job: JobRef, plan: Plan) -> JobEnd | None:
         case OnIdle.WAIT:
             return None
         case OnIdle.FAIL:
-            return failed(None, "the job became idle, and its on_idle policy is to fail")
+            return failed(None, 'the job became idle and policies.on_idle is "fail"')
         case OnIdle.COMPLETE:
             try:
                 result = encode({"agent_id": None, "output": store.last_bodies(job.job_id, plan.sinks)})
-            except ValueError as error:  # bodies nested as deeply as messages may be, one in another
-                return failed(None, f"the job's output is not JSON: {error}")
+            except ValueError as error:  # a body at the nesting limit of messages is too deep inside the output
+                return failed(None, f"the job's output cannot be written as JSON: {error}")
             except RecordDamaged as error:
-                return failed(None, f"the job's output: {error}")
-            cap = store.settings.max_message_bytes
-            if len(result) > cap:
-                name = "MIRROR_NEURON_MAX_MESSAGE_BYTES"
-                return failed(None, f"the job's output has {len(result)} bytes, which is over {name} ({cap})")
+                return failed(None, f"the job's output cannot be collected: {error}")
+            limit = store.settings.max_message_bytes
+            if len(result) > limit:
+                name = f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({limit} bytes)"
+                return failed(None, f"the job's output has {len(result)} bytes, which exceeds {name}")
             return JobEnd(JobStatus.COMPLETED, result, encode({"agent_id": None}))
 
 
 def failed(agent: str | None, error: str, details: dict[str, object] | None = None) -> JobEnd:
-    """The end of a job that fails outside of a run."""
+    """The end of a job that fails for a reason outside any run of an agent."""
     summary = {"agent_id": agent, "error": error}
     return JobEnd(JobStatus.FAILED, encode({**summary, "details": details or {}}), encode(summary))

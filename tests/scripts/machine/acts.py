@@ -1,7 +1,7 @@
-"""Acts: rules of a state machine that are chosen by weight, since some lead on and others matter only now and then.
+"""Acts: weighted rules of a state machine, because some rules make progress and others matter only sometimes.
 
-Hypothesis' own rules are all equally likely, and each run does without many of them: half of the runs would never
-commit anything.
+Hypothesis gives all its rules the same weight and leaves many of them out of each run, so that half of the runs would
+never commit anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Condition = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Act:
-    """What a machine does *weight* times as often as an act of weight 1, as long as *when* holds."""
+    """A rule that is chosen *weight* times as often as an act of weight 1, while *when* holds."""
 
     method: Method
     weight: int
@@ -31,7 +31,7 @@ class Act:
 def act(
     weight: int, when: Condition = lambda _: True, **arguments: st.SearchStrategy[Any]
 ) -> Callable[[Method], Method]:
-    """Make a method of a machine an act; *arguments* are drawn for it."""
+    """Make a method of a machine an act. Hypothesis draws its *arguments*."""
 
     def mark(method: Method) -> Method:
         method.act = Act(method, weight, when, arguments)  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def act(
 
 
 class Actor(RuleBasedStateMachine):
-    """A state machine whose one rule is to do one of its acts."""
+    """A state machine with a single rule: do one of its acts."""
 
     acts: dict[str, Act]
 

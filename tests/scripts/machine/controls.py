@@ -1,4 +1,4 @@
-"""The rules of what operators do to a job of the model: pause and resume it, send it messages, retry it."""
+"""The model of the controls: pause, resume, send a message, retry."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass, field
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.store.protocol import ReplyCode
-from tests.scripts.machine.model import Agent, Job, Told
+from tests.scripts.machine.model import Agent, Job, Reported
 
 
 @dataclass
 class Controlled:
-    """What a control answers: the status is the one that the job is in afterwards."""
+    """The reply to a control; the status is that of the job afterwards."""
 
     word: ReplyCode
     status: JobStatus
-    waiting: Told = field(default_factory=dict)
+    waiting: Reported = field(default_factory=dict)
     run: int = 0  #: of a retry
 
 
 def move(job: Job, now: int, to: JobStatus) -> Controlled:
-    """Only what runs can be paused and only what is paused can go on; asking for what already holds is no move.
+    """Only a running job can be paused, and only a paused one resumed. Asking for the present status changes nothing.
 
-    But it tells again of all that wait: the reply that told of them may have been lost.
+    It reports all ready agents again, because the first reply may have been lost.
     """
     if not job.live:
         return Controlled(ReplyCode.ENDED, job.status)
     if job.status is to:
-        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True))
     if job.status is JobStatus.PENDING:
         return Controlled(ReplyCode.REFUSED, job.status)
     job.status = to
@@ -36,16 +36,16 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
     if to is JobStatus.RUNNING:
         job.idle_since_ms = None
     job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
-    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True))
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True))
 
 
 def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> Controlled:
-    """A message from outside is mail like any other; one that is sent again is delivered once."""
+    """Deliver a message from outside like any other mail. A duplicate is delivered once."""
     if not job.live:
         return Controlled(ReplyCode.ENDED, job.status)
     known = f"{name}\n{message_id}"
     if known in job.delivered:
-        return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, tell_all=True))
+        return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, report_all=True))
     job.begin()
     job.delivered.add(known)
     job.agents[name].mail.append(message)
@@ -56,9 +56,9 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
 
 
 def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) -> Controlled:
-    """A job whose run *ended* goes on where it stopped, as another run; from *start*, those in *clear* begin anew."""
+    """Continue a job whose run *ended* where it stopped, as the next run. With *start*, clear the agents in *clear*."""
     if job.status is JobStatus.RUNNING or job.run != ended:
-        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+        return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
     if job.live or job.status is JobStatus.COMPLETED:
         return Controlled(ReplyCode.REFUSED, job.status)
     job.status, job.run, job.revision = JobStatus.RUNNING, job.run + 1, job.revision + 1
@@ -76,12 +76,13 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
     for agent in job.agents.values():
         agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
     job.look(now)
-    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, tell_all=True), job.run)
+    return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
 
 
 def _last_input(agent: Agent) -> tuple[list[bytes], int]:
-    """What it failed on or was at when it was cut off, else the last that it consumed, else what it has; and how many
-    of these are from its mailbox.
+    """The agent's last input, and how many of its messages are from the mailbox.
+
+    It is the input of a run that failed or was cut off, else the last message consumed, else the first in the mailbox.
     """
     was_at_it = agent.error or agent.losses or agent.cut
     mail = agent.mail[: agent.kind.take or agent.kind.threshold or 1]

@@ -1,4 +1,4 @@
-"""What must hold after every step of the state machine: the store is as the model says, and keeps its promises."""
+"""The invariants after every step of the state machine: the store agrees with the model and keeps its guarantees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.scripts.machine.workers import EATEN
 
 Found = dict[str, Any]
 ENDS = ("job_completed", "job_failed", "job_cancelled")
-MARK_S = 60  # for which a claim or commit that is sent again is known
+MARK_S = 60  # for which a repeated claim or commit is recognized
 
 
 class Invariants(Sweepers):
@@ -23,9 +23,9 @@ class Invariants(Sweepers):
         super().__init__()
         self.newest = "-"  # event of the store
         self.read = 0  # events of the model
-        self.effects: list[bytes] = []  # what runs have told of in the present run of the job
-        self.ends = 0  # terminal events in it
-        self.looked_at = 0  # the run in which the keys' times to live were last looked at
+        self.effects: list[bytes] = []  # effects that agents have recorded in the present run of the job
+        self.ends = 0  # terminal events of the present run
+        self.looked_at = 0  # the run in which the keys' times to live were checked last
 
     @invariant()
     def the_rules_hold(self) -> None:
@@ -33,15 +33,15 @@ class Invariants(Sweepers):
         self.every_agent_is_as_the_model_says(found)
         self.the_record_is_as_the_model_says(found)
         self.each_change_is_one_event(found)
-        self.an_agent_is_ready_exactly_while_it_can_act_and_nobody_has_claimed_it(found)
+        self.an_agent_is_ready_exactly_while_it_can_act_and_is_not_claimed(found)
         self.ledger.check([found.get(f":mail:{name}", []) for name in KINDS], self.effects)
         assert self.ends == (0 if self.job.live else 1)
         if not self.job.live or self.job.run != self.looked_at:
             self.looked_at = self.job.run
-            self.all_keys_live_as_long_as_the_job()
+            self.all_keys_expire_with_the_job()
 
     def every_agent_is_as_the_model_says(self, found: Found) -> None:
-        """Mailboxes in order, what the runs left, who is claimed, and who is ready and from when."""
+        """Mailboxes in order, the results of runs, the claims, and which agents are ready from when."""
         for name, agent in self.job.agents.items():
             raw = found.get(f":agent:{name}", {})
             assert found.get(f":mail:{name}", []) == agent.mail
@@ -75,12 +75,12 @@ class Invariants(Sweepers):
                 self.effects.append(fields[b"p"])
             self.ends += kind in ENDS
 
-    def an_agent_is_ready_exactly_while_it_can_act_and_nobody_has_claimed_it(self, found: Found) -> None:
+    def an_agent_is_ready_exactly_while_it_can_act_and_is_not_claimed(self, found: Found) -> None:
         ready = {name for pool in POOLS for name in _times(found, f":ready:{pool}")}
         assert ready == {name for name, agent in self.job.agents.items() if agent.can_act and self.job.live}
         assert self.job.live or not found.get(":claims")
 
-    def all_keys_live_as_long_as_the_job(self) -> None:
+    def all_keys_expire_with_the_job(self) -> None:
         for suffix, seconds in self.stage.lifetimes().items():
             if suffix.startswith(":op:"):
                 assert seconds <= MARK_S
@@ -97,7 +97,7 @@ class Invariants(Sweepers):
         self.stage.redis.close()
 
     def nothing_lives_without_the_job(self) -> None:
-        """Its keys are gone, and whoever still calls is told so and leaves nothing behind."""
+        """The keys of a deleted job are gone. A later call gets MISSING and creates no key."""
         scripts, token = self.stage.scripts, new_token()
         for job in {self.ref, JOB}:
             assert scripts.claim(job, token, ANY_LIGHT, opening=True).word is ReplyCode.MISSING

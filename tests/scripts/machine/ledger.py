@@ -1,4 +1,4 @@
-"""Where every message of a job has gone: none may be lost, none may take effect twice. How, it does not know."""
+"""A ledger of all messages of a job: none may be lost, and none may take effect twice. It knows no rules of the job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 
 class Ledger:
-    """Each message that was ever sent waits in a mailbox, or was consumed, or was cleared by a retry."""
+    """Accounts for each message that was sent: it is in a mailbox, was consumed, or was cleared by a retry."""
 
     def __init__(self) -> None:
         self.run = 1
@@ -16,7 +16,7 @@ class Ledger:
         self._consumed: set[bytes] = set()  #: in the present run
 
     def new(self) -> bytes:
-        """A message as there is no other; not sent yet."""
+        """A new, unique message, which is not sent yet."""
         self._made += 1
         return b'{"n":%d}' % self._made
 
@@ -35,6 +35,6 @@ class Ledger:
         self._waiting = self._waiting - set(cleared) | set(again)
 
     def check(self, mailboxes: Iterable[list[bytes]], effects: Collection[bytes]) -> None:
-        """*effects*: the message of each effect that the store has recorded in the present run."""
+        """Check the ledger. *effects* has the message of each effect that the store recorded in the present run."""
         assert Counter(message for mailbox in mailboxes for message in mailbox) == Counter(self._waiting)
         assert Counter(effects) == Counter(self._consumed)

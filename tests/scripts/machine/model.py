@@ -1,8 +1,8 @@
-"""The rules of a job's mail and claims in plain Python: what the scripts are compared with.
+"""A model of a job's mail and claims in plain Python, with which the scripts are compared.
 
-Written from the contract: an agent is ready while the job lives, nobody has claimed it, and its mailbox holds what it
-needs; whoever has waited longest is claimed first; a commit with a token that is not the holder's does nothing; a call
-whose reply was lost is answered again. What operators and sweepers do to a job is in `controls` and `recovery`.
+It follows the contract: an agent is ready while the job is live, the agent is not claimed, and its mailbox holds at
+least its threshold; the agent that is ready for longest is claimed first; a commit with a stale token does nothing; a
+repeated call gets the same reply. The models of controls and sweeps are in `controls` and `recovery`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mirrorneuron.store.protocol import JobEnd, ReplyCode, Step
 from mirrorneuron.store.scripts import NO_LIMITS, Wanted
 from tests.scripts.machine.stage import Kind
 
-Told = dict[str, tuple[int, int]]  # pool -> (due, of these first told of now)
+Reported = dict[str, tuple[int, int]]  # pool -> (due, of these reported for the first time)
 
 
 @dataclass
 class Agent:
-    """One agent: its mailbox, who holds it, and what its runs have left."""
+    """One agent: its mailbox, its claim, and the results of its runs."""
 
     name: str
     kind: Kind
@@ -40,7 +40,7 @@ class Agent:
     processed: int = 0
     attempts: int = 0
     losses: int = 0  #: workers that died since its last commit
-    cut: bool = False  #: the end of the job came while it was claimed
+    cut: bool = False  #: the job ended while the agent was claimed
 
     @property
     def can_act(self) -> bool:
@@ -52,11 +52,11 @@ class Answer:
     word: ReplyCode
     idle: bool = False
     claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
-    waiting: Told = field(default_factory=dict)
+    waiting: Reported = field(default_factory=dict)
 
 
 class Job:
-    """One job. Times are in milliseconds; every method that moves something takes the present one."""
+    """One job. Times are in milliseconds; each method that changes something takes the present time."""
 
     def __init__(self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS) -> None:
         self.agents = {name: Agent(name, kind, kind.threshold) for name, kind in kinds.items()}
@@ -69,7 +69,7 @@ class Job:
         self.revision = 0
         self.aged_from_ms = 0
         self.finished_ms: int | None = None
-        self.idle_since_ms: int | None = None  #: set once it has been settled that it waits
+        self.idle_since_ms: int | None = None  #: set when the job was settled to wait
         self.delivered: set[str] = set()  #: ids of messages from outside
         self.asked: set[str] = set()  #: tokens of claims
         self.landed: dict[str, JobStatus | None] = {}  #: tokens of commits, and how they ended the job
@@ -88,7 +88,7 @@ class Job:
         return {n: a.ready_ms for n, a in self.agents.items() if a.kind.pool == pool and a.ready_ms is not None}
 
     def held(self, token: str | None = None) -> list[Agent]:
-        """Who is claimed, under *token* or any, the shortest lease first."""
+        """The claimed agents, under *token* or any token, the shortest lease first."""
         found = (a for a in self.agents.values() if a.holder and token in (None, a.holder))
         return sorted(found, key=lambda agent: (agent.until_ms, agent.name))
 
@@ -163,7 +163,7 @@ class Job:
                 if self.agents[name].mail:
                     self.agents[name].threshold = 1
             self.look(now)
-        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, tell_all=True))
+        return Answer(ReplyCode.FLUSHED, waiting=self.waiting(now, report_all=True))
 
     def settle(self, now: int, run: int, revision: int, end: JobEnd | None) -> ReplyCode:
         if refused := self._refused(run):
@@ -183,17 +183,17 @@ class Job:
         self._end(now, end)
         return ReplyCode.SETTLED
 
-    # -- what the rules above, and those of operators and sweepers, are made of ---------------------------------------
+    # -- helpers of the methods above, and of the models of controls and sweeps ---------------------------------------
 
     def begin(self) -> None:
-        """A new call: nobody has become ready in it yet."""
+        """Begin a call: no agent has become ready in it yet."""
         self._made = Counter()
 
     def record(self, *kinds: str, agent: str = "") -> None:
         self.log += [(kind, agent) for kind in kinds]
 
     def look(self, now: int) -> None:
-        """Who has become ready?"""
+        """Make the agents ready that can act now."""
         for agent in self.agents.values():
             if agent.ready_ms is None and agent.can_act:
                 agent.ready_ms = max(now, agent.due_ms)
@@ -201,16 +201,16 @@ class Job:
                 if agent.kind.pool != LIGHT:
                     self.record("executor_lease_requested", agent=agent.name)
 
-    def waiting(self, now: int, tell_all: bool = False) -> Told:
-        """Who may be claimed now. *tell_all*: nobody may have been told of any of them."""
+    def waiting(self, now: int, report_all: bool = False) -> Reported:
+        """The agents that may be claimed now. With *report_all* all of them count as new."""
         if self.status is not JobStatus.RUNNING:
             return {}
         pools = {agent.kind.pool for agent in self.agents.values()}
         due = {pool: len(self._due(now, pool)) for pool in pools}
-        return {pool: (n, n if tell_all else min(n, self._made[pool])) for pool, n in due.items() if n}
+        return {pool: (n, n if report_all else min(n, self._made[pool])) for pool, n in due.items() if n}
 
     def _refused(self, run: int) -> ReplyCode | None:
-        """Nothing can land in a job that has ended, and nothing of an earlier run in a later one."""
+        """The refusal of a call to an ended job, or of a call of an earlier run; else None."""
         if not self.live:
             return ReplyCode.ENDED
         return ReplyCode.STALE if run != self.run else None
@@ -256,16 +256,16 @@ class Job:
         return [self._take(now, token, agent) for agent in (first, *_free(others))]
 
     def _again(self, word: ReplyCode, now: int, token: str) -> Answer:
-        """To a call whose reply was lost: what its token holds, for a fresh lease, and all that waits."""
+        """The reply to a repeated call: the claims of its token, with a new lease, and all ready agents."""
         claims = [self._take(now, token, agent) for agent in self.held(token)]
-        return Answer(word, self.idle, claims, self.waiting(now, tell_all=True))
+        return Answer(word, self.idle, claims, self.waiting(now, report_all=True))
 
     def _answer(self, word: ReplyCode, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
         return Answer(word, self.idle, claims, self.waiting(now))
 
 
 def _free(agents: Iterable[Agent]) -> Iterator[Agent]:
-    """Those up to the first that has mail or a holder."""
+    """The agents up to the first one that has mail or is claimed."""
     for agent in agents:
         if agent.holder or agent.mail:
             return

@@ -1,4 +1,4 @@
-"""Rules of the state machine: what operators do, impatient ones who ask twice included."""
+"""Rules of the state machine: controls of operators, some of them repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.scripts.machine.stage import JOB
 from tests.scripts.machine.state_machine import KINDS, Call, agents, alive, ends, rarely
 from tests.scripts.machine.workers import Workers
 
-BEHIND = {  # an agent and all that its messages can reach, as a plan would say
+BEHIND = {  # an agent and all agents downstream of it, as in a plan
     "a": ("a", "b", "c", "join"),
     "b": ("b", "c", "join"),
     "c": ("c", "join"),
@@ -39,7 +39,7 @@ class Operators(Workers):
 
     @act(3, data=st.data(), agent=agents, used=rarely, repeated=st.booleans())
     def send(self, data: st.DataObject, agent: str, used: bool, repeated: bool) -> None:
-        """A message from outside; with an id that this agent knows it is taken for the one that came before."""
+        """Send a message from outside. With an id that the agent knows it is a duplicate."""
         message = self.ledger.new()
         name = f"id-{message.decode()}"
         if used and self.job.delivered:
@@ -81,7 +81,7 @@ class Operators(Workers):
 
         call = Call(script, rule)
         moved = self.ask(call, repeated)
-        if self.job.run > ref.run:  # else the same call may yet be the one that moves it
+        if self.job.run > ref.run:  # otherwise the repeated call may be the one that changes it
             self.again.append(call)
         assert set(runs) == {self.job.run if moved.word is ReplyCode.SETTLED else 0}
         if self.job.run > self.ledger.run:

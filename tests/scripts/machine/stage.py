@@ -1,4 +1,4 @@
-"""A stage for the scripts: one job in a namespace of its own, on a real server, with a clock that the test moves."""
+"""A stage for the scripts: one job in a separate namespace of a real server, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mirrorneuron.store.scripts import NO_LIMITS, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
 LEASE_MS = 6_000
-KEEP_S = 3_600  # the keys of an ended job go away by themselves
+KEEP_S = 3_600  # the keys of an ended job expire
 NOON_MS = 1_700_000_000_000
 DEFAULT = "default"
 AGENTS = (*"abcdxyz", "join", "batch")  # names that the tests use
@@ -29,7 +29,7 @@ ANY_HEAVY: Wanted = ((DEFAULT, 1),)
 
 @dataclass(frozen=True)
 class Kind:
-    """What the store is told about an agent when its job is created."""
+    """The settings of an agent that are stored when its job is created."""
 
     pool: str = LIGHT
     threshold: int = 1
@@ -80,7 +80,7 @@ class Stage:
         return self
 
     def claim(self, *agents: str, token: str = "") -> Reply:
-        """Claim the first of *agents*, and those after it with it."""
+        """Claim the first of *agents*, and the others together with it."""
         pool = self.kinds.get(agents[0], Kind()).pool
         return self.scripts.claim(JOB, token or new_token(), ((pool, 1),), agents=agents)
 
@@ -112,12 +112,12 @@ class Stage:
         return int(self.job("revision"))
 
     def ready(self, pool: str = LIGHT) -> dict[str, int]:
-        """Who is ready in *pool*, and from when (ms)."""
+        """The ready agents of *pool*, and from when they are due (ms)."""
         rows = self.redis.zrange(self.keys.ready(JOB.job_id, pool), 0, -1, withscores=True)
         return {name.decode(): int(due) for name, due in rows}
 
     def claims(self) -> dict[str, int]:
-        """Who is claimed, and until when (ms)."""
+        """The claimed agents, and until when (ms)."""
         rows = self.redis.zrange(self.keys.claims(JOB.job_id), 0, -1, withscores=True)
         return {name.decode(): int(until) for name, until in rows}
 
@@ -125,7 +125,7 @@ class Stage:
         return [fields[b"t"].decode() for _, fields in self.redis.xrange(self.keys.events(JOB.job_id))]
 
     def everything(self, events_from: str = "-") -> dict[str, Any]:
-        """All that the job's keys hold, by their suffixes; but not the marks of claims that were made."""
+        """The contents of all keys of the job by their suffixes, without the marks of claims and commits."""
         stem, agents = self.keys.job(JOB.job_id), sorted({*AGENTS, *self.kinds})
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
         hashes = ["", *(f":agent:{name}" for name in agents)]
@@ -143,7 +143,7 @@ class Stage:
         return {suffix: value for suffix, value in found if value}
 
     def lifetimes(self) -> dict[str, int]:
-        """The seconds that each key of the namespace has to live (-1: for ever), by the suffixes of the job's keys."""
+        """The time to live of each key of the namespace in seconds (-1: none), by the suffixes of the job's keys."""
         names = list(self.redis.scan_iter(f"{self.keys.ns}:*", count=10_000))
         pipe = self.redis.pipeline(transaction=False)
         for name in names:

@@ -1,4 +1,4 @@
-"""What all rules of the state machine share: the stage, the model beside it, and calls that are made of both."""
+"""The base of the state machine: a stage, a model, and calls that are made to both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirrorneuron.store.scripts import Wanted
 from tests.scripts.machine.acts import Actor
 from tests.scripts.machine.controls import Controlled
 from tests.scripts.machine.ledger import Ledger
-from tests.scripts.machine.model import Answer, Job, Told
+from tests.scripts.machine.model import Answer, Job, Reported
 from tests.scripts.machine.recovery import Recovery
 from tests.scripts.machine.stage import (
     BATCH_OF_TWO,
@@ -50,7 +50,7 @@ LONGEST_WAIT_MS = 15_000
 agents = st.sampled_from(sorted(KINDS))
 pools_wanted = st.permutations([(LIGHT, 2), (DEFAULT, 1)]) | st.sampled_from([((LIGHT, 1),), ((DEFAULT, 2),)])
 targets = st.lists(agents, min_size=1, max_size=4)
-ends = st.sampled_from([*[failed(), cancelled()] * 4, completed()])  # only the first two may go on
+ends = st.sampled_from([*[failed(), cancelled()] * 4, completed()])  # a retry may continue only the first two
 rarely = st.integers(0, 19).map(lambda n: n == 1)
 policies = st.builds(
     Policies,
@@ -63,7 +63,7 @@ policies = st.builds(
 
 @dataclass(frozen=True)
 class ClaimedAgent:
-    """What a worker believes it holds."""
+    """A claim that a worker believes to be its own."""
 
     job: JobRef
     token: str
@@ -72,7 +72,7 @@ class ClaimedAgent:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a script, and the same of the model; made again, both see what has become of the job meanwhile."""
+    """A call of a script and the same call of the model. It can be repeated after the job has changed."""
 
     script: Callable[[], Reply | ControlReply | ReplyCode]
     rule: Callable[[], Answer | Controlled | ReplyCode]
@@ -88,8 +88,8 @@ class Base(Actor):
         self.recovery = Recovery(self.job, FIRST_WAIT_MS, LONGEST_WAIT_MS)
         self.ledger = Ledger()
         self.held: list[ClaimedAgent] = []
-        self.over: list[ClaimedAgent] = []  # committed, refused or lost: none of it may ever land again
-        self.again: list[Call] = []  # whose reply somebody may have lost
+        self.over: list[ClaimedAgent] = []  # committed, refused or lost: these must not be committed again
+        self.again: list[Call] = []  # calls that may be repeated because their reply was lost
 
     @property
     def now(self) -> int:
@@ -112,7 +112,7 @@ class Base(Actor):
             self.claim(self.ref, [(LIGHT, 1)], opening=True)
 
     def ready_run(self, data: st.DataObject) -> tuple[str, ...]:
-        """Of RUNS one whose first is ready, if any is."""
+        """One of RUNS whose first agent is ready, if there is one."""
         ready = [run for run in RUNS if self.job.agents[run[0]].ready_ms is not None]
         return data.draw(st.sampled_from(ready or RUNS), label="run")
 
@@ -145,13 +145,13 @@ class Base(Actor):
         self.let_go()
 
     def let_go(self) -> None:
-        """At the end of the job whatever is held is lost."""
+        """The end of the job releases all claims."""
         if not self.job.live:
             self.over += self.held
             self.held = []
 
     def ask(self, call: Call, repeated: bool = False) -> Any:
-        """Make *call*, and if *repeated* once more, as a client does whose reply was lost; returns the first reply."""
+        """Make *call*, and repeat it if *repeated*, as a client does that lost the reply. Returns the first reply."""
         reply = self._once(call)
         if repeated:
             self._once(call)
@@ -182,9 +182,9 @@ class Base(Actor):
         if reply.claims and all(reply.token != held.token for held in self.held):
             self.held.append(ClaimedAgent(self.ref, reply.token, reply.claims))
 
-    def compare_waiting(self, rows: tuple[ReadyAgents, ...], expected: Told) -> None:
+    def compare_waiting(self, rows: tuple[ReadyAgents, ...], expected: Reported) -> None:
         assert {row.pool: (row.due, row.new) for row in rows} == expected
-        for row in rows:  # a single one is named, so that it can be announced by its chain
+        for row in rows:  # a single agent is named, so that its chain can announce it
             assert row.due > 1 or row.agent_id in self.job.ready(row.pool)
 
 

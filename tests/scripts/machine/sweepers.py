@@ -1,4 +1,4 @@
-"""Rules of the state machine: time, and what sweepers do when some of it has gone by."""
+"""Rules of the state machine: time passes, and sweepers sweep."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FATAL = (ReplyCode.LATE, ReplyCode.OVERDUE, ReplyCode.POISONED)
 class Sweepers(Operators):
     @act(2, ms=st.sampled_from([1, 500, 2_000, LEASE_MS + 1, 20_000]))
     def time_goes_by(self, ms: int) -> None:
-        """A lease that is over remains its holder's until somebody frees it: nothing else may happen by itself."""
+        """Let time pass. An expired claim stays valid until a sweep frees it; time alone changes nothing else."""
         self.stage.now += ms
 
     @act(1, after_gap=st.booleans(), acts=st.booleans(), repeated=st.booleans())
     def sweep(self, after_gap: bool, acts: bool, repeated: bool) -> None:
-        """The sweeper may die before it acts on what it was told; the next one is told again."""
+        """Sweep. The sweeper may die before it acts on the reply; the next sweep gets the same reply."""
         swept = self._sweep(after_gap)
         if acts:
             self._act(swept, repeated)
 
     @act(2, alive, ms=st.sampled_from([LEASE_MS, FIRST_WAIT_MS, 2 * FIRST_WAIT_MS, 30_000]), another=st.booleans())
-    def everybody_is_silent_until_the_next_sweep(self, ms: int, another: bool) -> None:
+    def all_workers_are_silent_until_the_next_sweep(self, ms: int, another: bool) -> None:
         self.stage.now += ms
         swept = self._sweep(after_gap=False)
         if another:
@@ -37,7 +37,7 @@ class Sweepers(Operators):
         self._act(swept, repeated=False)
 
     @act(2, lambda self: self.job.status is JobStatus.PENDING)
-    def nobody_opens_it(self) -> None:
+    def the_job_is_not_opened(self) -> None:
         self.stage.now += FIRST_WAIT_MS
         self._sweep(after_gap=False)
 
@@ -51,7 +51,7 @@ class Sweepers(Operators):
 
     @act(1, alive, gaps=st.tuples(st.booleans(), st.booleans()), repeated=st.booleans())
     def two_sweepers_sweep_at_once(self, gaps: tuple[bool, bool], repeated: bool) -> None:
-        """Each finds what the other has left, nothing is announced twice, and the job ends once."""
+        """Each sweep finds what the other one left; nothing is announced twice, and the job ends once."""
         first, second = self._sweep(gaps[0]), self._sweep(gaps[1])
         assert not (first.waiting and second.waiting)
         assert (first.word, second.word) != (ReplyCode.OPEN, ReplyCode.OPEN)

@@ -1,4 +1,4 @@
-"""Rules of the state machine: what workers do, the living, the slow, and those who do not know that they are dead."""
+"""Rules of the state machine: workers, including slow ones and ones whose claims were freed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.scripts.machine.state_machine import (
     targets,
 )
 
-EATEN = "eaten"  # the event with which a run tells of each message that it has consumed
+EATEN = "eaten"  # the event that a run records for each message that it has consumed
 
 
 class Workers(Base):
@@ -41,7 +41,7 @@ class Workers(Base):
 
     @act(2, alive, data=st.data(), any_run=rarely, repeated=st.booleans())
     def claim_one(self, data: st.DataObject, any_run: bool, repeated: bool) -> None:
-        """One agent, and those after it as long as they are free: what it sends them need not be stored."""
+        """Claim one agent, and the agents after it while they are free, to send them inline mail."""
         run = data.draw(st.sampled_from(RUNS)) if any_run else self.ready_run(data)
         self.claim(self.ref, [(KINDS[run[0]].pool, 1)], run, repeated=repeated)
 
@@ -52,7 +52,7 @@ class Workers(Base):
 
     @act(4, running, data=st.data(), wanted=pools_wanted, rounds=st.integers(1, 4), repeated=st.booleans())
     def visit(self, data: st.DataObject, wanted: Wanted, rounds: int, repeated: bool) -> None:
-        """A worker claims what there is and goes on with what its commits make ready, for a slice of time."""
+        """Claim ready agents and continue with the agents that the commits make ready, as in one visit of a worker."""
         reply = self.claim(self.ref, wanted, repeated=repeated)
         for left in reversed(range(rounds)):
             if reply.claims:
@@ -66,7 +66,7 @@ class Workers(Base):
         way=st.sampled_from(["over", "forged", "mixed", "run"]),
     )
     def commit_what_is_not_held(self, data: st.DataObject, wanted: Wanted, way: str) -> None:
-        """Stale tokens, tokens that nobody ever had, an agent too many, another run of the job: refused whole."""
+        """Commit with a stale or unknown token, with one agent too many, or for another run: refused as a whole."""
         source = data.draw(st.sampled_from(self.over if way == "over" and self.over else self.held or self.over))
         steps = [Step(c.agent_id, len(c.mail), 99, b"[0]", outgoing=[("a", b"stray")]) for c in source.claims]
         if way == "forged":
@@ -119,7 +119,7 @@ class Workers(Base):
         call = data.draw(st.sampled_from(self.again[-12:]))
         self.ask(call)
 
-    # -- how it is done ----------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _come_late(self, job: JobRef, end: JobEnd, wanted: Wanted) -> None:
         for opening in (False, True):
@@ -134,7 +134,7 @@ class Workers(Base):
         steps = [self._step(data, claim) for claim in held.claims]
         next_token = new_token()
         reply: Reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
-        if reply.word is ReplyCode.MOVED:  # as the worker does: the mail that came first is answered first
+        if reply.word is ReplyCode.MOVED:  # as the worker does: the mail that arrived first is handled first
             steps = _first_alone(held, steps)
             reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
             assert reply.word is ReplyCode.COMMITTED
@@ -165,12 +165,12 @@ class Workers(Base):
         )
 
     def _step(self, data: st.DataObject, claim: Claim) -> Step:
-        """One run of an agent: it takes some of its mail, sends some, and perhaps fails, waits or ends the job."""
+        """One run of an agent: it consumes some mail, sends messages, and may fail, wait for a retry or end the job."""
         consumed = data.draw(st.sampled_from([len(claim.mail)] * 4 + [0, 1, 2]).map(lambda n: min(n, len(claim.mail))))
         eaten = list(claim.mail[:consumed])
         inline_only = not claim.mail and data.draw(st.booleans())
         if inline_only:
-            eaten.append(self.ledger.new())  # handed to it within the claim: it never was in the mailbox
+            eaten.append(self.ledger.new())  # inline mail, which was never in the mailbox
         kind = KINDS[claim.agent_id]
         troubled = bool(claim.mail) and not consumed
         return Step(
@@ -192,7 +192,7 @@ class Workers(Base):
 
 
 def _first_alone(held: ClaimedAgent, steps: list[Step]) -> list[Step]:
-    """The steps that were handed nothing; the others are given back, and what they had been handed is sent."""
+    """The steps without inline mail; the other agents are released, and their inline mail is sent."""
     inline_mail = [(step.agent_id, step.last) for step in steps if step.inline_only]
     kept = [
         Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) if step.inline_only else step

@@ -1,0 +1,33 @@
+"""The workers' Celery app with remote control commands that stop a worker from consuming.
+
+`block_event_loop` blocks the worker's event loop forever. `stop_consuming` cancels the consumer, and the loop
+continues. Both create the file *trace* first.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from celery.worker.control import control_command
+
+from workers.recovery import consumer_watchdog, sweeper
+from workers.tasks import app
+
+__all__ = ["app"]
+
+consumer_watchdog.INTERVAL_S, consumer_watchdog.EXIT_S = 0.1, 0.5  # type: ignore[misc]
+sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # the first task may be received before the consumer stops
+
+
+@control_command()
+def block_event_loop(_state: Any, trace: str) -> None:
+    Path(trace).touch()
+    threading.Event().wait()
+
+
+@control_command()
+def stop_consuming(state: Any, trace: str) -> None:
+    state.consumer.task_consumer.cancel()
+    Path(trace).touch()
