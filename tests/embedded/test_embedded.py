@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "home"
     monkeypatch.setenv("MIRROR_NEURON_HOME", str(home))
     monkeypatch.setenv("MIRROR_NEURON_STOP_GRACE_SECONDS", "0")
-    monkeypatch.setattr(launcher, "NODE_SPARE_S", 10.0)
+    monkeypatch.setattr(launcher, "NODE_STOP_MARGIN_S", 10.0)
     yield home
     embedded.down()
 
@@ -161,7 +161,7 @@ def test_an_unreadable_state_is_as_good_as_none(folder, text):
 def test_a_lost_state_never_leads_to_two_servers_on_the_same_data(folder, monkeypatch):
     """The server itself holds a lock: the record may vanish, the data stays whole."""
     embedded.start()
-    monkeypatch.setattr(launcher, "ANSWER_S", 0.1)
+    monkeypatch.setattr(launcher, "START_TIMEOUT_S", 0.1)
     record = (folder / "state.json").read_text()
     (folder / "state.json").unlink()
     with pytest.raises(RuntimeUnavailable, match="not recorded"):
@@ -205,7 +205,7 @@ def test_down_ends_node_watcher_and_server_by_identity(folder):
 
 
 def test_down_kills_a_node_that_does_not_end(folder, monkeypatch):
-    monkeypatch.setattr(launcher, "NODE_SPARE_S", 0.1)
+    monkeypatch.setattr(launcher, "NODE_STOP_MARGIN_S", 0.1)
     embedded.start()
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
     node = identity.find(embedded.ensure_node([sys.executable, "-c", deaf]))

@@ -20,10 +20,10 @@ from mirrorneuron.cli.commands.dashboard import ADDRESS, PORT, Address, Port, ch
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
+from mirrorneuron.embedded.launcher import NODE_STOP_MARGIN_S
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
 
-STOP_MARGIN_S: Final = 30.0  #: time for a node to stop, in addition to the grace period of its runs
 NODE: Final = (*target.MN, "worker", "--log-level", "warning")
 DASHBOARD: Final = (*target.MN, "dashboard")
 
@@ -46,7 +46,7 @@ def up(
     where = url(address, port) if with_dashboard else None
     with signals.interrupting(once=True):
         place = target.find_or_start()
-        family = Family(place.environment(), place.settings.stop_grace_seconds + STOP_MARGIN_S)
+        family = Family(place.environment(), place.settings.stop_grace_seconds + NODE_STOP_MARGIN_S)
         try:
             _announce(place, _start(place, family), where, json=json)
             if where:
