@@ -25,7 +25,7 @@ from mirrorneuron.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 5.0  #: between two checks
+CHECK_S = 5.0  #: between two checks
 
 
 class Watcher:
@@ -76,7 +76,7 @@ def watch(folder: Path, idle_s: float) -> None:
     """Run the watcher of *folder* until it is done. Blocks."""
     watcher = Watcher(folder, idle_s, Settings.load().redis_namespace)
     while watcher.tick(time.monotonic()):
-        time.sleep(min(TICK_S, idle_s / 4))
+        time.sleep(min(CHECK_S, idle_s / 4))
 
 
 def _activity(folder: Path, state: State, namespace: str) -> object | None:

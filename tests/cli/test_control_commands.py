@@ -11,7 +11,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli.commands.cleanup import age
-from mirrorneuron.cli.prompts import SHOWN
+from mirrorneuron.cli.prompts import CHOICES_MAX
 from mirrorneuron.settings import Settings
 from tests.cli.conftest import MN, Bundle, Mn
 from tests.support.terminal import CTRL_C, Terminal
@@ -215,13 +215,13 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(no_node: NoNode):
 
 
 def test_a_long_list_of_live_jobs_is_cut_and_says_so(no_node: NoNode):
-    no_node.submit(*(f"live-{number:02}" for number in range(SHOWN + 1)))
+    no_node.submit(*(f"live-{number:02}" for number in range(CHOICES_MAX + 1)))
     with Terminal([MN, "cancel"], no_node.env) as screen:
-        screen.read_until(f"cancel which job, 1 to {SHOWN} (Enter: none)? ")
+        screen.read_until(f"cancel which job, 1 to {CHOICES_MAX} (Enter: none)? ")
         screen.press(b"\n")
         assert screen.end() == 0
     assert "The list is cut. All live jobs: mn job list --live --limit 0" in screen.text
-    assert f"live-{SHOWN:02}" in screen.text
+    assert f"live-{CHOICES_MAX:02}" in screen.text
     assert "live-00" not in screen.text
     no_node.client.cleanup_jobs(all=True)
 

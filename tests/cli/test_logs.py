@@ -94,7 +94,7 @@ def test_a_closed_stdout_ends_follow_without_a_message(env, client: Client):
 def test_a_job_without_output_leaves_stdout_empty(mn: Mn, client: Client):
     job_id = client.run_manifest(single("true"))
     shown = mn("logs", job_id)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: there is no output yet\n")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: there is no output\n")
     shown = mn("logs", job_id, "--json")
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
     ended = mn("logs", job_id, "wrok")

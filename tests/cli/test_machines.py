@@ -51,8 +51,8 @@ def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
 
 def test_up_serves_until_ctrl_c_and_leaves_nothing_running(mn: Mn, home):
     with Started("up", "--no-dashboard", "--json", env=home) as up:
-        told = up.document()
-        assert (told["embedded"], told["dashboard"]) == (True, None)
+        printed = up.document()
+        assert (printed["embedded"], printed["dashboard"]) == (True, None)
         ended = mn("run", RESEARCH, "--job-id", "under-up", env=home)
         assert ended.returncode == 0, ended.stderr
         assert "started" not in ended.stderr, "no second node is started"
@@ -70,11 +70,11 @@ def test_up_uses_the_configured_server_and_leaves_it_alone(mn: Mn, env, server, 
     (tmp_path / "workers" / "__init__.py").write_text("raise ImportError('the wrong one')")
     own = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"up-{uuid.uuid4().hex}"}
     with Started("up", "--no-dashboard", "--json", env=own, cwd=tmp_path) as up:
-        told = up.document()
-        assert (told["redis_url"], told["embedded"]) == (server.url, False)
+        printed = up.document()
+        assert (printed["redis_url"], printed["embedded"]) == (server.url, False)
         assert mn("run", RESEARCH, env=own).returncode == 0
         assert up.ctrl_c()[0] == 0
-    assert identity.find(told["node_pid"]) is None
+    assert identity.find(printed["node_pid"]) is None
     assert server.client.ping()
 
 
@@ -142,8 +142,8 @@ def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):
 def test_a_worker_is_a_node_with_the_given_name_and_pool(mn: Mn, env, client):
     alone = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"alone-{uuid.uuid4().hex}"}
     with Started("worker", "--name", "solo", "--pool", "gpu", "--slots", "3", "--json", env=alone) as worker:
-        told = worker.document()
-        assert (told["node"], told["pools"], told["pid"]) == ("solo", {"gpu": 3}, worker.process.pid)
+        printed = worker.document()
+        assert (printed["node"], printed["pools"], printed["pid"]) == ("solo", {"gpu": 3}, worker.process.pid)
         nodes = wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=alone).stdout)), timeout=60)
         assert [node["name"] for node in nodes] == ["gpu@solo", "light@solo"]
         assert nodes[0]["pools"]["gpu"]["slots"] == 3
