@@ -1,8 +1,8 @@
-"""Write a prime sweep of any width: a dispatcher, one executor a range, a collector and a summary.
+"""Write a prime sweep of any width: a dispatcher, one executor for each range, a collector and a summary.
 
 python examples/prime_sweep_scale/generate.py --workers 1000 --limit 1000000 --out /tmp/sweep
 
-With the default width and limit the result is the manifest that lies beside this file.
+With the default width and limit the result is the manifest in this file's folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Edge = dict[str, Any]
 
 
 def executor(node_id: str, script: str, **config: Any) -> Node:
-    """An executor that runs one script of `payloads/` and speaks through its structured stdout alone."""
+    """Return an executor that runs one script of `payloads/` and emits only what its answer on stdout lists."""
     return {
         "node_id": node_id,
         "agent_type": "executor",
@@ -42,7 +42,7 @@ def edge(from_node: str, to_node: str, message_type: str) -> Edge:
 
 
 def build(workers: int = WORKERS, limit: int = LIMIT) -> dict[str, Any]:
-    """The manifest that counts the primes below *limit* in as many ranges as there are *workers*."""
+    """Return a manifest that counts the primes below *limit* in *workers* ranges."""
     names = [f"range_{number:0{len(str(workers))}d}" for number in range(1, workers + 1)]
     bounds = [limit * number // workers for number in range(workers + 1)]
     dispatcher = {"node_id": "dispatcher", "agent_type": "router", "role": "root_coordinator"}
@@ -69,7 +69,7 @@ def build(workers: int = WORKERS, limit: int = LIMIT) -> dict[str, Any]:
 
 
 def render(manifest: dict[str, Any]) -> str:
-    """JSON text with one node or edge a line, so that a thousand of them can still be read."""
+    """Return JSON with one node or edge on each line, so that a thousand of them stay readable."""
     fields = []
     for name, value in manifest.items():
         text = json.dumps(value)
@@ -80,7 +80,7 @@ def render(manifest: dict[str, Any]) -> str:
 
 
 def write(out: Path, workers: int, limit: int) -> None:
-    """Make *out* a bundle: its manifest and a copy of the payloads."""
+    """Write a bundle to *out*: the manifest and a copy of the payloads."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").write_text(render(build(workers, limit)), encoding="utf-8")
     if out.resolve() != HERE:

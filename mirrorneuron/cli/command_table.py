@@ -156,5 +156,11 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 
     signature = inspect.signature(command, eval_str=True)
     option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    wrapped.__doc__ = _reflowed(inspect.getdoc(command) or "")
     wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
     return wrapped
+
+
+def _reflowed(text: str) -> str:
+    """Return *text* with each paragraph on one line: Typer keeps line breaks, whatever the terminal's width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

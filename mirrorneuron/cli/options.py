@@ -21,5 +21,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_
 Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="The bundle: a folder with a `manifest.json`.")]
 TimeoutMs = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="MS", min=0, help="Maximum wait in milliseconds; the job continues."),
+    typer.Option(
+        "--timeout", metavar="MS", min=0, help="Stop waiting after this many milliseconds; the job continues."
+    ),
 ]

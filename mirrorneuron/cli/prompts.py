@@ -7,7 +7,7 @@ import sys
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli import output
 
-SHOWN = 50  # jobs to choose from
+CHOICES_MAX = 50  # jobs to choose from
 
 
 def possible(*, json: bool) -> bool:
@@ -22,17 +22,17 @@ def agreed(question: str) -> bool:
 
 def choose_live_job(client: Client, verb: str) -> str | None:
     """Show the live jobs, newest first; return the id of the chosen job, or None if the user chooses no job."""
-    jobs = client.list_jobs(limit=SHOWN + 1, include_terminal=False)
+    jobs = client.list_jobs(limit=CHOICES_MAX + 1, include_terminal=False)
     if not jobs:
         output.line("there are no live jobs")
         return None
-    shown = jobs[:SHOWN]
+    shown = jobs[:CHOICES_MAX]
     rows = (
         (number, job["job_id"], job["status"], job["submitted_at"], job["job_name"])
         for number, job in enumerate(shown, start=1)
     )
     output.table(("#", "job", "status", "submitted", "name"), rows)
-    if len(jobs) > SHOWN:
+    if len(jobs) > CHOICES_MAX:
         output.line("The list is cut. All live jobs: mn job list --live --limit 0")
     while answer := _answer(f"{verb} which job, 1 to {len(shown)} (Enter: none)? "):
         if answer.isdecimal() and 1 <= int(answer) <= len(shown):

@@ -1,16 +1,16 @@
-"""The embedded server: a real Valkey of this user's own, on a machine where no server is set up.
+"""The embedded server: a Valkey server that MirrorNeuron starts for the current user when no server is configured.
 
-It outlives whoever started it and keeps its data between runs. All of it is in one folder, see `home()`:
+The server outlives the process that started it and keeps its data between runs. All files are in one folder, `home()`:
 
-    state.json    `State`: port, password and the processes; its mtime is the last use
-    lock          flock, held by whoever changes what runs
-    server.lock   flock, held by the server itself through an inherited descriptor: one server for one folder
-    server.conf   written at every start
+    state.json    `State`: port, password and processes; its mtime is the time of the last use
+    lock          flock, held while processes are started or stopped
+    server.lock   flock, held by the server through an inherited descriptor: one server for one folder
+    server.conf   written at each start
     data/         the append-only file
-    *.log         what the processes (server, node, watcher) said
+    *.log         the output of the server, the nodes and the watcher
 
-The *watcher* is a small process beside the server: it starts a server that crashed again, and ends the nodes
-and the server when nothing has happened for ten minutes.
+The *watcher* is a separate process. It restarts a server that crashed, and stops the nodes and the server after ten
+idle minutes.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class EmbeddedServer:
     url: str  #: with the password; works for redis-py, as Celery's broker and as its result backend
     pid: int
     data_dir: Path
-    started: bool  #: this call started it; False: it ran already
-    node_pid: int | None  #: a node that `run` started and that still lives
+    started: bool  #: True if this call started it, False if it was running
+    node_pid: int | None  #: a recorded node that still runs
 
 
 def start(data_dir: Path | None = None, *, idle_s: float = IDLE_S) -> EmbeddedServer:
-    """Make sure that the server and its watcher run, and return the server once it answers.
+    """Start the server and its watcher unless they run, and return the server once it answers.
 
-    Idempotent, also when several processes call it at once: one starts the server, all get the same. Counts as use.
-    Raises RuntimeUnavailable.
+    Idempotent, also for concurrent calls of several processes: one starts the server, all return the same server.
+    Counts as use. Raises RuntimeUnavailable.
     """
     folder = located(data_dir)
     with changing(folder):
@@ -65,7 +65,7 @@ def start(data_dir: Path | None = None, *, idle_s: float = IDLE_S) -> EmbeddedSe
 
 
 def find(data_dir: Path | None = None) -> str | None:
-    """Return the URL of the running embedded server, or None. Starts nothing; counts as use."""
+    """Return the URL of the running embedded server, or None if none runs. Starts nothing. Counts as use."""
     folder = located(data_dir)
     state = read(folder)
     if state is None or state.server is None:
@@ -77,7 +77,7 @@ def find(data_dir: Path | None = None) -> str | None:
         with closing(connect(state)) as client:
             client.ping()
     except redis.BusyLoadingError:
-        pass  # it is ours and will answer once its data is loaded
+        pass  # the server accepted the password and answers once its data is loaded
     except redis.RedisError:
         return None
     with suppress(FileNotFoundError):
@@ -86,22 +86,23 @@ def find(data_dir: Path | None = None) -> str | None:
 
 
 def adopt_node(pid: int, data_dir: Path | None = None) -> None:
-    """Record a node that the caller started, so that idleness and `down` end it too.
+    """Record a node that the caller started, so that `down` and the idle timeout stop it too.
 
     Raises ProcessLookupError when no process has *pid*, RuntimeUnavailable when no embedded server was ever started.
     """
     node = identity.find(pid)
     if node is None:
-        raise ProcessLookupError(f"no process {pid}")
+        raise ProcessLookupError(f"no process has pid {pid}")
     with changing(located(data_dir)) as folder:
         state = known(folder)
         write(folder, state.model_copy(update={"nodes": (*filter(identity.alive, state.nodes), node)}))
 
 
 def ensure_node(argv: Sequence[str], data_dir: Path | None = None, *, env: Mapping[str, str] | None = None) -> int:
-    """Return the pid of the recorded node, starting *argv* as a detached process when none lives.
+    """Return the pid of a recorded node; if none runs, start *argv* as a detached process and record it.
 
-    Safe when several processes call it at once. The node writes to `node.log` and runs in the data folder.
+    Safe for concurrent calls of several processes. The node writes to `node.log` and runs in the embedded server's
+    folder.
     """
     with changing(located(data_dir)) as folder:
         state = known(folder)
@@ -113,7 +114,7 @@ def ensure_node(argv: Sequence[str], data_dir: Path | None = None, *, env: Mappi
 
 
 def hold(data_dir: Path | None = None) -> None:
-    """Let nothing count as idle while the calling process lives (for `up` and the dashboard)."""
+    """Suspend the idle timeout while the calling process runs (for `up`, the monitor and the dashboard)."""
     myself = identity.find(os.getpid())
     assert myself is not None
     with changing(located(data_dir)) as folder:
@@ -123,9 +124,10 @@ def hold(data_dir: Path | None = None) -> None:
 
 
 def down(data_dir: Path | None = None) -> list[str]:
-    """End the recorded nodes, the watcher and the server, in this order; return what was ended ("node", ...).
+    """Stop the recorded nodes, the watcher and the server, in this order; return what was stopped ("node", ...).
 
-    Blocks until they are gone, which takes as long as a node's running commands, or its grace for them. Data stays.
+    Blocks until they have exited: at most until a node's running commands end or its grace period is over. The data
+    is kept.
     """
     folder = located(data_dir)
     if not (folder / "state.json").exists():
@@ -135,7 +137,7 @@ def down(data_dir: Path | None = None) -> list[str]:
 
 
 def stop(data_dir: Path | None = None) -> bool:
-    """End the server (and its watcher), not the nodes. Returns False when it was not running."""
+    """Stop the server and its watcher, but not the nodes. Return False if the server was not running."""
     folder = located(data_dir)
     if not (folder / "state.json").exists():
         return False
@@ -144,7 +146,7 @@ def stop(data_dir: Path | None = None) -> bool:
 
 
 def _forget_server(folder: Path) -> None:
-    """Strike a dead server from the record, unless somebody is changing it just now."""
+    """Remove a dead server from state.json, unless another process holds the lock."""
     with suppress(RuntimeUnavailable), changing(folder, 0):
         state = read(folder)
         if state and not identity.alive(state.server):
@@ -152,7 +154,7 @@ def _forget_server(folder: Path) -> None:
 
 
 def _spawn_watcher(folder: Path, idle_s: float) -> Process:
-    source = str(Path(__file__).resolve().parents[2])  # so that it also starts from a checkout
+    source = str(Path(__file__).resolve().parents[2])  # so that the watcher also starts from a checkout
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     argv = [sys.executable, "-m", "mirrorneuron.embedded.watcher", str(folder), "--idle-seconds", str(idle_s)]
     return spawn(argv, folder, "watcher.log", env={**os.environ, "PYTHONPATH": path})

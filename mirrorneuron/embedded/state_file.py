@@ -1,4 +1,4 @@
-"""The folder of the embedded server: what is recorded there, and who may change it."""
+"""The folder of the embedded server: its state file and its lock."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.processes.identity import Process
 
-IDLE_S = 600.0  #: without a live job, a submission or a command for this long, everything ends
-LOCK_S = 120.0  #: wait for another process that starts or ends things; longer than all of `down`
-POLL_S = 0.02
+IDLE_S = 600.0  #: everything stops after this time without a live job, a submission or a command
+LOCK_S = 120.0  #: wait for a process that holds the lock; longer than `down` takes
+POLL_S = 0.02  #: between two attempts to lock, and between two pings of a starting server
 
 
 class State(BaseModel):
-    """What runs, as `state.json` has it. Port and password stay when all has ended: old clients find it again."""
+    """The content of `state.json`. Port and password stay after a stop: existing clients then reconnect."""
 
     model_config = ConfigDict(frozen=True)
 
     port: int
     password: str
-    started_at: str  #: of the server; ISO 8601, UTC
+    started_at: str  #: start of the server; ISO 8601, UTC
     server: Process | None = None
     watcher: Process | None = None
     nodes: tuple[Process, ...] = ()
-    holders: tuple[Process, ...] = ()  #: while one of them lives, nothing counts as idle
+    holders: tuple[Process, ...] = ()  #: the idle timeout is suspended while one of them runs
 
     @property
     def url(self) -> str:
@@ -40,8 +40,8 @@ class State(BaseModel):
 def home() -> Path:
     """Return the folder of the embedded server.
 
-    `MIRROR_NEURON_HOME`, else `$XDG_DATA_HOME/mirrorneuron`, else `~/.local/share/mirrorneuron`. It is not a field of
-    `Settings`, because a producer or node that is given a server has no use for it.
+    `MIRROR_NEURON_HOME`, else `$XDG_DATA_HOME/mirrorneuron`, else `~/.local/share/mirrorneuron`. Not a field of
+    `Settings`, because a producer or node with a configured server does not need it.
     """
     if chosen := os.environ.get("MIRROR_NEURON_HOME"):
         return Path(chosen).expanduser().absolute()
@@ -51,27 +51,31 @@ def home() -> Path:
 
 @contextmanager
 def changing(folder: Path, wait_s: float = LOCK_S) -> Iterator[Path]:
-    """Hold the folder's lock; a missing folder is created. Raises RuntimeUnavailable when *wait_s* is over."""
+    """Create the folder if it is missing and hold its lock. Raises RuntimeUnavailable after *wait_s*."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
-        lock(file.fileno(), wait_s, f"another process is starting or ending things in {folder}: try again later")
+        lock(
+            file.fileno(),
+            wait_s,
+            f"another process is starting or stopping the embedded server in {folder}: try again later",
+        )
         yield folder
 
 
-def lock(descriptor: int, wait_s: float, otherwise: str) -> None:
-    """Lock an open file until its last descriptor is closed. Raises RuntimeUnavailable(*otherwise*)."""
+def lock(descriptor: int, wait_s: float, error: str) -> None:
+    """Lock an open file until its last descriptor is closed. Raises RuntimeUnavailable(*error*) after *wait_s*."""
     deadline = time.monotonic() + wait_s
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         if time.monotonic() > deadline:
-            raise RuntimeUnavailable(otherwise)
+            raise RuntimeUnavailable(error)
         time.sleep(POLL_S)
 
 
 def located(data_dir: Path | None) -> Path:
-    """Return *data_dir*, or `home()`, as an absolute path: the processes started there have other working folders."""
+    """Return *data_dir*, or `home()`, as an absolute path: started processes have another working folder."""
     return data_dir.absolute() if data_dir else home()
 
 
@@ -84,7 +88,7 @@ def known(folder: Path) -> State:
 
 
 def read(folder: Path) -> State | None:
-    """Read the state; None when there is none, or none that can be read."""
+    """Read the state; return None if the file is missing or invalid."""
     try:
         return State.model_validate_json((folder / "state.json").read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -92,12 +96,12 @@ def read(folder: Path) -> State | None:
 
 
 def write(folder: Path, state: State) -> None:
-    """Record *state*, which counts as use. The caller holds the lock."""
+    """Write *state*, which counts as use. The caller holds the lock."""
     write_private(folder / "state.json", state.model_dump_json(indent=1))
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace *path* as a whole, readable by its owner alone: it holds the password."""
+    """Replace *path* atomically, with mode 0600: it holds the password."""
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

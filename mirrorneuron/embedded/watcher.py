@@ -1,8 +1,8 @@
-"""The watcher: a small process beside the embedded server.
+"""The watcher process of the embedded server.
 
-It starts a server that crashed again, and ends the nodes and the server when nothing has happened for a while:
-no live job, no submission, no `start` or `find`, no holder. It also ends them when somebody deletes their folder, since
-nobody else could find them then. Run as `python -m mirrorneuron.embedded.watcher FOLDER`.
+The watcher restarts a server that crashed. It stops the nodes and the server when they have been idle for a while: no
+live job, no submission, no `start` or `find`, no holder. It also stops them when their folder is deleted, because no
+other process can find them then. Run as `python -m mirrorneuron.embedded.watcher FOLDER`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from mirrorneuron.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 5.0  #: between two looks
+CHECK_S = 5.0  #: between two checks
 
 
 class Watcher:
-    """Decides when everything is idle. Time is an argument: seconds of any clock that only goes forward."""
+    """Decides when the server is idle. Time is an argument, in seconds of a monotonic clock."""
 
     def __init__(self, folder: Path, idle_s: float, namespace: str) -> None:
         self._folder = folder
         self._idle_s = idle_s
         self._namespace = namespace
-        self._seen: State | None = None  # what was recorded when we last looked
-        self._last_sign: object = None
-        self._quiet_since = 0.0
+        self._seen: State | None = None  # the state at the last tick
+        self._last_activity: object = None
+        self._idle_since = 0.0
 
     def tick(self, now: float) -> bool:
-        """Look once; return False when the watching is over: all has been ended, or another took over."""
-        if not self._folder.exists():  # taking its lock would create it again
+        """Check once; return False when the watcher is done: everything is stopped, or another watcher is recorded."""
+        if not self._folder.exists():  # taking its lock would create the folder
             self._end_forgotten(None)
             return False
         with changing(self._folder, math.inf):
@@ -50,37 +50,37 @@ class Watcher:
                 self._end_forgotten(state)
                 return False
             if not identity.alive(state.server):
-                state = _revive(self._folder, state)
+                state = _restart(self._folder, state)
             self._seen = state
-            sign = _sign_of_life(self._folder, state, self._namespace)
-            if sign is None or sign != self._last_sign:
-                self._last_sign, self._quiet_since = sign, now
-            elif now - self._quiet_since >= self._idle_s:
+            activity = _activity(self._folder, state, self._namespace)
+            if activity is None or activity != self._last_activity:
+                self._last_activity, self._idle_since = activity, now
+            elif now - self._idle_since >= self._idle_s:
                 ended = end(self._folder, nodes=True)
-                logger.info("nothing happened for %g s: ended %s", self._idle_s, ", ".join(ended))
+                logger.info("idle for %g s: stopped %s", self._idle_s, ", ".join(ended))
                 return False
             return True
 
     def _end_forgotten(self, state: State | None) -> None:
-        """End what was recorded and is not in *state*: its folder or its record was deleted or made anew."""
+        """Stop the processes of the last tick that *state* lacks: the folder or state.json was deleted or replaced."""
         if self._seen is None:
             return
         known = {state.server, *state.nodes} if state else set()
         nodes = tuple(node for node in self._seen.nodes if node not in known)
         server = None if self._seen.server in known else self._seen.server
         if ended := end_processes(self._seen.model_copy(update={"nodes": nodes, "server": server})):
-            logger.warning("%s was deleted: ended %s", self._folder / "state.json", ", ".join(ended))
+            logger.warning("%s was deleted: stopped %s", self._folder / "state.json", ", ".join(ended))
 
 
 def watch(folder: Path, idle_s: float) -> None:
-    """Be the watcher of *folder* until the watching is over. Blocks."""
+    """Run the watcher of *folder* until it is done. Blocks."""
     watcher = Watcher(folder, idle_s, Settings.load().redis_namespace)
     while watcher.tick(time.monotonic()):
-        time.sleep(min(TICK_S, idle_s / 4))
+        time.sleep(min(CHECK_S, idle_s / 4))
 
 
-def _sign_of_life(folder: Path, state: State, namespace: str) -> object | None:
-    """Return something that changes with every use, or None while the server is in use or cannot be asked."""
+def _activity(folder: Path, state: State, namespace: str) -> object | None:
+    """Return a value that changes with each use, or None while the server is in use or does not answer."""
     if any(identity.alive(holder) for holder in state.holders):
         return None
     try:
@@ -92,9 +92,9 @@ def _sign_of_life(folder: Path, state: State, namespace: str) -> object | None:
     return None if live else (newest, (folder / "state.json").stat().st_mtime_ns)
 
 
-def _revive(folder: Path, state: State) -> State:
-    """Start a server that died under its nodes again; if that cannot be done, end the nodes and raise."""
-    logger.warning("the server is gone: starting it again")
+def _restart(folder: Path, state: State) -> State:
+    """Restart a server that has crashed; if the restart fails, stop the nodes and raise RuntimeUnavailable."""
+    logger.warning("the server has exited: restarting it")
     try:
         return launch(folder, state)
     except RuntimeUnavailable:

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the real `mn`, and bundles that end as a test wants."""
+"""Fixtures of the command line tests: the real `mn`, and bundles that end in a chosen way."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Mn = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def env(node: RealNode) -> dict[str, str]:
-    """The environment of commands that work with the session's node."""
+    """The environment of commands that use the session's node."""
     return {name: value for name, value in node.env.items() if name not in OF_TERMINALS}
 
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[WarmMn]:
-    """What most commands of these tests are forked from."""
+    """The process that most commands of these tests are forked from."""
     made = WarmMn()
     yield made
     made.close()
@@ -41,7 +41,7 @@ def warm() -> Iterator[WarmMn]:
 
 @pytest.fixture
 def mn(env: dict[str, str], warm: WarmMn) -> Mn:
-    """Runs `mn` to its end, by default with the session's node and with nothing on stdin."""
+    """Runs `mn` until it exits, by default with the session's node and an empty stdin."""
 
     def run(*args: str, env: Mapping[str, str] = env, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
         return warm.run(args, env, stdin)
@@ -51,7 +51,7 @@ def mn(env: dict[str, str], warm: WarmMn) -> Mn:
 
 @pytest.fixture
 def cold_mn(env: dict[str, str]) -> Mn:
-    """Runs `mn` to its end as a shell does: as an interpreter of its own, which sees its environment from the start."""
+    """Runs `mn` until it exits, in a new interpreter, which reads its environment at start as in a shell."""
 
     def run(*args: str, env: Mapping[str, str] = env) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -62,7 +62,7 @@ def cold_mn(env: dict[str, str]) -> Mn:
 
 
 class Started:
-    """An `mn` (or *program*) that runs in the background; ended with the test."""
+    """An `mn` (or *program*) in the background; terminated at the end of the block."""
 
     def __init__(self, *args: str, env: Mapping[str, str], cwd: Path = ROOT, program: str = MN) -> None:
         pipe = subprocess.PIPE
@@ -74,7 +74,7 @@ class Started:
             stderr=pipe,
             text=True,
             stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the suite itself may run under nohup
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the test suite may run under nohup
         )
 
     def line_of_stderr(self, words: str) -> str:
@@ -83,13 +83,13 @@ class Started:
         for line in self.process.stderr:
             if words in line:
                 return line
-        raise AssertionError(f"ended without saying {words!r}")
+        raise AssertionError(f"exited without printing {words!r}")
 
     def line(self) -> str:
         """The next line of stdout."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"ended:\n{self.process.communicate()[1]}"
+        assert line, f"exited:\n{self.process.communicate()[1]}"
         return line
 
     def document(self) -> Any:
@@ -102,7 +102,7 @@ class Started:
                 text += self.line()
 
     def ctrl_c(self) -> tuple[int, str, str]:
-        """Interrupt it; return its exit code, and what it still said on stdout and stderr."""
+        """Send SIGINT; return the exit code and the rest of stdout and stderr."""
         self.process.send_signal(signal.SIGINT)
         out, err = self.process.communicate(timeout=100)
         return self.process.returncode, out, err
@@ -117,7 +117,7 @@ class Started:
 
 
 class Bundle:
-    """A bundle of one node in a folder of the test's own."""
+    """A bundle of one node."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -139,7 +139,7 @@ class Bundle:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> str:
-    """A bundle whose job waits for a second message that never comes. It takes no slot."""
+    """A bundle whose job waits for a second message that is never sent. It takes no slot."""
     only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 2}}
     return str(Bundle(tmp_path / "endless").write({"nodes": [only], "edges": []}))
 
@@ -176,14 +176,14 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """An environment with no server: an embedded home of the test's own, in which nothing runs."""
+    """An environment with no server: an empty home of the embedded server."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_NEURON_")}
     return {**clean, "MIRROR_NEURON_HOME": str(tmp_path / "home")}
 
 
 @pytest.fixture
-def away(env: dict[str, str], nobody: str) -> dict[str, str]:
-    """An environment whose server is away."""
+def unreachable(env: dict[str, str], nobody: str) -> dict[str, str]:
+    """An environment whose server is unreachable."""
     return {**env, "MIRROR_NEURON_REDIS_URL": f"redis://{nobody}/0"}
 
 

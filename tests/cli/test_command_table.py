@@ -1,4 +1,4 @@
-"""The table of commands: what it promises is there, and costs nothing until it is used."""
+"""The table of commands: every entry exists, and its module is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def test_help_and_validation_load_neither_celery_nor_redis(args):
     assert ended.stdout.endswith("LOADED set()\n")
 
 
-def test_it_runs_as_a_module_too():
+def test_the_command_line_also_runs_as_a_module():
     argv = [sys.executable, "-m", "mirrorneuron.cli", "--version"]
     assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=True).stdout.startswith(b"mirrorneuron ")

@@ -1,4 +1,4 @@
-"""Pause, resume, cancel, send, retry and cleanup as a person at a keyboard and a script have them."""
+"""Pause, resume, cancel, send, retry and cleanup, on a terminal and in a script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli.commands.cleanup import age
-from mirrorneuron.cli.prompts import SHOWN
+from mirrorneuron.cli.prompts import CHOICES_MAX
 from mirrorneuron.settings import Settings
 from tests.cli.conftest import MN, Bundle, Mn
 from tests.support.terminal import CTRL_C, Terminal
@@ -31,7 +31,7 @@ def message(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fed(tmp_path: Path, client: Client) -> str:
-    """A running job that completes with its second message; nothing feeds it but the test."""
+    """A running job that completes with its second message; only the test sends messages."""
     job_id = f"fed-{uuid.uuid4().hex}"
     start = {"node_id": "start", "agent_type": "router", "config": {"emit_type": "unused"}}
     ear = {"node_id": "ear", "agent_type": "sensor", "config": {"complete_job": True, "complete_after": 2}}
@@ -41,8 +41,8 @@ def fed(tmp_path: Path, client: Client) -> str:
     return job_id
 
 
-class DefaultEmit:
-    """A namespace of the test's own, without a node: its jobs stay as they are."""
+class NoNode:
+    """A namespace for one test, without a node: its jobs do not change."""
 
     def __init__(self, env: dict[str, str], settings: Settings, folder: str) -> None:
         namespace = f"control-{uuid.uuid4().hex}"
@@ -60,11 +60,11 @@ class DefaultEmit:
 
 
 @pytest.fixture
-def quiet(env: dict[str, str], node: Any, endless: str) -> DefaultEmit:
-    return DefaultEmit(env, node.settings, endless)
+def no_node(env: dict[str, str], node: Any, endless: str) -> NoNode:
+    return NoNode(env, node.settings, endless)
 
 
-def test_pause_and_resume_say_what_the_job_is_and_may_be_repeated(mn: Mn, client, fed):
+def test_pause_and_resume_print_the_status_and_are_idempotent(mn: Mn, client, fed):
     for _ in range(2):
         ended = mn("pause", fed)
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is paused\n", "")
@@ -75,8 +75,8 @@ def test_pause_and_resume_say_what_the_job_is_and_may_be_repeated(mn: Mn, client
     assert json.loads(mn("resume", fed, "--json").stdout)["status"] == "running"
 
 
-def test_cancel_says_so_and_keeps_the_reason(mn: Mn, client, fed):
-    """It exits 0 although the job is cancelled: that is what was asked for."""
+def test_cancel_prints_the_status_and_keeps_the_first_reason(mn: Mn, client, fed):
+    """It exits 0, not 1, although the job is cancelled."""
     ended = mn("cancel", fed, "--reason", "not needed")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"job {fed} is cancelled\n", "")
     again = mn("cancel", fed, "--reason", "again", "--json")
@@ -95,7 +95,7 @@ def test_a_cancelled_job_is_retried_as_a_whole_or_from_an_agent(mn: Mn, client, 
     assert json.loads(mn("retry", fed, "--json").stdout)["run"] == 4
 
 
-def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: Mn, client, fed, message):
+def test_send_reads_a_file_or_stdin_and_prints_the_message_id(mn: Mn, client, fed, message):
     first = mn("send", fed, "ear", str(message))
     assert (first.returncode, first.stderr) == (0, "")
     named = json.dumps({"envelope": {"message_id": "mine"}, "body": {"n": 2}}).encode()
@@ -121,7 +121,7 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
         (b"[5]", 'a message must be an object, not a list (say it with a body: {"body": ...})'),
     ],
 )
-def test_what_is_no_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
+def test_an_invalid_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
     ended = mn("send", fed, "ear", "-", stdin=text)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"mn: Invalid value for MESSAGE: {said} (see `mn send --help`)\n"
@@ -136,7 +136,7 @@ def test_a_message_file_that_cannot_be_read_exits_2(mn: Mn, tmp_path, given):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_message_over_the_cap_exits_2_and_names_the_cap(mn: Mn, env, fed):
+def test_a_message_over_the_limit_exits_2_and_names_the_limit(mn: Mn, env, fed):
     small = {**env, "MIRROR_NEURON_MAX_MESSAGE_BYTES": "1000"}
     ended = mn("send", fed, "ear", "-", env=small, stdin=json.dumps({"body": "x" * 1000}).encode())
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -161,15 +161,15 @@ def test_an_unknown_job_exits_3(mn: Mn, message, command):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
-def test_a_job_that_has_not_begun_is_not_paused(mn: Mn, quiet: DefaultEmit):
-    quiet.submit("waiting")
+def test_a_pending_job_cannot_be_paused_resumed_or_retried(mn: Mn, no_node: NoNode):
+    no_node.submit("waiting")
     for command in ("pause", "resume", "retry"):
-        ended = mn(command, "waiting", env=quiet.env)
+        ended = mn(command, "waiting", env=no_node.env)
         assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.endswith("it is pending\n")
 
 
-def test_an_unknown_agent_exits_3_and_the_others_are_named(mn: Mn, client, fed, message):
+def test_an_unknown_agent_exits_3_and_the_known_agents_are_named(mn: Mn, client, fed, message):
     unknown = f"mn: job '{fed}' has no agent 'eer'; it has start, ear\n"
     ended = mn("send", fed, "eer", str(message))
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
@@ -181,26 +181,26 @@ def test_an_unknown_agent_exits_3_and_the_others_are_named(mn: Mn, client, fed, 
 @pytest.mark.parametrize("command", [*JOB_COMMANDS, "job cleanup", "job cleanup --all --yes"])
 def test_without_a_server_each_exits_5(mn: Mn, env, nowhere, tmp_path, message, command):
     words = command.format("some", message=message).split()
-    away = f"unix://{tmp_path}/nobody.sock"
-    for where in (nowhere, {**env, "MIRROR_NEURON_REDIS_URL": away, "MIRROR_NEURON_BROKER_URL": away}):
+    unreachable = f"unix://{tmp_path}/nobody.sock"
+    for where in (nowhere, {**env, "MIRROR_NEURON_REDIS_URL": unreachable, "MIRROR_NEURON_BROKER_URL": unreachable}):
         ended = mn(*words, env=where)
         assert (ended.returncode, ended.stdout) == (5, "")
         assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "retry", "cancel", "cancel --json", "send some", "send some a"])
-def test_what_is_missing_is_bad_usage(mn: Mn, command):
-    """Also where a person could choose: a script has no terminal."""
+def test_a_missing_argument_is_bad_usage(mn: Mn, command):
+    """Also for `cancel`, which offers a choice on a terminal only."""
     ended = mn(*command.split())
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: DefaultEmit):
-    quiet.submit("ended", "first", "second")
-    quiet.client.cancel("ended")
-    before = [job["job_id"] for job in quiet.client.list_jobs(include_terminal=False)]
-    with Terminal([MN, "cancel", "--reason", "chosen"], quiet.env) as screen:
+def test_a_live_job_is_chosen_on_a_terminal_by_its_number(no_node: NoNode):
+    no_node.submit("ended", "first", "second")
+    no_node.client.cancel("ended")
+    before = [job["job_id"] for job in no_node.client.list_jobs(include_terminal=False)]
+    with Terminal([MN, "cancel", "--reason", "chosen"], no_node.env) as screen:
         screen.read_until("cancel which job, 1 to 2 (Enter: none)? ")
         rows = [line.split()[:2] for line in screen.text.splitlines() if "pending" in line]
         for number in ("3", "0"):
@@ -210,73 +210,73 @@ def test_a_live_job_is_chosen_on_a_terminal_by_its_number(quiet: DefaultEmit):
         assert screen.end() == 0
     assert rows == [["1", before[0]], ["2", before[1]]]
     assert screen.text.endswith(f"job {before[1]} is cancelled\n")
-    assert quiet.statuses == {"ended": "cancelled", before[0]: "pending", before[1]: "cancelled"}
-    assert quiet.client.inspect_job(before[1])["result"]["reason"] == "chosen"
+    assert no_node.statuses == {"ended": "cancelled", before[0]: "pending", before[1]: "cancelled"}
+    assert no_node.client.inspect_job(before[1])["result"]["reason"] == "chosen"
 
 
-def test_of_many_live_jobs_the_newest_are_shown_and_that_there_are_more(quiet: DefaultEmit):
-    quiet.submit(*(f"live-{number:02}" for number in range(SHOWN + 1)))
-    with Terminal([MN, "cancel"], quiet.env) as screen:
-        screen.read_until(f"cancel which job, 1 to {SHOWN} (Enter: none)? ")
+def test_a_long_list_of_live_jobs_is_cut_and_says_so(no_node: NoNode):
+    no_node.submit(*(f"live-{number:02}" for number in range(CHOICES_MAX + 1)))
+    with Terminal([MN, "cancel"], no_node.env) as screen:
+        screen.read_until(f"cancel which job, 1 to {CHOICES_MAX} (Enter: none)? ")
         screen.press(b"\n")
         assert screen.end() == 0
     assert "The list is cut. All live jobs: mn job list --live --limit 0" in screen.text
-    assert f"live-{SHOWN:02}" in screen.text
+    assert f"live-{CHOICES_MAX:02}" in screen.text
     assert "live-00" not in screen.text
-    quiet.client.cleanup_jobs(all=True)
+    no_node.client.cleanup_jobs(all=True)
 
 
 @pytest.mark.parametrize(("keys", "code"), [(b"\n", 0), (CTRL_D, 0), (CTRL_C, 130)])
-def test_nothing_chosen_is_nothing_done(quiet: DefaultEmit, keys, code):
-    quiet.submit("spared")
-    with Terminal([MN, "cancel"], quiet.env) as screen:
+def test_without_a_choice_no_job_is_cancelled(no_node: NoNode, keys, code):
+    no_node.submit("spared")
+    with Terminal([MN, "cancel"], no_node.env) as screen:
         screen.read_until("(Enter: none)? ")
         screen.press(keys)
         assert screen.end() == code
     assert code or screen.text.endswith("nothing was changed\n")
-    assert quiet.statuses == {"spared": "pending"}
+    assert no_node.statuses == {"spared": "pending"}
 
 
-def test_where_no_job_is_live_there_is_nothing_to_choose(quiet: DefaultEmit):
-    with Terminal([MN, "cancel"], quiet.env) as screen:
+def test_without_live_jobs_there_is_no_choice(no_node: NoNode):
+    with Terminal([MN, "cancel"], no_node.env) as screen:
         assert screen.end() == 0
     assert screen.text == "there are no live jobs\n"
 
 
 @pytest.mark.parametrize("command", ["cancel", "job cleanup --all"])
-def test_with_json_nobody_is_asked_even_on_a_terminal(quiet: DefaultEmit, command):
-    quiet.submit("spared")
-    with Terminal([MN, *command.split(), "--json"], quiet.env) as screen:
+def test_with_json_no_question_is_asked_even_on_a_terminal(no_node: NoNode, command):
+    no_node.submit("spared")
+    with Terminal([MN, *command.split(), "--json"], no_node.env) as screen:
         assert screen.end() == 2
     assert screen.text.startswith("mn: Invalid value for ")
-    assert quiet.statuses == {"spared": "pending"}
+    assert no_node.statuses == {"spared": "pending"}
 
 
-def test_cleanup_deletes_ended_jobs_only(mn: Mn, quiet: DefaultEmit):
-    quiet.submit("over", "live")
-    quiet.client.cancel("over")
-    ended = mn("job", "cleanup", env=quiet.env)
+def test_cleanup_deletes_ended_jobs_only(mn: Mn, no_node: NoNode):
+    no_node.submit("over", "live")
+    no_node.client.cancel("over")
+    ended = mn("job", "cleanup", env=no_node.env)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "deleted 1 job\n", "")
-    assert quiet.statuses == {"live": "pending"}
-    assert json.loads(mn("job", "cleanup", "--json", env=quiet.env).stdout) == {"deleted": []}
+    assert no_node.statuses == {"live": "pending"}
+    assert json.loads(mn("job", "cleanup", "--json", env=no_node.env).stdout) == {"deleted": []}
 
 
-def test_cleanup_spares_what_is_younger(mn: Mn, quiet: DefaultEmit):
-    quiet.submit("over")
-    quiet.client.cancel("over")
-    assert mn("job", "cleanup", "--older-than", "7d", env=quiet.env).stdout == "deleted 0 jobs\n"
-    shown = mn("job", "cleanup", "--older-than", "0s", "--json", env=quiet.env).stdout
+def test_cleanup_keeps_jobs_that_are_younger_than_the_age(mn: Mn, no_node: NoNode):
+    no_node.submit("over")
+    no_node.client.cancel("over")
+    assert mn("job", "cleanup", "--older-than", "7d", env=no_node.env).stdout == "deleted 0 jobs\n"
+    shown = mn("job", "cleanup", "--older-than", "0s", "--json", env=no_node.env).stdout
     assert json.loads(shown) == {"deleted": ["over"]}
 
 
-def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quiet: DefaultEmit):
-    quiet.submit("live")
-    ended = mn("job", "cleanup", "--all", env=quiet.env)
+def test_cleanup_of_live_jobs_needs_yes_without_a_terminal(mn: Mn, no_node: NoNode):
+    no_node.submit("live")
+    ended = mn("job", "cleanup", "--all", env=no_node.env)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "--yes" in ended.stderr
-    assert quiet.statuses == {"live": "pending"}
-    assert mn("job", "cleanup", "--all", "--yes", env=quiet.env).stdout == "deleted 1 job\n"
-    assert quiet.statuses == {}
+    assert no_node.statuses == {"live": "pending"}
+    assert mn("job", "cleanup", "--all", "--yes", env=no_node.env).stdout == "deleted 1 job\n"
+    assert no_node.statuses == {}
 
 
 @pytest.mark.parametrize(
@@ -287,19 +287,19 @@ def test_cleanup_of_live_jobs_needs_a_yes_where_nobody_can_be_asked(mn: Mn, quie
         (CTRL_D, "nothing was deleted", ["live"]),
     ],
 )
-def test_cleanup_of_live_jobs_is_asked_for_on_a_terminal(quiet: DefaultEmit, keys, last, left):
-    quiet.submit("live")
-    with Terminal([MN, "job", "cleanup", "--all"], quiet.env) as screen:
+def test_cleanup_of_live_jobs_asks_for_confirmation_on_a_terminal(no_node: NoNode, keys, last, left):
+    no_node.submit("live")
+    with Terminal([MN, "job", "cleanup", "--all"], no_node.env) as screen:
         screen.read_until("[y/N] ")
         screen.press(keys)
         assert screen.end() == 0
     assert screen.text.endswith(f"{last}\n")
-    assert list(quiet.statuses) == left
+    assert list(no_node.statuses) == left
 
 
-def test_with_yes_nobody_is_asked(quiet: DefaultEmit):
-    quiet.submit("live")
-    with Terminal([MN, "job", "cleanup", "--all", "--yes"], quiet.env) as screen:
+def test_with_yes_no_question_is_asked(no_node: NoNode):
+    no_node.submit("live")
+    with Terminal([MN, "job", "cleanup", "--all", "--yes"], no_node.env) as screen:
         assert screen.end() == 0
     assert screen.text == "deleted 1 job\n"
 
@@ -310,7 +310,7 @@ def test_an_age_has_a_unit(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "7w", "-1d", "1.5h", "7d ", "٧d", "9999999999d"])
-def test_what_is_no_age_exits_2(mn: Mn, text):
+def test_an_invalid_age_exits_2(mn: Mn, text):
     ended = mn("job", "cleanup", f"--older-than={text}")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "write 7d, 12h, 30m or 10s" in ended.stderr

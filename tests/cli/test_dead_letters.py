@@ -1,4 +1,4 @@
-"""`mn dead-letters` and `mn replay`, as a person and a script have them."""
+"""`mn dead-letters` and `mn replay`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_dead_letters_are_a_table_with_their_reasons(mn: Mn, client: Client, job
     heading, *rows = shown.stdout.splitlines()
     assert heading.split() == ["MESSAGE", "AGENT", "WHEN", "REASON"]
     found = client.dead_letters(job)
-    told = [[dead["message_id"], "nobody", dead["timestamp"], "no agent 'nobody'"] for dead in found]
-    assert [row.split(maxsplit=3) for row in rows] == told
+    expected = [[dead["message_id"], "nobody", dead["timestamp"], "no agent 'nobody'"] for dead in found]
+    assert [row.split(maxsplit=3) for row in rows] == expected
     assert json.loads(mn("dead-letters", job, "--json").stdout) == found
 
 
-def test_dead_letters_are_replayed_to_another_agent_and_leave_the_list(mn: Mn, client: Client, job: str):
+def test_a_replayed_dead_letter_leaves_the_list(mn: Mn, client: Client, job: str):
     first, second = (dead["message_id"] for dead in client.dead_letters(job))
     refused = mn("replay", job, first)
     assert (refused.returncode, refused.stdout) == (3, "")
@@ -55,7 +55,7 @@ def test_dead_letters_are_replayed_to_another_agent_and_leave_the_list(mn: Mn, c
     assert mn("dead-letters", job).stdout == f"job {job} has no dead letters\n"
 
 
-def test_a_dead_letter_of_an_ended_job_is_not_replayed(mn: Mn, client: Client, job: str):
+def test_a_dead_letter_of_an_ended_job_cannot_be_replayed(mn: Mn, client: Client, job: str):
     dead = client.dead_letters(job)[0]
     client.cancel(job)
     ended = mn("replay", job, dead["message_id"], "--to", "end")
@@ -63,7 +63,7 @@ def test_a_dead_letter_of_an_ended_job_is_not_replayed(mn: Mn, client: Client, j
     assert ended.stderr == f"mn: job '{job}' takes no messages: it is cancelled\n"
 
 
-def test_the_message_on_which_a_job_failed_is_left_to_retry(mn: Mn, client: Client, failing: str):
+def test_the_message_on_which_a_job_failed_cannot_be_replayed(mn: Mn, client: Client, failing: str):
     job_id, _ = client.run_manifest(failing, await_=True)
     (dead,) = client.dead_letters(job_id)
     ended = mn("replay", job_id, dead["message_id"])
@@ -79,7 +79,7 @@ def test_unknown_jobs_and_messages_exit_3(mn: Mn, job: str):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
-def test_without_a_server_a_replay_exits_5(mn: Mn, away):
-    ended = mn("replay", "some", "m", env=away)
+def test_without_a_server_a_replay_exits_5(mn: Mn, unreachable):
+    ended = mn("replay", "some", "m", env=unreachable)
     assert (ended.returncode, ended.stdout) == (5, "")
     assert len(ended.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`mn doctor` on real servers: one that is well, one that is not there, and some that have something."""
+"""`mn doctor` on real servers: healthy, unreachable, and with one problem each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.waiting import wait_until
 
 
 def examined(mn: Mn, env: dict[str, str], code: int) -> dict[str, tuple[str, str, str]]:
-    """What is found, by check."""
+    """The findings of `mn doctor`: check -> (level, message, hint)."""
     done = mn("doctor", "--json", env=env)
     assert done.returncode == code, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["level"] == ("error" if code else max(each["level"] for each in told["findings"]))
-    return {each["check"]: (each["level"], each["message"], each["hint"]) for each in told["findings"]}
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["level"] == ("error" if code else max(each["level"] for each in found["findings"]))
+    return {each["check"]: (each["level"], each["message"], each["hint"]) for each in found["findings"]}
 
 
 @pytest.fixture
@@ -43,17 +43,17 @@ def test_a_runtime_that_works_has_nodes_and_a_sweeper(mn: Mn, env: dict[str, str
     assert "answers in" in plain.stdout
 
 
-def test_with_nothing_there_it_says_how_to_start_something(mn: Mn, nowhere: dict[str, str]) -> None:
+def test_without_a_server_the_hint_says_how_to_start_one(mn: Mn, nowhere: dict[str, str]) -> None:
     level, message, hint = examined(mn, nowhere, 5)["store"]
     assert (level, message.startswith("no embedded server runs in")) == ("error", True)
     assert hint.startswith("start one with `mn up`")
 
 
-def test_a_server_that_is_away_is_a_finding(mn: Mn, away: dict[str, str]) -> None:
-    assert "does not answer" in examined(mn, away, 5)["store"][1]
+def test_an_unreachable_server_is_a_finding(mn: Mn, unreachable: dict[str, str]) -> None:
+    assert "does not answer" in examined(mn, unreachable, 5)["store"][1]
 
 
-def test_a_fresh_server_has_no_nodes_and_keeps_nothing(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
+def test_a_new_server_has_warnings_for_nodes_and_persistence(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
     found = examined(mn, at(own, env), 0)
     assert found["disk"][:2] == ("warning", "nothing is written to disk: jobs end with the server")
     assert found["nodes"] == ("warning", "no node is there; 0 jobs live", "start one: mn worker")
@@ -61,7 +61,7 @@ def test_a_fresh_server_has_no_nodes_and_keeps_nothing(mn: Mn, env: dict[str, st
     wait_until(lambda: own.client.dbsize() == 0)
 
 
-def test_a_full_server_refuses(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
+def test_a_server_without_memory_is_an_error(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
     own.client.config_set("maxmemory", 1)
     found = examined(mn, at(own, env), 5)
     assert "give it more memory" in found["writes"][2]
@@ -70,14 +70,14 @@ def test_a_full_server_refuses(mn: Mn, env: dict[str, str], own: ValkeyServer) -
     assert examined(mn, at(own, env), 5)["memory"][2] == "set maxmemory-policy to noeviction"
 
 
-def test_a_replica_refuses(mn: Mn, env: dict[str, str], own: ValkeyServer, tmp_path: Path) -> None:
+def test_a_replica_is_an_error(mn: Mn, env: dict[str, str], own: ValkeyServer, tmp_path: Path) -> None:
     with ValkeyServer(tmp_path / "replica") as replica:
         replica.client.execute_command("REPLICAOF", "127.0.0.1", own.port)
         wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up")
         assert "it is a replica" in examined(mn, at(replica, env), 5)["writes"][2]
 
 
-def test_a_user_who_may_not_run_scripts_is_told_so(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
+def test_a_user_without_permission_for_scripts_is_an_error(mn: Mn, env: dict[str, str], own: ValkeyServer) -> None:
     own.client.execute_command("ACL", "SETUSER", "bob", "on", ">word", "~*", "&*", "+@all", "-eval", "-info", "-config")
     url = own.url.replace("redis://", "redis://bob:word@")
     found = examined(mn, {**env, "MIRROR_NEURON_REDIS_URL": url}, 5)
@@ -85,7 +85,7 @@ def test_a_user_who_may_not_run_scripts_is_told_so(mn: Mn, env: dict[str, str], 
     assert "redis://***@127.0.0.1" in found["store"][1]
 
 
-def test_a_broker_of_its_own_that_is_away_is_a_finding(
+def test_an_unreachable_separate_broker_is_a_finding(
     mn: Mn, env: dict[str, str], own: ValkeyServer, nobody: str
 ) -> None:
     found = examined(mn, at(own, env, MIRROR_NEURON_BROKER_URL=f"redis://{nobody}/0"), 5)

@@ -1,4 +1,4 @@
-"""Every exit code of the contract, and the one line that goes with it."""
+"""Every exit code, and the line that is printed with it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_bad_usage_exits_2_with_one_line(mn: Mn, args, said):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_invalid_bundle_exits_2_with_one_line_an_issue(mn: Mn, tmp_path):
+def test_an_invalid_bundle_exits_2_with_one_line_for_each_issue(mn: Mn, tmp_path):
     bundle = Bundle(tmp_path / "bad").write({"nodes": [{"node_id": "only", "agent_type": "rooter"}], "edges": [{}]})
     for command in ("validate", "run", "graph"):
         ended = mn(command, str(bundle))
@@ -86,19 +86,19 @@ def test_an_invalid_bundle_exits_2_with_one_line_an_issue(mn: Mn, tmp_path):
         assert any("nodes[0].agent_type" in line and "router" in line for line in lines)
 
 
-@pytest.mark.parametrize("given", ["a file", "no folder", "no manifest", "no JSON", "no object"])
-def test_what_is_no_bundle_exits_2(mn: Mn, tmp_path, given):
+@pytest.mark.parametrize("given", ["a file", "no folder", "no manifest", "invalid JSON", "not an object"])
+def test_a_path_that_is_not_a_bundle_exits_2(mn: Mn, tmp_path, given):
     folder = tmp_path / "bundle"
     if given != "no folder":
         folder.mkdir()
-    if given in ("a file", "no JSON", "no object"):
-        (folder / "manifest.json").write_text('{"a": ' if given == "no JSON" else "[]")
+    if given in ("a file", "invalid JSON", "not an object"):
+        (folder / "manifest.json").write_text('{"a": ' if given == "invalid JSON" else "[]")
     ended = mn("validate", str(folder / "manifest.json" if given == "a file" else folder))
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_id_that_is_taken_by_another_bundle_exits_2(mn: Mn, endless):
+def test_a_job_id_of_another_bundle_exits_2(mn: Mn, endless):
     assert mn("run", RESEARCH, "--job-id", "taken").returncode == 0
     ended = mn("run", endless, "--job-id", "taken")
     assert ended.returncode == 2
@@ -112,7 +112,7 @@ def test_a_bad_setting_exits_2_and_names_the_variable(mn: Mn, env):
 
 
 @pytest.mark.parametrize("command", ["job list", "run", "down"])
-def test_a_folder_for_the_embedded_server_that_cannot_be_used_exits_2_and_names_the_variable(mn: Mn, nowhere, command):
+def test_an_unusable_home_exits_2_and_names_the_variable(mn: Mn, nowhere, command):
     words = [*command.split(), *([RESEARCH] if command == "run" else [])]
     ended = mn(*words, env={**nowhere, "MIRROR_NEURON_HOME": "/" + "x" * 300})
     assert ended.returncode == 2
@@ -128,7 +128,7 @@ def test_an_unknown_job_exits_3_at_once(mn: Mn, command):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_wait_that_takes_too_long_exits_4_and_the_job_goes_on(mn: Mn, endless):
+def test_a_wait_that_times_out_exits_4_and_the_job_continues(mn: Mn, endless):
     ended = mn("run", endless, "--timeout", "50", "--job-id", "slow")
     assert ended.returncode == 4
     assert "slow" in last_line(ended.stderr)
@@ -137,17 +137,17 @@ def test_a_wait_that_takes_too_long_exits_4_and_the_job_goes_on(mn: Mn, endless)
 
 
 @pytest.mark.parametrize("command", [f"run {RESEARCH}", *(f"{r} x" for r in READERS), "job list", "node list"])
-def test_a_server_that_is_away_exits_5_and_says_which(mn: Mn, away, command):
-    ended = mn(*command.split(), env=away)
+def test_an_unreachable_server_exits_5_and_is_named(mn: Mn, unreachable, command):
+    ended = mn(*command.split(), env=unreachable)
     assert (ended.returncode, ended.stdout) == (5, "")
-    assert away["MIRROR_NEURON_REDIS_URL"] in ended.stderr
+    assert unreachable["MIRROR_NEURON_REDIS_URL"] in ended.stderr
     assert "MIRROR_NEURON_REDIS_URL" in last_line(ended.stderr)
     assert len([line for line in ended.stderr.splitlines() if "warning: " not in line]) == 1
 
 
 @pytest.mark.parametrize("command", ["job list", "wait x", "worker", "dashboard --port 1"])
 def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowhere, command):
-    """None but `run` and `up` starts one."""
+    """Only `run` and `up` start a server."""
     ended = mn(*command.split(), env=nowhere)
     assert (ended.returncode, ended.stdout) == (5, "")
     for words in (nowhere["MIRROR_NEURON_HOME"], "mn up", "mn run", "MIRROR_NEURON_REDIS_URL"):
@@ -155,7 +155,7 @@ def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowher
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_job_id_that_can_be_none_is_told_of_before_anything_starts(mn: Mn, nowhere):
+def test_an_invalid_job_id_is_reported_before_anything_starts(mn: Mn, nowhere):
     ended = mn("run", RESEARCH, "--job-id", "a b", env=nowhere)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert last_line(ended.stderr) == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -)"
@@ -164,7 +164,7 @@ def test_a_job_id_that_can_be_none_is_told_of_before_anything_starts(mn: Mn, now
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["--help", "run --help", "--version", f"validate {RESEARCH}", "job list --json"])
-def test_what_cannot_be_written_exits_74_with_one_line(env, command, unbuffered):
+def test_a_full_disk_behind_stdout_exits_74_with_one_line(env, command, unbuffered):
     env = {**env, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         ended = subprocess.run([MN, *command.split()], env=env, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -172,7 +172,7 @@ def test_what_cannot_be_written_exits_74_with_one_line(env, command, unbuffered)
 
 
 @pytest.mark.parametrize("command", ["--help", "run --help", "--version", f"validate {RESEARCH}", "job list --json"])
-def test_what_nobody_reads_exits_141_without_a_word(env, command):
+def test_a_closed_stdout_exits_141_without_a_message(env, command):
     readable, writable = os.pipe()
     os.close(readable)
     with open(writable, "w") as pipe:
@@ -180,15 +180,17 @@ def test_what_nobody_reads_exits_141_without_a_word(env, command):
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
-def test_what_the_library_warns_of_is_told_like_all_else(mn: Mn, env, away, endless):
-    """Here: the job is submitted, and a broker of its own is away."""
-    ended = mn("run", endless, "--no-await", env={**env, "MIRROR_NEURON_BROKER_URL": away["MIRROR_NEURON_REDIS_URL"]})
+def test_log_warnings_are_printed_like_other_messages(mn: Mn, env, unreachable, endless):
+    """The job is submitted while its broker is unreachable."""
+    ended = mn(
+        "run", endless, "--no-await", env={**env, "MIRROR_NEURON_BROKER_URL": unreachable["MIRROR_NEURON_REDIS_URL"]}
+    )
     assert ended.returncode == 0
     assert any(line.startswith("mn: error: job ") and "announced" in line for line in ended.stderr.splitlines())
     assert all(line.startswith("mn: ") for line in ended.stderr.splitlines())
 
 
-def test_a_known_error_shows_its_traceback_only_when_asked(mn: Mn):
+def test_a_known_error_shows_its_traceback_only_with_verbose(mn: Mn):
     assert "Traceback" not in mn("wait", "nobody").stderr
     for args in (["-v", "wait", "nobody"], ["wait", "nobody", "--verbose"]):
         ended = mn(*args)

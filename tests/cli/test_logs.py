@@ -1,4 +1,4 @@
-"""`mn logs`: what commands print, for a person, a pipe and a script."""
+"""`mn logs`: the output of commands, on a terminal, in a pipe and as JSON."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.graphs import executor, fan, single, until_there
 from tests.support.terminal import CTRL_C, Terminal
 from tests.support.waiting import wait_until
 
-ANY_PIECE = "plain\ttext\r\n\x1b[1;31mred\x1b[0m \x1b[Kbar 10%\rbar 20%\n\x1b]0;owned\x07\x9b31m é\n"
+RAW = "plain\ttext\r\n\x1b[1;31mred\x1b[0m \x1b[Kbar 10%\rbar 20%\n\x1b]0;owned\x07\x9b31m é\n"
 CLEAN = "plain\ttext\nred bar 10%\nbar 20%\n\\x1b]0;owned\\x07\\x9b31m é\n"
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Any:
-    """A file that is not there; commands that wait for it end with the test."""
+    """The path of a file that commands wait for. It is created at the end of the test."""
     yield tmp_path / "gate"
     (tmp_path / "gate").touch()
 
 
 def printed(client: Client, graph: Any, words: str) -> str:
-    """A job of *graph* that has printed *words*."""
+    """Submit *graph*, wait until its job has printed *words*, and return its id."""
     job_id: str = client.run_manifest(graph, job_id=f"logs-{uuid.uuid4().hex[:8]}")
     wait_until(lambda: words in "".join(chunk["text"] for chunk in client.logs(job_id)))
     return job_id
@@ -51,14 +51,14 @@ def test_the_lines_of_several_agents_begin_with_their_names(mn: Mn, client: Clie
     assert [json.loads(line) for line in shown.stdout.splitlines()] == list(client.logs(job_id))
 
 
-def test_a_long_name_pushes_the_lines_of_the_others_no_further_than_it_should(mn: Mn, client: Client):
+def test_a_long_agent_name_does_not_widen_the_prefix_of_other_agents(mn: Mn, client: Client):
     long = "o" * (2 * PREFIX_MAX)
     graph = fan([executor(name, "echo here", output_message_type="m") for name in ("one", long)], "m")
     job_id, _ = client.run_manifest(graph, await_=True, timeout=60_000)
     assert sorted(mn("logs", job_id).stdout.splitlines()) == [f"{'one':<{PREFIX_MAX}} | here", f"{long} | here"]
 
 
-def test_following_shows_what_comes_and_ends_with_the_job(env, client: Client, gate: Path):
+def test_follow_shows_new_output_until_the_job_ends(env, client: Client, gate: Path):
     job_id = printed(client, single(f"echo begun; {until_there(gate)}; printf done"), "begun")
     with Started("logs", job_id, "--follow", env=env) as mn_logs:
         assert mn_logs.line() == "begun\n"
@@ -67,7 +67,7 @@ def test_following_shows_what_comes_and_ends_with_the_job(env, client: Client, g
         assert mn_logs.process.returncode == 0
 
 
-def test_ctrl_c_ends_following_without_a_word(env, client: Client, gate: Path):
+def test_ctrl_c_ends_follow_without_a_message(env, client: Client, gate: Path):
     job_id = printed(client, single(f"printf '\\033[31mbegun\\033[0m\\007'; {until_there(gate)}"), "begun")
     with Terminal([MN, "logs", job_id, "-f"], env) as screen:
         screen.read_until("begun\\x07")
@@ -79,7 +79,7 @@ def test_ctrl_c_ends_following_without_a_word(env, client: Client, gate: Path):
     assert job["status"] == "running", job["result"]
 
 
-def test_a_reader_that_leaves_ends_it_without_a_word(env, client: Client):
+def test_a_closed_stdout_ends_follow_without_a_message(env, client: Client):
     job_id = printed(client, single("seq 20000"), "20000\n")  # more than a pipe holds
     command = [MN, "logs", job_id, "--follow"]
     pipe = subprocess.PIPE
@@ -91,10 +91,10 @@ def test_a_reader_that_leaves_ends_it_without_a_word(env, client: Client):
         assert (process.stderr.read(), process.wait()) == ("", 141)
 
 
-def test_a_job_that_has_printed_nothing_leaves_stdout_empty(mn: Mn, client: Client):
+def test_a_job_without_output_leaves_stdout_empty(mn: Mn, client: Client):
     job_id = client.run_manifest(single("true"))
     shown = mn("logs", job_id)
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: there is no output yet\n")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "mn: there is no output\n")
     shown = mn("logs", job_id, "--json")
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
     ended = mn("logs", job_id, "wrok")
@@ -103,9 +103,9 @@ def test_a_job_that_has_printed_nothing_leaves_stdout_empty(mn: Mn, client: Clie
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_text_is_harmless_however_it_was_cut_into_pieces(size: int):
+def test_control_characters_are_escaped_however_the_text_is_chunked(size: int):
     cleaner = Cleaner()
-    pieces = [ANY_PIECE[at : at + size] for at in range(0, len(ANY_PIECE), size)]
+    pieces = [RAW[at : at + size] for at in range(0, len(RAW), size)]
     assert "".join(cleaner.clean(piece) for piece in pieces) == CLEAN
 
 
@@ -120,7 +120,7 @@ def test_lines_of_two_agents_do_not_mix(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == "b | four\nb | beside\n"
 
 
-def test_a_line_without_an_end_is_not_waited_for_for_ever(capsys: pytest.CaptureFixture[str]):
+def test_a_very_long_unfinished_line_is_printed(capsys: pytest.CaptureFixture[str]):
     printer = Printer({"a": "a | ", "b": "b | "})
     printer.add(chunk("x" * LINE_MAX, "a"))
     assert capsys.readouterr().out == ""
@@ -128,7 +128,7 @@ def test_a_line_without_an_end_is_not_waited_for_for_ever(capsys: pytest.Capture
     assert capsys.readouterr().out == f"a | {'x' * (LINE_MAX + 1)}\n"
 
 
-def test_of_one_agent_nothing_is_held_back(capsys: pytest.CaptureFixture[str]):
+def test_the_output_of_one_agent_is_printed_at_once(capsys: pytest.CaptureFixture[str]):
     printer = Printer({})
     printer.add(chunk("10%"))
     assert capsys.readouterr().out == "10%"

@@ -1,4 +1,4 @@
-"""The commands that start things: run and up with an embedded server, worker, dashboard, down."""
+"""The commands that start processes: run and up with an embedded server, worker, dashboard, down."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def home(nowhere, mn: Mn) -> Iterator[dict[str, str]]:
-    """An environment with nothing configured; what was started in it is ended."""
+    """An environment with nothing configured; the processes started in it are stopped."""
     yield nowhere
     mn("down", env=nowhere)
 
@@ -34,7 +34,7 @@ def fetched(url: str) -> bytes:
 
 
 def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
-    """Its data is where later commands find it, until and after `mn down`."""
+    """Later commands find its data, also after `mn down`."""
     first = mn("run", RESEARCH, "--job-id", "first", env=home)
     assert first.returncode == 0, first.stderr
     assert "mn: started a server and a node; stop: `mn down`, or 10 idle minutes" in first.stderr.splitlines()
@@ -42,7 +42,7 @@ def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stderr
     assert {job["job_id"] for job in json.loads(mn("job", "list", "--json", env=home).stdout)} == {"first", "again"}
-    # A job of light agents may end before the node's second worker is there.
+    # A job of light agents may end before the node's second worker is registered.
     wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=home).stdout)), timeout=60)
     assert json.loads(mn("down", "--json", env=home).stdout) == {"ended": ["node", "watcher", "server"]}
     assert mn("job", "list", env=home).returncode == 5
@@ -51,11 +51,11 @@ def test_a_run_with_nothing_configured_starts_a_server_and_a_node(mn: Mn, home):
 
 def test_up_serves_until_ctrl_c_and_leaves_nothing_running(mn: Mn, home):
     with Started("up", "--no-dashboard", "--json", env=home) as up:
-        told = up.document()
-        assert (told["embedded"], told["dashboard"]) == (True, None)
+        printed = up.document()
+        assert (printed["embedded"], printed["dashboard"]) == (True, None)
         ended = mn("run", RESEARCH, "--job-id", "under-up", env=home)
         assert ended.returncode == 0, ended.stderr
-        assert "started" not in ended.stderr, "it starts no second node"
+        assert "started" not in ended.stderr, "no second node is started"
         nodes = wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=home).stdout)), timeout=60)
         code, _, err = up.ctrl_c()
         assert code == 0, err
@@ -65,20 +65,20 @@ def test_up_serves_until_ctrl_c_and_leaves_nothing_running(mn: Mn, home):
 
 
 def test_up_uses_the_configured_server_and_leaves_it_alone(mn: Mn, env, server, tmp_path):
-    """It may be called in a folder that has a package `workers` of its own."""
+    """Also when the working folder contains another package `workers`."""
     (tmp_path / "workers").mkdir()
     (tmp_path / "workers" / "__init__.py").write_text("raise ImportError('the wrong one')")
     own = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"up-{uuid.uuid4().hex}"}
     with Started("up", "--no-dashboard", "--json", env=own, cwd=tmp_path) as up:
-        told = up.document()
-        assert (told["redis_url"], told["embedded"]) == (server.url, False)
+        printed = up.document()
+        assert (printed["redis_url"], printed["embedded"]) == (server.url, False)
         assert mn("run", RESEARCH, env=own).returncode == 0
         assert up.ctrl_c()[0] == 0
-    assert identity.find(told["node_pid"]) is None
+    assert identity.find(printed["node_pid"]) is None
     assert server.client.ping()
 
 
-def test_up_ends_when_down_is_called_elsewhere(mn: Mn, home):
+def test_up_ends_when_down_is_called(mn: Mn, home):
     with Started("up", "--no-dashboard", "--json", env=home) as up:
         up.document()
         assert "server" in json.loads(mn("down", "--json", env=home).stdout)["ended"]
@@ -86,7 +86,7 @@ def test_up_ends_when_down_is_called_elsewhere(mn: Mn, home):
         assert up.process.returncode == 0, err
 
 
-def test_a_terminal_that_is_closed_ends_what_up_has_started(mn: Mn, home):
+def test_a_closed_terminal_stops_what_up_has_started(mn: Mn, home):
     with Started("up", "--no-dashboard", "--json", env=home) as up:
         up.document()
         assert up.process.stderr is not None
@@ -113,8 +113,8 @@ main()
 
 
 @pytest.mark.parametrize("second", ["HUP", "TERM", "INT"])
-def test_a_second_signal_on_the_heels_of_the_first_stops_no_tidying_up(mn: Mn, home, second):
-    """It comes after the first has ended the wait, and before `up` begins to end what it has started."""
+def test_a_second_signal_does_not_interrupt_the_cleanup(mn: Mn, home, second):
+    """The signal arrives between the end of the wait and the start of the cleanup."""
     code = SECOND_AT_ONCE.format(second=second)
     with Started("-c", code, "up", "--no-dashboard", "--json", env=home, program=sys.executable) as up:
         node_pid = up.document()["node_pid"]
@@ -126,24 +126,24 @@ def test_a_second_signal_on_the_heels_of_the_first_stops_no_tidying_up(mn: Mn, h
 
 
 def test_a_second_ctrl_c_shortens_the_stop_of_up(mn: Mn, home, gate):
-    """Its node gives a command that runs for long no more time."""
+    """The node stops a long-running command without waiting for the grace period."""
     with Started("up", "--no-dashboard", "--json", env={**home, "MIRROR_NEURON_STOP_GRACE_SECONDS": "1000"}) as up:
         up.document()
         assert mn("run", str(gate), "--no-await", env=home).returncode == 0
         gate.wait()
         up.process.send_signal(signal.SIGINT)
         up.line_of_stderr("stopping what was started here")
-        # Signals that come before the first has been taken would be one.
+        # Signals that arrive before the first is handled are merged into one.
         wait_until(lambda: '"stopping": true' in mn("node", "list", "--json", env=home).stdout, timeout=60)
         assert up.ctrl_c()[0] == 0
     assert mn("down", env=home).stdout == "nothing was running\n"
 
 
-def test_a_worker_is_a_node_with_a_name_and_a_pool_of_its_own(mn: Mn, env, client):
+def test_a_worker_is_a_node_with_the_given_name_and_pool(mn: Mn, env, client):
     alone = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"alone-{uuid.uuid4().hex}"}
     with Started("worker", "--name", "solo", "--pool", "gpu", "--slots", "3", "--json", env=alone) as worker:
-        told = worker.document()
-        assert (told["node"], told["pools"], told["pid"]) == ("solo", {"gpu": 3}, worker.process.pid)
+        printed = worker.document()
+        assert (printed["node"], printed["pools"], printed["pid"]) == ("solo", {"gpu": 3}, worker.process.pid)
         nodes = wait_until(lambda: both(json.loads(mn("node", "list", "--json", env=alone).stdout)), timeout=60)
         assert [node["name"] for node in nodes] == ["gpu@solo", "light@solo"]
         assert nodes[0]["pools"]["gpu"]["slots"] == 3
@@ -157,8 +157,8 @@ def both(nodes: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("pool", ["", "a=1", "a/b", "p*", "light"])
-def test_a_worker_refuses_a_pool_that_cannot_be_one(mn: Mn, pool, env):
-    """Before any worker is started: they would fail five times each."""
+def test_a_worker_rejects_an_invalid_pool_name(mn: Mn, pool, env):
+    """Before any worker is started: each would fail five times."""
     ended = mn("worker", "--pool", pool)
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
@@ -174,7 +174,7 @@ def test_the_dashboard_shows_tasks_under_the_names_of_their_nodes(mn: Mn, env):
         wait_until(lambda: fetched(f"{url}healthcheck"), timeout=60)
 
         def shown() -> bool:
-            mn("run", RESEARCH)  # Flower sees only what happens while it looks
+            mn("run", RESEARCH)  # Flower sees only tasks that run while it is connected
             return b'"research_flow.open_job"' in fetched(f"{url}api/tasks?limit=50")
 
         wait_until(shown, timeout=60)
@@ -182,7 +182,7 @@ def test_the_dashboard_shows_tasks_under_the_names_of_their_nodes(mn: Mn, env):
     assert code == 0, err
 
 
-def test_a_port_that_is_taken_is_bad_usage(mn: Mn, env):
+def test_a_port_in_use_is_bad_usage(mn: Mn, env):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

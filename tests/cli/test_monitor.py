@@ -1,4 +1,4 @@
-"""`mn monitor`: what it shows of a cluster and of a job, on a terminal and elsewhere, and that it outlives a server."""
+"""`mn monitor`: the cluster and one job, on a terminal, in a pipe and as JSON, and while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.valkey import ValkeyServer
 
 @pytest.fixture
 def gated(mn: Mn, gate: Gate) -> str:
-    """A job whose only command runs until its gate is opened."""
+    """A job whose only command runs until the gate is opened."""
     name = f"gated-{uuid.uuid4().hex[:8]}"
     assert mn("run", str(gate), "--no-await", "--job-id", name).returncode == 0
     gate.wait()
@@ -34,8 +34,8 @@ def test_a_cluster_on_a_terminal(env: dict[str, str], gate: Gate, gated: str) ->
         screen.read_until(re.compile(rf"{gated} +completed"))
         screen.press(CTRL_C)
         assert screen.end() == 0
-    assert "\x1b[?1049l" in screen.raw, "it gives the screen back"
-    assert gated in screen.raw.partition("\x1b[?1049l")[2], "and leaves the last picture"
+    assert "\x1b[?1049l" in screen.raw, "the screen is restored"
+    assert gated in screen.raw.partition("\x1b[?1049l")[2], "the last view stays"
 
 
 def test_a_job_on_a_terminal_until_it_ends(env: dict[str, str], gate: Gate, gated: str) -> None:
@@ -49,7 +49,7 @@ def test_a_job_on_a_terminal_until_it_ends(env: dict[str, str], gate: Gate, gate
     assert "only" in left
 
 
-def test_a_terminal_with_no_room_tells_how_much_there_is_more(env: dict[str, str], mn: Mn, tmp_path: Path) -> None:
+def test_a_small_terminal_says_how_many_rows_are_hidden(env: dict[str, str], mn: Mn, tmp_path: Path) -> None:
     nodes = [{"node_id": f"n{number}", "agent_type": "router"} for number in range(40)]
     folder = tmp_path / "many"
     folder.mkdir()
@@ -65,18 +65,18 @@ def test_a_terminal_with_no_room_tells_how_much_there_is_more(env: dict[str, str
     assert f"... {40 - shown} more" in left
 
 
-def test_with_json_each_look_is_a_line(env: dict[str, str], gate: Gate, gated: str) -> None:
+def test_with_json_each_refresh_is_a_line(env: dict[str, str], gate: Gate, gated: str) -> None:
     with Started("monitor", gated, "--json", "--interval", "0.1", env=env) as watching:
         assert json.loads(watching.line())["job"]["status"] == "running"
         gate.open()
         rest, _ = watching.process.communicate(timeout=60)
         assert watching.process.returncode == 0
-    looks: list[dict[str, Any]] = [json.loads(line) for line in rest.splitlines()]
-    assert looks[-1]["job"]["status"] == "completed"
-    assert looks[-1]["away"] is None
+    snapshots: list[dict[str, Any]] = [json.loads(line) for line in rest.splitlines()]
+    assert snapshots[-1]["job"]["status"] == "completed"
+    assert snapshots[-1]["away"] is None
 
 
-def test_into_a_pipe_it_is_one_look(mn: Mn, gated: str) -> None:
+def test_a_pipe_gets_one_snapshot(mn: Mn, gated: str) -> None:
     done = mn("monitor")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("jobs: ")
@@ -87,9 +87,9 @@ def test_into_a_pipe_it_is_one_look(mn: Mn, gated: str) -> None:
     assert one[-1].split()[:3] == ["only", "executor", "running"]
 
 
-def test_a_job_that_is_not_there_and_a_server_that_is_away(mn: Mn, away: dict[str, str]) -> None:
+def test_an_unknown_job_exits_3_and_an_unreachable_server_5(mn: Mn, unreachable: dict[str, str]) -> None:
     assert mn("monitor", "nobody").returncode == 3
-    assert mn("monitor", env=away).returncode == 5
+    assert mn("monitor", env=unreachable).returncode == 5
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def mortal(tmp_path: Path) -> Iterator[ValkeyServer]:
         yield running
 
 
-def test_it_rides_out_a_server_that_goes_away(env: dict[str, str], mortal: ValkeyServer) -> None:
+def test_the_monitor_continues_after_an_outage_of_the_server(env: dict[str, str], mortal: ValkeyServer) -> None:
     there = {**env, "MIRROR_NEURON_REDIS_URL": mortal.url}
     with Started("monitor", "--json", "--interval", "0.1", env=there) as watching:
         assert json.loads(watching.line())["away"] is None
         mortal.stop()
-        while not (told := json.loads(watching.line())["away"]):
+        while not (error := json.loads(watching.line())["away"]):
             pass
-        assert "does not answer" in told
+        assert "does not answer" in error
         mortal.start()
         while json.loads(watching.line())["away"]:
             pass

@@ -1,4 +1,4 @@
-"""What commands print where nobody looks: JSON documents, and plain text in columns."""
+"""The output of commands in a pipe: JSON documents, and plain text in columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_lists_name_jobs_and_nodes(mn: Mn, node, job):
     assert f"light@{node.settings.redis_namespace}" in shown
 
 
-def test_a_list_can_be_narrowed(mn: Mn, job, endless):
+def test_a_list_can_be_filtered(mn: Mn, job, endless):
     mn("run", endless, "--no-await", "--job-id", "alive")
     names = [name["job_id"] for name in json.loads(mn("job", "list", "--live", "--json", "--limit", "0").stdout)]
     assert "alive" in names
@@ -63,12 +63,12 @@ def test_an_inspected_job_shows_its_fields_and_its_result(mn: Mn, job):
     assert json.loads(shown.partition("\n\n")[2])["agent_id"] == "reviewer"
 
 
-def test_nothing_is_coloured_in_a_pipe_whatever_the_environment_says(cold_mn: Mn, env, job):
+def test_a_pipe_gets_no_colours_whatever_the_environment(cold_mn: Mn, env, job):
     for command in (["job", "list"], ["job", "inspect", job], ["wait", job], ["events", job]):
         assert "\x1b" not in cold_mn(*command, env={**env, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}).stdout
 
 
-def test_no_text_of_a_bundle_steers_the_terminal(mn: Mn, tmp_path):
+def test_control_characters_of_a_bundle_are_escaped(mn: Mn, tmp_path):
     evil = "\x1b]0;owned\x07\x9b31m"
     only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 1}}
     bundle = Bundle(tmp_path / "evil").write({"job_name": evil, "nodes": [only], "edges": []})
@@ -79,7 +79,7 @@ def test_no_text_of_a_bundle_steers_the_terminal(mn: Mn, tmp_path):
     assert "\\x1b]0;owned\\x07\\x9b31m" in mn("job", "inspect", "evil").stdout
 
 
-def test_json_is_valid_whatever_the_encoding_of_stdout_is(cold_mn: Mn, env, tmp_path):
+def test_json_is_valid_for_any_encoding_of_stdout(cold_mn: Mn, env, tmp_path):
     only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 1}}
     bundle = Bundle(tmp_path / "text").write({"job_name": "Überfluß 🚀", "nodes": [only], "edges": []})
     for encoding in ("utf-8", "ascii"):
@@ -87,7 +87,7 @@ def test_json_is_valid_whatever_the_encoding_of_stdout_is(cold_mn: Mn, env, tmp_
         assert json.loads(ended.stdout)["job_name"] == "Überfluß 🚀"
 
 
-def test_a_reader_that_leaves_early_is_no_error(env, job):
+def test_a_reader_that_closes_stdout_early_causes_no_message(env, job):
     with subprocess.Popen(
         [MN, "events", job], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -111,7 +111,7 @@ def test_a_valid_bundle_is_counted_and_its_warnings_listed(mn: Mn):
     assert mn("validate", RESEARCH).stdout == "research_flow is valid: 3 nodes, 2 edges\n"
 
 
-def test_an_invalid_bundle_is_a_json_document_too(mn: Mn, tmp_path):
+def test_an_invalid_bundle_is_reported_as_json(mn: Mn, tmp_path):
     ended = mn("validate", str(tmp_path), "--json")
     assert (ended.returncode, ended.stderr) == (2, "")
     shown = json.loads(ended.stdout)
@@ -120,7 +120,7 @@ def test_an_invalid_bundle_is_a_json_document_too(mn: Mn, tmp_path):
 
 
 def test_graphs_of_folders_and_jobs(mn: Mn, job):
-    """Only those of a job are marked with what the agents have come to."""
+    """Only the graph of a job marks the state of each agent."""
     assert mn("graph", RESEARCH).stdout.startswith("flowchart LR\n")
     assert ":::done" not in mn("graph", RESEARCH).stdout
     assert ":::done" in mn("graph", job).stdout

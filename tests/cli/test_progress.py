@@ -1,4 +1,4 @@
-"""Progress, told from events alone."""
+"""Progress, computed from events alone."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_an_executor_waits_then_runs_then_is_done():
     assert counts(noted(REQUESTED, ACQUIRED, RAN, RELEASED)) == (1, 0, 0)
 
 
-def test_an_agent_that_gets_more_work_is_not_done_any_more():
+def test_an_agent_with_new_work_is_not_done():
     assert counts(noted(REQUESTED, ACQUIRED, RELEASED, REQUESTED)) == (0, 0, 1)
     assert counts(noted(REQUESTED, ACQUIRED, RELEASED, event(EventType.EXECUTOR_RETRY, "a"))) == (0, 0, 1)
 
 
-def test_a_module_that_took_its_mail_is_busy_until_it_gives_its_slot_back():
+def test_a_module_that_consumed_its_mail_is_busy_until_it_releases_its_slot():
     took = event(EventType.AGENT_MESSAGE_RECEIVED, "a", {"count": 1})
     assert counts(noted(ACQUIRED, took)) == (0, 1, 0)
     assert noted(ACQUIRED, took).messages == 1
 
 
-def test_messages_are_counted_as_the_agents_say():
+def test_messages_are_counted_from_the_events():
     progress = noted(
         event(EventType.AGENT_MESSAGE_RECEIVED, "b", {"count": 20}),
         event(EventType.AGGREGATOR_RECEIVED, "c", {"count": 3, "collected": 7}),
@@ -58,7 +58,7 @@ def test_messages_are_counted_as_the_agents_say():
     assert progress.done == {"b", "c", "d"}
 
 
-def test_the_status_follows_the_job_and_odd_events_change_nothing():
+def test_the_status_follows_the_job_and_unknown_events_are_ignored():
     progress = noted(event(EventType.JOB_RUNNING), event("peak_detected", "a", {"count": "many"}))
     assert (progress.status, progress.messages) == ("running", 0)
     assert progress.last is not None

@@ -12,12 +12,12 @@ from tests.support.waiting import wait_until
 
 
 def waiters(server: ValkeyServer, job: str) -> int:
-    """How many wait for the push at the end of *job*."""
+    """The number of clients that wait for the notification of the end of *job*."""
     [(_, number)] = server.client.pubsub_numsub(result_channel(job))  # type: ignore[misc]
     return int(number)
 
 
-def test_without_waiting_the_id_is_printed(mn: Mn):
+def test_no_await_prints_the_job_id(mn: Mn):
     job = mn("run", RESEARCH, "--no-await").stdout.strip()
     assert mn("wait", job).returncode == 0
     document = json.loads(mn("run", RESEARCH, "--no-await", "--json").stdout)
@@ -29,7 +29,7 @@ def test_the_same_id_and_bundle_are_the_same_job(mn: Mn):
     assert json.loads(mn("run", RESEARCH, "--job-id", "once", "--json").stdout) == first
 
 
-def test_ctrl_c_detaches_and_the_job_goes_on(env, gate, mn: Mn, server):
+def test_ctrl_c_detaches_and_the_job_continues(env, gate, mn: Mn, server):
     with Started("run", str(gate), env=env) as run:
         job = run.line_of_stderr("mn: job ").split()[-1]
         wait_until(lambda: waiters(server, job))
@@ -52,8 +52,8 @@ def test_ctrl_c_ends_a_wait_and_not_the_job(env, gate, mn: Mn, server):
     assert mn("wait", job).returncode == 0
 
 
-def test_a_run_says_which_pools_no_node_serves(env):
-    """It waits, because a node may come, and starts none on a server that is not its own."""
+def test_a_run_names_the_pools_that_no_node_serves(env):
+    """It waits for a node and starts none: the server is not the embedded one."""
     lonely = {**env, "MIRROR_NEURON_REDIS_NAMESPACE": f"lonely-{uuid.uuid4().hex}"}
     with Started("run", RESEARCH, env=lonely) as run:
         job = run.line_of_stderr("mn: job ").split()[-1]
@@ -72,7 +72,7 @@ def test_events_are_followed_to_the_end_of_the_job(env, gate, mn: Mn):
     assert follow.process.returncode == 0
 
 
-def test_events_can_be_narrowed(mn: Mn, client):
+def test_events_can_be_limited(mn: Mn, client):
     mn("run", RESEARCH, "--job-id", "narrow")
     every = client.events("narrow")
     assert json.loads(mn("events", "narrow", "--limit", "2", "--json").stdout) == every[-2:]

@@ -1,4 +1,4 @@
-"""What a person sees: live progress, colours, and a keyboard that interrupts."""
+"""Commands on a terminal: live progress, colours, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cli.conftest import MN, RESEARCH, Bundle, Mn
 from tests.support.terminal import COLOURS, CTRL_C, Terminal
 
 
-def test_a_run_shows_its_progress_then_the_result_then_what_to_try_next(env, gate):
+def test_a_run_shows_its_progress_then_the_result_then_the_next_commands(env, gate):
     with Terminal([MN, "run", str(gate), "--job-id", "watched"], env) as screen:
         screen.read_until("0/1 done, 1 busy, 0 queued")
         screen.read_until("executor_lease_acquired only")
@@ -26,7 +26,7 @@ def test_a_run_shows_its_progress_then_the_result_then_what_to_try_next(env, gat
     assert COLOURS.search(screen.raw)
 
 
-def test_ctrl_c_leaves_the_picture_and_the_job(env, gate, mn: Mn):
+def test_ctrl_c_keeps_the_last_view_and_the_job(env, gate, mn: Mn):
     with Terminal([MN, "run", str(gate), "--job-id", "left"], env) as screen:
         screen.read_until("1 busy")
         screen.press(CTRL_C)
@@ -39,7 +39,7 @@ def test_ctrl_c_leaves_the_picture_and_the_job(env, gate, mn: Mn):
 
 
 @pytest.mark.parametrize("command", [["run", RESEARCH], ["job", "list"], ["node", "list"]])
-def test_no_color_is_obeyed(env, command):
+def test_no_color_turns_colours_off(env, command):
     with Terminal([MN, *command], {**env, "NO_COLOR": "1"}) as screen:
         assert screen.end() == 0
     assert not COLOURS.search(screen.raw)
@@ -56,7 +56,7 @@ def test_a_long_result_is_cut_on_a_terminal_only(env, tmp_path, mn: Mn):
     assert " 99" in mn("wait", "long").stdout
 
 
-def test_a_failed_run_says_why_last(env, failing):
+def test_a_failed_run_prints_the_error_last(env, failing):
     with Terminal([MN, "run", failing, "--job-id", "broke"], env) as screen:
         assert screen.end() == 1
     assert "mn: job broke failed: only: " in screen.text
@@ -68,7 +68,7 @@ def test_json_stays_json_on_a_terminal(env):
     assert "\x1b" not in screen.raw
 
 
-def test_tables_show_no_mark_up_of_a_bundle(env, tmp_path, mn: Mn):
+def test_mark_up_in_a_bundle_is_shown_as_text(env, tmp_path, mn: Mn):
     only = {"node_id": "only", "agent_type": "aggregator", "config": {"complete_after": 1}}
     bundle = Bundle(tmp_path / "marked").write({"job_name": "[red]not red[/red]", "nodes": [only], "edges": []})
     mn("run", str(bundle), "--job-id", "marked")
@@ -77,8 +77,8 @@ def test_tables_show_no_mark_up_of_a_bundle(env, tmp_path, mn: Mn):
     assert "[red]not red[/red]" in screen.text
 
 
-def test_a_narrow_terminal_shows_whole_ids_and_goes_without_the_rest(env, mn: Mn):
-    """An id is there to be copied: the name gives way, not the id."""
+def test_a_narrow_terminal_shows_whole_ids_and_drops_columns(env, mn: Mn):
+    """The id must be complete, to be copied; the name is dropped."""
     job = f"prime_sweep_scale-1795616906040-{uuid.uuid4().hex[:12]}"
     mn("run", RESEARCH, "--job-id", job)
     shown = {}

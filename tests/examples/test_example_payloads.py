@@ -1,4 +1,4 @@
-"""The scripts of the example bundles, run alone with the files and variables that the runner gives."""
+"""The payload scripts of the examples, run without a worker, with the files and variables of the runner."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def body_bytes(message: dict[str, Any]) -> bytes:
 
 
 def prepare(folder: Path, node: dict[str, Any], message: dict[str, Any], state: Any) -> dict[str, str]:
-    """Write the four files of a run into *folder*; return the variables that tell of them."""
+    """Write the four files of a run into *folder*; return the variables that name them."""
     context = {"job_id": "job-1", "agent_id": node["node_id"], "agent_type": node["agent_type"]}
     context |= {
         "template_type": node.get("type", "generic"),
@@ -110,7 +110,7 @@ def test_there_are_six_bundles():
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
-def test_a_bundle_is_whole(bundle):
+def test_a_bundle_is_complete(bundle):
     """Edges join nodes of the manifest, uploads exist, and a README gives the command."""
     manifest = manifest_of(bundle)
     ids = {node["node_id"] for node in manifest["nodes"]}
@@ -136,7 +136,7 @@ def test_the_committed_sweep_is_what_the_generator_writes():
 
 @pytest.mark.parametrize(("workers", "limit"), [(1, 1), (1, 100), (7, 100), (1000, 1_000_000)])
 def test_a_sweep_of_any_width_covers_each_number_once(tmp_path, workers, limit):
-    """The generator writes a whole bundle whose ranges follow one another from 0 to the limit."""
+    """The generator writes a complete bundle whose ranges cover 0 to the limit without gaps."""
     options = ["--workers", str(workers), "--limit", str(limit), "--out", str(tmp_path / "sweep")]
     subprocess.run([sys.executable, str(GENERATOR), *options], check=True, capture_output=True)
     manifest = json.loads((tmp_path / "sweep" / "manifest.json").read_text(encoding="utf-8"))
@@ -169,14 +169,14 @@ def test_a_range_reports_its_primes(run_node):
     assert answer == {"emit_messages": [{"type": "range_checked", "body": found}]}
 
 
-def test_small_numbers_are_told_apart():
+def test_small_primes_are_recognized():
     check_range = load(GENERATOR.parent / "payloads" / "check_range.py")
     primes = [number for number in range(-3, 50) if check_range.is_prime(number)]
     assert primes == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47]
 
 
 def test_the_summary_adds_the_ranges_up(run_node):
-    """A range without primes has no largest one and counts as a range all the same."""
+    """A range without primes has no largest prime and still counts as a range."""
     ranges = [
         {"start": 0, "end": 24, "count": 9, "largest": 23},
         {"start": 24, "end": 29, "count": 0, "largest": None},
@@ -201,7 +201,7 @@ def test_the_whole_sweep_finds_9592_primes(run_node, monkeypatch, capsys):
 # ------------------------------------------------------------------ document_summarizer
 
 
-def test_documents_are_split_summarized_and_put_together(run_node):
+def test_documents_are_split_summarized_and_combined(run_node):
     """The collector's threshold is the number of documents, and the digest does not depend on their order."""
     documents = run_node("document_summarizer", "splitter", {})["emit_messages"]
     assert len(documents) == node_of("document_summarizer", "collector")["config"]["complete_after"] == 5
@@ -235,7 +235,7 @@ def test_any_text_can_be_summarized(run_node, text):
 
 
 def stream_through(run_node: RunNode, order: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """Source to detector, chunk by chunk; the job's output and the events on the way."""
+    """Run source and detector chunk by chunk; return the job's output and the events."""
     state, events = None, []
     for message in run_node("streaming_peaks", "source", order)["emit_messages"]:
         answer = run_node("streaming_peaks", "detector", message.pop("body"), state=state, **message)
@@ -246,8 +246,8 @@ def stream_through(run_node: RunNode, order: dict[str, Any]) -> tuple[dict[str, 
 
 
 @pytest.mark.parametrize("chunk_size", [1, 13, 16, 96])
-def test_peaks_do_not_depend_on_where_the_chunks_end(run_node, chunk_size):
-    """One chunk of the whole signal and many small ones give the same peaks, each of them as one event."""
+def test_peaks_do_not_depend_on_the_chunk_size(run_node, chunk_size):
+    """One large chunk and many small chunks give the same peaks, each as one event."""
     samples = 32 if chunk_size == 1 else 96
     output, events = stream_through(run_node, {"stream_id": "s", "samples": samples, "chunk_size": chunk_size})
     whole = load(EXAMPLES / "streaming_peaks" / "payloads" / "telemetry.py").signal(samples)
@@ -267,7 +267,7 @@ def test_the_stream_of_the_manifest_has_peaks_on_chunk_borders(run_node):
 
 
 def test_a_chunk_out_of_order_fails_the_run(run_node):
-    with pytest.raises(AssertionError, match="chunk 0 was expected, but chunk 1 came"):
+    with pytest.raises(AssertionError, match="expected chunk 0, got chunk 1"):
         run_node("streaming_peaks", "detector", [], stream={"stream_id": "s", "seq": 1, "last": True})
 
 
@@ -305,7 +305,7 @@ def test_a_reading_is_classified(run_node, reading, branch):
     assert answer == {"emit_messages": [{"type": "classified", "body": body}]}
 
 
-def test_each_handler_has_an_action_of_its_own(run_node):
+def test_each_handler_has_its_own_action(run_node):
     handlers = ["low_handler", "high_handler", "other_handler"]
     body = {"reading": 12, "outputs": {"branch": "low"}}
     answers = [run_node("conditional_route", handler, body) for handler in handlers]

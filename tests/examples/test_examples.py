@@ -1,4 +1,4 @@
-"""Every example runs as it is, on worker processes, and gives what its README says."""
+"""Every example runs unchanged on worker processes and gives the output that its README states."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ OUTPUTS = (
     conditional_route,
 )
 
-#: how many events of a type the run of an example leaves
+#: event type -> number of such events of an example's job
 EVENTS: dict[str, dict[str, int]] = {
     "research_flow": {"agent_message_received": 2, "aggregator_received": 1},
     "prime_sweep_scale": {"sandbox_job_completed": 41, "executor_lease_acquired": 41, "executor_lease_released": 41},
@@ -79,7 +79,7 @@ EVENTS: dict[str, dict[str, int]] = {
     "conditional_route": {"sandbox_job_completed": 2},
 }
 
-#: how many messages the agents of an example consume
+#: agent -> number of messages that it consumes
 PROCESSED: dict[str, dict[str, int]] = {
     "research_flow": {"ingress": 1, "retriever": 1, "reviewer": 1},
     "prime_sweep_scale": {"dispatcher": 1, "range_01": 1, "range_40": 1, "collector": 40, "summary": 1},
@@ -92,7 +92,7 @@ PROCESSED: dict[str, dict[str, int]] = {
 
 @pytest.fixture(scope="module")
 def jobs(client: Client) -> dict[str, JobMap]:
-    """All examples, submitted at once and run side by side."""
+    """All examples, submitted at once and run concurrently."""
     ids = {name: client.run_manifest(EXAMPLES / name) for name in NAMES}
     return {name: client.wait_for_job(job_id, timeout=PATIENCE_MS) for name, job_id in ids.items()}
 
@@ -102,7 +102,7 @@ def test_every_example_has_its_expectations():
 
 
 @pytest.mark.parametrize("check", OUTPUTS, ids=lambda check: check.__name__)
-def test_an_example_gives_the_output_that_its_readme_tells(jobs, check):
+def test_an_example_gives_the_output_that_its_readme_states(jobs, check):
     job = jobs[check.__name__]
     assert job["status"] == "completed", job["result"]
     check(job["result"]["output"])
@@ -110,7 +110,7 @@ def test_an_example_gives_the_output_that_its_readme_tells(jobs, check):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_does_what_its_graph_says(client, jobs, name):
-    """Each agent consumes what the edges bring it, and the events tell of it; nothing is lost on the way."""
+    """Each agent consumes the messages of its edges, the events record them, and no message is lost."""
     job_id = jobs[name]["job_id"]
     found = [event["type"] for event in client.events(job_id)]
     assert {kind: found.count(kind) for kind in EVENTS[name]} == EVENTS[name]
@@ -121,13 +121,13 @@ def test_an_example_does_what_its_graph_says(client, jobs, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_has_nothing_to_be_warned_of(name):
+def test_an_example_has_no_validation_warnings(name):
     assert validate_manifest(EXAMPLES / name).warnings == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_of_a_readme_names_its_own_folder(name):
-    """Every `mn run examples/...` in it leads to that folder, and there is at least one."""
+    """Every `mn run examples/...` in a README names its folder, and there is at least one."""
     text = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     folders = re.findall(r"mn run (examples/\S+)", text)
     assert set(folders) == {f"examples/{name}"}
@@ -135,10 +135,10 @@ def test_the_command_of_a_readme_names_its_own_folder(name):
 
 
 def test_the_peaks_are_events_too(client, jobs):
-    """Each peak of the output is told when it is found, in order."""
+    """Each peak of the output has an event, in order."""
     events = client.events(jobs["streaming_peaks"]["job_id"])
-    told = [event["payload"] for event in events if event["type"] == "peak_detected"]
-    assert told == jobs["streaming_peaks"]["result"]["output"]["peaks"]
+    recorded = [event["payload"] for event in events if event["type"] == "peak_detected"]
+    assert recorded == jobs["streaming_peaks"]["result"]["output"]["peaks"]
 
 
 def test_a_sweep_of_another_width_runs(client, tmp_path):
@@ -151,7 +151,7 @@ def test_a_sweep_of_another_width_runs(client, tmp_path):
 
 
 @pytest.mark.parametrize(("reading", "handler"), [(95, "high_handler"), (50, "other_handler")])
-def test_another_reading_takes_another_way(client, reading, handler):
+def test_another_reading_takes_another_route(client, reading, handler):
     bundle = validate_manifest(EXAMPLES / "conditional_route")
     bundle.manifest.initial_inputs = {"classifier": [{"reading": reading}]}
     _, job = client.run_manifest(job_bundle=bundle, await_=True, timeout=PATIENCE_MS)

@@ -1,4 +1,4 @@
-"""The command line: whatever the words and whatever is on stdin, it ends with a documented code, and no traceback."""
+"""The command line exits with a documented code and no traceback, for any arguments and any stdin."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ Mn = Callable[..., Ended]
 
 @pytest.fixture(scope="module")
 def place(redis_url: str, tmp_path_factory: pytest.TempPathFactory, leaving: None) -> Iterator[Path]:
-    """A folder of its own, and an environment with a server, without a node, in which one job is pending."""
+    """A working folder, and an environment with a server and one pending job, without a node."""
     folder = tmp_path_factory.mktemp("place")
     settings = Settings(redis_url=redis_url, redis_namespace=f"fuzz-{secrets.token_hex(4)}")
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +111,7 @@ def ended_well(ended: Ended) -> bool:
     assert ended.code in DOCUMENTED, ended
     assert "Traceback" not in ended.out + ended.err
     assert all(line.startswith("mn: ") for line in ended.err.splitlines()), ended.err
-    assert ended.code == 0 or ended.err or ended.out, "a failure says why"
+    assert ended.code == 0 or ended.err or ended.out, "a failure prints a reason"
     return True
 
 
@@ -126,11 +126,11 @@ def ended_well(ended: Ended) -> bool:
 @example("validate", ["x" * 5_000], [])
 @example("retry", [JOB], [("--from", "\udcff")])
 @example("cancel", ["nobody"], [("--reason", "\udcff")])
-def test_any_words_end_with_a_documented_code(
+def test_any_arguments_end_with_a_documented_code(
     mn: Mn, command: str, words: list[str], options: list[tuple[str, ...]]
 ) -> None:
     rest = [*words, *(word for option in options for word in option)]
-    if "--follow" in rest or "-f" in rest:  # of a job that never ends
+    if "--follow" in rest or "-f" in rest:  # the job never ends
         rest = ["nobody" if word == JOB else word for word in rest]
     if command.startswith("wait"):
         rest = [*rest, "--timeout", "0"] if "--timeout" not in rest else rest
@@ -145,7 +145,7 @@ def test_any_words_end_with_a_documented_code(
 @given(documents(MESSAGE), st.booleans())
 @example(b'{"ttl_ms": 1' + b"0" * 400 + b"}", False)
 @example(b"1e999", False)
-def test_any_stdin_is_a_message_or_is_refused(mn: Mn, place: Path, data: bytes, as_file: bool) -> None:
+def test_any_stdin_is_a_message_or_is_rejected(mn: Mn, place: Path, data: bytes, as_file: bool) -> None:
     (place / "message.json").write_bytes(data)
     ended = mn("send", JOB, "ear", "message.json" if as_file else "-", stdin=data)
     assert ended_well(ended)
@@ -155,7 +155,7 @@ def test_any_stdin_is_a_message_or_is_refused(mn: Mn, place: Path, data: bytes, 
 
 @fuzzed(12)
 @given(documents(EVERYTHING), st.sampled_from(["validate", "graph", "graph --format dot"]), st.booleans())
-def test_any_manifest_is_shown_or_refused(mn: Mn, place: Path, data: bytes, command: str, json: bool) -> None:
+def test_any_manifest_is_shown_or_rejected(mn: Mn, place: Path, data: bytes, command: str, json: bool) -> None:
     bundle = place / "bundle"
     (bundle / "payloads" / "data").mkdir(parents=True, exist_ok=True)
     (bundle / "payloads" / "main.py").touch()
@@ -173,7 +173,7 @@ def test_any_manifest_is_shown_or_refused(mn: Mn, place: Path, data: bytes, comm
 @example("HOME", "x" * 300)
 @example("HOME", "~nobody_of_that_name/x")
 def test_any_environment_ends_with_a_documented_code(mn: Mn, name: str, value: str) -> None:
-    """Of commands that start nothing."""
+    """Only commands that start nothing."""
     with pytest.MonkeyPatch.context() as patch:
         if name == "HOME":
             value = value or "home"  # not the developer's own

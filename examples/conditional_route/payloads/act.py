@@ -1,4 +1,4 @@
-"""Answer a classified reading with the ACTION that the manifest gives to this handler."""
+"""Print the reading with the ACTION that the manifest sets in this handler's environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say whether a reading is low, high or normal, and emit it with its branch."""
+"""Classify a reading as low, high or normal, and emit it with its branch."""
 
 from __future__ import annotations
 

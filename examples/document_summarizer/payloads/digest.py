@@ -1,4 +1,4 @@
-"""Put the summaries of all documents together and complete the job with the digest."""
+"""Combine the summaries of all documents and complete the job with the digest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections import Counter
 def main() -> None:
     with open(os.environ["MIRROR_NEURON_INPUT_FILE"], encoding="utf-8") as file:
         summaries = json.load(file)["messages"]
-    summaries.sort(key=lambda summary: summary["document"])  # they arrive as they are finished
+    summaries.sort(key=lambda summary: summary["document"])  # they arrive in any order
     frequency = Counter()
     for summary in summaries:
         frequency.update(summary["frequency"])
-    common = sorted(frequency, key=lambda word: (-frequency[word], word))  # ties by name
+    common = sorted(frequency, key=lambda word: (-frequency[word], word))  # words of equal frequency in alphabetical order
     output = {
         "documents": len(summaries),
         "total_words": sum(summary["words"] for summary in summaries),

@@ -1,6 +1,6 @@
-"""Count the words of one document and pick the sentence that says most about it.
+"""Count the words of one document and choose its most typical sentence.
 
-A sentence scores the mean frequency, in the whole document, of its words that are not stop words.
+The score of a sentence is the mean frequency, in the whole document, of its words that are not stop words.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def sentences_of(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
 
 
-def telling(words: list[str]) -> list[str]:
+def content_words(words: list[str]) -> list[str]:
     return [word for word in words if word not in STOP_WORDS]
 
 
 def summarize(document: str, text: str) -> dict:
-    frequency = Counter(telling(words_of(text)))
+    frequency = Counter(content_words(words_of(text)))
 
     def score(sentence: str) -> float:
-        words = telling(words_of(sentence))
+        words = content_words(words_of(sentence))
         return sum(frequency[word] for word in words) / len(words) if words else 0.0
 
     return {

@@ -1,4 +1,4 @@
-"""Add up what the ranges found and complete the job with the total."""
+"""Add up the results of all ranges and complete the job with the total."""
 
 from __future__ import annotations
 

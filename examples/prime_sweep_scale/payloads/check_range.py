@@ -1,4 +1,4 @@
-"""Count the primes from START (included) to END (excluded) and emit what was found."""
+"""Count the primes from START (included) to END (excluded) and emit the result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Find the peaks of a stream, one chunk a run, and complete the job after the last chunk.
+"""Find the peaks of a stream, one chunk in each run, and complete the job after the last chunk.
 
-A peak is a record at THRESHOLD or above that is higher than the one before and not lower than the one after.
-The two latest records are kept in the agent's state, so a peak on the border of two chunks is found as well.
+A peak is a record at or above THRESHOLD that is higher than the previous record and not lower than the next one.
+The agent's state keeps the last two records, so that a peak between two chunks is found too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 
-AT_FIRST = {"seq": 0, "samples": 0, "tail": [], "peaks": []}  # `seq` is that of the chunk to come
+INITIAL_STATE = {"seq": 0, "samples": 0, "tail": [], "peaks": []}  # `seq` is the number of the next chunk
 
 
 def read_json(variable: str) -> dict:
@@ -34,9 +34,9 @@ def find_peaks(records: list[dict], threshold: float) -> list[dict]:
 
 def main() -> None:
     stream = read_json("MIRROR_NEURON_MESSAGE_FILE")["stream"]
-    state = read_json("MIRROR_NEURON_CONTEXT_FILE")["agent_state"] or AT_FIRST
+    state = read_json("MIRROR_NEURON_CONTEXT_FILE")["agent_state"] or INITIAL_STATE
     if stream["seq"] != state["seq"]:
-        raise SystemExit(f"chunk {state['seq']} was expected, but chunk {stream['seq']} came")
+        raise SystemExit(f"expected chunk {state['seq']}, got chunk {stream['seq']}")
     chunk = read_records()
     records = state["tail"] + chunk
     found = find_peaks(records, float(os.environ["THRESHOLD"]))

@@ -1,7 +1,7 @@
 """Emit a signal as gzip-compressed ndjson chunks of one stream.
 
-The input says how long the signal is: {"stream_id", "samples", "chunk_size"}. The runtime compresses:
-the body of an ndjson message is the list of its records.
+The input is {"stream_id", "samples", "chunk_size"}. The body of an ndjson message is the list of its records;
+the runtime compresses it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 
 def signal(samples: int) -> list[dict]:
-    """A slow and a fast wave, the same every time."""
+    """Return the sum of a slow and a fast wave. Deterministic."""
     return [
         {"t": t, "value": round(10 * math.sin(2 * math.pi * t / 24) + 3 * math.sin(2 * math.pi * t / 7), 3)}
         for t in range(samples)

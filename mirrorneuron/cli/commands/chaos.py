@@ -23,7 +23,7 @@ from mirrorneuron.text import count
 NODE: Final = (*target.MN, "worker")
 SEEDS: Final = 1_000_000
 WIDTH: Final = 100  # of the printed schedule, in characters
-SHOWN: Final = 20  # violations that are printed without --json
+VIOLATIONS_MAX: Final = 20  # violations that are printed without --json
 
 
 def chaos(
@@ -99,10 +99,10 @@ def _show(report: Report) -> None:
             **{flaw.replace("_", " "): report.count(flaw) for flaw in Flaw},
         }
     )
-    for violation in report.violations[:SHOWN]:
+    for violation in report.violations[:VIOLATIONS_MAX]:
         complain(str(violation))
-    if len(report.violations) > SHOWN:
-        complain(f"and {len(report.violations) - SHOWN} more (--json shows all)")
+    if len(report.violations) > VIOLATIONS_MAX:
+        complain(f"and {len(report.violations) - VIOLATIONS_MAX} more (--json shows all)")
 
 
 def _by_kind(report: Report) -> dict[str, int]:

@@ -10,7 +10,7 @@ from mirrorneuron.cli import output, target
 from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.job import JobMap, JobStatus, JobSummary
 
-SHOWN = 50
+DEFAULT_LIMIT = 50
 COLUMNS = ("job", "status", "submitted", "updated", "name")
 SPARE = ("updated", "name")
 
@@ -20,7 +20,7 @@ def list_jobs(
     status: Annotated[JobStatus | None, typer.Option("--status", help="Show only jobs with this status.")] = None,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=0, help="Show at most N jobs; 0 shows all.")
-    ] = SHOWN,
+    ] = DEFAULT_LIMIT,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""

@@ -50,7 +50,7 @@ def logs(
         printer.end()
         raise typer.Exit(Code.INTERRUPTED) from None
     if not seen and not json:
-        complain("there is no output yet")
+        complain("there is no output")
 
 
 def _prefixes(client: Client, job: str) -> Mapping[str, str]:

@@ -20,10 +20,10 @@ from mirrorneuron.cli.commands.dashboard import ADDRESS, PORT, Address, Port, ch
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
+from mirrorneuron.embedded.launcher import NODE_STOP_MARGIN_S
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
 
-STOP_MARGIN_S: Final = 30.0  #: time for a node to stop, in addition to the grace period of its runs
 NODE: Final = (*target.MN, "worker", "--log-level", "warning")
 DASHBOARD: Final = (*target.MN, "dashboard")
 
@@ -46,41 +46,41 @@ def up(
     where = url(address, port) if with_dashboard else None
     with signals.interrupting(once=True):
         place = target.find_or_start()
-        family = Family(place.environment(), place.settings.stop_grace_seconds + STOP_MARGIN_S)
+        children = Children(place.environment(), place.settings.stop_grace_seconds + NODE_STOP_MARGIN_S)
         try:
-            _announce(place, _start(place, family), where, json=json)
+            _announce(place, _start(place, children), where, json=json)
             if where:
-                family.start("dashboard", (*DASHBOARD, "--address", address, "--port", str(port)))
-            family.wait()
+                children.start("dashboard", (*DASHBOARD, "--address", address, "--port", str(port)))
+            children.wait()
         except KeyboardInterrupt:
             return
         finally:
             try:
-                _stop(place, family)
+                _stop(place, children)
             except KeyboardInterrupt:  # the first signal came after a child had ended; later signals are ignored
-                _stop(place, family)
-    if family.failed:
-        complain(f"the {family.failed} exited with an error, see above")
+                _stop(place, children)
+    if children.failed:
+        complain(f"the {children.failed} exited with an error, see above")
         raise typer.Exit(Code.BUG)
 
 
-def _start(place: Place, family: Family) -> int:
+def _start(place: Place, children: Children) -> int:
     """Start a node, unless the embedded server has one; return its pid. Raises RuntimeUnavailable."""
     if not place.embedded:
         place.client().inspect_nodes()  # raises before anything is started if the server is unreachable
-        return family.start("node", NODE)
+        return children.start("node", NODE)
     embedded.hold()
     node_pid = embedded.start().node_pid
     if node_pid is None:
-        node_pid = family.start("node", NODE)
+        node_pid = children.start("node", NODE)
         embedded.adopt_node(node_pid)
     return node_pid
 
 
-def _stop(place: Place, family: Family) -> None:
+def _stop(place: Place, children: Children) -> None:
     signals.ignore()  # a closed terminal sends several signals
     try:
-        family.stop()
+        children.stop()
     finally:
         if place.started:
             embedded.stop()
@@ -105,7 +105,7 @@ def _announce(place: Place, node_pid: int, dashboard: str | None, *, json: bool)
 
 
 @dataclass
-class Family:
+class Children:
     """Child processes in process groups of their own: the terminal's Ctrl-C does not reach them."""
 
     environment: Mapping[str, str]
