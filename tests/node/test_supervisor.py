@@ -17,7 +17,7 @@ from mirrorneuron.errors import SettingsError
 from mirrorneuron.processes import identity
 from tests.support.waiting import wait_until
 from workers.node import supervisor
-from workers.node.supervisor import WorkerSpec, plan_workers
+from workers.node.supervisor import PROGRAM, WorkerSpec, plan_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,9 +116,9 @@ def test_a_node_is_a_light_worker_and_one_for_each_pool():
     """Routing never waits behind commands: light agents have a queue and a process of their own."""
     light, default, gpu = plan_workers("box", {"default": 4, "gpu": 1}, queue_of="ns.{}".format, level="WARNING")
     assert [one.name for one in (light, default, gpu)] == ["light", "default", "gpu"]
-    assert light.argv[:6] == (sys.executable, "-m", "celery", "-A", "workers", "worker")
-    assert " ".join(light.argv[6:]).startswith("-Q ns.light -n light@box -P solo ")
-    assert " ".join(gpu.argv[6:]).startswith("-Q ns.gpu -n gpu@box -P prefork -c 1 --prefetch-multiplier 1 ")
+    assert light.argv[:7] == (sys.executable, "-P", str(PROGRAM), "celery", "-A", "workers", "worker")
+    assert " ".join(light.argv[7:]).startswith("-Q ns.light -n light@box -P solo ")
+    assert " ".join(gpu.argv[7:]).startswith("-Q ns.gpu -n gpu@box -P prefork -c 1 --prefetch-multiplier 1 ")
     for one in (light, default, gpu):
         assert one.argv[-5:] == ("--without-gossip", "--without-mingle", "-E", "-l", "WARNING")
 

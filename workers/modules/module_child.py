@@ -9,7 +9,6 @@ The imports of this file are the start-up time of every child: the standard libr
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import math
 import os
@@ -28,6 +27,7 @@ from typing import Any, Final, NoReturn
 
 from mirrorneuron.agent import Action, Agent, Complete, Context, Emit, Record
 from mirrorneuron.message import Message, decode, encode
+from mirrorneuron.processes.parent_death import die_with
 
 HEADER: Final = struct.Struct("!QQ")  #: length of the JSON that follows, number of the question
 CHANNEL_LOST: Final = 74  #: exit code of a child whose socket is gone (EX_IOERR)
@@ -36,7 +36,6 @@ NAME: Final = "module_child"  #: how the child imports this file
 _CHUNK: Final = 256 * 1024
 _HIGH_FD: Final = 500  #: far from the numbers that code closes or overwrites by mistake
 _MAX_DEPTH: Final = 190  #: the JSON parser reads 200 levels; the message around a body takes some of them
-_PR_SET_PDEATHSIG: Final = 1
 _FRAMES: Final = 60
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
@@ -48,7 +47,7 @@ class Refusal(Exception):
 def main() -> NoReturn:
     """Serve until the parent is gone. argv: pid of the parent, fd of the socket, seconds without a question to live."""
     parent, inherited, idle_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    _die_with(parent)
+    die_with(parent)
     channel = _out_of_the_way(inherited)
     os.register_at_fork(after_in_child=lambda: os.close(channel))  # what the bundle's code forks cannot answer
     _clean_process()
@@ -65,13 +64,6 @@ def main() -> NoReturn:
         os._exit(0)  # no atexit, no join: threads that the bundle's code left running must not keep us
     except OSError:
         os._exit(CHANNEL_LOST)
-
-
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above could see it
-        os._exit(0)
 
 
 def _out_of_the_way(fd: int) -> int:

@@ -19,15 +19,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-
-from celery.platforms import set_pdeathsig
 
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.pools import LIGHT
+from mirrorneuron.processes.parent_death import die_with
 from mirrorneuron.text import signal_name
 
 logger = logging.getLogger(__name__)
+
+#: Started by its path, this file makes sure that `workers` is this package, whatever else the import path holds.
+PROGRAM = Path(__file__).absolute().parents[1] / "__main__.py"
 
 BACKOFF_S = 0.2  #: before the first restart; doubles with each one
 BACKOFF_MAX_S = 10.0
@@ -37,6 +40,8 @@ HOPELESS_TRIES = 5
 KILLED_S = 10.0  #: how long a killed worker may take to vanish before it is left behind
 TAIL_LINES = 20
 PIPE_BYTES = 65_536  #: what a pipe holds, and so all that an ended worker can have left in it
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  #: the signals that stop the node
 
 #: Ends that no restart mends: wrong arguments, and what cannot be imported or configured. Everything else is tried
 #: again for ever, above all a store or broker that is away.
@@ -73,7 +78,7 @@ def plan_workers(
     def spec(name: str, *pool: str) -> WorkerSpec:
         # Celery expands %h and the like in node names.
         host = f"{name}@{node_name}".replace("%", "%%")
-        celery = (sys.executable, "-m", "celery", "-A", "workers", "worker")
+        celery = (sys.executable, "-P", str(PROGRAM), "celery", "-A", "workers", "worker")
         quiet = ("--without-gossip", "--without-mingle", "-E", "-l", level)
         return WorkerSpec(name, (*celery, "-Q", queue_of(name), "-n", host, *pool, *quiet))
 
@@ -256,11 +261,12 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
 
     handlers: dict[int, Callable[[int, FrameType | None], None]]
     handlers = {signal.SIGCHLD: lambda _number, _frame: None}
-    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for ending in ENDING:
         if signal.getsignal(ending) is not signal.SIG_IGN:
             handlers[ending] = note
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # `mn worker` blocks them until there are these handlers
     try:
         yield reader, received
     finally:
@@ -280,15 +286,8 @@ def _spawn(spec: WorkerSpec, env: Mapping[str, str] | None) -> subprocess.Popen[
         stderr=subprocess.PIPE,
         bufsize=0,  # select sees the pipe, not what a buffer has already read from it
         process_group=0,  # Ctrl-C in the terminal reaches only us, and a kill takes the pool's children along
-        preexec_fn=lambda: _die_with(supervisor),  # safe: there is no other thread
+        preexec_fn=lambda: die_with(supervisor),  # safe: there is no other thread
     )
-
-
-def _die_with(parent: int) -> None:
-    """In the child, before exec: be killed when the supervisor dies. Elsewhere than on Linux this cannot be asked."""
-    set_pdeathsig("SIGKILL")
-    if os.getppid() != parent:
-        os._exit(1)  # it died before we could ask
 
 
 def _send(worker: _Worker, number: signal.Signals) -> None:

@@ -1,9 +1,9 @@
-"""`mn worker`: be a node. A small supervisor over one Celery worker for light agents and one for each pool."""
+"""`mn worker`: run a runtime node, one Celery worker for light agents and one for each pool."""
 
 from __future__ import annotations
 
-import functools
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,20 +14,23 @@ from typing import Annotated, Final
 import typer
 from redis.exceptions import RedisError
 
+import mirrorneuron
 from mirrorneuron import embedded
-from mirrorneuron.cli import output, target
-from mirrorneuron.cli.exits import Code, complain
+from mirrorneuron.cli import output, signals, target
+from mirrorneuron.cli.exits import complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
-from mirrorneuron.pools import pool_problem, queue
+from mirrorneuron.errors import MirrorNeuronError
+from mirrorneuron.pools import pool_problem
 from mirrorneuron.processes import identity
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.text import count
-from workers.node import supervisor
 
-GIVING_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
-PACKAGES: Final = Path(supervisor.__file__).parents[2]
+GIVE_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
+PACKAGES: Final = Path(mirrorneuron.__file__).absolute().parents[1]  # the folder that holds `workers` too
+PROGRAM: Final = PACKAGES / "workers" / "__main__.py"
+MARK: Final = '__distribution__ = "mirrorneuron"'  # a line of the files that `_check_program` reads
 
 
 class Level(StrEnum):
@@ -62,19 +65,51 @@ def worker(
     pools = _pools(place.settings, pool, slots)
     node_name = name or _free_name(place.settings)
     environment = _environment(place, pools)
-    queue_of = functools.partial(queue, place.settings.redis_namespace)
-    specs = supervisor.plan_workers(node_name, pools, queue_of=queue_of, level=log_level.upper())
+    _check_program(PROGRAM)
     if place.embedded:
         embedded.hold()
         if pool is None:
             embedded.adopt_node(os.getpid())
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)  # until the supervisor can handle them
     _announce(node_name, pools, json=json)
+    _become_supervisor(_arguments(node_name, pools, place.settings, log_level), environment)
+
+
+def _arguments(node_name: str, pools: Mapping[str, int], settings: Settings, level: Level) -> list[str]:
+    """The arguments of `workers.node.program`."""
+    # A worker gives back its claims before this grace ends, so that no other node has to wait for a lease to expire.
+    grace_s = settings.stop_grace_seconds + GIVE_BACK_S
+    return [
+        f"--name={node_name}",
+        f"--namespace={settings.redis_namespace}",
+        *(f"--pool={name}={slots}" for name, slots in pools.items()),
+        f"--log-level={level.upper()}",
+        f"--stop-grace-seconds={grace_s}",
+    ]
+
+
+def _become_supervisor(arguments: list[str], environment: Mapping[str, str]) -> None:
+    """Replace this process, which keeps its pid, by the supervisor. Does not return.
+
+    The supervisor is started by the path of its file: the import path may hold another package named `workers`.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Celery's banner would not be JSON
-    os.chdir(PACKAGES)  # Celery looks for the app in the working folder first: the user's may have a `workers` too
-    # A worker gives back what runs too long by itself, so that no other node has to wait for the lease to be over.
-    if supervisor.run(specs, env=environment, stop_grace_s=place.settings.stop_grace_seconds + GIVING_BACK_S):
-        complain("a worker cannot be started, see above")
-        raise typer.Exit(Code.USAGE)
+    os.chdir(PACKAGES)  # Celery searches the working folder first, and the user's may hold modules of any name
+    os.execve(sys.executable, [sys.executable, "-P", str(PROGRAM), "mn", "worker", *arguments], environment)  # noqa: S606
+
+
+def _check_program(program: Path) -> None:
+    """Raise MirrorNeuronError if *program* or its package is missing, or is a file of another distribution."""
+    for file in (program, program.with_name("__init__.py")):
+        try:
+            lines = file.read_text("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            problem = f"{error.strerror}; the installation of mirrorneuron is incomplete"
+        else:
+            if any(line.startswith(MARK) for line in lines):
+                continue
+            problem = "another distribution has overwritten this file of mirrorneuron"
+        raise MirrorNeuronError(f"{file}: {problem}; uninstall what replaced it, then reinstall mirrorneuron")
 
 
 def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
@@ -85,7 +120,16 @@ def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
         **place.environment(),
         f"{PREFIX}EXECUTOR_POOL_CAPACITIES": capacities,
         f"{PREFIX}TEMP_DIR": str(settings.temp_dir.absolute()),
+        **_absolute_import_path(),
     }
+
+
+def _absolute_import_path() -> dict[str, str]:
+    """PYTHONPATH for the workers, which run in another folder."""
+    folders = os.environ.get("PYTHONPATH")
+    if not folders:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in folders.split(os.pathsep))}
 
 
 def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str, int]:
