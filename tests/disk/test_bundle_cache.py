@@ -75,7 +75,7 @@ def test_a_fetch_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["", "..", "../../etc", "a" * 63, "A" * 64, "a" * 64 + "/x"])
 def test_only_a_digest_names_a_folder(tmp_path: Path, digest: str) -> None:
-    with pytest.raises(ValueError, match="is no SHA-256"):
+    with pytest.raises(ValueError, match="is not a SHA-256 digest"):
         BundleCache(tmp_path, MIB).path(digest, never)
 
 

@@ -33,7 +33,10 @@ def test_a_run_holds_as_many_slots_as_it_asks_for(tmp_path: Path) -> None:
 
 
 def test_more_slots_than_the_pool_has_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughSlots, match="takes 3 slots, and its pool has 2"), Slots(tmp_path, 2).taken(3, never):
+    with (
+        pytest.raises(NotEnoughSlots, match="needs 3 slots, but its pool has only 2"),
+        Slots(tmp_path, 2).taken(3, never),
+    ):
         pass
 
 

@@ -94,7 +94,7 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr(FORKS, "patience_s", 0.01)
     busy = Thread()
     assert forked_with(busy.lock)
-    assert "forked beside 1 threads at work" in caplog.text
+    assert "forking a process while 1 threads are working" in caplog.text
     busy.end()
 
 

@@ -114,7 +114,7 @@ def test_a_project_with_its_own_package_workers_can_run_a_node(
     assert '"sent_by": "the project"' in ran.stdout
     started.process.send_signal(signal.SIGINT)
     assert started.process.wait(60) == 0
-    assert "ended with code" not in started.log.read_text()
+    assert "exited with code" not in started.log.read_text()
 
 
 @pytest.mark.parametrize("started", [""], ids=["no PYTHONPATH"], indirect=True)

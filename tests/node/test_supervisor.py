@@ -147,7 +147,7 @@ def test_a_worker_that_is_ended_is_started_again(supervised, number):
     wait_until(lambda: len(supervised.up()) == 3)
     wait_until(gone(victim))
     assert identity.find(survivor), "the others are left alone"
-    assert supervised.log().count("starting it again") == 1
+    assert supervised.log().count("restarting in") == 1
 
 
 def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
@@ -180,7 +180,7 @@ def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
     assert identity.find(deaf) is None
-    assert "worker deaf did not end in time: killed" in supervised.log()
+    assert "worker deaf did not stop in time: killed" in supervised.log()
 
 
 def test_a_second_signal_ends_the_grace(supervised):
@@ -226,7 +226,7 @@ def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, e
     supervised.start([("bad", crashing(other_is_up + code)), ("good", polite)])
     assert supervised.wait() == ends_with
     log = supervised.log()
-    assert log.count("bad ended with code") == supervisor.HOPELESS_TRIES
+    assert log.count("bad exited with code") == supervisor.HOPELESS_TRIES
     assert words in log.partition("5 times in a row")[2]
     (good,) = supervised.up()
     assert (supervised.folder / f"bye-{good}").exists()
@@ -236,7 +236,7 @@ def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, e
 def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
     """Only what no restart mends ends the supervisor."""
     supervised.start([("bad", crashing("raise ConnectionError('the store is away')"))], BACKOFF_MAX_S=0.01)
-    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    wait_until(lambda: supervised.log().count("restarting in") > 2 * supervisor.HOPELESS_TRIES)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
 
@@ -255,20 +255,20 @@ def test_a_worker_that_may_come_up_yet_is_started_for_ever(supervised, code, con
     begin = "import os, sys; from pathlib import Path"
     lives = f"LIVES = Path({str(supervised.folder / 'lives')!r}); LIVES.open('a').write('x')"
     supervised.start([("bad", crashing(f"{begin}\n{lives}\n{code}"))], BACKOFF_MAX_S=0.01, **constants)
-    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    wait_until(lambda: supervised.log().count("restarting in") > 2 * supervisor.HOPELESS_TRIES)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
 
 
 def test_restarts_wait_twice_as_long_each_time_up_to_a_limit(supervised):
     supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, BACKOFF_MAX_S=0.4)
-    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 4 else [])
+    lines = wait_until(lambda: found if len(found := supervised.log().split("restarting in ")[1:]) >= 4 else [])
     assert [line.split()[0] for line in lines[:4]] == ["0.1", "0.2", "0.4", "0.4"]
 
 
 def test_a_worker_that_had_settled_starts_again_at_once(supervised):
     supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, SETTLED_S=0)
-    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 3 else [])
+    lines = wait_until(lambda: found if len(found := supervised.log().split("restarting in ")[1:]) >= 3 else [])
     assert {line.split()[0] for line in lines} == {"0.1"}
 
 
@@ -283,8 +283,8 @@ def test_a_worker_that_cannot_be_started_is_tried_again(supervised):
 def test_a_torrent_on_stderr_is_passed_on_and_blocks_nobody(supervised):
     """More than a pipe holds, from a worker without a single line end."""
     supervised.start([("loud", crashing("import os; [os.write(2, b'x' * 65536) for _ in range(64)]"))])
-    wait_until(lambda: "starting it again" in supervised.log())
-    assert supervised.log().partition("worker loud ended")[0].count("x") == 64 * 65536
+    wait_until(lambda: "restarting in" in supervised.log())
+    assert supervised.log().partition("worker loud exited")[0].count("x") == 64 * 65536
 
 
 def test_the_supervisor_sleeps_while_nothing_happens(supervised):

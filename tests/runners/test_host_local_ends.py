@@ -108,7 +108,7 @@ def test_what_the_node_is_short_of_is_transient(run, monkeypatch):
 def test_a_run_folder_that_cannot_be_made_is_an_error_of_the_run(tmp_path):
     (tmp_path / "node").write_text("a file")
     result = HostLocal(Settings.load(temp_dir=tmp_path / "node")).run(request_for({"command": "true"}), RunHandle())
-    assert result.error == "the run folder: Not a directory"
+    assert result.error == "cannot prepare the run folder: Not a directory"
 
 
 def test_output_that_is_not_utf_8_is_kept_with_replacement(run):

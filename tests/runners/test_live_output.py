@@ -187,4 +187,4 @@ def test_a_store_that_is_away_costs_output_and_no_run(
     own_server.stop()
     with LiveOutput(away, kept_bytes=1 << 20).of(JOB, "a") as echo:
         echo("stdout", b"lost")
-    assert "job j: some live output is lost" in caplog.text
+    assert "job j: some live output was not written and is lost" in caplog.text

@@ -29,7 +29,7 @@ class SurviveUndecodable(bootsteps.StartStopStep):
             try:
                 turn(*args)
             except NO_MESSAGE as error:
-                log.exception("a queue of this worker held what is no message; it was dropped")
-                raise ConnectionError("what was in the queue could not be read") from error
+                log.exception("a queue of this worker held a message that cannot be decoded; the message was dropped")
+                raise ConnectionError("a message in a queue could not be decoded") from error
 
         consumer.loop = loop

@@ -36,7 +36,7 @@ class BundleCache:
         Raises ValueError when the archive is not the one of that digest or cannot be unpacked, and what *fetch* raises.
         """
         if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest!r} is no SHA-256")
+            raise ValueError(f"{digest!r} is not a SHA-256 digest")
         target = self._root / digest
         if self._touch(target):
             return target

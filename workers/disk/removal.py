@@ -26,7 +26,7 @@ def remove(folder: Path) -> None:
             return
         with suppress(OSError, RecursionError):
             _make_writable(folder)
-    _log.warning("folder %s cannot be removed", folder)
+    _log.warning("folder %s cannot be removed: delete it by hand", folder)
 
 
 def _make_writable(folder: Path) -> None:

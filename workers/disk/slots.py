@@ -36,7 +36,7 @@ class Slots:
         Raises NotEnoughSlots, and TimeoutError when the wait was cancelled.
         """
         if count > self.capacity:
-            raise NotEnoughSlots(f"the run takes {count} slots, and its pool has {self.capacity} on this node")
+            raise NotEnoughSlots(f"the run needs {count} slots, but its pool has only {self.capacity} on this node")
         with ExitStack() as held:
             # Whoever waits holds the gate, so that small runs do not overtake a large one for ever.
             gate = held.enter_context(self._file("gate"))

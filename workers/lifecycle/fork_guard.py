@@ -58,7 +58,7 @@ class ForkGuard:
         self._changed.acquire()  # and keep it, so that nothing begins until the fork is done
         self.waiting = True
         if not self._changed.wait_for(lambda: not self._working, self.patience_s):
-            log.warning("a process is forked beside %s threads at work", self._working)
+            log.warning("forking a process while %s threads are working", self._working)
 
     def _after(self) -> None:
         self.waiting = False

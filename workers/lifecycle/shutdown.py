@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final
 
-REASON: Final = "the worker stops"
+REASON: Final = "the worker is stopping"
 
 
 class SharedFlag:

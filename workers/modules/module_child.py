@@ -195,11 +195,11 @@ def _source_folder(payloads: str | None, source: str | None) -> Path | None:
     if source is None:
         return Path(payloads).resolve() if payloads is not None and os.path.isdir(payloads) else None
     if payloads is None:
-        raise Refusal(f"module_source {source!r} is not there: the bundle has no payloads")
+        raise Refusal(f"module_source {source!r} does not exist: the bundle has no payloads/")
     root = Path(payloads).resolve()
     place = (root / source).resolve()
     if not place.is_relative_to(root) or not place.exists():
-        raise Refusal(f"module_source {source!r} is not in the bundle's payloads")
+        raise Refusal(f"module_source {source!r} is not in the bundle's payloads/")
     return place if place.is_dir() else place.parent
 
 
@@ -210,7 +210,9 @@ def _import(name: str, folder: Path | None) -> type[Agent]:
         raise Refusal(f"config.module is {name!r}; it must be of the form package.mod:Class")
     top = module_name.partition(".")[0]
     if folder and top in sys.modules and not _beneath(sys.modules[top], folder) and _holds(folder, top):
-        raise Refusal(f"cannot import {module_name}: a module of the runtime is named {top!r} too; rename the bundle's")
+        raise Refusal(
+            f"cannot import {module_name}: the runtime has a module named {top!r} too; rename the one in the bundle"
+        )
     try:
         __import__(module_name)  # not import_module, whose own frames would stand in every traceback
     except BaseException as error:
@@ -249,7 +251,7 @@ def _success(state: object, actions: list[Action]) -> bytes:
     try:
         return encode({"state": state, "actions": packed})
     except ValueError as error:
-        raise Refusal(f"state or actions are no JSON: {error}") from None
+        raise Refusal(f"state or actions are not valid JSON: {error}") from None
 
 
 def _pack(action: object) -> list[Any]:
@@ -266,7 +268,7 @@ def _pack(action: object) -> list[Any]:
         case Complete(output):
             _check(output, "output of the job")
             return ["complete", output]
-    raise Refusal(f"{action!r:.80} is no action: use emit, event and complete_job of the context")
+    raise Refusal(f"{action!r:.80} is not an action: use emit, event and complete_job of the context")
 
 
 def _check(value: object, where: object, depth: int = 0) -> None:
@@ -277,18 +279,18 @@ def _check(value: object, where: object, depth: int = 0) -> None:
     """
     if isinstance(value, dict | list | tuple):
         if depth > _MAX_DEPTH:
-            raise Refusal(f"{_path(where)[:60]}... is nested too deep, or holds itself")
+            raise Refusal(f"{_path(where)[:60]}... is nested too deeply or contains itself")
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
-                    raise Refusal(f"{_path(where)} has the key {key!r:.80}; keys of JSON objects are strings")
+                    raise Refusal(f"{_path(where)} has the key {key!r:.80}; keys of JSON objects must be strings")
         for place, item in value.items() if isinstance(value, dict) else enumerate(value):
             kind = type(item)  # a call an item would make a million numbers take a second
             if kind not in _SCALARS and not (kind is float and math.isfinite(item)):
                 _check(item, (where, place), depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise Refusal(f"{_path(where)} is {value}, which JSON cannot say")
+            raise Refusal(f"{_path(where)} is {value}, which JSON cannot represent")
     elif value is not None and not isinstance(value, str | int):
         raise Refusal(f"{_path(where)} is of type {type(value).__name__}, which is not a JSON value")
 

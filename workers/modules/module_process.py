@@ -70,7 +70,7 @@ class _Exchange:
         if len(self.incoming) < whole:
             return None
         if number != self.number or len(self.incoming) > whole or self.outgoing:
-            raise ProtocolBroken("the module wrote to the connection with its node")
+            raise ProtocolBroken("the module wrote to the connection to its node")
         return bytes(memoryview(self.incoming)[HEADER.size :])
 
 

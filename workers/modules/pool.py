@@ -259,7 +259,7 @@ def _action(item: object) -> Action:
             return Record(type, payload)
         case ["complete", output]:
             return Complete(output)
-    raise ValueError(f"{item!r:.80} is no action")
+    raise ValueError(f"{item!r:.80} is not a valid action")
 
 
 def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
@@ -268,7 +268,7 @@ def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
     status = child.kill()
     details: dict[str, Any]
     if not by_itself or status == CHANNEL_LOST:
-        error, details = "the module closed the connection with its node", {}
+        error, details = "the module closed the connection to its node", {}
     elif status < 0:
         name = signal_name(-status)
         error, details = f"child was killed by signal {name}", {"signal": name}

@@ -56,7 +56,9 @@ class NodeStep(bootsteps.StartStopStep):
             # What an earlier life of this worker left running: its runs have been taken up, or soon are.
             kill_with(mark, prefix=True)
         else:
-            log.warning("another worker here is called %s: give each a name of its own", worker.hostname)
+            log.warning(
+                "another worker on this machine is named %s: start each node with its own --name", worker.hostname
+            )
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()

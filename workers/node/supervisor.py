@@ -149,7 +149,7 @@ class _Fleet:
     def kill(self) -> None:
         """Kill all workers that still live, with their process groups."""
         for worker in self._living():
-            logger.warning("worker %s did not end in time: killed", worker.spec.name)
+            logger.warning("worker %s did not stop in time: killed", worker.spec.name)
             _kill_group(worker)
         deadline = time.monotonic() + KILLED_S
         while self._living() and time.monotonic() < deadline:
@@ -185,7 +185,7 @@ class _Fleet:
         wait_s = BACKOFF_S if settled else worker.backoff_s
         worker.backoff_s = min(2 * wait_s, BACKOFF_MAX_S)
         worker.due_at = time.monotonic() + wait_s
-        logger.warning("worker %s %s; starting it again in %.1f s", worker.spec.name, why, wait_s)
+        logger.warning("worker %s %s; restarting in %.1f s", worker.spec.name, why, wait_s)
 
     def _start(self, worker: _Worker) -> None:
         worker.tail.clear()
@@ -308,4 +308,4 @@ def _is_hopeless(code: int, tail: Sequence[bytes]) -> bool:
 def _said(code: int) -> str:
     if code < 0:
         return f"was ended by signal {signal_name(-code)}"
-    return f"ended with code {code}"
+    return f"exited with code {code}"

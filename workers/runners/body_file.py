@@ -28,7 +28,7 @@ def body_bytes(body: Any, content_type: str, content_encoding: str) -> bytes:
         return data
     if content_encoding == GZIP:
         return gzip.compress(data, mtime=0)
-    raise RunRefused(f"content_encoding {content_encoding!r} is not known ({' or '.join(ENCODINGS)})")
+    raise RunRefused(f"content_encoding {content_encoding!r} is not supported (use {' or '.join(ENCODINGS)})")
 
 
 def _typed(body: Any, kind: str) -> bytes:

@@ -63,7 +63,7 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
             with open(folder / name, "xb") as file:
                 file.write(data)
         except FileExistsError:
-            raise RunRefused(f"an upload takes the name {name!r}, which is the runner's own") from None
+            raise RunRefused(f"an upload has the target {name!r}, which is reserved for a file of the runner") from None
         variables[variable] = str(folder / name)
     return variables | {
         "MIRROR_NEURON_BODY_CONTENT_TYPE": content_type,
@@ -94,10 +94,12 @@ def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> d
     if not isinstance(given, Mapping):
         raise RunRefused("config.environment: must be an object")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunRefused("config.pass_env: must be a list of names")
+        raise RunRefused("config.pass_env: must be a list of variable names")
     for name, value in given.items():
         if not name or "=" in name or "\0" in name or (isinstance(value, str) and "\0" in value):
-            raise RunRefused(f"config.environment: {name!r} cannot be set")
+            raise RunRefused(
+                f"config.environment: {name!r} cannot be set (a name is empty or holds `=`, or there is a NUL)"
+            )
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {name: _text(value) for name, value in given.items()}
     environment |= {name: os.environ[name] for name in names if name in os.environ}
@@ -121,7 +123,7 @@ def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: San
         mapped = paths.word(str(word))
         words.append(_PLACEHOLDER.sub(lambda found: variables[f"MIRROR_NEURON_{found[1].upper()}"], mapped))
     if not words[0]:
-        raise RunRefused("config.command[0]: is empty")
+        raise RunRefused("config.command[0]: must not be empty")
     return words
 
 

@@ -51,7 +51,7 @@ class HostLocal:
         except ValueError as error:  # RunRefused, a body that JSON cannot say, a NUL in a word
             return _not_run(request, name, NOT_RUN, str(error))
         except OSError as error:
-            return _not_run(request, name, NOT_RUN, f"the run folder: {_said(error)}", error)
+            return _not_run(request, name, NOT_RUN, f"cannot prepare the run folder: {_said(error)}", error)
 
     def _run_in(self, folder: Path, name: str, request: RunRequest, handle: RunHandle) -> RunResult:
         config = request.config

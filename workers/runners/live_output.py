@@ -86,7 +86,7 @@ class LiveOutput:
             try:
                 self._store.scripts.log(job_id, [chunk for _, chunk in rows], self._kept_bytes)
             except Exception:  # the runs go on, and their output is in their results
-                log.warning("job %s: some live output is lost", job_id, exc_info=True)
+                log.warning("job %s: some live output was not written and is lost", job_id, exc_info=True)
 
 
 class _Stream:

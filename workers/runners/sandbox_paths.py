@@ -54,7 +54,7 @@ class SandboxPaths:
             if path.is_relative_to(self.folder):
                 path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise RunRefused(f"config.workdir: {workdir!r} is no folder") from None
+            raise RunRefused(f"config.workdir: {workdir!r} is not a folder") from None
         if not path.is_dir():
             raise RunRefused(f"config.workdir: there is no folder {workdir!r} on this node")
         return path

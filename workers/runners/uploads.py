@@ -80,7 +80,7 @@ def copy_upload(upload: Upload, payloads: Path | None, paths: SandboxPaths) -> N
     except RunRefused as error:
         raise RunRefused(f"{upload.where}: {error}") from None
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
-        message = f"{upload.where}: a file and a folder cannot both be {upload.target!r}"
+        message = f"{upload.where}: {upload.target!r} cannot be both a file and a folder"
         raise RunRefused(message) from None
 
 
@@ -111,7 +111,7 @@ def _copy(source: str, target: str, root: Path, above: tuple[str, ...]) -> None:
     if not stat.S_ISDIR(mode):
         raise RunRefused(f"{os.path.basename(source)!r} is neither a file nor a folder")
     if source in above:
-        raise RunRefused(f"{os.path.basename(source)!r} is linked from inside itself")
+        raise RunRefused(f"{os.path.basename(source)!r} contains a link to itself")
     if not os.path.isdir(target):
         os.mkdir(target)
     with os.scandir(source) as entries:

@@ -40,26 +40,27 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-LogLevel = Annotated[Level, typer.Option("--log-level", metavar="L", help="How much the workers log.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", metavar="L", help="Log level of the workers.")]
 
 
 def worker(
     pool: Annotated[
-        str | None, typer.Option("--pool", metavar="NAME", help="Serve this pool alone; default: all that are set.")
+        str | None, typer.Option("--pool", metavar="NAME", help="Serve only this pool; default: all configured pools.")
     ] = None,
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", min=1, help="Slots of that pool, or of `default`.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NODE", help="The node's name; default: that of the host.")
+        str | None, typer.Option("--name", metavar="NODE", help="Name of the node; default: the host name.")
     ] = None,
     log_level: LogLevel = Level.INFO,
     json: Json = False,
 ) -> None:
-    """Be a node: run what jobs need, until Ctrl-C.
+    """Run a node: workers that run the agents of jobs, until Ctrl-C.
 
-    The first Ctrl-C lets running commands end. What still runs MIRROR_NEURON_STOP_GRACE_SECONDS (30) later is ended and
-    given to other nodes. The second Ctrl-C kills. With --json one document says which node this is, before it starts.
+    After the first Ctrl-C, running commands may finish for MIRROR_NEURON_STOP_GRACE_SECONDS (30). Then they are ended,
+    and other nodes run them again. The second Ctrl-C kills at once. --json prints one document with the node's name,
+    pid and pools before the workers start.
     """
     place = target.find()
     pools = _pools(place.settings, pool, slots)
@@ -160,5 +161,5 @@ def _announce(node_name: str, pools: dict[str, int], *, json: bool) -> None:
         output.document({"node": node_name, "pid": os.getpid(), "pools": pools})
     else:
         served = ", ".join(f"{name} ({count(slots, 'slot')})" for name, slots in pools.items())
-        complain(f"node {node_name} serves {served}; Ctrl-C ends it")
+        complain(f"node {node_name} serves {served}; Ctrl-C stops it")
     sys.stdout.flush()
