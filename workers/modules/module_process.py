@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from workers.disk.work_folder import HeldFolder
+from workers.lifecycle.run_handle import RunHandle
 from workers.modules.module_child import HEADER, NAME
 
 OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
@@ -30,19 +31,6 @@ _BOOT: Final = f"import sys; sys.path += sys.argv[4:]; from {NAME} import main; 
 _HERE: Final = Path(__file__).resolve().parent
 # Unbuffered, so that the last words before a crash are not lost, and with the Python stack of a segmentation fault.
 _PYTHON: Final = (sys.executable, "-P", "-u", "-X", "utf8", "-X", "faulthandler", "-c", _BOOT)
-
-
-class Killable(Protocol):
-    """Ends a run from another thread; `workers.runners.RunHandle` is one."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why the run is to end; None while it may go on."""
-        ...
-
-    def wake_fd(self) -> AbstractContextManager[int]:
-        """A descriptor that becomes readable when `reason` is set from now on."""
-        ...
 
 
 class ProtocolBroken(Exception):
@@ -133,7 +121,7 @@ class ModuleProcess:
             if fd >= 0:
                 self._poll.register(fd, select.POLLIN)
 
-    def start_up(self, timeout_s: float, handle: Killable, wake_fd: int) -> None:
+    def start_up(self, timeout_s: float, handle: RunHandle, wake_fd: int) -> None:
         """Wait for the first words of a new child. Raises what `exchange` raises."""
         if not self.is_ready:
             self.exchange(b"", timeout_s, handle, wake_fd)
@@ -147,7 +135,7 @@ class ModuleProcess:
         self,
         question: bytes,
         timeout_s: float | None,
-        handle: Killable,
+        handle: RunHandle,
         wake_fd: int,
         echo: Callable[[str, bytes], None] | None = None,
     ) -> bytes:

@@ -20,8 +20,9 @@ from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import remove_abandoned
+from workers.lifecycle.run_handle import RunHandle
 from workers.modules.module_child import CHANNEL_LOST
-from workers.modules.module_process import Killable, ModuleProcess, ProtocolBroken
+from workers.modules.module_process import ModuleProcess, ProtocolBroken
 
 MIB: Final = 1024 * 1024
 
@@ -94,7 +95,7 @@ class ModulePool:
         # which lives as long as the pool, starts them all.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="module-starter")
 
-    def run(self, request: ModuleRequest, handle: Killable) -> ModuleResult:
+    def run(self, request: ModuleRequest, handle: RunHandle) -> ModuleResult:
         """Let the bundle's class handle the message. Blocks; whatever goes wrong is in `error`, not raised."""
         try:
             question = _question(request)
@@ -206,7 +207,7 @@ def _question(request: ModuleRequest) -> bytes:
     )
 
 
-def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: Killable) -> tuple[ModuleResult, bool]:
+def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: RunHandle) -> tuple[ModuleResult, bool]:
     """Run one question in *child*, and say whether the child can be asked again."""
     if handle.reason is not None:
         return _failed(request, f"killed: {handle.reason}", transient=True), True
