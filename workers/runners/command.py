@@ -1,4 +1,4 @@
-"""The command of a run: its files, its words, and the environment that it sees."""
+"""The command of a run: its files, its arguments and its environment."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from workers.runners.body_file import body_bytes
 from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
 
-INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")  # all that a command sees of the node unless `pass_env` names it
-MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # finds what a dead node left running: `<cluster>:<node>:<job>:<agent>`
+INHERITED: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+)  # the only variables of the worker that a command sees without `pass_env`
+MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
 _PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id)\}")
 
 
 def cluster_of(settings: Settings) -> str:
-    """What tells the nodes of one cluster from those of another on the same machine, which may have the same names."""
+    """An id of the cluster (store and namespace): nodes of two clusters on one machine may have the same names."""
     store = f"{without_password(settings.redis_url)} {settings.redis_namespace}"
     return hashlib.sha256(store.encode()).hexdigest()[:16]
 
 
 def mark_of(settings: Settings, node: str) -> str:
-    """How the marker begins of everything that worker *node* runs."""
+    """The beginning of the marker of all commands that worker *node* runs."""
     return f"{MARKER}={cluster_of(settings)}:{node}:"
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
-    """Write input, message, body and context into *folder*; answer the variables that name and describe them.
+    """Write input, message, body and context into *folder*; return the variables that name and describe the files.
 
-    `content_type` and `content_encoding` of the config go before the message's own. Raises RunRefused.
+    `content_type` and `content_encoding` of the config override those of the message. Raises RunRefused.
     """
     message, config = request.message, request.config
     content_type = str(config.get("content_type") or message.envelope.get("content_type") or JSON_TYPE)
@@ -72,7 +77,7 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
 
 
 def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, cluster: str) -> dict[str, str]:
-    """The variables that the runner itself sets; no key of the config overrides them. *cluster*: see `cluster_of`."""
+    """The variables that the runner sets; the config cannot override them. *cluster*: see `cluster_of`."""
     return {
         **files,
         "MIRROR_NEURON_AGENT_TYPE": request.agent_type,
@@ -85,9 +90,9 @@ def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, c
 
 
 def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """All that the command sees: of the node as little as possible, then `environment`, `pass_env` and *variables*.
+    """The whole environment of the command: `INHERITED`, then `environment`, `pass_env` and *variables*.
 
-    A variable of the node that `pass_env` names goes before one in `environment`, which so serves as its default.
+    Later ones override earlier ones, so an entry of `environment` is the default of a variable that `pass_env` names.
     """
     given = config.get("environment") or {}
     names = config.get("pass_env") or []
@@ -107,9 +112,9 @@ def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> d
 
 
 def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: SandboxPaths) -> list[str]:
-    """The words to run: of a list with placeholders filled in, of a string `bash -c`; sandbox paths mapped in both.
+    """The arguments to execute: a list with its placeholders replaced, or `bash -c` and a string.
 
-    Only whole words of a list are mapped. Braces that hold none of the seven names are left as they are.
+    Sandbox paths are mapped in both; in a list only at the beginning of a word. Other braces are left unchanged.
     """
     command = config.get("command")
     if isinstance(command, str) and command.strip():

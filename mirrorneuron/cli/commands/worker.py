@@ -134,7 +134,7 @@ def _absolute_import_path() -> dict[str, str]:
 
 
 def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str, int]:
-    """Pool -> slots of this node."""
+    """The pools that this node serves: name -> slots."""
     if pool is not None:
         problem, hint = pool_problem(pool)
         if problem:
@@ -144,12 +144,12 @@ def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str,
 
 
 def _free_name(settings: Settings) -> str:
-    """The host's name, with our pid behind it where another node on this host has that name."""
+    """The host name; followed by this pid if a running node on this host has that name already."""
     host = socket.gethostname()
     try:
         nodes = Store(settings, retries=0).registry.nodes()
     except (RedisError, OSError):
-        return host  # the workers wait for a store that is away
+        return host  # the workers wait until the store is reachable
     taken = any(
         node["name"].endswith(f"@{host}") and node["host"] == host and identity.find(node["pid"]) for node in nodes
     )
