@@ -1,4 +1,4 @@
-"""What runs on the runtime nodes. `celery -A workers worker` finds the Celery app here.
+"""The workers of runtime nodes. `celery -A workers worker` finds the Celery app here.
 
 Read in this order: tasks -> visit -> agents/draft, agents/ -> announcer -> attempt, runners/, modules/ -> recovery/,
 node/.

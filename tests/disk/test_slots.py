@@ -61,10 +61,8 @@ def test_a_large_run_waits_for_small_ones_and_is_not_overtaken(tmp_path: Path) -
     assert order == ["large", "small"]
 
 
-def test_a_process_that_is_forked_while_slots_are_looked_at_keeps_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker forks a process for one that has died, and its heart beats in a thread beside that."""
+def test_a_process_forked_during_in_use_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker forks a pool process to replace a dead one while its heartbeat thread counts slots."""
     slots, tried, heirs = Slots(tmp_path, 1), slots_module._try, []
 
     def forked_meanwhile(opened: int, kind: int = fcntl.LOCK_EX) -> bool:

@@ -1,4 +1,4 @@
-"""Whatever ends a child, or takes it over, harms nobody else."""
+"""A child that dies or misbehaves harms no other run."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_odd_but_harmless_behaviour_is_success(handle: Handle, lines: str) -> No
     ],
 )
 def test_a_forged_answer_is_an_error(handle: Handle, forged: bytes, error: str) -> None:
-    """Code that looks for the socket finds it; the node believes nothing that comes from there."""
+    """Code of a bundle can find the socket, so the worker checks every answer."""
     lines = f"""
         for fd in range(3, 4096):
             try:

@@ -33,17 +33,17 @@ from workers.modules.pool import ModulePool
         ("context.actions.append('x')", "'x' is not an action: use emit, event and complete_job of the context"),
     ],
 )
-def test_bad_behaviour_is_one_error_and_the_child_lives_on(handle: Handle, lines: str, error: str) -> None:
+def test_invalid_behaviour_is_an_error_and_the_child_is_kept(handle: Handle, lines: str, error: str) -> None:
     result = handle(lines)
     assert result.error == error
     assert (result.state, result.actions, result.transient) == ({}, [], False)
 
 
-def test_a_state_that_holds_itself_is_refused(handle: Handle) -> None:
+def test_a_state_that_contains_itself_is_refused(handle: Handle) -> None:
     assert str(handle("self.state['me'] = self.state").error).endswith("... is nested too deeply or contains itself")
 
 
-def test_text_that_is_no_unicode_is_refused(handle: Handle) -> None:
+def test_text_that_is_not_valid_unicode_is_refused(handle: Handle) -> None:
     assert str(handle("self.state['half'] = '\\ud800'").error).startswith("state or actions are not valid JSON: ")
 
 
@@ -55,9 +55,7 @@ def test_text_that_is_no_unicode_is_refused(handle: Handle) -> None:
         ("def handle(self, message, context): yield", "a generator"),
     ],
 )
-def test_a_handle_whose_body_nobody_would_run_is_refused(
-    pool: ModulePool, bundle: Bundle, method: str, kind: str
-) -> None:
+def test_an_async_or_generator_handle_is_refused(pool: ModulePool, bundle: Bundle, method: str, kind: str) -> None:
     bundle.write("agent.py", f"class It(Agent):\n    {method}")
     assert bundle.run(pool).error == f"It.handle is {kind}; it must be a plain method"
 

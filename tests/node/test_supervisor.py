@@ -1,4 +1,4 @@
-"""The supervisor: workers that end are started again, and none outlives it."""
+"""The supervisor restarts workers that end, and no worker outlives it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ while True:
 
 
 class Supervised:
-    """A supervisor in a process of its own, and the fake workers that told of themselves."""
+    """A supervisor in a separate process, and the fake workers that have reported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,7 +123,7 @@ def test_a_node_is_a_light_worker_and_one_for_each_pool():
         assert one.argv[-5:] == ("--without-gossip", "--without-mingle", "-E", "-l", "WARNING")
 
 
-def test_a_node_may_serve_one_pool_alone():
+def test_a_node_can_serve_only_one_pool():
     (only,) = plan_workers("box", {"gpu": 2}, queue_of=str, light=False)
     assert only.name == "gpu"
 
@@ -140,7 +140,7 @@ def test_a_pool_cannot_take_the_queue_of_the_light_agents():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, 40])
-def test_a_worker_that_is_ended_is_started_again(supervised, number):
+def test_a_worker_that_ends_is_restarted(supervised, number):
     """Whatever ended it. The log has one line for it."""
     victim, survivor = supervised.fakes("plain", "plain")
     os.kill(victim, number)
@@ -150,7 +150,7 @@ def test_a_worker_that_is_ended_is_started_again(supervised, number):
     assert supervised.log().count("restarting in") == 1
 
 
-def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
+def test_the_process_group_of_a_killed_worker_is_killed(supervised):
     """Processes of a pool whose parent is gone would hold slots and claims."""
     (parent,) = supervised.fakes("parent")
     child = int((supervised.folder / f"up-{parent}").read_text())
@@ -159,7 +159,7 @@ def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_stops_the_workers_warmly(supervised, number):
+def test_a_signal_stops_the_workers_gracefully(supervised, number):
     """Each gets the chance to finish, and the supervisor ends with 0."""
     pids = supervised.fakes("polite", "polite")
     supervised.signal(number)
@@ -175,7 +175,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing(supervised):
     wait_until(lambda: len(supervised.up()) == 2)
 
 
-def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
+def test_a_worker_that_does_not_stop_within_the_grace_is_killed(supervised):
     (deaf,) = supervised.fakes("deaf", grace_s=0.1)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
@@ -219,7 +219,7 @@ def test_a_killed_supervisor_leaves_no_worker(supervised):
         ("from mirrorneuron.errors import SettingsError; raise SettingsError('MIRROR_NEURON_X')", 1, "MIRROR_NEURON_X"),
     ],
 )
-def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, ends_with, words):
+def test_a_hopeless_worker_ends_the_supervisor(supervised, code, ends_with, words):
     """With its code and its last words, and after a warm stop of the other workers."""
     polite = [sys.executable, "-c", WORKER, "polite", str(supervised.folder)]
     other_is_up = f"import glob, time\nwhile not glob.glob({str(supervised.folder / 'up-*')!r}): time.sleep(0.01)\n"
@@ -233,7 +233,7 @@ def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, e
     assert identity.find(good) is None
 
 
-def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
+def test_a_worker_whose_server_is_unreachable_is_restarted_without_limit(supervised):
     """Only what no restart mends ends the supervisor."""
     supervised.start([("bad", crashing("raise ConnectionError('the store is away')"))], BACKOFF_MAX_S=0.01)
     wait_until(lambda: supervised.log().count("restarting in") > 2 * supervisor.HOPELESS_TRIES)
@@ -250,7 +250,7 @@ def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
         pytest.param("os.write(2, b'ImportError: no\\n' * (len(LIVES.read_text()) == 1)); sys.exit(1)", {}, id="once"),
     ],
 )
-def test_a_worker_that_may_come_up_yet_is_started_for_ever(supervised, code, constants):
+def test_a_worker_that_is_not_hopeless_is_restarted_without_limit(supervised, code, constants):
     """Wrong arguments and imports that fail are hopeless only in an ending at once, by itself, and many in a row."""
     begin = "import os, sys; from pathlib import Path"
     lives = f"LIVES = Path({str(supervised.folder / 'lives')!r}); LIVES.open('a').write('x')"
@@ -266,7 +266,7 @@ def test_restarts_wait_twice_as_long_each_time_up_to_a_limit(supervised):
     assert [line.split()[0] for line in lines[:4]] == ["0.1", "0.2", "0.4", "0.4"]
 
 
-def test_a_worker_that_had_settled_starts_again_at_once(supervised):
+def test_a_worker_that_ran_long_is_restarted_with_the_first_backoff(supervised):
     supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, SETTLED_S=0)
     lines = wait_until(lambda: found if len(found := supervised.log().split("restarting in ")[1:]) >= 3 else [])
     assert {line.split()[0] for line in lines} == {"0.1"}
@@ -280,7 +280,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(supervised):
     assert supervised.wait() == 0
 
 
-def test_a_torrent_on_stderr_is_passed_on_and_blocks_nobody(supervised):
+def test_much_output_on_stderr_is_copied_and_blocks_nothing(supervised):
     """More than a pipe holds, from a worker without a single line end."""
     supervised.start([("loud", crashing("import os; [os.write(2, b'x' * 65536) for _ in range(64)]"))])
     wait_until(lambda: "restarting in" in supervised.log())

@@ -1,4 +1,4 @@
-"""Who may import whom: the layers stand here, and nowhere else. A module imports from the rows above its own only."""
+"""The layers: the only list of which module may import which. A module imports only from the rows above its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 350  # lines of a module
+LONGEST = 350  # most lines of a module
 
-# Each name is a package, or a module at the top level of `mirrorneuron` or `workers`. `workers` is below the line.
+# Each name is a package, or a module at the top level of `mirrorneuron` or `workers`.
 LAYERS = """
     errors  job  limits  message  pools  text
     agent  bundle  processes  settings
@@ -37,7 +37,7 @@ LAYERS = """
     workers.__main__
 """
 RANKS = {name: rank for rank, row in enumerate(LAYERS.split("\n")) for name in row.split()}
-FACES = {"mirrorneuron", "workers"}  # they load what they offer on first use, so they import whatever they like
+FACES = {"mirrorneuron", "workers"}  # they import on first use, by name, and are not checked
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -47,7 +47,7 @@ SOURCES = {
 
 
 def layer(module: str) -> str:
-    """The name under which a module stands in LAYERS."""
+    """The name of *module* in LAYERS."""
     parts = module.removeprefix("mirrorneuron.").split(".")
     return ".".join(parts[:2]) if parts[0] == "workers" else parts[0]
 
@@ -68,10 +68,10 @@ def imported_modules(module: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", sorted(SOURCES.keys() - FACES))
 def test_imports_point_down(module: str) -> None:
-    assert layer(module) in RANKS, f"give {module} its place in LAYERS"
+    assert layer(module) in RANKS, f"add {layer(module)} to LAYERS"
     for target in imported_modules(module):
         if layer(target) != layer(module):
-            assert layer(target) in RANKS, f"{module} imports {target}, which has no place in LAYERS"
+            assert layer(target) in RANKS, f"{module} imports {target}, which is not in LAYERS"
             assert RANKS[layer(target)] < RANKS[layer(module)], f"{module} imports {target}"
 
 
@@ -81,8 +81,8 @@ def test_mirrorneuron_imports_nothing_of_workers() -> None:
     assert {(m, target) for m in ours for target in imported_modules(m) if target.startswith("workers")} == set()
 
 
-def test_there_is_no_circle() -> None:
-    """Also within a package that stands in LAYERS as a whole."""
+def test_there_is_no_import_cycle() -> None:
+    """Also within a package that is one name in LAYERS."""
     graph = {module: set(imported_modules(module)) for module in SOURCES.keys() - FACES}
     while graph:
         leaves = {module for module, targets in graph.items() if not targets & graph.keys()}
@@ -96,8 +96,8 @@ def test_a_module_is_short(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES.keys() - FACES))
-def test_no_import_is_hidden_to_break_a_circle(module: str) -> None:
-    """Neither within a function nor under TYPE_CHECKING."""
+def test_no_import_is_hidden_to_break_a_cycle(module: str) -> None:
+    """No import is within a function or under TYPE_CHECKING."""
     tree = ast.parse(SOURCES[module].read_text("utf-8"))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert [node.lineno for node in found if node not in tree.body] == []
@@ -116,7 +116,7 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_a_nodes_child_process_loads_no_celery() -> None:
-    """Each module agent's child imports this alone: what it does not load, it need not wait for."""
+    """The start of a module agent's child takes as long as the imports of this module."""
     heavy = "{'celery', 'redis', 'pydantic_settings'}"
     program = f"import sys, workers.modules.module_child; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
