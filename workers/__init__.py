@@ -1,14 +1,17 @@
-"""What runs on the nodes. `celery -A workers worker` finds the Celery app here.
+"""The workers of runtime nodes. `celery -A workers worker` finds the Celery app here.
 
-Read in this order: tasks -> visit -> step, agents/ -> announce -> attempts, runners/, modules -> keeper, node.
+Read in this order: tasks -> visit -> agents/draft, agents/ -> announcer -> attempt, runners/, modules/ -> recovery/,
+node/.
 
-The app is made on first use: a module agent's child process imports this package too, and has no need of Celery.
+The app is created on first use: the supervisor of a node imports this package too, and does not need Celery.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+
+__distribution__ = "mirrorneuron"  # `mn worker` reads this line: another distribution may install a package `workers`
 
 
 def __getattr__(name: str) -> Any:

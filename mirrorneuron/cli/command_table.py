@@ -72,7 +72,7 @@ COMMANDS: Final[Mapping[str, Entry | Group]] = {
     ),
     "up": Entry("up:up", "Run a server (unless one is reachable), a node and the dashboard until Ctrl-C.", MACHINES),
     "down": Entry("down:down", "Stop the embedded server and the nodes started with it.", MACHINES),
-    "worker": Entry("worker:worker", "Be a node: run what jobs need, until Ctrl-C.", MACHINES),
+    "worker": Entry("worker:worker", "Run a node: workers that run the agents of jobs, until Ctrl-C.", MACHINES),
     "dashboard": Entry("dashboard:dashboard", "Serve the dashboard (Flower) until Ctrl-C.", MACHINES),
     "chaos": Entry("chaos:chaos", "Crash test: kill nodes, commands, clients and the server while jobs run.", MACHINES),
     "node": Group(

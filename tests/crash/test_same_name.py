@@ -42,7 +42,7 @@ def test_a_second_worker_of_the_same_name_leaves_the_runs_of_the_first_alone(
     job_id = jobs.run_manifest(gated(tmp_path))
     (pid,) = wait_until(lambda: starts(tmp_path))
     own.double("default")
-    wait_until(lambda: "another worker here is called default@" in own.log.read_text())
+    wait_until(lambda: "another worker on this machine is named default@" in own.log.read_text())
     assert is_alive(pid)
     (tmp_path / "gate").touch()
     assert jobs.wait_for_job(job_id, timeout=60_000)["status"] == "completed"

@@ -75,11 +75,11 @@ def test_a_fetch_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["", "..", "../../etc", "a" * 63, "A" * 64, "a" * 64 + "/x"])
 def test_only_a_digest_names_a_folder(tmp_path: Path, digest: str) -> None:
-    with pytest.raises(ValueError, match="is no SHA-256"):
+    with pytest.raises(ValueError, match="is not a SHA-256 digest"):
         BundleCache(tmp_path, MIB).path(digest, never)
 
 
-def test_the_least_recently_used_goes_when_room_is_needed(tmp_path: Path) -> None:
+def test_the_least_recently_used_folder_is_evicted(tmp_path: Path) -> None:
     cache = BundleCache(tmp_path / "cache", 2_500)
     bundles = [archive(tmp_path, letter * 1_000) for letter in "abc"]
     first, second, third = (digest for digest, _ in bundles)
@@ -91,8 +91,8 @@ def test_the_least_recently_used_goes_when_room_is_needed(tmp_path: Path) -> Non
     assert second not in kept(tmp_path / "cache")
 
 
-def test_a_folder_that_an_agent_has_made_too_deep_keeps_no_other_from_its_place(tmp_path: Path) -> None:
-    """Python itself gives up on it; it is removed nevertheless, and the next bundle is fetched."""
+def test_a_folder_nested_too_deeply_does_not_prevent_eviction(tmp_path: Path) -> None:
+    """Python cannot remove such a folder; the cache removes it nevertheless and fetches the next bundle."""
     cache = BundleCache(tmp_path / "cache", 10)
     (first, old), (second, new) = (archive(tmp_path, letter * 1_000) for letter in "ab")
     folder = cache.path(first, lambda: old)
@@ -102,7 +102,7 @@ def test_a_folder_that_an_agent_has_made_too_deep_keeps_no_other_from_its_place(
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [second]
 
 
-def test_what_was_asked_for_within_the_hour_is_never_removed(tmp_path: Path) -> None:
+def test_a_folder_used_within_the_hour_is_never_evicted(tmp_path: Path) -> None:
     cache = BundleCache(tmp_path / "cache", 10)
     digests = set()
     for letter in "abc":
@@ -124,7 +124,7 @@ def test_asking_for_a_folder_keeps_it_for_another_hour(tmp_path: Path) -> None:
     assert kept(tmp_path / "cache") == {digest}
 
 
-def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path: Path) -> None:
+def test_half_written_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     """But not what another process may be writing at this moment."""
     root = tmp_path / "cache"
     cache = BundleCache(root, MIB)

@@ -33,7 +33,10 @@ def test_a_run_holds_as_many_slots_as_it_asks_for(tmp_path: Path) -> None:
 
 
 def test_more_slots_than_the_pool_has_are_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughSlots, match="takes 3 slots, and its pool has 2"), Slots(tmp_path, 2).taken(3, never):
+    with (
+        pytest.raises(NotEnoughSlots, match="needs 3 slots, but its pool has only 2"),
+        Slots(tmp_path, 2).taken(3, never),
+    ):
         pass
 
 
@@ -58,10 +61,8 @@ def test_a_large_run_waits_for_small_ones_and_is_not_overtaken(tmp_path: Path) -
     assert order == ["large", "small"]
 
 
-def test_a_process_that_is_forked_while_slots_are_looked_at_keeps_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker forks a process for one that has died, and its heart beats in a thread beside that."""
+def test_a_process_forked_during_in_use_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker forks a pool process to replace a dead one while its heartbeat thread counts slots."""
     slots, tried, heirs = Slots(tmp_path, 1), slots_module._try, []
 
     def forked_meanwhile(opened: int, kind: int = fcntl.LOCK_EX) -> bool:

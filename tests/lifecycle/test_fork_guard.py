@@ -26,7 +26,7 @@ from workers.recovery.sweeper import Sweeper
 
 
 class Thread:
-    """One that holds a lock in the middle of its work until it may go on, as an import does."""
+    """Holds a lock during its work until released, like an import."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -51,14 +51,14 @@ class Thread:
 
 
 def forked_with(lock: threading.Lock) -> bool:
-    """Fork; is *lock* held in the child, where nobody will ever let go of it?"""
+    """Fork; return True if *lock* is held in the child, where no thread can release it."""
     child = os.fork()
     if not child:
         os._exit(lock.locked())
     return bool(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
-def test_a_fork_waits_for_what_threads_are_at() -> None:
+def test_a_fork_waits_for_working_threads() -> None:
     busy = Thread()
 
     def go_on() -> None:
@@ -94,11 +94,11 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, caplog: 
     monkeypatch.setattr(FORKS, "patience_s", 0.01)
     busy = Thread()
     assert forked_with(busy.lock)
-    assert "forked beside 1 threads at work" in caplog.text
+    assert "forking a process while 1 threads are working" in caplog.text
     busy.end()
 
 
-def test_a_child_may_fork_and_work_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_can_fork_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FORKS, "patience_s", 0.01)
     busy = Thread()
     child = os.fork()
@@ -162,11 +162,11 @@ def stopping(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.mark.parametrize("part", ["heartbeat", "sweeper", "watch"])
-def test_no_pool_process_is_forked_in_the_middle_of_what_a_thread_does(stopping: StoppingWorker, part: str) -> None:
+def test_no_pool_process_is_forked_while_a_thread_works(stopping: StoppingWorker, part: str) -> None:
     assert stopping.forked_while(part) == "in between"
 
 
-def test_a_fork_waits_for_one_job_and_not_for_a_whole_sweep(
+def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slot of a process that has died is empty until then, and a sweep of many jobs takes its time."""

@@ -27,7 +27,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def handle(pool: ModulePool, bundle: Bundle) -> Handle:
-    """Run one message through an agent whose `handle` has the given lines, then see that the pool lives on."""
+    """Run one message through an agent whose `handle` has the given lines, then check that the pool still works."""
 
     def run(lines: str, body: Any = None, *, imports: str = "", **config: Any) -> ModuleResult:
         method = textwrap.indent(textwrap.dedent(lines).strip(), " " * 8)

@@ -36,8 +36,8 @@ def test_an_agent_changes_its_state_and_answers_with_actions(handle: Handle) -> 
     )
 
 
-def test_what_is_emitted_is_what_it_was_then(handle: Handle) -> None:
-    """A body, a header, a payload and an output that change afterwards change nothing that was said."""
+def test_an_emitted_body_is_a_copy_of_its_value_at_that_time(handle: Handle) -> None:
+    """Changing a body, header, payload or output later does not change what was emitted."""
     lines = (
         "body = {'n': [1]}\n"
         "context.emit('e', body, headers=body)\ncontext.event('e', body)\ncontext.complete_job(body)\n"
@@ -70,7 +70,7 @@ def test_the_child_of_a_bundle_stays_warm(pool: ModulePool, bundle: Bundle) -> N
     assert pid_of(pool, bundle) == pid_of(pool, bundle) != os.getpid()
 
 
-def test_two_bundles_have_two_children_and_the_same_module_names_do_not_meet(pool: ModulePool, tmp_path: Path) -> None:
+def test_two_bundles_with_the_same_module_names_use_two_children(pool: ModulePool, tmp_path: Path) -> None:
     one, two = Bundle(tmp_path / "one", "d1"), Bundle(tmp_path / "two", "d2")
     for each in (one, two):
         each.write("agent.py", WHO.replace("os.getpid()", f"[os.getpid(), {each.digest!r}]"))
@@ -117,7 +117,7 @@ def test_messages_of_many_megabytes_pass_both_ways(handle: Handle) -> None:
     assert result.actions == [Emit("e", body)]
 
 
-def test_what_a_module_prints_is_kept_and_does_no_harm(handle: Handle) -> None:
+def test_the_printed_output_of_a_module_is_kept(handle: Handle) -> None:
     result = handle("print('out'); print('err', file=sys.stderr); os.write(1, b'raw\\xff')", imports="import os, sys")
     assert result.error is None
     assert set(result.details["stderr"].split("\n")) == {"out", "err", "raw�"}

@@ -1,4 +1,4 @@
-"""Whatever ends a child, or takes it over, harms nobody else."""
+"""A child that dies or misbehaves harms no other run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.modules.pool import ModulePool
         ("import os; os.abort()", "child was killed by signal SIGABRT", ("signal", "SIGABRT")),
         ("import os; os.kill(os.getpid(), 9)", "child was killed by signal SIGKILL", ("signal", "SIGKILL")),
         ("import os; os.kill(os.getpid(), 40)", "child was killed by signal 40", ("signal", "40")),
-        ("import os; os.closerange(0, 4096)", "the module closed the connection with its node", None),
+        ("import os; os.closerange(0, 4096)", "the module closed the connection to its node", None),
         ("import os; os.closerange(0, 4096); import signal; signal.pause()", "the module closed the connection", None),
     ],
 )
@@ -130,16 +130,19 @@ def test_odd_but_harmless_behaviour_is_success(handle: Handle, lines: str) -> No
         (HEADER.pack(2, 1) + b"{}", "the module's answer is neither a result nor an error"),
         (HEADER.pack(27, 1) + b'{"error":"","traceback":""}', "the module's answer is neither a result nor an error"),
         (HEADER.pack(4, 1) + b"{{{{", "the module's answer cannot be read"),
-        (HEADER.pack(2, 9) + b"{}", "the module wrote to the connection with its node"),
+        (HEADER.pack(2, 9) + b"{}", "the module wrote to the connection to its node"),
         (HEADER.pack(1 << 60, 1), "the module's state and messages are 1152921504606846976 bytes of JSON, more than"),
         (b"hello, world and everyone", "the module's state and messages are"),
-        (HEADER.pack(27, 1) + b'{"state":{},"actions":[[]]}', "the module's answer cannot be read: [] is no action"),
+        (
+            HEADER.pack(27, 1) + b'{"state":{},"actions":[[]]}',
+            "the module's answer cannot be read: [] is not a valid action",
+        ),
         (HEADER.pack(29, 1) + b'{"state":{},"actions":[[1,2]]}', "the module wrote to the connection"),
         (HEADER.pack(300, 1) + b"[" * 300, "the module's answer cannot be read"),
     ],
 )
 def test_a_forged_answer_is_an_error(handle: Handle, forged: bytes, error: str) -> None:
-    """Code that looks for the socket finds it; the node believes nothing that comes from there."""
+    """Code of a bundle can find the socket, so the worker checks every answer."""
     lines = f"""
         for fd in range(3, 4096):
             try:

@@ -24,27 +24,27 @@ from workers.modules.pool import ModulePool
         ("self.state = [1]", "state must be a dict of JSON values, not list"),
         ("self.state['a'] = {'b': [1, {2}]}", "state['a']['b'][1] is of type set, which is not a JSON value"),
         ("self.state['a'] = b'x'", "state['a'] is of type bytes, which is not a JSON value"),
-        ("self.state[1] = 1", "state has the key 1; keys of JSON objects are strings"),
-        ("self.state['a'] = float('nan')", "state['a'] is nan, which JSON cannot say"),
-        ("context.emit('e', [float('inf')])", "body of 'e'[0] is inf, which JSON cannot say"),
+        ("self.state[1] = 1", "state has the key 1; keys of JSON objects must be strings"),
+        ("self.state['a'] = float('nan')", "state['a'] is nan, which JSON cannot represent"),
+        ("context.emit('e', [float('inf')])", "body of 'e'[0] is inf, which JSON cannot represent"),
         ("context.event('e', object())", "payload of event 'e' is of type object, which is not a JSON value"),
         ("context.emit('e', 1, to=5)", "emit of 'e': `to` must be the id of an agent, not 5"),
         ("context.emit('e', 1, colour=5)", "ValueError: 'colour' is not a message field that an agent can set"),
-        ("context.actions.append('x')", "'x' is no action: use emit, event and complete_job of the context"),
+        ("context.actions.append('x')", "'x' is not an action: use emit, event and complete_job of the context"),
     ],
 )
-def test_bad_behaviour_is_one_error_and_the_child_lives_on(handle: Handle, lines: str, error: str) -> None:
+def test_invalid_behaviour_is_an_error_and_the_child_is_kept(handle: Handle, lines: str, error: str) -> None:
     result = handle(lines)
     assert result.error == error
     assert (result.state, result.actions, result.transient) == ({}, [], False)
 
 
-def test_a_state_that_holds_itself_is_refused(handle: Handle) -> None:
-    assert str(handle("self.state['me'] = self.state").error).endswith("... is nested too deep, or holds itself")
+def test_a_state_that_contains_itself_is_refused(handle: Handle) -> None:
+    assert str(handle("self.state['me'] = self.state").error).endswith("... is nested too deeply or contains itself")
 
 
-def test_text_that_is_no_unicode_is_refused(handle: Handle) -> None:
-    assert str(handle("self.state['half'] = '\\ud800'").error).startswith("state or actions are no JSON: ")
+def test_text_that_is_not_valid_unicode_is_refused(handle: Handle) -> None:
+    assert str(handle("self.state['half'] = '\\ud800'").error).startswith("state or actions are not valid JSON: ")
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,7 @@ def test_text_that_is_no_unicode_is_refused(handle: Handle) -> None:
         ("def handle(self, message, context): yield", "a generator"),
     ],
 )
-def test_a_handle_whose_body_nobody_would_run_is_refused(
-    pool: ModulePool, bundle: Bundle, method: str, kind: str
-) -> None:
+def test_an_async_or_generator_handle_is_refused(pool: ModulePool, bundle: Bundle, method: str, kind: str) -> None:
     bundle.write("agent.py", f"class It(Agent):\n    {method}")
     assert bundle.run(pool).error == f"It.handle is {kind}; it must be a plain method"
 
@@ -86,11 +84,11 @@ def test_an_import_error_says_so_with_its_traceback(pool: ModulePool, bundle: Bu
         ({"module": "agent:os"}, "agent:os is not a subclass of mirrorneuron.Agent"),
         ({"module": "agent"}, "config.module is 'agent'; it must be of the form package.mod:Class"),
         ({"module": 5}, "config.module and config.module_source must be strings"),
-        ({"module_source": "../x"}, "module_source '../x' is not in the bundle's payloads"),
-        ({"module_source": "gone.py"}, "module_source 'gone.py' is not in the bundle's payloads"),
+        ({"module_source": "../x"}, "module_source '../x' is not in the bundle's payloads/"),
+        ({"module_source": "gone.py"}, "module_source 'gone.py' is not in the bundle's payloads/"),
         (
             {"module": "struct:It"},
-            "cannot import struct: a module of the runtime is named 'struct' too; rename the bundle's",
+            "cannot import struct: the runtime has a module named 'struct' too; rename the one in the bundle",
         ),
     ],
 )

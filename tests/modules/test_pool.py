@@ -48,7 +48,7 @@ def test_a_child_that_was_idle_too_long_ends_at_the_next_use(tmp_path: Path) -> 
     pool.close()
 
 
-def test_a_child_that_nobody_asks_any_more_ends_by_itself() -> None:
+def test_a_child_without_questions_exits_by_itself() -> None:
     """So the memory of idle children comes back also on a node whose pool is never used again."""
     child = ModuleProcess("d", {}, None, lifetime_s=0.0, cap_bytes=1000)
     handle = RunHandle()
@@ -103,7 +103,7 @@ def test_working_folders_go_with_their_children(tmp_path: Path, bundle: Bundle) 
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_new_pool_removes_what_a_killed_node_left_but_no_folder_in_use(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_new_pool_removes_abandoned_folders_but_no_folder_in_use(tmp_path: Path, bundle: Bundle) -> None:
     """A child's folder is locked by its node. Neither a kill nor the end of a worker leaves the time to remove it."""
     bundle.write("agent.py", "class It(Agent):\n    def handle(self, m, c): open('mine', 'w').close()")
     with node_program(bundle, "bundle.run(pool); print('there', flush=True); open(0).read()") as node:
@@ -159,7 +159,7 @@ def test_a_forked_process_has_children_of_its_own(bundle: Bundle) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_children_die_with_their_node(bundle: Bundle) -> None:
-    """Also one that is busy and would never look at its socket again."""
+    """Also a busy child, which never reads its socket again."""
     os.mkfifo(bundle.payloads / "fifo")
     bundle.write(
         "agent.py",
@@ -176,7 +176,7 @@ def test_children_die_with_their_node(bundle: Bundle) -> None:
 
 
 def node_program(bundle: Bundle, lines: str) -> subprocess.Popen[str]:
-    """A process of its own with a pool and the same bundle."""
+    """A separate process with a pool and the same bundle."""
     head = f"""
 from pathlib import Path
 from workers.modules.module_process import ModuleProcess

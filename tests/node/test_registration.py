@@ -1,4 +1,4 @@
-"""A worker's registration: renewed whatever happens while the worker lives, and gone with it."""
+"""The registration of a worker: renewed while the worker runs, and removed when it ends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
-from workers.node import registration as node_module
+from workers.node import registration as registration_module
 from workers.node.registration import NodeStep
 
 
-def test_a_heart_that_missed_a_beat_beats_on(
+def test_the_heartbeat_continues_after_a_failed_one(
     own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that does not let it register is no server that is away."""
-    monkeypatch.setattr(node_module, "HEARTBEAT_S", 0.01)
+    """The server answers, but refuses the write."""
+    monkeypatch.setattr(registration_module, "HEARTBEAT_S", 0.01)
     store = Store(Settings(redis_url=own_server.url), retries=0)
     step = object.__new__(NodeStep)
     step._stop = threading.Event()

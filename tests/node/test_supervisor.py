@@ -1,4 +1,4 @@
-"""The supervisor: workers that end are started again, and none outlives it."""
+"""The supervisor restarts workers that end, and no worker outlives it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirrorneuron.errors import SettingsError
 from mirrorneuron.processes import identity
 from tests.support.waiting import wait_until
 from workers.node import supervisor
-from workers.node.supervisor import WorkerSpec, plan_workers
+from workers.node.supervisor import PROGRAM, WorkerSpec, plan_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ while True:
 
 
 class Supervised:
-    """A supervisor in a process of its own, and the fake workers that told of themselves."""
+    """A supervisor in a separate process, and the fake workers that have reported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -116,14 +116,14 @@ def test_a_node_is_a_light_worker_and_one_for_each_pool():
     """Routing never waits behind commands: light agents have a queue and a process of their own."""
     light, default, gpu = plan_workers("box", {"default": 4, "gpu": 1}, queue_of="ns.{}".format, level="WARNING")
     assert [one.name for one in (light, default, gpu)] == ["light", "default", "gpu"]
-    assert light.argv[:6] == (sys.executable, "-m", "celery", "-A", "workers", "worker")
-    assert " ".join(light.argv[6:]).startswith("-Q ns.light -n light@box -P solo ")
-    assert " ".join(gpu.argv[6:]).startswith("-Q ns.gpu -n gpu@box -P prefork -c 1 --prefetch-multiplier 1 ")
+    assert light.argv[:7] == (sys.executable, "-P", str(PROGRAM), "celery", "-A", "workers", "worker")
+    assert " ".join(light.argv[7:]).startswith("-Q ns.light -n light@box -P solo ")
+    assert " ".join(gpu.argv[7:]).startswith("-Q ns.gpu -n gpu@box -P prefork -c 1 --prefetch-multiplier 1 ")
     for one in (light, default, gpu):
         assert one.argv[-5:] == ("--without-gossip", "--without-mingle", "-E", "-l", "WARNING")
 
 
-def test_a_node_may_serve_one_pool_alone():
+def test_a_node_can_serve_only_one_pool():
     (only,) = plan_workers("box", {"gpu": 2}, queue_of=str, light=False)
     assert only.name == "gpu"
 
@@ -140,17 +140,17 @@ def test_a_pool_cannot_take_the_queue_of_the_light_agents():
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, 40])
-def test_a_worker_that_is_ended_is_started_again(supervised, number):
+def test_a_worker_that_ends_is_restarted(supervised, number):
     """Whatever ended it. The log has one line for it."""
     victim, survivor = supervised.fakes("plain", "plain")
     os.kill(victim, number)
     wait_until(lambda: len(supervised.up()) == 3)
     wait_until(gone(victim))
     assert identity.find(survivor), "the others are left alone"
-    assert supervised.log().count("starting it again") == 1
+    assert supervised.log().count("restarting in") == 1
 
 
-def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
+def test_the_process_group_of_a_killed_worker_is_killed(supervised):
     """Processes of a pool whose parent is gone would hold slots and claims."""
     (parent,) = supervised.fakes("parent")
     child = int((supervised.folder / f"up-{parent}").read_text())
@@ -159,7 +159,7 @@ def test_what_a_killed_worker_leaves_of_its_group_is_ended(supervised):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_stops_the_workers_warmly(supervised, number):
+def test_a_signal_stops_the_workers_gracefully(supervised, number):
     """Each gets the chance to finish, and the supervisor ends with 0."""
     pids = supervised.fakes("polite", "polite")
     supervised.signal(number)
@@ -175,12 +175,12 @@ def test_under_nohup_a_closed_terminal_stops_nothing(supervised):
     wait_until(lambda: len(supervised.up()) == 2)
 
 
-def test_a_worker_that_does_not_end_in_its_grace_is_killed(supervised):
+def test_a_worker_that_does_not_stop_within_the_grace_is_killed(supervised):
     (deaf,) = supervised.fakes("deaf", grace_s=0.1)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
     assert identity.find(deaf) is None
-    assert "worker deaf did not end in time: killed" in supervised.log()
+    assert "worker deaf did not stop in time: killed" in supervised.log()
 
 
 def test_a_second_signal_ends_the_grace(supervised):
@@ -219,24 +219,24 @@ def test_a_killed_supervisor_leaves_no_worker(supervised):
         ("from mirrorneuron.errors import SettingsError; raise SettingsError('MIRROR_NEURON_X')", 1, "MIRROR_NEURON_X"),
     ],
 )
-def test_a_worker_that_can_never_come_up_ends_the_supervisor(supervised, code, ends_with, words):
+def test_a_hopeless_worker_ends_the_supervisor(supervised, code, ends_with, words):
     """With its code and its last words, and after a warm stop of the other workers."""
     polite = [sys.executable, "-c", WORKER, "polite", str(supervised.folder)]
     other_is_up = f"import glob, time\nwhile not glob.glob({str(supervised.folder / 'up-*')!r}): time.sleep(0.01)\n"
     supervised.start([("bad", crashing(other_is_up + code)), ("good", polite)])
     assert supervised.wait() == ends_with
     log = supervised.log()
-    assert log.count("bad ended with code") == supervisor.HOPELESS_TRIES
+    assert log.count("bad exited with code") == supervisor.HOPELESS_TRIES
     assert words in log.partition("5 times in a row")[2]
     (good,) = supervised.up()
     assert (supervised.folder / f"bye-{good}").exists()
     assert identity.find(good) is None
 
 
-def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
+def test_a_worker_whose_server_is_unreachable_is_restarted_without_limit(supervised):
     """Only what no restart mends ends the supervisor."""
     supervised.start([("bad", crashing("raise ConnectionError('the store is away')"))], BACKOFF_MAX_S=0.01)
-    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    wait_until(lambda: supervised.log().count("restarting in") > 2 * supervisor.HOPELESS_TRIES)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
 
@@ -250,25 +250,25 @@ def test_a_worker_whose_server_is_away_is_started_for_ever(supervised):
         pytest.param("os.write(2, b'ImportError: no\\n' * (len(LIVES.read_text()) == 1)); sys.exit(1)", {}, id="once"),
     ],
 )
-def test_a_worker_that_may_come_up_yet_is_started_for_ever(supervised, code, constants):
+def test_a_worker_that_is_not_hopeless_is_restarted_without_limit(supervised, code, constants):
     """Wrong arguments and imports that fail are hopeless only in an ending at once, by itself, and many in a row."""
     begin = "import os, sys; from pathlib import Path"
     lives = f"LIVES = Path({str(supervised.folder / 'lives')!r}); LIVES.open('a').write('x')"
     supervised.start([("bad", crashing(f"{begin}\n{lives}\n{code}"))], BACKOFF_MAX_S=0.01, **constants)
-    wait_until(lambda: supervised.log().count("starting it again") > 2 * supervisor.HOPELESS_TRIES)
+    wait_until(lambda: supervised.log().count("restarting in") > 2 * supervisor.HOPELESS_TRIES)
     supervised.signal(signal.SIGTERM)
     assert supervised.wait() == 0
 
 
 def test_restarts_wait_twice_as_long_each_time_up_to_a_limit(supervised):
     supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, BACKOFF_MAX_S=0.4)
-    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 4 else [])
+    lines = wait_until(lambda: found if len(found := supervised.log().split("restarting in ")[1:]) >= 4 else [])
     assert [line.split()[0] for line in lines[:4]] == ["0.1", "0.2", "0.4", "0.4"]
 
 
-def test_a_worker_that_had_settled_starts_again_at_once(supervised):
+def test_a_worker_that_ran_long_is_restarted_with_the_first_backoff(supervised):
     supervised.start([("bad", crashing("raise SystemExit(9)"))], BACKOFF_S=0.1, SETTLED_S=0)
-    lines = wait_until(lambda: found if len(found := supervised.log().split("again in ")[1:]) >= 3 else [])
+    lines = wait_until(lambda: found if len(found := supervised.log().split("restarting in ")[1:]) >= 3 else [])
     assert {line.split()[0] for line in lines} == {"0.1"}
 
 
@@ -280,11 +280,11 @@ def test_a_worker_that_cannot_be_started_is_tried_again(supervised):
     assert supervised.wait() == 0
 
 
-def test_a_torrent_on_stderr_is_passed_on_and_blocks_nobody(supervised):
+def test_much_output_on_stderr_is_copied_and_blocks_nothing(supervised):
     """More than a pipe holds, from a worker without a single line end."""
     supervised.start([("loud", crashing("import os; [os.write(2, b'x' * 65536) for _ in range(64)]"))])
-    wait_until(lambda: "starting it again" in supervised.log())
-    assert supervised.log().partition("worker loud ended")[0].count("x") == 64 * 65536
+    wait_until(lambda: "restarting in" in supervised.log())
+    assert supervised.log().partition("worker loud exited")[0].count("x") == 64 * 65536
 
 
 def test_the_supervisor_sleeps_while_nothing_happens(supervised):

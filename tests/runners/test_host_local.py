@@ -63,7 +63,7 @@ def bench(settings: Settings, payloads: Path) -> Bench:
     return Bench(settings, payloads)
 
 
-def test_both_names_of_the_manifest_lead_to_this_runner():
+def test_both_runner_modules_of_a_manifest_are_this_runner():
     assert RUNNERS["host_local"] is RUNNERS["MirrorNeuron.Runner.HostLocal"] is HostLocal
 
 
@@ -97,7 +97,7 @@ def test_the_run_folder_is_gone_after_the_run_with_all_that_is_write_protected_i
     assert list(bench.runs.iterdir()) == []
 
 
-def test_a_new_runner_removes_what_a_killed_node_left_but_no_folder_in_use(bench, settings):
+def test_a_new_runner_removes_abandoned_folders_but_no_folder_in_use(bench, settings):
     """A run holds a lock on its folder, which ends with its process."""
     abandoned = bench.runs / "abandoned"
     (abandoned / "deep").mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_the_body_file_follows_content_type_and_encoding(bench, content_type, bo
     assert (gzip.decompress(data) if encoding == "gzip" else data) == expected
 
 
-def test_content_type_and_encoding_of_the_config_go_before_the_messages_own(bench):
+def test_content_type_and_encoding_of_the_config_override_those_of_the_message(bench):
     show = "echo $MIRROR_NEURON_BODY_CONTENT_TYPE $MIRROR_NEURON_BODY_CONTENT_ENCODING; zcat $MIRROR_NEURON_BODY_FILE"
     out = bench.out(show, body=[1, 2], content_type="application/x-ndjson", content_encoding="gzip")
     assert out == "application/x-ndjson gzip\n1\n2\n"
@@ -261,7 +261,7 @@ def hostile_payloads(payloads: Path) -> None:
         ({"source": "out"}, "config.uploads[0]: 'out' is a link that leads out of payloads/"),
         ({"source": "out/passwd"}, "config.uploads[0]: 'passwd' is a link that leads out of payloads/"),
         ({"source": "deep"}, "config.uploads[0]: 'passwd' is a link that leads out of payloads/"),
-        ({"source": "circle"}, "config.uploads[0]: 'circle' is linked from inside itself"),
+        ({"source": "circle"}, "config.uploads[0]: 'circle' contains a link to itself"),
         ({"source": "self"}, "config.uploads[0]: 'self' is a link to itself"),
         ({"source": "fifo"}, "config.uploads[0]: 'fifo' is neither a file nor a folder"),
         ({"source": "missing"}, "config.uploads[0]: there is no 'missing' in payloads/"),
@@ -273,7 +273,7 @@ def hostile_payloads(payloads: Path) -> None:
         ),
         (
             {"source": "ok/f", "target": "mirror_neuron_input.json"},
-            "an upload takes the name 'mirror_neuron_input.json'",
+            "an upload has the target 'mirror_neuron_input.json'",
         ),
         ({"source": 7}, "config.uploads[0]: the source must be a path in payloads/"),
         ({"source": "ok", "target": 7}, "config.uploads[0]: the target must be a path"),
@@ -306,18 +306,21 @@ def test_links_inside_payloads_become_what_they_point_to(bench, payloads):
         ({"command": []}, "config.command: must be a list of words or a string"),
         ({"command": ["echo", {"a": 1}]}, "config.command[1]: must be a string"),
         ({"command": ["echo", "a\0b"]}, "embedded null byte"),
-        ({"command": [""]}, "config.command[0]: is empty"),
+        ({"command": [""]}, "config.command[0]: must not be empty"),
         ({"environment": ["A"]}, "config.environment: must be an object"),
-        ({"environment": {"A=B": "1"}}, "config.environment: 'A=B' cannot be set"),
-        ({"pass_env": "HOME"}, "config.pass_env: must be a list of names"),
+        (
+            {"environment": {"A=B": "1"}},
+            "config.environment: 'A=B' cannot be set (a name is empty or holds `=`, or there is a NUL)",
+        ),
+        ({"pass_env": "HOME"}, "config.pass_env: must be a list of variable names"),
         ({"timeout_seconds": "3"}, "config.timeout_seconds: must be a number of seconds"),
         ({"timeout_seconds": -1}, "config.timeout_seconds: must be a number of seconds"),
-        ({"content_encoding": "br"}, "content_encoding 'br' is not known (identity or gzip)"),
+        ({"content_encoding": "br"}, "content_encoding 'br' is not supported (use identity or gzip)"),
         ({"workdir": 5}, "config.workdir: must be a path"),
         ({"upload_paths": {"source": "a"}}, "config.upload_paths: must be a list of {source, target}"),
     ],
 )
-def test_a_config_that_cannot_be_carried_out_is_one_line_that_names_the_key(bench, config, error):
+def test_an_invalid_config_is_a_one_line_error_that_names_the_key(bench, config, error):
     result = bench.run(**({"command": "true"} | config))
     assert result.error == error
     assert result.sandbox["exit_code"] == 125
@@ -351,7 +354,7 @@ def test_a_cap_of_one_byte_keeps_one_byte():
 
 
 @pytest.mark.parametrize("byte", [b"\0", b"\xff", b'"', b"\n"])
-def test_output_that_json_blows_up_is_cut_until_it_fits(byte):
+def test_output_that_grows_as_json_is_cut_until_it_fits(byte):
     """Both streams, and both once more in the logs, are part of one message, whose cap is eight times theirs."""
     cap = 100_000
     capture = Capture(cap)

@@ -53,7 +53,7 @@ def wait_until(fact: Callable[[], object]) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Ended; where nobody reaps orphans, a zombie counts as ended too."""
+    """True if the process has ended; a zombie counts, because some machines do not reap orphans."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -78,12 +78,12 @@ def pids_in(path: Path) -> list[int]:
         (["/"], 126, "command cannot be run: /: Permission denied", False),
     ],
 )
-def test_a_bad_end_is_one_line_and_an_exit_code(run, command, exit_code, error, transient):
+def test_a_failure_is_a_one_line_error_and_an_exit_code(run, command, exit_code, error, transient):
     result = run(command)
     assert (result.error, result.sandbox["exit_code"], result.transient) == (error, exit_code, transient)
 
 
-def test_a_script_without_an_interpreter_line_is_told_so(run, tmp_path):
+def test_a_script_without_an_interpreter_line_gets_a_hint(run, tmp_path):
     script = tmp_path / "script"
     script.write_text("echo hi")
     script.chmod(0o755)
@@ -95,7 +95,7 @@ def test_a_failed_run_keeps_its_output(run):
     assert (result.sandbox["stdout"], result.sandbox["stderr"]) == ("before\n", "why\n")
 
 
-def test_what_the_node_is_short_of_is_transient(run, monkeypatch):
+def test_a_shortage_of_resources_is_transient(run, monkeypatch):
     def fork_fails(*args, **kwargs):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
@@ -108,7 +108,7 @@ def test_what_the_node_is_short_of_is_transient(run, monkeypatch):
 def test_a_run_folder_that_cannot_be_made_is_an_error_of_the_run(tmp_path):
     (tmp_path / "node").write_text("a file")
     result = HostLocal(Settings.load(temp_dir=tmp_path / "node")).run(request_for({"command": "true"}), RunHandle())
-    assert result.error == "the run folder: Not a directory"
+    assert result.error == "cannot prepare the run folder: Not a directory"
 
 
 def test_output_that_is_not_utf_8_is_kept_with_replacement(run):
@@ -138,7 +138,7 @@ def test_output_of_exactly_the_cap_is_whole(run):
 
 
 def test_gigabytes_of_output_take_no_memory(run):
-    """200 MB on each stream; what is allocated at the worst moment is a few caps and chunks."""
+    """200 MB on each stream; the peak of allocated memory is a few caps and chunks."""
     tracemalloc.start()
     try:
         result = run("yes | head -c 200000000; yes | head -c 200000000 >&2")
@@ -164,14 +164,14 @@ def test_children_that_hold_the_pipes_do_not_hang_the_run_and_are_ended(run, tmp
     wait_until(lambda: is_gone(pid))
 
 
-def test_a_child_that_goes_on_printing_is_ended_too(run, tmp_path):
+def test_a_child_that_keeps_printing_is_killed_too(run, tmp_path):
     pids = tmp_path / "pids"
     assert run(f"yes & echo $! >{pids}").error is None
     wait_until(lambda: is_gone(pids_in(pids)[0]))
 
 
-def test_a_child_with_its_output_elsewhere_is_ended_and_not_waited_for(run, tmp_path, monkeypatch):
-    """No grace is given where nobody holds the pipes: with so long a grace the test would time out."""
+def test_a_child_with_redirected_output_is_killed_and_not_waited_for(run, tmp_path, monkeypatch):
+    """There is no grace if the pipes are closed: with the grace set here the test would time out."""
     monkeypatch.setattr(child_process, "PIPE_GRACE_S", 1000.0)
     pids = tmp_path / "pids"
     assert run(f"sleep 1000 >/dev/null 2>&1 & echo $! >{pids}").error is None
@@ -193,7 +193,7 @@ while :; do sleep 1000; done
 """
 
 
-def test_a_time_out_ends_the_whole_family_even_if_it_is_deaf(run, tmp_path):
+def test_a_time_out_kills_the_whole_group_even_if_it_ignores_term(run, tmp_path):
     """Children that ignore TERM, one of them in another session, are gone when the run returns."""
     pids = tmp_path / "pids"
     result = run(DEAF_FAMILY.format(pids), timeout_seconds=3)
@@ -203,7 +203,7 @@ def test_a_time_out_ends_the_whole_family_even_if_it_is_deaf(run, tmp_path):
     wait_until(lambda: all(is_gone(pid) for pid in pids_in(pids)))
 
 
-def test_a_time_out_asks_first(run):
+def test_a_time_out_sends_term_before_kill(run):
     """TERM comes before KILL, and what the command says to it is kept."""
     command = "trap 'echo bye; exit 9' TERM; echo hello; while :; do sleep 0.01; done"
     result = run(command, RunHandle(grace_s=60), timeout_seconds=3)
@@ -308,7 +308,7 @@ def test_commands_die_with_their_node_however_it_dies(tmp_path):
     wait_until(lambda: all(is_gone(pid) for pid in pids_in(pids)))
 
 
-def test_a_command_that_has_ended_is_watched_no_more(run):
+def test_a_command_that_has_ended_is_no_longer_guarded(run):
     """Its id may be another's by the time this process dies."""
     handle = RunHandle()
     result = in_background(lambda: run("exec sleep 1000", handle))
@@ -318,7 +318,7 @@ def test_a_command_that_has_ended_is_watched_no_more(run):
     assert os.pread(DEATH_WATCH._file, 100, 0).strip() == b""
 
 
-def test_a_watch_that_was_killed_is_started_again(run):
+def test_a_killed_orphan_killer_is_restarted(run):
     assert run("true").error is None
     os.kill(DEATH_WATCH._pid, signal.SIGKILL)
     killed = DEATH_WATCH._pid
@@ -327,8 +327,8 @@ def test_a_watch_that_was_killed_is_started_again(run):
     assert DEATH_WATCH._pid != killed
 
 
-def test_a_forked_child_has_a_watch_of_its_own(run):
-    """Else the parent's end would go unnoticed while a child of it lives."""
+def test_a_forked_child_starts_its_own_orphan_killer(run):
+    """Else a running child would keep the parent's pipe open after the parent's death."""
     assert run("true").error is None
     pid = os.fork()
     if pid == 0:
@@ -345,8 +345,8 @@ def test_runs_leak_no_descriptors(run):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_without_descriptors_for_its_watch_no_command_is_started(run, monkeypatch, tmp_path):
-    """Another thread takes the last ones. A command that nobody waits for would go on for ever."""
+def test_without_descriptors_for_its_pipes_no_command_is_started(run, monkeypatch, tmp_path):
+    """Another thread takes the last ones. A command that is not waited for would run for ever."""
 
     def none_left():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

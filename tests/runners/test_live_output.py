@@ -1,4 +1,4 @@
-"""What running commands print reaches the store in pieces, within bounds, and goes away with the job."""
+"""Output of running commands is written to the store in chunks, within bounds, and is deleted with the job."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def all_of(store: Store) -> list[LogChunk]:
     return store.logs(JOB, "0", 0)
 
 
-def test_output_is_there_while_the_run_goes_on(store: Store, live: LiveOutput) -> None:
+def test_output_is_readable_while_the_run_continues(store: Store, live: LiveOutput) -> None:
     with live.of(JOB, "a") as echo:
         echo("stdout", b"one\n")
         live.flush()
@@ -81,7 +81,7 @@ def test_half_a_character_at_the_end_is_not_lost(store: Store, live: LiveOutput)
     assert texts(store) == ["\ufffd"]
 
 
-def test_of_what_comes_too_fast_the_middle_is_counted_and_not_kept(store: Store, live: LiveOutput) -> None:
+def test_the_middle_of_output_that_comes_too_fast_is_counted_but_not_kept(store: Store, live: LiveOutput) -> None:
     """The head says what a command set out to do, the tail what went wrong."""
     with live.of(JOB, "a") as echo:
         for letter in b"abcd":
@@ -112,7 +112,7 @@ def test_the_newest_output_of_a_job_is_kept(store: Store) -> None:
     assert texts(store) == ["3...", "4..."]
 
 
-def test_nothing_is_kept_where_that_is_turned_off(store: Store) -> None:
+def test_nothing_is_kept_when_live_output_is_off(store: Store) -> None:
     live = LiveOutput(store, kept_bytes=0)
     with live.of(JOB, "a") as echo:
         echo("stdout", b"secret")
@@ -130,9 +130,7 @@ def test_output_after_the_end_of_the_job_lives_as_long_as_its_record(store: Stor
 
 
 @pytest.mark.parametrize(("status", "keep_s"), [("running", 100), ("running", 0), ("completed", 0)])
-def test_output_of_a_job_that_goes_on_or_is_kept_for_ever_does_not_go_away(
-    store: Store, status: str, keep_s: int
-) -> None:
+def test_output_of_a_live_job_or_one_kept_for_ever_does_not_expire(store: Store, status: str, keep_s: int) -> None:
     store.client.hset(store.keys.job(JOB), "status", status)
     kept = Store(store.settings.model_copy(update={"retention_seconds": keep_s}))
     with LiveOutput(kept, kept_bytes=100).of(JOB, "a") as echo:
@@ -142,14 +140,14 @@ def test_output_of_a_job_that_goes_on_or_is_kept_for_ever_does_not_go_away(
     kept.client.close()
 
 
-def test_output_of_a_job_that_is_gone_leaves_nothing_behind(store: Store, live: LiveOutput) -> None:
+def test_output_of_a_deleted_job_leaves_no_key(store: Store, live: LiveOutput) -> None:
     with live.of("gone", "a") as echo:
         echo("stdout", b"late")
     live.flush()
     assert not store.client.exists(store.keys.logs("gone"), store.keys.job("gone"))
 
 
-def test_what_a_run_prints_in_between_takes_little_memory(store: Store, live: LiveOutput) -> None:
+def test_output_between_two_writes_takes_little_memory(store: Store, live: LiveOutput) -> None:
     piece = b"x" * HALF_BYTES
     tracemalloc.start()
     with live.of(JOB, "a") as echo:
@@ -180,11 +178,11 @@ def test_a_run_is_not_over_before_its_output_is_written(
     assert texts(store) == ["last words"]
 
 
-def test_a_store_that_is_away_costs_output_and_no_run(
+def test_an_unreachable_store_loses_output_but_fails_no_run(
     own_server: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = Store(Settings(redis_url=own_server.url), retries=0)
     own_server.stop()
     with LiveOutput(away, kept_bytes=1 << 20).of(JOB, "a") as echo:
         echo("stdout", b"lost")
-    assert "job j: some live output is lost" in caplog.text
+    assert "job j: some live output was not written and is lost" in caplog.text

@@ -1,1 +1,1 @@
-"""Where a node's Celery does something else than Celery does by default."""
+"""Changes to Celery's default behaviour in a worker."""

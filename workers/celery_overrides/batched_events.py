@@ -1,4 +1,4 @@
-"""Task events leave a worker in batches: Flower sees them a moment later, and short tasks share a publish."""
+"""Send task events in batches: short tasks share one publish, and Flower sees the events 0.1 s later."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Final
 from celery import bootsteps
 from celery.worker.consumer.events import Events
 
-LATER_S: Final = 0.1  # or as soon as Celery's buffer is full
+LATER_S: Final = 0.1  # longest delay of an event; a full buffer is sent earlier
 
 
 class EventsInBatches(bootsteps.StartStopStep):
-    """Has the consumer's dispatcher wait for more before it sends what it holds.
+    """Makes the consumer's event dispatcher collect events for `LATER_S` before it sends them.
 
-    Celery sends as soon as the event loop turns, so once a task. Source: celery 5.7 `events/dispatcher.py` (`send`).
+    Celery sends at each turn of the event loop, so once per task. Source: celery 5.7 `events/dispatcher.py` (`send`).
     """
 
     requires = (Events,)
 
     def start(self, consumer: Any) -> None:
-        """Celery has just made a new dispatcher: with its first connection, and after a lost one."""
+        """Configure the dispatcher, which Celery creates anew for each connection."""
         dispatcher, hub, waits = consumer.event_dispatcher, consumer.hub, False
 
         def send() -> None:
@@ -33,10 +33,10 @@ class EventsInBatches(bootsteps.StartStopStep):
                 waits = True
                 hub.call_later(LATER_S, send)
 
-        if hub is not None:  # else nothing is buffered
+        if hub is not None:  # without an event loop Celery does not buffer events
             dispatcher.on_send_buffered = later
 
     def shutdown(self, consumer: Any) -> None:
-        """Send what is left, before the dispatcher is closed."""
+        """Send the remaining events before the dispatcher is closed."""
         if consumer.event_dispatcher is not None:
             consumer.event_dispatcher.flush()

@@ -1,4 +1,4 @@
-"""How a node takes a task off its queue: at once, and for good."""
+"""Tasks are consumed without acknowledgement."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from celery.worker.request import Request
 
 
 class NoAckRequest(Request):
-    """A task from a queue that is consumed with `no_ack`: it has left the queue, so there is nothing to acknowledge.
+    """A task from a queue that is consumed with `no_ack`: the task has left the queue and needs no acknowledgement.
 
-    Celery acknowledges all the same, on the channel that the message came by. On Redis that is a round trip a task, and
-    an AttributeError that ends the worker when a lost connection has closed the channel.
+    Celery acknowledges it nevertheless, on the channel of the message. On Redis this costs one round trip per task, and
+    it ends the worker with an AttributeError if a lost connection has closed the channel.
     Source: celery 5.7 `worker/request.py`, kombu 5.7 `transport/virtual/base.py`.
     """
 
     def acknowledge(self) -> None:
-        """Note that the task has been taken."""
+        """Mark the request as acknowledged; send nothing."""
         self.acknowledged = True

@@ -1,4 +1,4 @@
-"""The bundles that a node has unpacked: one folder a digest, shared by all processes of the node."""
+"""The cache of unpacked payloads: one folder for each digest, shared by all processes of the node."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Final
 from mirrorneuron.bundle import archive
 from workers.disk.removal import remove
 
-IN_USE_S: Final = 3600  #: a folder asked for this recently may be in use and is kept, as are half-written ones
+IN_USE_S: Final = 3600  #: folders used or written within this time may be in use, and are kept
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleCache:
-    """Unpacked payloads beneath *root*, about *max_bytes* of them; the least recently used go first.
+    """Unpacked payloads beneath *root*, about *max_bytes* in all; the least recently used are evicted first.
 
-    A folder's time of modification is when it was last asked for. Locks are the kernel's and die with their process:
-    one for looking and removing, held for moments, and one of sixteen for fetching a digest.
+    A folder's modification time is the time of its last use. Locks are kernel locks and end with their process: one
+    for looking up and removing, held briefly, and one of sixteen for fetching a digest.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
@@ -31,12 +31,12 @@ class BundleCache:
         self._max_bytes = max_bytes
 
     def path(self, digest: str, fetch: Callable[[], bytes]) -> Path:
-        """The folder with the payloads of SHA-256 *digest*; *fetch* is called for the archive if it is not there.
+        """Return the folder with the payloads of SHA-256 *digest*; if it is missing, *fetch* returns the archive.
 
-        Raises ValueError when the archive is not the one of that digest or cannot be unpacked, and what *fetch* raises.
+        Raises ValueError if the archive has another digest or cannot be unpacked, and what *fetch* raises.
         """
         if not _DIGEST.fullmatch(digest):
-            raise ValueError(f"{digest!r} is no SHA-256")
+            raise ValueError(f"{digest!r} is not a SHA-256 digest")
         target = self._root / digest
         if self._touch(target):
             return target
@@ -53,9 +53,9 @@ class BundleCache:
         return target
 
     def trim(self, now: float | None = None) -> None:
-        """Remove the least recently used folders until the rest fits, and what killed processes left half-written.
+        """Evict the least recently used folders until the rest fits; remove what killed processes left half-written.
 
-        Nothing is removed that was used in the hour before *now* (seconds since the epoch; default: the clock).
+        Folders used in the hour before *now* (seconds since the epoch; default: the clock) are kept.
         """
         oldest_in_use = (time.time() if now is None else now) - IN_USE_S
         with self._locked("trim"):
@@ -64,10 +64,10 @@ class BundleCache:
             remove(path)
 
     def _touch(self, target: Path) -> bool:
-        """Mark the folder as used; False if it is not there."""
+        """Mark the folder as used; False if it does not exist."""
         if not target.is_dir():
             return False
-        with self._locked("trim"):  # not between the look and the removal of another process
+        with self._locked("trim"):  # another process must not remove the folder between its check and this
             try:
                 os.utime(target)
             except FileNotFoundError:
@@ -80,7 +80,7 @@ class BundleCache:
             try:
                 used_at = path.stat().st_mtime
             except FileNotFoundError:
-                continue  # another process has just finished with it
+                continue  # another process has just removed it
             if _DIGEST.fullmatch(path.name):
                 folders.append((used_at, path))
             elif path.is_dir() and used_at < oldest_in_use:
@@ -91,7 +91,7 @@ class BundleCache:
                 yield path
 
     def _condemn(self, path: Path) -> Path:
-        """Move a folder out of sight at once, so that nobody finds it half-removed."""
+        """Rename a folder in one step, so that no process finds it half-removed."""
         if path.name.startswith("."):
             return path
         return path.rename(self._root / f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
@@ -105,7 +105,7 @@ class BundleCache:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files beneath *folder*. An agent that uses it may write there meanwhile, or have it too deep."""
+    """Bytes of all files beneath *folder*. Tolerates concurrent writes, and folders nested too deeply to walk."""
     size = 0
     with suppress(RecursionError):
         for where, _, names in os.walk(folder):

@@ -1,8 +1,8 @@
-"""Pool slots of one worker: a run takes `pool_slots` of them, and what is taken shows in `inspect_nodes`.
+"""Pool slots of one worker: a run takes `pool_slots` of them; `inspect_nodes` shows how many are in use.
 
-A slot is a locked file. The kernel drops the lock when its process dies, so a slot is never lost; and the processes of
-a Celery pool share the files without a server between them. Runs that take one slot never wait, because a worker has no
-more processes than slots; a run that takes several waits until enough others have ended.
+A slot is a locked file. The kernel releases the lock when the process dies, so a slot is never lost, and the processes
+of a Celery pool share the files without a server. A run that takes one slot never waits, because a worker has no more
+processes than slots; a run that takes several slots waits until enough other runs have ended.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Slots:
 
     @contextmanager
     def taken(self, count: int, cancelled: Callable[[], object]) -> Iterator[None]:
-        """Hold *count* slots within the block; waits for them in turn, until *cancelled* says something.
+        """Hold *count* slots within the block. Waits, one run after the other, until *cancelled* returns true.
 
-        Raises NotEnoughSlots, and TimeoutError when the wait was cancelled.
+        Raises NotEnoughSlots, and TimeoutError if the wait was cancelled.
         """
         if count > self.capacity:
-            raise NotEnoughSlots(f"the run takes {count} slots, and its pool has {self.capacity} on this node")
+            raise NotEnoughSlots(f"the run needs {count} slots, but its pool has only {self.capacity} on this node")
         with ExitStack() as held:
-            # Whoever waits holds the gate, so that small runs do not overtake a large one for ever.
+            # A waiting run holds the gate, so that small runs cannot overtake a large one for ever.
             gate = held.enter_context(self._file("gate"))
             while not _try(gate):
                 _pause(cancelled)
@@ -60,7 +60,7 @@ class Slots:
             yield
 
     def in_use(self) -> int:
-        """How many slots are taken now."""
+        """Return the number of slots in use."""
         taken = 0
         for number in range(self.capacity):
             with self._file(str(number)) as slot:
@@ -89,7 +89,7 @@ def _try(opened: int, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def _release(opened: int) -> None:
-    """Unlock and close. A process that was forked meanwhile has it open too: only unlocking frees the slot then."""
+    """Unlock and close. Closing alone would not free the slot: a process forked meanwhile has the file open too."""
     fcntl.flock(opened, fcntl.LOCK_UN)
     os.close(opened)
 

@@ -1,4 +1,4 @@
-"""A fresh folder that somebody's code works in: made, held while it does, and removed whatever the code left in it."""
+"""Fresh folders for user code: created, locked while in use, and removed with everything in them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Final
 
 from workers.disk.removal import remove
 
-_UNHELD_S: Final = 60.0  # a folder this young may be about to be locked by whoever has made it
+_UNHELD_S: Final = 60.0  # the creator of a younger folder may not have locked it yet
 
 
 class HeldFolder:
-    """An empty folder beneath *root* (None: where temporary files go). Leaving the context removes it.
+    """An empty folder beneath *root* (None: the system's temporary folder). Leaving the context removes the folder.
 
-    It holds a lock meanwhile, so that `remove_abandoned` can tell it from what a dead node left.
+    The folder is locked meanwhile, so that `remove_abandoned` can tell it from the folders of dead processes.
     """
 
     def __init__(self, root: Path | None, name: str) -> None:
@@ -30,7 +30,7 @@ class HeldFolder:
         except BaseException:
             remove(self.path)
             raise
-        with suppress(OSError):  # a file system without locks: then abandoned folders stay
+        with suppress(OSError):  # a file system without locks: abandoned folders stay there
             fcntl.flock(self._lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def remove(self) -> None:
@@ -38,7 +38,7 @@ class HeldFolder:
         os.close(self._lock_fd)
 
     def disown(self) -> None:
-        """Let go of a folder that is another process's now."""
+        """In a forked process: close the descriptor; the folder belongs to the parent."""
         os.close(self._lock_fd)
 
     def __enter__(self) -> Path:
@@ -49,7 +49,7 @@ class HeldFolder:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the folders beneath *root* of processes that were killed before they could do so themselves."""
+    """Remove the folders beneath *root* that killed processes have left."""
     with suppress(OSError):
         for entry in os.scandir(root):
             with suppress(OSError):
@@ -58,7 +58,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _held(folder: str) -> bool:
-    """Does a process hold *folder*? Asking raises OSError where that cannot be told."""
+    """True if a process has locked *folder*. Raises OSError if the file system cannot tell."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

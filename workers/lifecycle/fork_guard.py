@@ -1,8 +1,8 @@
-"""Forks of a worker's main process wait until none of its threads is in the middle of anything.
+"""The fork guard: a worker's main process forks only while none of its threads is working.
 
-A forked process has one thread, the one that forked: a lock that another held, of an import or of kombu's pools, is
-held in it for ever. Of 3,000 processes that were forked beside publishing threads 8 never published anything, each for
-the import of a module that one of the threads had begun. Such a process would keep its claim and its slot for ever.
+A forked process has one thread, the one that forked. A lock that another thread held (of an import, of kombu's pools)
+is never released in it. Of 3,000 processes forked while threads published, 8 never published anything: each waited for
+the import of a module that a thread had begun. Such a process would keep its claim and its slot for ever.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-PATIENCE_S: Final = 10.0  # of a fork with a thread that waits for a server; after that the risk is the smaller evil
+PATIENCE_S: Final = 10.0  # a fork waits this long for the threads; after this, forking anyway is the lesser risk
 
 log = logging.getLogger(__name__)
 
 
 class ForkGuard:
-    """Holds off `os.fork` while threads work. One that waits goes before work that has not begun."""
+    """Delays `os.fork` while threads work. A waiting fork has priority over work that has not begun."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.patience_s = patience_s
@@ -30,11 +30,11 @@ class ForkGuard:
     def _begin(self) -> None:
         self._changed = threading.Condition()
         self._working = 0  #: threads
-        self.waiting = False  #: a fork, for the threads that work
+        self.waiting = False  #: True while a fork waits for the working threads
 
     @contextmanager
     def held_off(self) -> Iterator[None]:
-        """No fork within the block, which must not fork itself. Waits for one that is under way."""
+        """Delay forks until the block ends; the block must not fork itself. Waits for a fork in progress."""
         with self._changed:
             self._changed.wait_for(lambda: not self.waiting)
             self._working += 1
@@ -46,7 +46,7 @@ class ForkGuard:
                 self._changed.notify_all()
 
     def give_way(self) -> None:
-        """Let a fork that waits happen now: for work within `held_off` that takes long."""
+        """Let a waiting fork happen now. For long work within `held_off`."""
         if self.waiting:
             with self._changed:
                 self._working -= 1
@@ -55,10 +55,10 @@ class ForkGuard:
                 self._working += 1
 
     def _before(self) -> None:
-        self._changed.acquire()  # and keep it, so that nothing begins until the fork is done
+        self._changed.acquire()  # held until the fork is done, so that no work begins
         self.waiting = True
         if not self._changed.wait_for(lambda: not self._working, self.patience_s):
-            log.warning("a process is forked beside %s threads at work", self._working)
+            log.warning("forking a process while %s threads are working", self._working)
 
     def _after(self) -> None:
         self.waiting = False

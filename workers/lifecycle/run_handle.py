@@ -1,4 +1,4 @@
-"""The handle by which a run is ended from another thread."""
+"""The handle by which another thread ends a run."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-GRACE_S: Final = 0.5  # between asking a command to end (TERM) and ending it (KILL)
+GRACE_S: Final = 0.5  # between TERM and KILL
 
 
 class RunHandle:
-    """Ends a run from another thread. One handle serves one run, or the attempts at it one after the other."""
+    """Ends a run from another thread. One handle serves one run, or its attempts one after the other."""
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self.grace_s = grace_s
-        self.reason: str | None = None  #: set by the first `kill`, for good
-        self.given_back = False  #: the run is not to blame: somebody else shall do it again
-        # Re-entrant, because `kill` may be called by a signal handler on top of the methods below.
+        self.reason: str | None = None  #: why the run must end: set by the first `kill`, never changed
+        self.given_back = False  #: the run did not fail: another worker runs the agent again
+        # Re-entrant, because a signal handler may call `kill` while a method below holds the lock.
         self._lock = threading.RLock()
         self._wake_fd: int | None = None
 
     def kill(self, reason: str) -> None:
         """End the run: TERM to its process group, KILL after the grace. Returns at once.
 
-        Before the command exists, it is not started any more; after its end nothing happens. The first reason stays.
+        Called before the command has started, it prevents the start; called after its end, it does nothing. The first
+        reason is kept.
         """
         with self._lock:
             if self.reason is not None:
@@ -35,7 +36,7 @@ class RunHandle:
                 os.write(self._wake_fd, b"\0")
 
     def give_back(self, reason: str) -> None:
-        """End the run as `kill` does, without counting it: its agent is given back as it was claimed."""
+        """End the run as `kill` does, but do not count it as an attempt: the claim is given back."""
         with self._lock:
             if self.reason is None:
                 self.given_back = True
@@ -43,8 +44,10 @@ class RunHandle:
 
     @contextmanager
     def wake_fd(self) -> Iterator[int]:
-        """A descriptor that becomes readable when `kill` is called. The signals are sent by whoever waits for it:
-        one thread alone starts, signals and reaps, so no signal can hit a process id that was given away again.
+        """Yield a descriptor that becomes readable when `kill` is called.
+
+        The thread that waits for the descriptor sends the signals: one thread starts, signals and reaps the command,
+        so no signal can reach a reused process id.
         """
         readable, writable = os.pipe()
         with self._lock:

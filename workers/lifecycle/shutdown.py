@@ -1,6 +1,7 @@
-"""The end of a worker that is asked to stop: what runs may finish for a while, then its claims are given back.
+"""Graceful shutdown of a worker: runs may finish within the grace, then their claims are given back.
 
-What was given back waits for no lease: the commit that frees it announces it to the nodes that stay.
+Giving back does not wait for the lease to expire: the commit that releases a claim re-announces its agent to the
+remaining nodes.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import threading
 import time
 from typing import Final
 
-REASON: Final = "the worker stops"
+REASON: Final = "the worker is stopping"
 
 
 class SharedFlag:
-    """A flag that is raised once, seen by this process and by all that are forked from it after it was made.
+    """A flag that is set once and shared with all processes forked after its creation.
 
-    It is a pipe with a byte that nobody reads: a look costs a microsecond, and a thread can wait for it.
+    It is a pipe; setting writes a byte that is never read. Checking costs a microsecond, and a thread can wait for it.
     """
 
     def __init__(self) -> None:
         self._readable, self._writable = os.pipe()
 
     def set(self) -> None:
-        """Raise the flag. May be called again, and by a signal handler."""
+        """Set the flag. Idempotent; a signal handler may call it."""
         if not self.is_set():
             os.write(self._writable, b"\0")
 
@@ -32,7 +33,7 @@ class SharedFlag:
         return self._poll(0)
 
     def wait(self) -> None:
-        """Block until the flag is up."""
+        """Block until the flag is set."""
         self._poll(None)
 
     def _poll(self, timeout_ms: int | None) -> bool:
@@ -42,14 +43,14 @@ class SharedFlag:
 
 
 class Stop:
-    """What all processes of a worker know of its end."""
+    """The progress of a worker's shutdown, shared by all its processes."""
 
     def __init__(self) -> None:
-        self.begun: Final = SharedFlag()  #: no agent is claimed any more
-        self.over: Final = SharedFlag()  #: the time to finish is over: claims are given back
+        self.begun: Final = SharedFlag()  #: set: no more agents are claimed
+        self.over: Final = SharedFlag()  #: set: the grace is over, claims are given back
 
     def allow(self, grace_s: float) -> None:
-        """Have runs that go on *grace_s* after the beginning of the stop end. Returns at once."""
+        """Set `over` *grace_s* after `begun`. Returns at once."""
         threading.Thread(target=self._count_down, args=(grace_s,), name="stop", daemon=True).start()
 
     def _count_down(self, grace_s: float) -> None:
@@ -58,4 +59,4 @@ class Stop:
         self.over.set()
 
 
-STOP: Final = Stop()  # made when this is imported: before the pool's processes are forked
+STOP: Final = Stop()  # created at import, so before the pool processes are forked

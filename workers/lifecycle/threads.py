@@ -1,4 +1,4 @@
-"""Threads that a process starts when it first needs them, and never again."""
+"""Threads that a process starts when it first needs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def started(name: str, work: Callable[[], object]) -> threading.Thread:
-    """A daemon thread that runs. Raises RuntimeError where there is no room for one; who asks again tries again."""
+    """Start a daemon thread and return it. Raises RuntimeError if the OS refuses a thread; callers may retry."""
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     return thread

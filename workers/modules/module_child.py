@@ -1,15 +1,14 @@
-"""The main program of a module child: take one question, run the bundle's class, answer, wait for the next.
+"""The main program of a module child: read one question, run the bundle's class, answer, wait for the next.
 
 Wire format, both ways on one socket: a header (body length, question number), then JSON. The child first sends an empty
-JSON object as number 0: "ready". Nothing goes over stdout or stderr, which belong to the code of the bundle.
+JSON object as number 0: "ready". The protocol does not use stdout and stderr: they belong to the bundle's code.
 
-The imports of this file are the start-up time of every child: the standard library and `mirrorneuron.agent`, not Celery
-(so the child runs this file by itself, without the package `workers`), not Redis, no model classes, and not `json`.
+The imports of this file determine the start-up time of every child: the standard library and `mirrorneuron.agent`, but
+not `workers` (the child runs this file alone), not Celery, not Redis, no pydantic models, and not `json`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import math
 import os
@@ -21,40 +20,42 @@ import traceback
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from operator import attrgetter
-from os import read, write  # by name: a module that patches `os` does not change how its child answers
+from os import read, write  # by name, so that a bundle that patches `os` does not change the protocol
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from mirrorneuron.agent import Action, Agent, Complete, Context, Emit, Record
 from mirrorneuron.message import Message, decode, encode
+from mirrorneuron.processes.parent_death import die_with
 
 HEADER: Final = struct.Struct("!QQ")  #: length of the JSON that follows, number of the question
-CHANNEL_LOST: Final = 74  #: exit code of a child whose socket is gone (EX_IOERR)
+CHANNEL_LOST: Final = 74  #: exit code of a child that has lost its socket (EX_IOERR)
 NAME: Final = "module_child"  #: how the child imports this file
 
 _CHUNK: Final = 256 * 1024
-_HIGH_FD: Final = 500  #: far from the numbers that code closes or overwrites by mistake
-_MAX_DEPTH: Final = 190  #: the JSON parser reads 200 levels; the message around a body takes some of them
-_PR_SET_PDEATHSIG: Final = 1
+_HIGH_FD: Final = 500  #: higher than the numbers that code closes or overwrites by mistake
+_MAX_DEPTH: Final = 190  #: the JSON parser reads 200 levels, of which the message around a body takes some
 _FRAMES: Final = 60
 _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
 class Refusal(Exception):
-    """What the bundle's code did cannot be accepted; the text says all, no traceback is needed."""
+    """The bundle's code did something invalid. The text explains it without a traceback."""
 
 
 def main() -> NoReturn:
-    """Serve until the parent is gone. argv: pid of the parent, fd of the socket, seconds without a question to live."""
+    """Serve until the parent ends. argv: pid of the parent, fd of the socket, seconds until an idle child exits."""
     parent, inherited, idle_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    _die_with(parent)
+    die_with(parent)
     channel = _out_of_the_way(inherited)
-    os.register_at_fork(after_in_child=lambda: os.close(channel))  # what the bundle's code forks cannot answer
+    os.register_at_fork(
+        after_in_child=lambda: os.close(channel)
+    )  # processes forked by the bundle's code must not answer
     _clean_process()
     sources = Sources()
     try:
-        # Through the encoder, which at its first use imports `uuid` and others: not from the bundle's folder, please.
+        # `encode` imports `uuid` and others at its first use: now, while the bundle's folder is not on the import path.
         _send(channel, 0, encode({}))
         while True:
             number, question = _receive(channel, idle_s)
@@ -62,20 +63,13 @@ def main() -> NoReturn:
             _flush()
             _send(channel, number, answer)
     except EOFError:
-        os._exit(0)  # no atexit, no join: threads that the bundle's code left running must not keep us
+        os._exit(0)  # skips atexit and join: threads that the bundle's code left running must not delay the exit
     except OSError:
         os._exit(CHANNEL_LOST)
 
 
-def _die_with(parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above could see it
-        os._exit(0)
-
-
 def _out_of_the_way(fd: int) -> int:
-    """Move the socket to a high number and keep it from commands that the bundle's code starts."""
+    """Move the socket to a high descriptor, closed in commands that the bundle's code starts."""
     limit = os.sysconf("SC_OPEN_MAX")
     floor = _HIGH_FD if limit < 0 or limit > _HIGH_FD else limit // 2
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
@@ -84,19 +78,22 @@ def _out_of_the_way(fd: int) -> int:
 
 
 def _clean_process() -> None:
-    """Undo what a process inherits: ignored and blocked signals, arguments, the way to this file."""
+    """Reset what the process inherited: ignored and blocked signals, arguments, the import path of this file."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own choice: errors instead
+    for number in signal.valid_signals() - {
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    }:  # Python ignores these two itself, and raises errors instead
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     sys.argv[:] = [""]
     with suppress(ValueError):
         sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
-    sys.dont_write_bytecode = True  # the bundle's folder is a cache that is named by its digest: leave it as it is
+    sys.dont_write_bytecode = True  # the bundle's folder is a cache named by its digest, and must not change
 
 
 def _receive(channel: int, idle_s: float) -> tuple[int, bytes]:
-    """The next question. Raises EOFError when the parent is gone, or has not asked for *idle_s* seconds."""
+    """Return the next question. Raises EOFError if the parent has ended, or has sent none for *idle_s* seconds."""
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     if not waiting.poll(idle_s * 1000):
@@ -131,17 +128,17 @@ class Sources:
     """The source folders of one bundle, and the agent classes found in them.
 
     Two agents of a bundle may have their modules in two folders, with the same names in both. Only the folder of
-    the agent that runs is on the import path, and only its modules are in `sys.modules`; those of the others lie on
-    a shelf.
+    the running agent is on the import path, and only its modules are in `sys.modules`; the other folders' modules are
+    kept aside.
     """
 
     def __init__(self) -> None:
         self._classes: dict[tuple[str, str | None, str | None], tuple[Path | None, type[Agent]]] = {}
         self._current: Path | None = None
-        self._shelf: dict[Path, dict[str, ModuleType]] = {}
+        self._kept_aside: dict[Path, dict[str, ModuleType]] = {}
 
     def answer(self, question: bytes) -> bytes:
-        """Run one question and give the JSON of what came of it. Never raises: whatever happens is an answer."""
+        """Run one question and return its outcome as JSON. Never raises: an error is an answer too."""
         try:
             return self._run(decode(question))
         except Refusal as refusal:
@@ -191,36 +188,38 @@ class Sources:
             with suppress(ValueError):
                 sys.path.remove(str(self._current))
             ours = [name for name, module in list(sys.modules.items()) if _beneath(module, self._current)]
-            self._shelf[self._current] = {name: sys.modules.pop(name) for name in ours}
+            self._kept_aside[self._current] = {name: sys.modules.pop(name) for name in ours}
         self._current = folder
         if folder is not None:
-            sys.path.insert(0, str(folder))  # first, as a script's own folder is
-            sys.modules.update(self._shelf.pop(folder, {}))
+            sys.path.insert(0, str(folder))  # first, like the folder of a script
+            sys.modules.update(self._kept_aside.pop(folder, {}))
 
 
 def _source_folder(payloads: str | None, source: str | None) -> Path | None:
-    """The folder that goes on the import path. Raises Refusal for a source that is not in the payloads."""
+    """Return the folder for the import path. Raises Refusal for a source that is not in the payloads."""
     if source is None:
         return Path(payloads).resolve() if payloads is not None and os.path.isdir(payloads) else None
     if payloads is None:
-        raise Refusal(f"module_source {source!r} is not there: the bundle has no payloads")
+        raise Refusal(f"module_source {source!r} does not exist: the bundle has no payloads/")
     root = Path(payloads).resolve()
     place = (root / source).resolve()
     if not place.is_relative_to(root) or not place.exists():
-        raise Refusal(f"module_source {source!r} is not in the bundle's payloads")
+        raise Refusal(f"module_source {source!r} is not in the bundle's payloads/")
     return place if place.is_dir() else place.parent
 
 
 def _import(name: str, folder: Path | None) -> type[Agent]:
-    """The agent class that `package.mod:Class` names. Raises Refusal; what the import raises gets a word in front."""
+    """Return the agent class `package.mod:Class`. Raises Refusal, and _ImportFailed if its module raises."""
     module_name, _, class_name = name.partition(":")
     if not module_name or not class_name or module_name.startswith("."):
         raise Refusal(f"config.module is {name!r}; it must be of the form package.mod:Class")
     top = module_name.partition(".")[0]
     if folder and top in sys.modules and not _beneath(sys.modules[top], folder) and _holds(folder, top):
-        raise Refusal(f"cannot import {module_name}: a module of the runtime is named {top!r} too; rename the bundle's")
+        raise Refusal(
+            f"cannot import {module_name}: the runtime has a module named {top!r} too; rename the one in the bundle"
+        )
     try:
-        __import__(module_name)  # not import_module, whose own frames would stand in every traceback
+        __import__(module_name)  # not import_module, whose frames would be in every traceback
     except BaseException as error:
         raise _ImportFailed(f"cannot import {module_name}: {_one_line(error)}") from error
     try:
@@ -241,11 +240,11 @@ def _holds(folder: Path, name: str) -> bool:
 
 
 def _beneath(module: object, folder: Path) -> bool:
-    """Was *module* loaded from *folder*? A package without `__init__.py` has a path, and no file."""
+    """True if *module* was loaded from *folder*. A package without `__init__.py` has a path, but no file."""
     try:
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
         return str(place).startswith(f"{folder}{os.sep}")
-    except Exception:  # anything may lie in sys.modules
+    except Exception:  # sys.modules may hold any object
         return False
 
 
@@ -257,7 +256,7 @@ def _success(state: object, actions: list[Action]) -> bytes:
     try:
         return encode({"state": state, "actions": packed})
     except ValueError as error:
-        raise Refusal(f"state or actions are no JSON: {error}") from None
+        raise Refusal(f"state or actions are not valid JSON: {error}") from None
 
 
 def _pack(action: object) -> list[Any]:
@@ -274,29 +273,29 @@ def _pack(action: object) -> list[Any]:
         case Complete(output):
             _check(output, "output of the job")
             return ["complete", output]
-    raise Refusal(f"{action!r:.80} is no action: use emit, event and complete_job of the context")
+    raise Refusal(f"{action!r:.80} is not an action: use emit, event and complete_job of the context")
 
 
 def _check(value: object, where: object, depth: int = 0) -> None:
-    """Raise Refusal for what would not come back as it was: sets, dates, bytes, NaN, keys that are no strings.
+    """Raise Refusal for values that JSON would change: sets, dates, bytes, NaN, keys that are not strings.
 
-    The encoder would write most of these as something else, and the agent would find that in its next state.
-    *where* is a name, or a pair of the outer *where* and a key: it becomes text only when it is needed.
+    The encoder would write most of them as another type, which the agent would find in its next state. *where* is a
+    name, or a pair of the outer *where* and a key: the text is made only for an error.
     """
     if isinstance(value, dict | list | tuple):
         if depth > _MAX_DEPTH:
-            raise Refusal(f"{_path(where)[:60]}... is nested too deep, or holds itself")
+            raise Refusal(f"{_path(where)[:60]}... is nested too deeply or contains itself")
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
-                    raise Refusal(f"{_path(where)} has the key {key!r:.80}; keys of JSON objects are strings")
+                    raise Refusal(f"{_path(where)} has the key {key!r:.80}; keys of JSON objects must be strings")
         for place, item in value.items() if isinstance(value, dict) else enumerate(value):
-            kind = type(item)  # a call an item would make a million numbers take a second
+            kind = type(item)  # one call per item would take a second for a million numbers
             if kind not in _SCALARS and not (kind is float and math.isfinite(item)):
                 _check(item, (where, place), depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise Refusal(f"{_path(where)} is {value}, which JSON cannot say")
+            raise Refusal(f"{_path(where)} is {value}, which JSON cannot represent")
     elif value is not None and not isinstance(value, str | int):
         raise Refusal(f"{_path(where)} is of type {type(value).__name__}, which is not a JSON value")
 
@@ -310,7 +309,7 @@ def _path(where: object) -> str:
 
 
 def _failure(error: str, trace: str) -> bytes:
-    def clean(text: str) -> str:  # half a surrogate pair in a text of the bundle's code
+    def clean(text: str) -> str:  # the text may hold half a surrogate pair
         return text.encode("utf-8", "replace").decode()
 
     return encode({"error": clean(error), "traceback": clean(trace)})
@@ -327,7 +326,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback of *error* from the first frame that is not of this file on."""
+    """The traceback of *error*, without the first frames, which are of this file."""
     if isinstance(error, _ImportFailed) and error.__cause__ is not None:
         error = error.__cause__
     frame: TracebackType | None = error.__traceback__

@@ -1,4 +1,4 @@
-"""One child process of a module agent's bundle: its socket for questions, the pipe for what it prints, its end."""
+"""One child process of a module agent's bundle: its socket for questions, the pipe for its output, its end."""
 
 from __future__ import annotations
 
@@ -10,55 +10,45 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from mirrorneuron.processes.groups import kill_group
 from workers.disk.work_folder import HeldFolder
+from workers.lifecycle.run_handle import RunHandle
 from workers.modules.module_child import HEADER, NAME
 
-OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of what a module prints while it handles one message
+OUTPUT_KEPT_BYTES: Final = 64 * 1024  #: of the output of a module while it handles one message
 
-_GRACE_S: Final = 1.0  # between the end of a child's socket and its own end, for its exit status
+_GRACE_S: Final = (
+    1.0  # after its socket has closed, a child may take this long to exit, so that its exit status is known
+)
 _LONGEST_WAIT_S: Final = 3600.0  # `poll` takes a C int of milliseconds
 _CHUNK: Final = 256 * 1024
-# The child imports its main by itself: as part of `workers` it would load the Celery app. The package's root goes last
-# on its path (it is there already when installed), so nothing beside the package hides an installed module.
+# The child imports its main program without the package `workers`. The folder of the packages goes last on its import
+# path (when installed, it is there already), so nothing in that folder hides an installed module.
 _BOOT: Final = f"import sys; sys.path += sys.argv[4:]; from {NAME} import main; main()"
 _HERE: Final = Path(__file__).resolve().parent
-# Unbuffered, so that the last words before a crash are not lost, and with the Python stack of a segmentation fault.
+# Unbuffered, so that no output before a crash is lost. faulthandler prints the Python stack of a segmentation fault.
 _PYTHON: Final = (sys.executable, "-P", "-u", "-X", "utf8", "-X", "faulthandler", "-c", _BOOT)
 
 
-class Killable(Protocol):
-    """Ends a run from another thread; `workers.runners.RunHandle` is one."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why the run is to end; None while it may go on."""
-        ...
-
-    def wake_fd(self) -> AbstractContextManager[int]:
-        """A descriptor that becomes readable when `reason` is set from now on."""
-        ...
-
-
 class ProtocolBroken(Exception):
-    """The child answered, but not in the way that it must."""
+    """The child's answer violates the protocol."""
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """One question on its way, and what has come back so far."""
+    """One question being sent, and the part of the answer received so far."""
 
     number: int
     outgoing: memoryview
     incoming: bytearray = field(default_factory=bytearray)
 
     def answer(self, cap_bytes: int) -> bytes | None:
-        """The whole answer, or None while it is not here yet. Raises ProtocolBroken."""
+        """Return the complete answer, or None while it is incomplete. Raises ProtocolBroken."""
         if len(self.incoming) < HEADER.size:
             return None
         size, number = HEADER.unpack_from(self.incoming)
@@ -70,14 +60,14 @@ class _Exchange:
         if len(self.incoming) < whole:
             return None
         if number != self.number or len(self.incoming) > whole or self.outgoing:
-            raise ProtocolBroken("the module wrote to the connection with its node")
+            raise ProtocolBroken("the module wrote to the connection to its node")
         return bytes(memoryview(self.incoming)[HEADER.size :])
 
 
 class ModuleProcess:
-    """One child process: the socket for questions, the pipe for all that it prints, its folder and its end.
+    """One child process: the socket for questions, the pipe for its output, its folder and its end.
 
-    Not thread-safe: whoever took it from the pool alone talks to it, ends it and reaps it.
+    Not thread-safe: only the thread that took the child from the pool uses it, ends it and reaps it.
     """
 
     def __init__(
@@ -87,7 +77,7 @@ class ModuleProcess:
         self.used_at = 0.0  #: by the pool's clock
         self.is_ready = False
         self._cap_bytes = cap_bytes
-        self._asked = -1  #: number of the last question; 0 is the wait for its first words
+        self._asked = -1  #: number of the last question; 0 is the wait until the child is ready
         self._killed = False
         self._printed = bytearray()
         self._echo: Callable[[str, bytes], None] | None = None
@@ -126,40 +116,40 @@ class ModuleProcess:
         self._output = self._process.stdout
         os.set_blocking(self._output.fileno(), False)
         self._exit_fd = -1
-        with suppress(AttributeError, OSError):  # not on Linux, or an old one: the end of the socket must do
+        with suppress(AttributeError, OSError):  # no pidfd: the closing of the socket shows the child's end
             self._exit_fd = os.pidfd_open(self._process.pid)
         self._poll = select.poll()
         for fd in (self._socket.fileno(), self._output.fileno(), self._exit_fd):
             if fd >= 0:
                 self._poll.register(fd, select.POLLIN)
 
-    def start_up(self, timeout_s: float, handle: Killable, wake_fd: int) -> None:
-        """Wait for the first words of a new child. Raises what `exchange` raises."""
+    def start_up(self, timeout_s: float, handle: RunHandle, wake_fd: int) -> None:
+        """Wait until a new child is ready. Raises what `exchange` raises."""
         if not self.is_ready:
             self.exchange(b"", timeout_s, handle, wake_fd)
             self.is_ready = True
 
     def is_well(self) -> bool:
-        """Is it alive, and silent on the socket, as an idle child must be? What it prints does not count."""
+        """True if the child runs and has sent nothing, as an idle child must. Its printed output does not count."""
         return not any(fd != self._output.fileno() for fd, _ in self._poll.poll(0))
 
     def exchange(
         self,
         question: bytes,
         timeout_s: float | None,
-        handle: Killable,
+        handle: RunHandle,
         wake_fd: int,
         echo: Callable[[str, bytes], None] | None = None,
     ) -> bytes:
         """Send a question (`start_up`: none) and return the answer.
 
-        *echo* is told of what the child prints meanwhile.
-        Raises TimeoutError; InterruptedError when *handle* says so; EOFError when the child is gone; ProtocolBroken.
+        *echo* is called with what the child prints meanwhile.
+        Raises TimeoutError; InterruptedError if *handle* is killed; EOFError if the child has ended; ProtocolBroken.
         """
         self._asked += 1
         self._echo = None
         self._read_output()
-        self._printed.clear()  # what threads of an earlier message have printed
+        self._printed.clear()  # printed by threads of an earlier message
         self._echo = echo
         frame = HEADER.pack(len(question), self._asked) + question if self._asked else b""
         going = _Exchange(self._asked, memoryview(frame))
@@ -209,9 +199,9 @@ class ModuleProcess:
         return None
 
     def _read_output(self) -> bool:
-        """Take one piece of what was printed; False when there is none now."""
+        """Read one chunk of output; False if there is none now."""
         chunk = self._output.read(_CHUNK)
-        if chunk == b"":  # closed by the child: it would be ready to read for ever
+        if chunk == b"":  # closed by the child: poll would report it for ever
             with suppress(KeyError):
                 self._poll.unregister(self._output)
         elif chunk and self._echo is not None:
@@ -221,18 +211,18 @@ class ModuleProcess:
         return bool(chunk)
 
     def _read_rest(self) -> None:
-        """Take what is still in the pipe; a process that got away may print for ever."""
+        """Read what is left in the pipe, but not for ever: a process that left the group may print on."""
         for _ in range(4):
             if not self._read_output():
                 break
 
     def printed(self) -> dict[str, str]:
-        """The end of what it printed since the question, as details of a result."""
+        """The end of the output since the question, as details of a result."""
         self._read_rest()
         return {"stderr": self._printed.decode(errors="replace")} if self._printed else {}
 
     def ends_by_itself(self) -> bool:
-        """Give a child whose socket has ended the time to end as well: does it?"""
+        """Wait for the end of a child whose socket has closed; False if it still runs after the grace."""
         if self._exit_fd >= 0:
             gone = select.poll()
             gone.register(self._exit_fd, select.POLLIN)
@@ -242,8 +232,8 @@ class ModuleProcess:
         return self._process.returncode is not None
 
     def kill(self) -> int:
-        """Kill it with all that it has forked, and return how it ended: an exit code, or -N after signal N."""
-        if not self._killed:  # once only: after `wait` the id may be given to somebody else
+        """Kill the child with its process group; return its exit code, or -N after signal N."""
+        if not self._killed:  # once only: after `wait` the process id may be reused
             self._killed = True
             kill_group(self._process.pid)
         return self._process.wait()
@@ -254,8 +244,8 @@ class ModuleProcess:
         self._folder.remove()
 
     def disown(self) -> None:
-        """Let go of a child that is another process's now."""
-        self._process.returncode = 0  # or Popen would report, and later wait for, a child that is not ours
+        """In a forked process: release a child that belongs to the parent."""
+        self._process.returncode = 0  # else Popen would warn about, and later wait for, a child of another process
         self._close()
         self._folder.disown()
 

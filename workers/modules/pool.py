@@ -1,7 +1,8 @@
-"""Module agents, the node's side: a pool of warm child processes, each running the Python code of one bundle.
+"""The pool of warm child processes for module agents, each running the Python code of one bundle.
 
-`ModulePool.run` hands one message to a child (`workers/module_child.py`) and reads back the new state and the actions.
-What a child says is not trusted: it is measured, parsed and checked, and a child that breaks the protocol is ended.
+`ModulePool.run` sends one message to a child (`workers/modules/module_child.py`) and reads the new state and the
+actions. The answer of a child is not trusted: size, JSON and types are checked, and a child that breaks the protocol is
+killed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import remove_abandoned
+from workers.lifecycle.run_handle import RunHandle
 from workers.modules.module_child import CHANNEL_LOST
-from workers.modules.module_process import Killable, ModuleProcess, ProtocolBroken
+from workers.modules.module_process import ModuleProcess, ProtocolBroken
 
 MIB: Final = 1024 * 1024
 
-_START_S: Final = 60.0  # a loaded machine may need seconds; a child that needs a minute will never come
-_LINGER_S: Final = 60.0  # a child ends by itself this long after the pool would no longer have used it
+_START_S: Final = 60.0  # a loaded machine may need seconds; a child that needs a minute will never be ready
+_LINGER_S: Final = 60.0  # a child exits by itself this long after the pool would have stopped using it
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -41,28 +43,28 @@ class ModuleRequest:
     config: Mapping[str, Any]  #: the node's `config`; `module`, `module_source` and `timeout_seconds` are read here
     message: Message  #: for the template `batch` its body is the list of bodies
     state: dict[str, Any]
-    echo: Callable[[str, bytes], None] | None = None  #: told of what it prints, as it comes: ("stdout", bytes)
+    echo: Callable[[str, bytes], None] | None = None  #: called with the output as it comes: ("stdout", bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleResult:
-    """What came of a message. After a failure the state is the one of the request and there are no actions."""
+    """The result for one message. After a failure, the state is that of the request and there are no actions."""
 
     state: dict[str, Any]
     actions: list[Action]
     error: str | None  #: None is success
     details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
-    transient: bool = False  #: may go well when tried again: timed out, killed, the child died
+    transient: bool = False  #: a retry may succeed: timed out, killed, the child died
 
 
 class ModulePool:
-    """Children kept warm, by bundle; at most *max_children*, unless more than that are at work at the same time.
+    """Keeps children warm, by bundle: at most *max_children*, unless more are busy at the same time.
 
-    Thread-safe: a child serves one message at a time, and a second message for a bundle whose child is busy gets a
-    child of its own. Survives `fork`: the new process starts with no children and leaves its parent's alone.
-    *environment* is added to what children see, *work_root* holds their working directories (empty, one for each child,
-    gone with it: the bundle's folder is a cache that files written by accident must not change). What killed nodes have
-    left there is removed at the start.
+    Thread-safe: a child handles one message at a time; a second message for the same bundle gets another child.
+    Fork-safe: a forked process starts without children and does not touch its parent's. *environment* is added to the
+    children's environment. *work_root* holds one empty working folder for each child, removed with the child: agents
+    must not write into the bundle's folder, which is a cache. Folders that killed workers left there are removed at the
+    start.
     """
 
     def __init__(
@@ -90,24 +92,27 @@ class ModulePool:
         self._lock = threading.Lock()
         self._idle: list[ModuleProcess] = []  #: least recently used first
         self._busy: set[ModuleProcess] = set()
-        # A child asks to die with its parent, which Linux takes to mean the *thread* that started it. So one thread,
-        # which lives as long as the pool, starts them all.
+        # Linux kills a child when the *thread* that started it ends. So one thread, which exists as long as the pool,
+        # starts all children.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="module-starter")
 
-    def run(self, request: ModuleRequest, handle: Killable) -> ModuleResult:
-        """Let the bundle's class handle the message. Blocks; whatever goes wrong is in `error`, not raised."""
+    def run(self, request: ModuleRequest, handle: RunHandle) -> ModuleResult:
+        """Let the bundle's class handle the message. Blocks. A failure is in `error`, not raised."""
         try:
             question = _question(request)
         except ValueError as error:
             return _failed(request, f"the message cannot be sent to the module: {error}")
         try:
             child = self._take(request.bundle_digest)
-        except (OSError, RuntimeError) as error:  # no processes, descriptors or memory; the interpreter shuts down
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # out of processes, descriptors or memory, or the interpreter shuts down
             return _failed(request, f"cannot start a child process: {error}", transient=True)
         keep = False
         try:
             result, keep = _ask(child, request, question, handle)
-        finally:  # an exception is not ours: a soft time limit, Ctrl-C. The child may still be at work: not kept
+        finally:  # after an exception (soft time limit, Ctrl-C) the child may still be busy, and is not kept
             self._give_back(child, keep)
         return result
 
@@ -115,18 +120,18 @@ class ModulePool:
         """End all idle children now, and each busy one after its message. The pool can be used again."""
         with self._lock:
             ended, self._idle = self._idle, []
-            self._busy.clear()  # what is not in here is not kept
+            self._busy.clear()  # a child that is not in this set is not kept
         for child in ended:
             child.end()
 
     def forget(self) -> None:
-        """In a forked process: drop the parent's children without touching them."""
+        """In a forked process: forget the parent's children without ending them."""
         for child in [*self._idle, *self._busy]:
             child.disown()
-        self._reset()  # the lock too: a thread that exists in the parent only may hold it
+        self._reset()  # the lock too: a thread of the parent may hold it
 
     def _take(self, digest: str) -> ModuleProcess:
-        """A child for the bundle, warm if there is one, and nobody else's until it is given back. Raises OSError."""
+        """Reserve a child for the bundle, a warm one if possible, until it is given back. Raises OSError."""
         with self._lock:
             now = self._clock()
             usable = [child for child in self._idle if now - child.used_at < self._idle_s and child.is_well()]
@@ -165,7 +170,7 @@ class ModulePool:
             child.end()
 
     def _surplus(self, idle: list[ModuleProcess], needed: int) -> list[ModuleProcess]:
-        """Take from *idle* the least recently used ones, so that *needed* more children are not too many."""
+        """Remove from *idle*, and return, the least recently used children that leave no room for *needed* more."""
         count = max(0, len(idle) + len(self._busy) + needed - self._max_children)
         surplus = idle[:count]
         del idle[:count]
@@ -184,7 +189,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def _inherited() -> dict[str, str]:
-    """What children see of the node's environment. They run in another folder, so its import path is made absolute."""
+    """The variables that children inherit. They run in another folder, so PYTHONPATH is made absolute."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     if paths := os.environ.get("PYTHONPATH"):
         inherited["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep))
@@ -192,7 +197,7 @@ def _inherited() -> dict[str, str]:
 
 
 def _question(request: ModuleRequest) -> bytes:
-    """What the child is asked, as JSON. Raises ValueError when JSON cannot say it."""
+    """The question to the child, as JSON. Raises ValueError if JSON cannot represent it."""
     payloads = request.payloads_path
     return encode(
         {
@@ -206,8 +211,8 @@ def _question(request: ModuleRequest) -> bytes:
     )
 
 
-def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: Killable) -> tuple[ModuleResult, bool]:
-    """Run one question in *child*, and say whether the child can be asked again."""
+def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: RunHandle) -> tuple[ModuleResult, bool]:
+    """Send one question to *child*; return the result, and whether the child can be kept."""
     if handle.reason is not None:
         return _failed(request, f"killed: {handle.reason}", transient=True), True
     timeout_s = _timeout_of(request.config)
@@ -237,7 +242,7 @@ def _timeout_of(config: Mapping[str, Any]) -> float | None:
 
 
 def _result(request: ModuleRequest, answer: bytes, child: ModuleProcess) -> ModuleResult:
-    """Read an answer, believing nothing. Raises ProtocolBroken."""
+    """Check and read an untrusted answer. Raises ProtocolBroken."""
     try:
         match decode(answer):
             case {"state": dict(state), "actions": list(packed)}:
@@ -259,16 +264,16 @@ def _action(item: object) -> Action:
             return Record(type, payload)
         case ["complete", output]:
             return Complete(output)
-    raise ValueError(f"{item!r:.80} is no action")
+    raise ValueError(f"{item!r:.80} is not a valid action")
 
 
 def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
-    """What to say of a child whose socket has ended."""
+    """The result for a child whose socket has closed."""
     by_itself = child.ends_by_itself()
     status = child.kill()
     details: dict[str, Any]
     if not by_itself or status == CHANNEL_LOST:
-        error, details = "the module closed the connection with its node", {}
+        error, details = "the module closed the connection to its node", {}
     elif status < 0:
         name = signal_name(-status)
         error, details = f"child was killed by signal {name}", {"signal": name}

@@ -1,1 +1,1 @@
-"""A node: the registration of a worker, and the supervisor that keeps a node's workers running."""
+"""A runtime node: the registration of each worker, and the supervisor that restarts workers that end."""

@@ -1,4 +1,4 @@
-"""A worker's registration: who it is, which pools it serves and what is in use, renewed by a heartbeat."""
+"""The registration of a worker in the store (name, pools, slots in use), renewed by a heartbeat."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from workers.recovery.sweeper import Sweeper
 from workers.runners.command import mark_of
 
 HEARTBEAT_S: Final = 2.0
-KEPT_S: Final = 10  # a registration outlives its last heartbeat by this
+KEPT_S: Final = 10  # a registration expires this long after its last heartbeat
 
-PLANS: Final = 16  # that the sweeper keeps in memory
+PLANS: Final = 16  # number of plans that the sweeper keeps in memory
 
 log = logging.getLogger(__name__)
 
 
 class NodeStep(bootsteps.StartStopStep):
-    """Registers the worker when it starts, renews the registration while it lives, and removes it when it has ended.
+    """Registers the worker when it starts, renews the registration by heartbeats, and removes it when the worker ends.
 
-    It beats in the worker's main process, in a thread: a busy solo worker still shows as alive. Beside it run the
-    sweeper, which does its work on one worker of all, and the worker's watch over itself.
+    The heartbeat is a thread of the worker's main process, so a busy solo worker still shows as alive. Two more threads
+    run the sweeper (active on one worker at a time) and the consumer watchdog.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -53,10 +53,12 @@ class NodeStep(bootsteps.StartStopStep):
         settings: Settings = worker.app.conf.mirrorneuron_settings
         mark = mark_of(settings, worker.hostname)
         if _is_alone(runtime.own_folder(settings), mark):
-            # What an earlier life of this worker left running: its runs have been taken up, or soon are.
+            # Commands of an earlier process of this worker: other workers run their agents again.
             kill_with(mark, prefix=True)
         else:
-            log.warning("another worker here is called %s: give each a name of its own", worker.hostname)
+            log.warning(
+                "another worker on this machine is named %s: start each node with its own --name", worker.hostname
+            )
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()
@@ -81,7 +83,7 @@ class NodeStep(bootsteps.StartStopStep):
             thread.start()
 
     def stop(self, _worker: Any) -> None:
-        """No more sweeps. The heart beats on as long as anything runs: its claims are not those of a dead worker."""
+        """Stop the sweeper. Heartbeats continue while runs finish, so that the worker does not count as dead."""
         if self._sweeper is not None:
             self._sweeper.stop()
 
@@ -108,18 +110,18 @@ class NodeStep(bootsteps.StartStopStep):
                 break
         try:
             store.registry.unregister(node["name"])
-        except Exception:  # it expires by itself
-            log.debug("the registration was not removed", exc_info=True)
+        except Exception:  # the registration expires anyway
+            log.debug("the registration could not be removed; it expires", exc_info=True)
 
 
 def _is_alone(folder: Path, mark: str) -> bool:
-    """Is this the only worker of its name on the machine? It says so to later ones as long as it lives.
+    """True if this is the only worker of its name on the machine. Holds a lock for that until the process ends.
 
-    The kernel drops the lock with the process, and its children do not inherit it.
+    The kernel releases the lock with the process; its children do not inherit it.
     """
     lives = folder / "lives"
     lives.mkdir(exist_ok=True)
-    held = os.open(lives / quote(mark, safe="@="), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # open for good
+    held = os.open(lives / quote(mark, safe="@="), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # never closed
     try:
         fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

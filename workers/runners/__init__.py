@@ -1,6 +1,7 @@
-"""Runners carry out executors' commands: `run` (the protocol), then `host_local` and what it is made of.
+"""Runners run the commands of executors. `protocol` defines a runner; `host_local` is the only one.
 
-`host_local` reads in this order: sandbox_paths, uploads, body_file, command, process, capture, deathwatch.
+Read the parts of `host_local` in this order: sandbox_paths, uploads, body_file, command, child_process, output_capture,
+orphan_killer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mirrorneuron.settings import Settings
 from workers.runners.host_local import HostLocal
 from workers.runners.protocol import Runner, RunRequest, RunResult, SandboxResult
 
-#: What `config.runner_module` may say: all are names of the one runner that there is.
+#: The valid values of `config.runner_module`: all are names of the only runner.
 RUNNERS: Final[dict[str, Callable[[Settings], Runner]]] = dict.fromkeys(NAMES, HostLocal)
 
 __all__ = ["RUNNERS", "HostLocal", "RunRequest", "RunResult", "Runner", "SandboxResult"]

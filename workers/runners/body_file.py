@@ -1,4 +1,4 @@
-"""The bytes of a message's body, after its content type and encoding."""
+"""The bytes of a message's body, by its content type and encoding."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _NDJSON: Final = frozenset(
 
 
 def body_bytes(body: Any, content_type: str, content_encoding: str) -> bytes:
-    """What `MIRROR_NEURON_BODY_FILE` holds.
+    """Return the contents of `MIRROR_NEURON_BODY_FILE`.
 
-    JSON types: the body as JSON. Ndjson: a list as one JSON value a line, a string as it is. Other types are octets: a
-    string is text for `text/*`; else base64, as `body_base64` of an emitted message left it, and UTF-8 text if it is
-    not base64. A body that is no string is JSON whatever its type says. Raises RunRefused for an unknown encoding.
-    Source: MirrorNeuron (Elixir) lib/mirror_neuron/message.ex, `body_binary`; base64 is ours: strings there hold bytes.
+    JSON types: the body as JSON. Ndjson: a list as one JSON value per line, a string unchanged. Other types are bytes:
+    a string is text for `text/*`, else base64 (as `body_base64` of an emitted message stores it), or UTF-8 text if it
+    is not valid base64. A body that is not a string is written as JSON for every type. Raises RunRefused for an unknown
+    encoding. Source: MirrorNeuron (Elixir) lib/mirror_neuron/message.ex, `body_binary`; base64 is an addition, because
+    JSON strings cannot hold bytes.
     """
     data = _typed(body, content_type.partition(";")[0].strip().lower())
     if content_encoding == IDENTITY:
         return data
     if content_encoding == GZIP:
         return gzip.compress(data, mtime=0)
-    raise RunRefused(f"content_encoding {content_encoding!r} is not known ({' or '.join(ENCODINGS)})")
+    raise RunRefused(f"content_encoding {content_encoding!r} is not supported (use {' or '.join(ENCODINGS)})")
 
 
 def _typed(body: Any, kind: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Start one command, read what it prints, and see to it that all of it ends."""
+"""Start one command, read its output, and end all of its processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from workers.runners.orphan_killer import DEATH_WATCH
 from workers.runners.output_capture import Capture
 from workers.runners.protocol import Echo
 
-PIPE_GRACE_S: Final = 0.5  # for children that still hold the pipes when the command itself has ended
-_CHUNK_BYTES: Final = 65_536  # what a pipe holds
+PIPE_GRACE_S: Final = 0.5  # for child processes that hold the pipes open after the command has ended
+_CHUNK_BYTES: Final = 65_536  # the capacity of a pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Outcome:
     returncode: int  #: -N after signal N
     stdout: Capture
     stderr: Capture
-    stopped: str | None  #: why it was ended from outside
-    timed_out: bool  #: and whether that was its own time-out
+    stopped: str | None  #: why the runner ended the command; None: it ended by itself
+    timed_out: bool  #: the reason was the run's own time-out
 
 
 def run_command(
@@ -47,15 +47,15 @@ def run_command(
     handle: RunHandle,
     echo: Echo | None = None,
 ) -> Outcome:
-    """Run *words* in *folder* until it ends, *handle* kills it, or *timeout_s* are over. Nothing of its group is left.
+    """Run *words* in *folder* until the command ends, *handle* kills it, or *timeout_s* are over.
 
-    It leads a session and process group of its own. When it ends, what remains of the group gets `PIPE_GRACE_S` to
-    finish writing and is killed then; after a stop, or where the pipes are held still, so is every process with
-    *stray_mark* (an environment entry of this run alone) that has left the group. One that made itself a daemon
-    lives on after a good end, until the worker's next start: to look for it after each run would cost more than the
-    run. Raises OSError or ValueError if the command cannot be started.
+    The command leads its own session and process group. When the command ends, the rest of its group gets
+    `PIPE_GRACE_S` to finish writing and is then killed. If the command was ended by the runner, or the pipes are still
+    open, every process that left the group is killed too; it is found by *stray_mark*, an environment entry that only
+    this run has. A daemon that a successful command started runs until the worker's next start: searching for daemons
+    after each run would cost more than the run. Raises OSError or ValueError if the command cannot be started.
     """
-    # What takes a descriptor comes first: between the start and the context of the child nothing may fail.
+    # Descriptors are opened first: nothing may fail between the start of the child and its context.
     with handle.wake_fd() as wake_fd, selectors.DefaultSelector() as selector:
         process = subprocess.Popen(
             words,
@@ -80,7 +80,7 @@ def run_command(
 
 
 def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[str | None, bool]:
-    """Read until the command ends, and end it when it must; answer why, and whether because of *timeout_s*."""
+    """Read until the command ends, and end it when due. Return why it was ended, and if it timed out."""
     stopped: str | None = None
     timed_out = False
     due = None if timeout_s is None else time.monotonic() + timeout_s  # the time-out, then the end of the grace
@@ -99,7 +99,7 @@ def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[
 
 
 class _Child:
-    """A started command, its pipes, and its end. Leaving the context kills the group and reaps the command."""
+    """A started command and its pipes. Leaving the context kills the group if the command still runs, and reaps it."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector, cap_bytes: int, echo: Echo | None
@@ -123,10 +123,10 @@ class _Child:
             self.pipes_open += 1
 
     def read(self, due: float | None) -> None:
-        """Take what there is, waiting for it until *due* at most. Returns also when the command ends or is to end."""
+        """Read available output, waiting for it until *due*. Returns early if the command ends or `kill` is called."""
         wait_s = None if due is None else max(0.0, due - time.monotonic())
         for key, _ in self._selector.select(wait_s):
-            if key.data is None:  # the command has ended, or `kill` was called: `reason` says so from now on
+            if key.data is None:  # the command has ended, or `kill` was called and has set `reason`
                 self.ended = self.ended or key.fd == self._exit_fd
                 self._selector.unregister(key.fd)
             elif chunk := os.read(key.fd, _CHUNK_BYTES):
@@ -136,13 +136,13 @@ class _Child:
                 self._selector.unregister(key.fd)
 
     def drain(self, limit_s: float) -> None:
-        """Read until nobody holds the pipes any more, *limit_s* at most, however much there is to read."""
+        """Read until all processes have closed the pipes, for at most *limit_s*."""
         due = time.monotonic() + limit_s
         while self.pipes_open and time.monotonic() < due:
             self.read(due)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the process group. The command is not reaped before its context ends, so the id is still its own."""
+        """Signal the process group. The group id cannot have been reused: the command is reaped when its context ends."""
         kill_group(self._process.pid, number)
 
     def __enter__(self) -> _Child:
@@ -160,7 +160,7 @@ class _Child:
 
 
 def _exit_fd(process: subprocess.Popen[bytes]) -> int:
-    """A descriptor that becomes readable when *process* ends: on Linux without reaping it, elsewhere by a thread."""
+    """Return a descriptor that is readable once *process* has ended: a pidfd, else a pipe closed by a thread."""
     try:
         return os.pidfd_open(process.pid)
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""The command of a run: its files, its words, and the environment that it sees."""
+"""The command of a run: its files, its arguments and its environment."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from workers.runners.body_file import body_bytes
 from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
 
-INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")  # all that a command sees of the node unless `pass_env` names it
-MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # finds what a dead node left running: `<cluster>:<node>:<job>:<agent>`
+INHERITED: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+)  # the only variables of the worker that a command sees without `pass_env`
+MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
 _PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id)\}")
 
 
 def cluster_of(settings: Settings) -> str:
-    """What tells the nodes of one cluster from those of another on the same machine, which may have the same names."""
+    """An id of the cluster (store and namespace): nodes of two clusters on one machine may have the same names."""
     store = f"{without_password(settings.redis_url)} {settings.redis_namespace}"
     return hashlib.sha256(store.encode()).hexdigest()[:16]
 
 
 def mark_of(settings: Settings, node: str) -> str:
-    """How the marker begins of everything that worker *node* runs."""
+    """The beginning of the marker of all commands that worker *node* runs."""
     return f"{MARKER}={cluster_of(settings)}:{node}:"
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
-    """Write input, message, body and context into *folder*; answer the variables that name and describe them.
+    """Write input, message, body and context into *folder*; return the variables that name and describe the files.
 
-    `content_type` and `content_encoding` of the config go before the message's own. Raises RunRefused.
+    `content_type` and `content_encoding` of the config override those of the message. Raises RunRefused.
     """
     message, config = request.message, request.config
     content_type = str(config.get("content_type") or message.envelope.get("content_type") or JSON_TYPE)
@@ -63,7 +68,7 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
             with open(folder / name, "xb") as file:
                 file.write(data)
         except FileExistsError:
-            raise RunRefused(f"an upload takes the name {name!r}, which is the runner's own") from None
+            raise RunRefused(f"an upload has the target {name!r}, which is reserved for a file of the runner") from None
         variables[variable] = str(folder / name)
     return variables | {
         "MIRROR_NEURON_BODY_CONTENT_TYPE": content_type,
@@ -72,7 +77,7 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
 
 
 def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, cluster: str) -> dict[str, str]:
-    """The variables that the runner itself sets; no key of the config overrides them. *cluster*: see `cluster_of`."""
+    """The variables that the runner sets; the config cannot override them. *cluster*: see `cluster_of`."""
     return {
         **files,
         "MIRROR_NEURON_AGENT_TYPE": request.agent_type,
@@ -85,19 +90,21 @@ def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, c
 
 
 def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """All that the command sees: of the node as little as possible, then `environment`, `pass_env` and *variables*.
+    """The whole environment of the command: `INHERITED`, then `environment`, `pass_env` and *variables*.
 
-    A variable of the node that `pass_env` names goes before one in `environment`, which so serves as its default.
+    Later ones override earlier ones, so an entry of `environment` is the default of a variable that `pass_env` names.
     """
     given = config.get("environment") or {}
     names = config.get("pass_env") or []
     if not isinstance(given, Mapping):
         raise RunRefused("config.environment: must be an object")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunRefused("config.pass_env: must be a list of names")
+        raise RunRefused("config.pass_env: must be a list of variable names")
     for name, value in given.items():
         if not name or "=" in name or "\0" in name or (isinstance(value, str) and "\0" in value):
-            raise RunRefused(f"config.environment: {name!r} cannot be set")
+            raise RunRefused(
+                f"config.environment: {name!r} cannot be set (a name is empty or holds `=`, or there is a NUL)"
+            )
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {name: _text(value) for name, value in given.items()}
     environment |= {name: os.environ[name] for name in names if name in os.environ}
@@ -105,9 +112,9 @@ def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> d
 
 
 def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: SandboxPaths) -> list[str]:
-    """The words to run: of a list with placeholders filled in, of a string `bash -c`; sandbox paths mapped in both.
+    """The arguments to execute: a list with its placeholders replaced, or `bash -c` and a string.
 
-    Only whole words of a list are mapped. Braces that hold none of the seven names are left as they are.
+    Sandbox paths are mapped in both; in a list only at the beginning of a word. Other braces are left unchanged.
     """
     command = config.get("command")
     if isinstance(command, str) and command.strip():
@@ -121,7 +128,7 @@ def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: San
         mapped = paths.word(str(word))
         words.append(_PLACEHOLDER.sub(lambda found: variables[f"MIRROR_NEURON_{found[1].upper()}"], mapped))
     if not words[0]:
-        raise RunRefused("config.command[0]: is empty")
+        raise RunRefused("config.command[0]: must not be empty")
     return words
 
 

@@ -1,7 +1,8 @@
-"""Run an executor's command on this node, in a folder of its own: the runner `host_local`.
+"""The runner `host_local`: run an executor's command on this node, in a fresh run folder.
 
-It keeps runs apart and cleans up after them. It is no wall: a command has the rights of the node's user.
-Source: MirrorNeuron (Elixir) lib/mirror_neuron/runner/host_local.ex, whose file names and variables it keeps.
+The runner separates runs and cleans up after them. It is not a security boundary: a command has the rights of the
+worker's user.
+Source: MirrorNeuron (Elixir) lib/mirror_neuron/runner/host_local.ex; file and variable names are the same.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
 
 DEFAULT_PREFIX: Final = "host-local"
-NOT_RUN: Final = 125  # exit codes as docker and shells have them
+NOT_RUN: Final = 125  # exit codes like those of docker and shells
 NOT_RUNNABLE: Final = 126
 NOT_FOUND: Final = 127
 _SHORT_OF: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 
 
 class HostLocal:
-    """The runner. Thread-safe: runs share nothing but the folder beneath which each makes its own."""
+    """The runner. Thread-safe: runs share only the folder that holds their run folders."""
 
     def __init__(self, settings: Settings) -> None:
         self._runs = (settings.temp_dir / "runs").absolute()
@@ -43,15 +44,15 @@ class HostLocal:
         remove_abandoned(self._runs)
 
     def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
-        """Run the command of *request* to its end; everything that goes wrong is in the result."""
+        """Run the command of *request* to its end. Failures are in the result, not raised."""
         name = sandbox_name(request)
         try:
             with HeldFolder(self._runs, name) as folder:
                 return self._run_in(folder, name, request, handle)
-        except ValueError as error:  # RunRefused, a body that JSON cannot say, a NUL in a word
+        except ValueError as error:  # RunRefused, a body that is not valid JSON, a NUL in an argument
             return _not_run(request, name, NOT_RUN, str(error))
         except OSError as error:
-            return _not_run(request, name, NOT_RUN, f"the run folder: {_said(error)}", error)
+            return _not_run(request, name, NOT_RUN, f"cannot prepare the run folder: {_reason(error)}", error)
 
     def _run_in(self, folder: Path, name: str, request: RunRequest, handle: RunHandle) -> RunResult:
         config = request.config
@@ -81,7 +82,7 @@ class HostLocal:
         except (FileNotFoundError, NotADirectoryError):
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
         except OSError as error:
-            return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_said(error)}", error)
+            return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_reason(error)}", error)
         return _result(request, name, workdir, outcome)
 
 
@@ -121,7 +122,7 @@ def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> 
 
 
 def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
-    """What went wrong, and whether it may go well another time."""
+    """The error, if any, and whether a retry may succeed."""
     if outcome.stopped is not None:
         return outcome.stopped, outcome.timed_out
     if outcome.returncode < 0:
@@ -156,6 +157,6 @@ def _sandbox(
     )
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     hint = " (does it begin with a #! line?)" if error.errno == errno.ENOEXEC else ""
     return f"{error.strerror or error}{hint}"

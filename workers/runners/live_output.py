@@ -1,8 +1,8 @@
-"""What running commands print, passed on to the store while they run, for `mn logs --follow`.
+"""Write the output of running commands to the store while they run, for `mn logs --follow`.
 
-It never grows: of what a command prints faster than it can be passed on, the middle is left out here and counted. The
-run's own record of its output (`workers.runners.output_capture`) is not touched by that. What a run has printed is
-written before its commit is, so whoever sees a job's end finds all of it.
+Memory is bounded: when a command prints faster than the store takes it, the middle is left out here and counted. The
+output in a run's result (`workers.runners.output_capture`) is not affected. A run's live output is written before its
+commit, so a client that sees the job's end finds all of it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Final
 
 from mirrorneuron.store.job_store import Store
 from workers.lifecycle.threads import started
+from workers.runners.output_capture import HeadAndTail
 from workers.runners.protocol import Echo
 
 FLUSH_S: Final = 0.25  # between two writes
 CHUNK_BYTES: Final = 16 * 1024  # of one entry
-HALF_BYTES: Final = 64 * 1024  # of one stream between two writes: that many of the first, and of the last
+HALF_BYTES: Final = 64 * 1024  # kept of one stream between two writes: this many of the first bytes, and of the last
 
 log = logging.getLogger(__name__)
 
 
 class LiveOutput:
-    """Collects what the runs of this process print; a thread, which starts with the first, writes it.
+    """Collects the output of this process's runs. A thread, started with the first output, writes it to the store.
 
-    At most *kept_bytes* of a job are kept in the store; 0 turns all of this off.
+    The store keeps at most *kept_bytes* per job; 0 turns live output off.
     """
 
     def __init__(self, store: Store, kept_bytes: int) -> None:
@@ -43,7 +44,7 @@ class LiveOutput:
 
     @contextmanager
     def of(self, job_id: str, agent_id: str) -> Iterator[Echo]:
-        """Take what one run prints, within the block."""
+        """Yield the function that takes the output of one run. The output is written before the block ends."""
         streams: dict[str, _Stream] = {}
 
         def echo(name: str, chunk: bytes) -> None:
@@ -57,7 +58,7 @@ class LiveOutput:
             self._printed.set()
 
         try:
-            yield echo if self._kept_bytes else _deaf
+            yield echo if self._kept_bytes else _discard
         finally:
             with self._lock:
                 for stream in streams.values():
@@ -74,7 +75,7 @@ class LiveOutput:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come since the last time."""
+        """Write what was collected since the last flush."""
         with self._writing:
             self._flush()
 
@@ -85,8 +86,8 @@ class LiveOutput:
         for job_id, rows in groupby(sorted(chunks, key=lambda row: row[0]), key=lambda row: row[0]):
             try:
                 self._store.scripts.log(job_id, [chunk for _, chunk in rows], self._kept_bytes)
-            except Exception:  # the runs go on, and their output is in their results
-                log.warning("job %s: some live output is lost", job_id, exc_info=True)
+            except Exception:  # the runs continue, and their results hold the output too
+                log.warning("job %s: some live output was not written and is lost", job_id, exc_info=True)
 
 
 class _Stream:
@@ -95,42 +96,29 @@ class _Stream:
     def __init__(self, job_id: str, agent_id: str, name: str) -> None:
         self.job_id = job_id
         self.over = False  #: the run has ended
-        self._head = (agent_id, name)
+        self._agent_and_name = (agent_id, name)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._first = bytearray()
-        self._last = bytearray()
-        self._left_out = 0  #: bytes between the two
+        self._kept = HeadAndTail(HALF_BYTES, HALF_BYTES)
 
     def add(self, chunk: bytes) -> None:
-        room = max(0, HALF_BYTES - len(self._first))
-        self._first += chunk[:room]
-        self._last += chunk[room:]
-        if len(self._last) > 2 * HALF_BYTES:  # in big steps, so that each byte is moved once
-            self._leave_out()
+        self._kept.add(chunk)
 
     def take(self) -> list[tuple[str, str, str]]:
-        """What is to be written: (agent, stream, text), each of `CHUNK_BYTES` at most before decoding."""
-        self._leave_out()
-        texts = list(self._texts(self._first))
-        if self._left_out:
-            texts.append(f"\n[... {self._left_out} bytes left out of the live output ...]\n")
-        texts += self._texts(self._last)
+        """Return what is to be written, and forget it: (agent, stream, text), each at most `CHUNK_BYTES` undecoded."""
+        kept, self._kept = self._kept, HeadAndTail(HALF_BYTES, HALF_BYTES)
+        kept.trim()
+        texts = list(self._texts(kept.head))
+        if kept.dropped:
+            texts.append(f"\n[... {kept.dropped} bytes left out of the live output ...]\n")
+        texts += self._texts(kept.tail)
         if self.over:
             texts.append(self._decoder.decode(b"", final=True))
-        self._first.clear()
-        self._last.clear()
-        self._left_out = 0
-        return [(*self._head, text) for text in texts if text]
+        return [(*self._agent_and_name, text) for text in texts if text]
 
-    def _texts(self, what: bytearray) -> Iterator[str]:
-        for at in range(0, len(what), CHUNK_BYTES):
-            yield self._decoder.decode(bytes(what[at : at + CHUNK_BYTES]))
-
-    def _leave_out(self) -> None:
-        spare = max(0, len(self._last) - HALF_BYTES)
-        del self._last[:spare]
-        self._left_out += spare
+    def _texts(self, data: bytearray) -> Iterator[str]:
+        for at in range(0, len(data), CHUNK_BYTES):
+            yield self._decoder.decode(bytes(data[at : at + CHUNK_BYTES]))
 
 
-def _deaf(_stream: str, _chunk: bytes) -> None:
-    """Take nothing."""
+def _discard(_stream: str, _chunk: bytes) -> None:
+    """Take the output of a run when live output is off."""

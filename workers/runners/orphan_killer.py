@@ -1,16 +1,17 @@
-"""End running commands at once when this process dies, however it dies.
+"""Kill running commands at once when this process dies, for whatever reason.
 
-A small shell sleeps at the other end of a pipe. When this process is gone the pipe ends, and the shell kills the
-process groups that stand in a file which the two share. The other ways were measured or weighed, and lost:
+A small shell reads from a pipe. When this process dies the pipe closes, and the shell kills the process groups listed
+in a file that both processes have open. The alternatives were measured or considered, and rejected:
 
 - `prctl(PR_SET_PDEATHSIG)` in a `preexec_fn` makes every start a fork instead of a vfork (15 ms instead of 1 ms in a
-  process of 300 MB) and runs Python between fork and exec of a threaded process, where it may deadlock;
-- `setpriv --pdeathsig` costs 1.5 ms a start and is not everywhere;
-- both kill one process only, not the children of a shell, on Linux only, and also when just the *thread* ends that
-  started the command;
-- telling the shell each group through the pipe wakes it twice a run, which took 0.3 ms each time on two cores.
+  process of 300 MB) and runs Python between fork and exec in a threaded process, which may deadlock;
+- `setpriv --pdeathsig` costs 1.5 ms per start and is not installed everywhere;
+- both work on Linux only, kill one process but not the children of a shell, and also act when only the *thread* ends
+  that started the command;
+- writing each group to the pipe wakes the shell twice per run, which took 0.3 ms each time on two cores.
 
-What is lost between a start and its line in the file, the next life of the node finds (`MIRROR_NEURON_RUN_MARKER`).
+A command whose worker dies before the command's line is in the file becomes an orphan. The next start of the worker
+kills it (found by `MIRROR_NEURON_RUN_MARKER`).
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ done
 
 
 class DeathWatch:
-    """One shell for a process, started with its first command and again if it is lost."""
+    """The shell of this process: started with the first command, and restarted if it has ended."""
 
     def __init__(self) -> None:
-        self._pipe = -1  #: written to by nobody: its end is the signal
+        self._pipe = -1  #: nothing is written to it: its closing is the signal
         self._file = -1
         self._reset()
 
@@ -48,16 +49,16 @@ class DeathWatch:
         self._pipe = self._file = -1
         self._lock = threading.Lock()
         self._groups: set[int] = set()
-        self._length = 0  #: of the file, which never shrinks: one write replaces all of it
+        self._length = 0  #: of the file, which never shrinks: one write replaces its whole contents
         self._pid = 0
 
     @contextmanager
     def guard(self, group: int) -> Iterator[None]:
-        """Have process group *group* killed should this process die before the block ends."""
-        # Out of descriptors or processes, there is no watch: the run is worth more than the watch over it.
+        """Kill process group *group* if this process dies before the block ends."""
+        # Without free descriptors or processes the command runs unguarded, which is better than not at all.
         with self._lock, suppress(OSError):
             self._groups.add(group)
-            if not self._awake():
+            if not self._is_running():
                 self._start()
             self._write()
         try:
@@ -68,15 +69,15 @@ class DeathWatch:
                 self._write()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's pipe, or its end would not be seen while the child lives."""
-        self._reset()  # the lock too: a thread that exists in the parent only may hold it
+        """In a forked child: close the parent's pipe. Else the pipe stays open after the parent's death."""
+        self._reset()  # the lock too: a thread of the parent may hold it
 
     def _write(self) -> None:
         text = "".join(f"{group}\n" for group in sorted(self._groups))
         self._length = max(self._length, len(text))
         os.pwrite(self._file, text.ljust(self._length).encode(), 0)
 
-    def _awake(self) -> bool:
+    def _is_running(self) -> bool:
         try:
             return self._pid != 0 and os.waitpid(self._pid, os.WNOHANG)[0] == 0
         except ChildProcessError:
@@ -88,7 +89,7 @@ class DeathWatch:
                 self._file = os.dup(file.fileno())
         if self._pipe >= 0:
             os.close(self._pipe)
-        self._pid, self._pipe = 0, -1  # should the next lines fail, nothing must remain of the last shell
+        self._pid, self._pipe = 0, -1  # if the next lines fail, nothing of the last shell must remain
         read_end, self._pipe = os.pipe()
         try:
             self._pid = os.posix_spawn(
@@ -100,7 +101,7 @@ class DeathWatch:
                     (os.POSIX_SPAWN_DUP2, self._file, 1),
                     (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
                 ],
-                setpgroup=0,  # Ctrl-C on a terminal is for the node
+                setpgroup=0,  # Ctrl-C in the terminal must not reach it
             )
         finally:
             os.close(read_end)

@@ -7,61 +7,78 @@ from typing import Final
 
 from mirrorneuron.message import encode
 
-SPREAD: Final = 1.9  # times the cap that a stream may take as JSON: both of them, twice, are to fit in one message
-ALWAYS_BYTES: Final = 4_096  # however little the cap is
+SPREAD: Final = (
+    1.9  # cap on a stream's size as JSON, in caps: both streams, each written twice, must fit in one message
+)
+ALWAYS_BYTES: Final = 4_096  # a stream may take this many bytes as JSON, however small the cap is
+
+
+class HeadAndTail:
+    """The first *head_cap* and the last *tail_cap* bytes of a stream; the bytes between them are only counted.
+
+    Holds at most `head_cap + 2 * tail_cap` bytes and a chunk.
+    """
+
+    def __init__(self, head_cap: int, tail_cap: int, head: bytes = b"", tail: bytes = b"") -> None:
+        self.head_cap = head_cap
+        self.tail_cap = tail_cap
+        self.head = bytearray(head)
+        self.tail = bytearray(tail)
+        self.dropped = 0  #: bytes between head and tail
+
+    def add(self, chunk: bytes) -> None:
+        room = max(0, self.head_cap - len(self.head))
+        self.head += chunk[:room]
+        self.tail += chunk[room:]
+        if len(self.tail) > 2 * self.tail_cap:  # in big steps: each byte is moved once or twice, not at every chunk
+            self.trim()
+
+    def trim(self) -> None:
+        """Drop what is in the tail beyond *tail_cap*."""
+        spare = max(0, len(self.tail) - self.tail_cap)
+        del self.tail[:spare]
+        self.dropped += spare
+
+    def halved(self) -> HeadAndTail:
+        """A copy with half the caps."""
+        both = bytes(self.head + self.tail)  # the tail's first bytes may belong to the smaller head, and vice versa
+        head_cap, tail_cap = self.head_cap // 2, self.tail_cap // 2
+        return HeadAndTail(head_cap, tail_cap, both[:head_cap], both[len(both) - tail_cap :])
 
 
 class Capture:
-    """The first and the last bytes of a stream, *cap* bytes together; what lies between is only counted.
+    """The first and the last bytes of a stream, *cap* bytes together; the bytes between them are only counted.
 
-    Of what JSON blows up, binary data above all, less is kept: see `SPREAD`.
-    *echo* is told of each piece as it comes. The head shows what the command set out to do, the tail what went wrong.
-    Holds at most 1.5 times *cap* and a chunk.
+    The head shows what the command set out to do, the tail what went wrong. Less is kept of a stream that grows much
+    as JSON, above all binary data: see `SPREAD`. *echo* is called with each chunk as it comes.
     """
 
     def __init__(self, cap: int, echo: Callable[[bytes], None] | None = None) -> None:
         self.total = 0  #: bytes seen
-        self._most_json = max(ALWAYS_BYTES, int(SPREAD * cap))
+        self._max_json_bytes = max(ALWAYS_BYTES, int(SPREAD * cap))
         self._echo = echo
-        self._tail_cap = cap // 2
-        self._head_cap = cap - self._tail_cap
-        self._head = bytearray()
-        self._tail = bytearray()
+        self._kept = HeadAndTail(cap - cap // 2, cap // 2)
 
     @property
     def cut(self) -> bool:
-        return self.total > self._head_cap + self._tail_cap
+        return self.total > self._kept.head_cap + self._kept.tail_cap
 
     def add(self, chunk: bytes) -> None:
         self.total += len(chunk)
         if self._echo is not None:
             self._echo(chunk)
-        room = self._head_cap - len(self._head)
-        if room > 0:
-            self._head += chunk[:room]
-            chunk = chunk[room:]
-        self._tail += chunk
-        if len(self._tail) > 2 * self._tail_cap:  # in big steps: each byte is moved once or twice, not at every chunk
-            self._forget()
+        self._kept.add(chunk)
 
     def text(self) -> str:
-        """The stream as text, with U+FFFD for what is not UTF-8, and a line that says so where it was cut."""
-        while len(encode(text := self._text())) > self._most_json:
-            self._halve()
+        """The stream as text: U+FFFD replaces what is not UTF-8, and a line marks where bytes were cut."""
+        while len(encode(text := self._text())) > self._max_json_bytes:
+            self._kept = self._kept.halved()
         return text
 
     def _text(self) -> str:
+        kept = self._kept
         if not self.cut:
-            return bytes(self._head + self._tail).decode(errors="replace")
-        self._forget()
-        kept = self._head_cap + self._tail_cap
-        marker = f"\n[... output cut: {self.total} bytes in all, {kept} kept ...]\n"
-        return self._head.decode(errors="replace") + marker + self._tail.decode(errors="replace")
-
-    def _halve(self) -> None:
-        both = bytes(self._head + self._tail)  # they may lie otherwise than the smaller caps have it
-        self._head_cap, self._tail_cap = self._head_cap // 2, self._tail_cap // 2
-        self._head, self._tail = bytearray(both[: self._head_cap]), bytearray(both[len(both) - self._tail_cap :])
-
-    def _forget(self) -> None:
-        del self._tail[: max(0, len(self._tail) - self._tail_cap)]
+            return bytes(kept.head + kept.tail).decode(errors="replace")
+        kept.trim()
+        marker = f"\n[... output cut: {self.total} bytes in all, {kept.head_cap + kept.tail_cap} kept ...]\n"
+        return kept.head.decode(errors="replace") + marker + kept.tail.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What a runner is given, and what it answers with."""
+"""The request to a runner, and its result."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeAlias, TypedDict
 from mirrorneuron.message import Message
 from workers.lifecycle.run_handle import RunHandle
 
-Echo: TypeAlias = Callable[[str, bytes], None]  #: takes a stream's name, and what has just come on it
+Echo: TypeAlias = Callable[[str, bytes], None]  #: called with a stream's name and new output
 
 
 class RunRefused(ValueError):
-    """A run cannot begin because of what its manifest or message says; the message is one line that says where."""
+    """The manifest or message does not allow the run to start; the text is one line that names the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,20 @@ class RunRequest:
     agent_state: Any  #: the `next_state` of the agent's last run, {} at first
     payloads_path: Path | None  #: the bundle's unpacked `payloads/` on this node
     node_name: str
-    echo: Echo | None = None  #: told of the output as it comes
+    echo: Echo | None = None  #: called with the output as it comes
 
 
 class SandboxResult(TypedDict):
-    """What a run leaves behind; `sandbox` in the body that an executor emits."""
+    """The outcome of a command; `sandbox` in the body that an executor emits."""
 
     sandbox_name: str
-    remote_dir: str  #: where the command ran; gone by now
-    exit_code: int  #: the command's; 128 + N after signal N, 127 and 126 as a shell has it, 125 when nothing was run
-    runner_exit_code: int  #: the same here: between this runner and the command stands no second program
+    remote_dir: str  #: the folder in which the command ran; already removed
+    exit_code: int  #: of the command; 128 + N after signal N, 127 and 126 as in a shell, 125 if nothing was run
+    runner_exit_code: int  #: equal to exit_code: this runner has no program of its own around the command
     stdout: str
     stderr: str
     logs: str  #: stdout, then stderr
-    raw_output: str  #: always empty, it would double stdout
+    raw_output: str  #: always empty: it would repeat stdout
     runner: str
     node_name: str
 
@@ -52,11 +52,11 @@ class SandboxResult(TypedDict):
 class RunResult:
     sandbox: SandboxResult
     error: str | None  #: None is success
-    cut: Mapping[str, int] = field(default_factory=dict)  #: of stdout and stderr those over the cap: bytes in all
-    transient: bool = False  #: may go well when tried again: timed out, killed, short of resources, exit code 75
+    cut: Mapping[str, int] = field(default_factory=dict)  #: stream -> all its bytes, for streams longer than the cap
+    transient: bool = False  #: a retry may succeed: timed out, killed, out of resources, exit code 75
 
 
 class Runner(Protocol):
     def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
-        """Run the command of *request* to its end. Blocks; what goes wrong is in `error`, not raised."""
+        """Run the command of *request* to its end. Blocks. A failure is in `error`, not raised."""
         ...

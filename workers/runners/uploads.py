@@ -1,7 +1,7 @@
-"""Copy what a node's `config` names from the bundle's `payloads/` into the run folder.
+"""Copy the uploads of a manifest node from the bundle's `payloads/` into the run folder.
 
-Validation has checked all this already, but a bundle may have been submitted by other code, and a copy of something
-outside `payloads/` would hand a node's files to a job: so each path is checked where it is used.
+Validation checks uploads too. But a bundle may have been submitted by other code, and copying a path outside of
+`payloads/` would give a job files of this machine, so each path is checked again before use.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from workers.runners.sandbox_paths import SandboxPaths
 class Upload:
     """One entry: *source* beneath `payloads/` goes to *target*."""
 
-    where: str  #: the key of `config` that says so
+    where: str  #: the key of `config`, for errors
     source: str
     target: str  #: relative to the run folder, or an absolute path of the sandbox; `x/` takes a file as `x/<its name>`
 
 
 def uploads_of(config: Mapping[str, Any]) -> list[Upload]:
-    """The uploads that *config* asks for: `upload_path`, then `upload_paths`, then `uploads`.
+    """The uploads of *config*: `upload_path`, then `upload_paths`, then `uploads`.
 
-    The target is the source's name where none is given. Raises RunRefused.
+    The default target is the name of the source. Raises RunRefused.
     """
     found = []
     if config.get("upload_path") is not None:
@@ -61,7 +61,7 @@ def _upload(key: str, source: Any, target: Any) -> Upload:
 
 
 def copy_upload(upload: Upload, payloads: Path | None, paths: SandboxPaths) -> None:
-    """Copy one file, or a folder into what may be there already. Raises RunRefused, and OSError for a full disk."""
+    """Copy one file, or merge a folder into its target. Raises RunRefused, and OSError for a full disk."""
     if payloads is None:
         raise RunRefused(f"{upload.where}: the bundle has no payloads/")
     try:
@@ -80,15 +80,15 @@ def copy_upload(upload: Upload, payloads: Path | None, paths: SandboxPaths) -> N
     except RunRefused as error:
         raise RunRefused(f"{upload.where}: {error}") from None
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
-        message = f"{upload.where}: a file and a folder cannot both be {upload.target!r}"
+        message = f"{upload.where}: {upload.target!r} cannot be both a file and a folder"
         raise RunRefused(message) from None
 
 
 def _inside(path: Path, root: Path) -> Path:
-    """*path* with its links followed. Raises RunRefused if they lead out of *root*, FileNotFoundError if nowhere."""
+    """Resolve the links of *path*. Raises RunRefused if they lead out of *root*, FileNotFoundError for a dead link."""
     try:
         real = path.resolve(strict=True)
-    except (RuntimeError, OSError) as error:  # links in a circle are a RuntimeError before Python 3.13
+    except (RuntimeError, OSError) as error:  # a circle of links is a RuntimeError before Python 3.13
         if isinstance(error, OSError) and error.errno != errno.ELOOP:
             raise
         raise RunRefused(f"{path.name!r} is a link to itself") from None
@@ -98,20 +98,20 @@ def _inside(path: Path, root: Path) -> Path:
 
 
 def _copy(source: str, target: str, root: Path, above: tuple[str, ...]) -> None:
-    """Copy *source*, a real path in *root*; *above* are the folders that are being copied around it.
+    """Copy *source*, a resolved path in *root*; *above* are the folders that contain it and are being copied.
 
-    Links become what they point to, so that nothing in a run folder leads out of it when the command begins.
+    Links are replaced by copies of their targets, so that no path in the run folder leads out of it.
     """
     mode = os.stat(source).st_mode
     if stat.S_ISREG(mode):
         shutil.copyfile(source, target)
-        # Write-protection is the node's own, for its copy of the bundle; only "can be run" is the author's.
+        # The cache write-protects its files; of the author's file modes only "executable" is kept.
         os.chmod(target, 0o755 if mode & 0o111 else 0o644)
         return
     if not stat.S_ISDIR(mode):
         raise RunRefused(f"{os.path.basename(source)!r} is neither a file nor a folder")
     if source in above:
-        raise RunRefused(f"{os.path.basename(source)!r} is linked from inside itself")
+        raise RunRefused(f"{os.path.basename(source)!r} contains a link to itself")
     if not os.path.isdir(target):
         os.mkdir(target)
     with os.scandir(source) as entries:

@@ -1,9 +1,9 @@
-"""`mn worker`: be a node. A small supervisor over one Celery worker for light agents and one for each pool."""
+"""`mn worker`: run a runtime node, one Celery worker for light agents and one for each pool."""
 
 from __future__ import annotations
 
-import functools
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,20 +14,23 @@ from typing import Annotated, Final
 import typer
 from redis.exceptions import RedisError
 
+import mirrorneuron
 from mirrorneuron import embedded
-from mirrorneuron.cli import output, target
-from mirrorneuron.cli.exits import Code, complain
+from mirrorneuron.cli import output, signals, target
+from mirrorneuron.cli.exits import complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
-from mirrorneuron.pools import pool_problem, queue
+from mirrorneuron.errors import MirrorNeuronError
+from mirrorneuron.pools import pool_problem
 from mirrorneuron.processes import identity
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.text import count
-from workers.node import supervisor
 
-GIVING_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
-PACKAGES: Final = Path(supervisor.__file__).parents[2]
+GIVE_BACK_S: Final = 15.0  # for ending commands and committing, after the grace
+PACKAGES: Final = Path(mirrorneuron.__file__).absolute().parents[1]  # the folder that holds `workers` too
+PROGRAM: Final = PACKAGES / "workers" / "__main__.py"
+MARK: Final = '__distribution__ = "mirrorneuron"'  # a line of the files that `_check_program` reads
 
 
 class Level(StrEnum):
@@ -37,44 +40,77 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-LogLevel = Annotated[Level, typer.Option("--log-level", metavar="L", help="How much the workers log.")]
+LogLevel = Annotated[Level, typer.Option("--log-level", metavar="L", help="Log level of the workers.")]
 
 
 def worker(
     pool: Annotated[
-        str | None, typer.Option("--pool", metavar="NAME", help="Serve this pool alone; default: all that are set.")
+        str | None, typer.Option("--pool", metavar="NAME", help="Serve only this pool; default: all configured pools.")
     ] = None,
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", min=1, help="Slots of that pool, or of `default`.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NODE", help="The node's name; default: that of the host.")
+        str | None, typer.Option("--name", metavar="NODE", help="Name of the node; default: the host name.")
     ] = None,
     log_level: LogLevel = Level.INFO,
     json: Json = False,
 ) -> None:
-    """Be a node: run what jobs need, until Ctrl-C.
+    """Run a node: workers that run the agents of jobs, until Ctrl-C.
 
-    The first Ctrl-C lets running commands end. What still runs MIRROR_NEURON_STOP_GRACE_SECONDS (30) later is ended and
-    given to other nodes. The second Ctrl-C kills. With --json one document says which node this is, before it starts.
+    After the first Ctrl-C, running commands may finish for MIRROR_NEURON_STOP_GRACE_SECONDS (30). Then they are ended,
+    and other nodes run them again. The second Ctrl-C kills at once. --json prints one document with the node's name,
+    pid and pools before the workers start.
     """
     place = target.find()
     pools = _pools(place.settings, pool, slots)
     node_name = name or _free_name(place.settings)
     environment = _environment(place, pools)
-    queue_of = functools.partial(queue, place.settings.redis_namespace)
-    specs = supervisor.plan_workers(node_name, pools, queue_of=queue_of, level=log_level.upper())
+    _check_program(PROGRAM)
     if place.embedded:
         embedded.hold()
         if pool is None:
             embedded.adopt_node(os.getpid())
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)  # until the supervisor can handle them
     _announce(node_name, pools, json=json)
+    _become_supervisor(_arguments(node_name, pools, place.settings, log_level), environment)
+
+
+def _arguments(node_name: str, pools: Mapping[str, int], settings: Settings, level: Level) -> list[str]:
+    """The arguments of `workers.node.program`."""
+    # A worker gives back its claims before this grace ends, so that no other node has to wait for a lease to expire.
+    grace_s = settings.stop_grace_seconds + GIVE_BACK_S
+    return [
+        f"--name={node_name}",
+        f"--namespace={settings.redis_namespace}",
+        *(f"--pool={name}={slots}" for name, slots in pools.items()),
+        f"--log-level={level.upper()}",
+        f"--stop-grace-seconds={grace_s}",
+    ]
+
+
+def _become_supervisor(arguments: list[str], environment: Mapping[str, str]) -> None:
+    """Replace this process, which keeps its pid, by the supervisor. Does not return.
+
+    The supervisor is started by the path of its file: the import path may hold another package named `workers`.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Celery's banner would not be JSON
-    os.chdir(PACKAGES)  # Celery looks for the app in the working folder first: the user's may have a `workers` too
-    # A worker gives back what runs too long by itself, so that no other node has to wait for the lease to be over.
-    if supervisor.run(specs, env=environment, stop_grace_s=place.settings.stop_grace_seconds + GIVING_BACK_S):
-        complain("a worker cannot be started, see above")
-        raise typer.Exit(Code.USAGE)
+    os.chdir(PACKAGES)  # Celery searches the working folder first, and the user's may hold modules of any name
+    os.execve(sys.executable, [sys.executable, "-P", str(PROGRAM), "mn", "worker", *arguments], environment)  # noqa: S606
+
+
+def _check_program(program: Path) -> None:
+    """Raise MirrorNeuronError if *program* or its package is missing, or is a file of another distribution."""
+    for file in (program, program.with_name("__init__.py")):
+        try:
+            lines = file.read_text("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            problem = f"{error.strerror}; the installation of mirrorneuron is incomplete"
+        else:
+            if any(line.startswith(MARK) for line in lines):
+                continue
+            problem = "another distribution has overwritten this file of mirrorneuron"
+        raise MirrorNeuronError(f"{file}: {problem}; uninstall what replaced it, then reinstall mirrorneuron")
 
 
 def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
@@ -85,11 +121,20 @@ def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
         **place.environment(),
         f"{PREFIX}EXECUTOR_POOL_CAPACITIES": capacities,
         f"{PREFIX}TEMP_DIR": str(settings.temp_dir.absolute()),
+        **_absolute_import_path(),
     }
 
 
+def _absolute_import_path() -> dict[str, str]:
+    """PYTHONPATH for the workers, which run in another folder."""
+    folders = os.environ.get("PYTHONPATH")
+    if not folders:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in folders.split(os.pathsep))}
+
+
 def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str, int]:
-    """Pool -> slots of this node."""
+    """The pools that this node serves: name -> slots."""
     if pool is not None:
         problem, hint = pool_problem(pool)
         if problem:
@@ -99,12 +144,12 @@ def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str,
 
 
 def _free_name(settings: Settings) -> str:
-    """The host's name, with our pid behind it where another node on this host has that name."""
+    """The host name; followed by this pid if a running node on this host has that name already."""
     host = socket.gethostname()
     try:
         nodes = Store(settings, retries=0).registry.nodes()
     except (RedisError, OSError):
-        return host  # the workers wait for a store that is away
+        return host  # the workers wait until the store is reachable
     taken = any(
         node["name"].endswith(f"@{host}") and node["host"] == host and identity.find(node["pid"]) for node in nodes
     )
@@ -116,5 +161,5 @@ def _announce(node_name: str, pools: dict[str, int], *, json: bool) -> None:
         output.document({"node": node_name, "pid": os.getpid(), "pools": pools})
     else:
         served = ", ".join(f"{name} ({count(slots, 'slot')})" for name, slots in pools.items())
-        complain(f"node {node_name} serves {served}; Ctrl-C ends it")
+        complain(f"node {node_name} serves {served}; Ctrl-C stops it")
     sys.stdout.flush()
