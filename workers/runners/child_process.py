@@ -142,7 +142,7 @@ class _Child:
             self.read(due)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the process group. The group id cannot have been reused: the command is reaped when its context ends."""
+        """Signal the process group. Its id cannot have been reused: the command is reaped when its context ends."""
         kill_group(self._process.pid, number)
 
     def __enter__(self) -> _Child:
