@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mirrorneuron.api import arguments, client, default_client
+from mirrorneuron.api import arguments, client
+from mirrorneuron.api.default_client import default_client
 from mirrorneuron.api.waiting import PATIENT_S, REREAD_S, Deadline, Timeout
 from mirrorneuron.bundle.load import BundleInput, JobBundle
 from mirrorneuron.bundle.load import validate_manifest as _validate
@@ -67,7 +68,7 @@ class Client:
     @property
     def sync(self) -> client.Client:
         """The blocking client beneath."""
-        return self._own or default_client.default_client()
+        return self._own or default_client
 
     @overload
     async def run_manifest(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,9 +47,14 @@ class Client:
     """The job API on one cluster. Thread-safe; survives `fork`, because a child process makes its own connections."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings.load()
-        self._lock = threading.Lock()
-        self._parts = Resources(self.settings)
+        self._settings: Settings | None = settings or Settings.load()
+        self._parts: Resources | None = None
+
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:  # of the default client, before its first call
+            self._settings = Settings.load()
+        return self._settings
 
     validate_manifest = staticmethod(validate_manifest)  # it needs no cluster
 
@@ -336,7 +340,7 @@ class Client:
             yield self._live_parts()
 
     def _live_parts(self) -> Resources:
-        if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
-            self._lock = threading.Lock()
+        # After a fork, connections and Celery's pools stay with the parent.
+        if self._parts is None or self._parts.pid != os.getpid():
             self._parts = Resources(self.settings)
         return self._parts

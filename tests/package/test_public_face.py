@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -105,7 +106,32 @@ def test_the_records_are_those_of_the_job_module() -> None:
 def test_a_star_import_works_in_a_fresh_interpreter() -> None:
     program = "from mirrorneuron import *; print(run_manifest.__module__, JobStatus.RUNNING)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["mirrorneuron", "running"]
+    assert done.stdout.split() == ["mirrorneuron.api.client", "running"]
+
+
+def test_importing_loads_neither_celery_nor_redis() -> None:
+    program = "import sys, mirrorneuron; print([name for name in ('celery', 'redis', 'pydantic') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_a_bad_environment_is_reported_by_the_first_call_and_not_by_the_import() -> None:
+    program = """
+from mirrorneuron import *
+from mirrorneuron import aio
+validate_manifest
+try:
+    inspect_nodes()
+except SettingsError as error:
+    print(error)
+"""
+    env = {"MIRROR_NEURON_CLAIM_LEASE_MS": "soon"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert "MIRROR_NEURON_CLAIM_LEASE_MS" in done.stdout, done.stderr
+
+
+def test_a_function_can_be_sent_to_a_process_pool() -> None:
+    assert pickle.loads(pickle.dumps(mirrorneuron.inspect_job)) == mirrorneuron.inspect_job
 
 
 @pytest.mark.parametrize(
