@@ -321,7 +321,7 @@ class Client:
             with self._resources(job_id) as resources:
                 return resources.diagnosis(job_id)
         except RuntimeUnavailable as error:
-            return store_away(job_id, str(error))
+            return store_away(job_id, error)
 
     def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
         """Delete ended jobs, those that ended longer ago than *older_than*; with *all* live ones too, cancelled first.

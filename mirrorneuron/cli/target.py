@@ -56,7 +56,9 @@ def find() -> Place:
         if place is None and (url := embedded.find()):
             place = _embedded(url)
     if place is None:
-        raise RuntimeUnavailable(f"{_nothing()}; start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL")
+        raise RuntimeUnavailable(
+            _nothing(), hint=f"start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL"
+        )
     return place
 
 

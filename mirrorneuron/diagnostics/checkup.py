@@ -49,6 +49,7 @@ class RuntimeStatus:
 
     url: str = ""  #: of the job store, without its password
     error: str = ""  #: why the store cannot be asked; nothing below is known then
+    error_hint: str = ""  #: what to do about the error
     info: Mapping[str, Any] = field(default_factory=dict)  #: the server's INFO
     saves: str | None = None  #: its snapshot rule; None where it does not tell
     refusal: str = ""  #: what it answers to a write and a script, if not that they are done
@@ -70,8 +71,8 @@ Check: TypeAlias = Callable[[RuntimeStatus], Iterator[Finding]]
 def findings(runtime_status: RuntimeStatus) -> list[Finding]:
     """What all checks say, in the order in which one would mend things."""
     if runtime_status.error:
-        said, _, advice = runtime_status.error.partition("; start ")
-        return [_finding("store", Level.ERROR, said, f"start {advice}" if advice else "see the log of the server")]
+        hint = runtime_status.error_hint or "see the log of the server"
+        return [_finding("store", Level.ERROR, runtime_status.error, hint)]
     return [found for check in CHECKS for found in check(runtime_status)]
 
 
@@ -146,7 +147,7 @@ def _memory(runtime_status: RuntimeStatus) -> Iterator[Finding]:
 
 def _broker(runtime_status: RuntimeStatus) -> Iterator[Finding]:
     if runtime_status.broker_error:
-        hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
+        hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs continue when it is back"
         yield _finding("broker", Level.ERROR, runtime_status.broker_error, hint)
     else:
         said = f"{runtime_status.broker} answers" if runtime_status.broker else "the store's server"

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 
 from mirrorneuron.bundle.manifest import AgentType, RecoveryMode
 from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 from mirrorneuron.text import count, span
@@ -113,12 +114,10 @@ def diagnose(facts: JobFacts) -> Diagnosis:
     return next(found for check in CHECKS if (found := check(facts)) is not None)
 
 
-def store_away(job_id: str, error: str) -> Diagnosis:
-    """The diagnosis where nothing can be read; *error* may end with an advice, `; start ...`."""
-    said, _, advice = error.partition("; start ")
-    hint = f"{f'start {advice}' if advice else 'see the log of the server'}; jobs go on when it is back"
-    cause = Cause.STORE_AWAY
-    return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=said, hint=hint)
+def store_away(job_id: str, error: RuntimeUnavailable) -> Diagnosis:
+    """The diagnosis for a job whose store cannot be read."""
+    hint, cause = f"{error.hint or 'see the log of the server'}; jobs continue when it is back", Cause.STORE_AWAY
+    return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=error.message, hint=hint)
 
 
 def _diagnosis(
@@ -160,7 +159,7 @@ def _paused(facts: JobFacts) -> Diagnosis | None:
 def _broker_away(facts: JobFacts) -> Diagnosis | None:
     if not facts.broker_error:
         return None
-    hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
+    hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs continue when it is back"
     return _diagnosis(facts, Cause.BROKER_AWAY, facts.broker_error, hint)
 
 

@@ -50,7 +50,7 @@ def vitals_of(store: Store, app: Celery) -> RuntimeStatus:
                 live_jobs=store.client.scard(store.keys.live),
             )
     except RuntimeUnavailable as error:
-        return RuntimeStatus(url=url, error=str(error))
+        return RuntimeStatus(url=url, error=error.message, error_hint=error.hint)
 
 
 def _times(store: Store) -> tuple[float, int]:

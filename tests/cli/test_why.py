@@ -59,7 +59,7 @@ def test_a_server_that_is_away_is_the_diagnosis_and_exits_5(mn: Mn, away: dict[s
     assert (ended.returncode, ended.stderr) == (5, "")
     first, second = ended.stdout.splitlines()
     assert first.startswith(f"the job store at {away['MIRROR_NEURON_REDIS_URL']} does not answer (")
-    assert second == "start it, or set MIRROR_NEURON_REDIS_URL; jobs go on when it is back"
+    assert second == "start it, or set MIRROR_NEURON_REDIS_URL; jobs continue when it is back"
 
 
 def test_without_any_server_it_says_how_to_start_one(mn: Mn, nowhere: dict[str, str]):

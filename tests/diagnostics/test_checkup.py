@@ -43,7 +43,11 @@ def test_a_runtime_that_is_well_gets_no_advice() -> None:
 
 
 ERRORS: list[tuple[dict[str, Any], str, str]] = [
-    ({"error": "nothing answers at X; start it, or set Y"}, "nothing answers at X", "start it, or set Y"),
+    (
+        {"error": "nothing answers at X", "error_hint": "start it, or set Y"},
+        "nothing answers at X",
+        "start it, or set Y",
+    ),
     ({"info": {**INFO, "redis_version": "6.0.9"}}, "Valkey 9.1.2 at", "version 6.2 or later"),
     ({"refusal": "command not allowed when used memory > 'maxmemory'."}, "the server refuses: command", "maxmemory"),
     ({"refusal": "You can't write against a read only replica."}, "the server refuses: You", "it is a replica"),

@@ -27,6 +27,7 @@ from mirrorneuron.diagnostics.job_diagnosis import (
     store_away,
 )
 from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import iso
 from tests.support.graphs import agent, collector, executor, manifest, router
 
@@ -92,7 +93,7 @@ def said(given: JobFacts) -> tuple[str, str, str]:
 ALL_CAUSES: dict[Cause, Diagnosis] = {
     Cause.ENDED: diagnose(facts(status="completed")),
     Cause.PAUSED: diagnose(facts(**paused(payload={"by": "ann@desk"}))),
-    Cause.STORE_AWAY: store_away("j-1", "no answer; start it"),
+    Cause.STORE_AWAY: store_away("j-1", RuntimeUnavailable("no answer", hint="start it")),
     Cause.BROKER_AWAY: diagnose(facts(broker_error="the broker at amqp://x does not answer")),
     Cause.NO_NODE: diagnose(facts(**due("gpu", "train"))),
     Cause.DEAD_NODE: diagnose(facts(**held(left=1_000))),
@@ -206,10 +207,14 @@ def test_a_pause_whose_event_is_gone_is_told_all_the_same() -> None:
 
 
 def test_a_server_that_is_away_is_told_once_with_its_advice() -> None:
-    found = store_away("j-1", "the job store at redis://x does not answer (refused); start it, or set URL")
+    error = RuntimeUnavailable("the job store at redis://x does not answer (refused)", hint="start it, or set URL")
+    found = store_away("j-1", error)
     assert found["message"] == "the job store at redis://x does not answer (refused)"
-    assert found["hint"] == "start it, or set URL; jobs go on when it is back"
-    assert store_away("j-1", "refused: OOM")["hint"] == "see the log of the server; jobs go on when it is back"
+    assert found["hint"] == "start it, or set URL; jobs continue when it is back"
+    assert (
+        store_away("j-1", RuntimeUnavailable("refused: OOM"))["hint"]
+        == "see the log of the server; jobs continue when it is back"
+    )
 
 
 @pytest.mark.parametrize(

@@ -169,4 +169,4 @@ def test_a_server_or_a_broker_that_is_away_is_a_cause(tmp_path: Path, nobody: st
         found = Client(Settings(redis_url=server.url)).why(job_id)
         assert found["cause"] == "store_away"
         assert found["message"].startswith(f"the job store at {server.url} does not answer (")
-        assert found["hint"] == "start it, or set MIRROR_NEURON_REDIS_URL; jobs go on when it is back"
+        assert found["hint"] == "start it, or set MIRROR_NEURON_REDIS_URL; jobs continue when it is back"

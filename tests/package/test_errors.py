@@ -43,7 +43,7 @@ EXAMPLES = [
     JobStateError("is running"),
     JobFailed("failed", {"job_id": "j"}),
     WaitTimeout("not yet", "j"),
-    RuntimeUnavailable("away", "j"),
+    RuntimeUnavailable("away", "j", hint="start it"),
 ]
 
 
@@ -88,3 +88,9 @@ def test_a_wait_that_timed_out_is_not_taken_for_an_operating_system_error() -> N
     error = WaitTimeout("not yet", "j")
     assert (str(error), error.errno, error.job_id) == ("not yet", None, "j")
     assert (str(RuntimeUnavailable("away")), RuntimeUnavailable("away").job_id) == ("away", None)
+
+
+def test_an_unavailable_runtime_has_a_hint_that_its_text_repeats() -> None:
+    error = RuntimeUnavailable("no answer", hint="start it")
+    assert (str(error), error.message, error.hint) == ("no answer; start it", "no answer", "start it")
+    assert RuntimeUnavailable("no answer").hint == ""

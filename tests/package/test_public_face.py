@@ -110,7 +110,9 @@ def test_a_star_import_works_in_a_fresh_interpreter() -> None:
 
 
 def test_importing_loads_neither_celery_nor_redis() -> None:
-    program = "import sys, mirrorneuron; print([name for name in ('celery', 'redis', 'pydantic') if name in sys.modules])"
+    program = (
+        "import sys, mirrorneuron; print([name for name in ('celery', 'redis', 'pydantic') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
 

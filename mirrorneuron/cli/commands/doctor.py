@@ -34,7 +34,7 @@ def _vitals() -> RuntimeStatus:
     try:
         settings = target.find().settings
     except RuntimeUnavailable as error:  # there is none to look at
-        return RuntimeStatus(error=str(error))
+        return RuntimeStatus(error=error.message, error_hint=error.hint)
     return Resources(settings).runtime_status()
 
 
