@@ -65,14 +65,14 @@ class Announcer:
         """Have agents that wait for their next attempt run when it is due."""
         for step in steps:
             if step.delay_ms is not None:
-                work, wait_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
-                self._tell(partial(self._chains.send, work, self._job, countdown_s=wait_s))
+                work, wait_s = self._chains.linear_chain(self._job, step.agent_id), step.delay_ms / 1000
+                self._tell(partial(self._chains.publish, work, self._job, countdown_s=wait_s))
 
     def _announce(self, row: ReadyAgents) -> None:
         self._tell(lambda: self._chains.announce(self._job, row))
 
     def _drain(self, pool: str) -> None:
-        self._tell(lambda: self._chains.send(self._chains.drain(self._job, pool), self._job))
+        self._tell(lambda: self._chains.publish(self._chains.drain(self._job, pool), self._job))
 
     def _tell(self, send: Callable[[], None]) -> None:
         """Send, whatever comes of it: what is held has to be run, and the sweeper announces what gets lost."""

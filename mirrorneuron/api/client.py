@@ -279,7 +279,7 @@ class Client:
         """
         arguments.text("agent_id", agent_id)
         with self._resources(job_id) as resources:
-            return resources.control.send(job_id, agent_id, message)
+            return resources.control.deliver_message(job_id, agent_id, message)
 
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
         """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.

@@ -72,7 +72,7 @@ class Control:
             raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
         return job
 
-    def send(self, job_id: str, agent: str, payload: Any) -> str:
+    def deliver_message(self, job_id: str, agent: str, payload: Any) -> str:
         """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`, an object."""
         if not isinstance(payload, Mapping):
             raise MessageInvalid(
@@ -84,7 +84,7 @@ class Control:
             text = encode(message)
         except ValueError as error:
             raise MessageInvalid(str(error)) from error
-        return self._deliver(job_id, agent, str(message["envelope"]["message_id"]), text)
+        return self._append(job_id, agent, str(message["envelope"]["message_id"]), text)
 
     def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
         """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
@@ -98,9 +98,9 @@ class Control:
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
         fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
-        return self._deliver(job_id, target, new, encode(message), entry)
+        return self._append(job_id, target, new, encode(message), entry)
 
-    def _deliver(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
+    def _append(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
         advice = "; name the one that shall take it (--to)" if dead else ""
         self._known(job_id, self._plan(self._ref(job_id)), agent, advice)
         cap = self._store.settings.max_message_bytes

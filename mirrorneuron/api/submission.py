@@ -72,7 +72,7 @@ class Submission:
     def _announce(self, plan: Plan, job: JobRef) -> None:
         try:
             chains = self._chains_of(plan)
-            chains.send(chains.opening(job), job, task_id=job.job_id)
+            chains.publish(chains.opening(job), job, task_id=job.job_id)
         except Exception as error:
             # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
             # announces pending jobs whose chain never arrived.

@@ -47,9 +47,9 @@ class Chains:
         """The chain that starts a job: `open_job` and its entrypoint's linear run; with several, `open_job` alone."""
         head = self._step(OPEN_JOB, job, LIGHT, "open_job")
         entrypoints = self._plan.entrypoints
-        return [head] if len(entrypoints) > 1 else [head, *self.linear_run(job, entrypoints[0])]
+        return [head] if len(entrypoints) > 1 else [head, *self.linear_chain(job, entrypoints[0])]
 
-    def linear_run(self, job: JobRef, start: str) -> list[ChainStep]:
+    def linear_chain(self, job: JobRef, start: str) -> list[ChainStep]:
         """The chain of the linear run that begins at node *start*."""
         nodes = self._plan.nodes
         return [self._step(VISIT, job, nodes[name].pool, name, name) for name in self._plan.linear_run(start)]
@@ -60,9 +60,9 @@ class Chains:
 
     def announce(self, job: JobRef, row: ReadyAgents) -> None:
         """Tell the nodes of agents that are ready: one by the chain of its linear run, several by one drain."""
-        self.send(self.linear_run(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
+        self.publish(self.linear_chain(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
 
-    def send(
+    def publish(
         self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None
     ) -> None:
         """Publish a chain so that nothing of a surrounding task of another app sticks to it.

@@ -122,13 +122,13 @@ def test_each_announcement_is_a_step(settings: Settings, runtime: Runtime, monke
     leaves = [executor(pool, "true", output_message_type="done", pool=pool) for pool in ("one", "other")]
     job = job_ref(client, client.run_manifest(fan(leaves, "done")))
     found: list[int | None] = []
-    send = Chains.send
+    publish = Chains.publish
 
     def slow(*args: Any, **kwargs: Any) -> None:
         found.extend(runtime.task_watchdog.look() for _ in range(PATIENCE))
-        send(*args, **kwargs)
+        publish(*args, **kwargs)
 
-    monkeypatch.setattr(Chains, "send", slow)
+    monkeypatch.setattr(Chains, "publish", slow)
     runtime.task_watchdog.begin()
     visit(runtime, make_app(settings), job, None, Start(opening=True))
     runtime.task_watchdog.over()
