@@ -14,7 +14,7 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.diagnostics.checkup import RuntimeStatus
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
-from mirrorneuron.diagnostics.runtime_status import vitals_of
+from mirrorneuron.diagnostics.runtime_status import read_status
 from mirrorneuron.dispatch.celery_app import broker_error, make_app
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.job import TERMINAL, JobStatus
@@ -49,7 +49,7 @@ class Resources:
 
     def runtime_status(self) -> RuntimeStatus:
         """What the runtime tells of itself; a store that does not answer is part of it."""
-        return vitals_of(self.store, self.app)
+        return read_status(self.store, self.app)
 
     @cached_property
     def submission(self) -> Submission:

@@ -30,7 +30,7 @@ def test_the_first_line_says_what_and_since_when_and_the_second_what_to_do(mn: M
     assert (shown.returncode, shown.stderr) == (0, "")
     first, second = shown.stdout.splitlines()
     since = client.why(waiting)["since"]
-    told = re.escape(f"the job waits for a message from outside, at ear (since {since}, ")
+    told = re.escape(f"the job waits for a message from outside to ear (since {since}, ")
     assert re.fullmatch(told + r"(a moment|\d+ s|1 min.*) ago\)", first)
     assert second == f"send one: mn send {waiting} ear message.json"
 

@@ -62,7 +62,7 @@ def gate(outside: Path) -> Iterator[Path]:
 def test_a_pool_that_nobody_serves_is_named_with_who_needs_it(live: Live) -> None:
     job_id = live.submit(single("true", pool="gpu"))
     found = live.until(job_id, Cause.NO_NODE)
-    assert found["message"] == "no node serves pool 'gpu', which work needs; served: default"
+    assert found["message"] == "no node serves pool 'gpu', which work needs; served pools: default"
     assert found["hint"] == "start one: mn worker --pool gpu"
     assert (found["agent_id"], found["pool"]) == ("work", "gpu")
     (asked,) = [event for event in live.events(job_id) if event["type"] == "executor_lease_requested"]
@@ -81,7 +81,7 @@ def test_a_running_command_is_named_with_its_worker(live: Live, gate: Path) -> N
     job_id = live.submit(single(until_there(gate)))
     found = live.until(job_id, Cause.RUNNING)
     assert found["message"] == f"work runs on default@{live.settings.redis_namespace}"
-    assert found["hint"] == f"see what it prints: mn logs {job_id} work --follow"
+    assert found["hint"] == f"follow its output: mn logs {job_id} work --follow"
 
 
 def test_where_all_slots_are_taken_their_holders_are_named(live: Live, gate: Path) -> None:
@@ -100,19 +100,19 @@ def test_where_all_slots_are_taken_their_holders_are_named(live: Live, gate: Pat
 
 def test_a_failed_run_that_will_be_tried_again_says_when_and_why(live: Live) -> None:
     found = live.until(live.submit(single("exit 3", max_attempts=2, retry_backoff_ms=60_000)), Cause.RETRY_WAIT)
-    assert found["message"].startswith("work is tried again in ")
-    assert found["message"].endswith("; run 1 of at most 2 failed: command exited with code 3")
+    assert found["message"].startswith("work is retried in ")
+    assert found["message"].endswith("; attempt 1 of 2 failed: command exited with code 3")
 
 
 def test_a_delayed_start_is_told(live: Live) -> None:
     found = live.until(live.submit(single("true", startup_delay_ms=60_000)), Cause.RETRY_WAIT)
-    assert found["message"].endswith(", as its startup_delay_ms says")
+    assert found["message"].endswith(", because of its startup_delay_ms")
 
 
 def test_a_job_that_waits_for_the_outside_names_its_sensor(live: Live) -> None:
     job_id = live.submit(manifest([router("start"), agent("ear", "sensor", complete_job=True)]))
     found = live.until(job_id, Cause.WAITING_OUTSIDE)
-    assert found["message"] == "the job waits for a message from outside, at ear"
+    assert found["message"] == "the job waits for a message from outside to ear"
     assert found["since"] == live.inspect_job(job_id)["idle_since"]
     live.send_message(job_id, "ear", {"body": 1})
     assert live.wait_for_job(job_id, PATIENCE_MS)["status"] == "completed"
@@ -122,14 +122,14 @@ def test_an_aggregator_that_is_one_short_says_whose_message_matched_no_edge(live
     works = [executor(f"w{n}", "true", output_message_type="odd" if n == 3 else "done") for n in range(5)]
     edges = [("spread", f"w{n}", "go") for n in range(5)] + [(f"w{n}", "all", "done") for n in range(5)]
     found = live.until(live.submit(manifest([router("spread"), *works, collector("all", 5)], edges)), Cause.INCOMPLETE)
-    told = "all has 4 of 5 messages, and nobody can send it more; 1 message of w3 matched no edge"
+    told = "all has 4 of 5 messages, and no agent can send it more; 1 message of w3 matched no edge"
     assert (found["message"], found["agent_id"]) == (told, "all")
 
 
 def test_an_aggregator_whose_messages_are_dead_letters_says_so(live: Live) -> None:
     graph = manifest([executor("work", LOST, output_message_type=None), collector("all")], [("work", "all", "t")])
     found = live.until(live.submit(graph), Cause.INCOMPLETE)
-    assert found["message"] == "all has 0 of 1 message, and nobody can send it more; 1 dead letter"
+    assert found["message"] == "all has 0 of 1 message, and no agent can send it more; 1 dead letter"
     assert "mn dead-letters" in found["hint"]
 
 
@@ -140,7 +140,7 @@ def test_a_paused_job_says_by_whom_and_since_when(live: Live) -> None:
     (told,) = [event for event in live.events(job_id) if event["type"] == "job_paused"]
     found = live.why(job_id)
     assert found["message"] == f"the job was paused by {told['payload']['by']}"
-    assert (found["since"], found["hint"]) == (told["timestamp"], f"go on: mn resume {job_id}")
+    assert (found["since"], found["hint"]) == (told["timestamp"], f"resume it: mn resume {job_id}")
 
 
 def test_an_ended_job_says_how_it_ended(live: Live) -> None:
