@@ -118,7 +118,7 @@ def test_messages_come_from_a_file_or_from_stdin_and_their_ids_are_printed(mn: M
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
         (b'{"message_id": ""}', "message_id must not be empty"),
         (b'{"envelope": {"type": ""}}', "type must not be empty"),
-        (b"[5]", 'a message must be an object, not a list (say it with a body: {"body": ...})'),
+        (b"[5]", 'a message must be an object, not a list (put the value into a body: {"body": ...})'),
     ],
 )
 def test_what_is_no_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
@@ -170,7 +170,7 @@ def test_a_job_that_has_not_begun_is_not_paused(mn: Mn, quiet: DefaultEmit):
 
 
 def test_an_unknown_agent_exits_3_and_the_others_are_named(mn: Mn, client, fed, message):
-    unknown = f"mn: job '{fed}' has no agent 'eer'; it has start, ear\n"
+    unknown = f"mn: job '{fed}' has no agent 'eer'; its agents: start, ear\n"
     ended = mn("send", fed, "eer", str(message))
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
     client.cancel(fed)

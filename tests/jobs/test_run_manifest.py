@@ -79,7 +79,7 @@ def test_arguments_that_make_no_sense_are_type_errors_and_submit_nothing(unserve
 
 @pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n"])
 def test_a_job_id_must_be_one(unserved, job_id):
-    with pytest.raises(ManifestError, match="is no job id") as caught:
+    with pytest.raises(ManifestError, match="is not a valid job id") as caught:
         unserved.run_manifest(line(3), job_id=job_id)
     assert caught.value.issues[0].path == "job_id"
     assert unserved.list_jobs() == []

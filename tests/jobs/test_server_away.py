@@ -118,7 +118,7 @@ def test_a_broker_that_is_away_is_logged_for_the_job_is_submitted(own_server, aw
     with caplog.at_level(logging.ERROR, logger="mirrorneuron"):
         job_id = client.run_manifest(line(3))
     assert client.inspect_job(job_id)["status"] == "pending"
-    assert f"job {job_id} is submitted, but could not be announced" in caplog.text
+    assert f"job {job_id} is submitted, but its announcement failed" in caplog.text
 
 
 def test_a_server_with_a_password_of_its_own_says_what_is_wrong(own_server):

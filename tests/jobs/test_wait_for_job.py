@@ -40,7 +40,7 @@ def test_an_unknown_job_is_not_waited_for(client):
 def test_a_timeout_leaves_the_job_alone(client, outside):
     """The wait is over, the job is not: a later wait gets its end."""
     job_id = client.run_manifest(single(until_there(outside / "gate")))
-    with pytest.raises(WaitTimeout, match="has not ended in time; it goes on") as caught:
+    with pytest.raises(WaitTimeout, match="has not ended in time; it continues") as caught:
         client.wait_for_job(job_id, timeout=50)
     assert caught.value.job_id == job_id
     assert client.inspect_job(job_id)["status"] in ("pending", "running")
