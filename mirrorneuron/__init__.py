@@ -1,9 +1,9 @@
 """MirrorNeuron: run a graph of agents as one durable job, on Celery workers.
 
-Read in this order: client -> manifest, validation, bundle -> plan, chain -> keys, lua/, scripts, store -> and on the
-nodes workers.tasks -> workers.visit, workers.agents.draft -> workers.agents.
+Read in this order: api.client; bundle.manifest, bundle.validate, bundle.load, bundle.plan; dispatch.chains; store.keys,
+store/lua/, store.scripts, store.job_store; then on the nodes workers.tasks, workers.visit, workers.agents.
 
-What needs Celery or Redis is loaded on first use, so that validating a bundle stays light.
+Names that need Celery or Redis are imported on first use, so that validating a bundle stays light.
 """
 
 from __future__ import annotations
