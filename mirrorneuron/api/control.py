@@ -46,13 +46,13 @@ class Control:
     def pause(self, job_id: str) -> JobMap:
         """Start no new run. Runs in progress finish and commit; messages queue up."""
         moved = self._store.scripts.pause_resume(job_id, JobStatus.PAUSED, _who())
-        return self._after(job_id, moved, "paused")
+        return self._job_or_error(job_id, moved, "paused")
 
     def resume(self, job_id: str) -> JobMap:
         """Resume a paused job."""
         moved = self._store.scripts.pause_resume(job_id, JobStatus.RUNNING, _who())
         self._announce(job_id, moved.waiting)
-        return self._after(job_id, moved, "resumed")
+        return self._job_or_error(job_id, moved, "resumed")
 
     def cancel(self, job_id: str, reason: str | None) -> JobMap:
         """Cancel a job: its running commands are killed on every node, and its mailboxes are kept for a retry."""
@@ -102,7 +102,7 @@ class Control:
 
     def _append(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
         hint = "; give another recipient: --to AGENT" if dead else ""
-        self._known(job_id, self._plan(self._ref(job_id)), agent, hint)
+        self._require_agent(job_id, self._plan(self._ref(job_id)), agent, hint)
         cap = self._store.settings.max_message_bytes
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
@@ -121,13 +121,13 @@ class Control:
         ref = self._ref(job_id)
         plan = self._plan(ref)
         if start is not None:
-            self._known(job_id, plan, start)
+            self._require_agent(job_id, plan, start)
         clear = [(name, plan.nodes[name].threshold or "") for name in (plan.downstream_of(start) if start else ())]
         self._store.index.mark_live(job_id)
         moved, _ = self._store.scripts.retry(ref, _who(), plan.nodes.keys(), start or "", clear)
         if moved.word is ReplyCode.REFUSED and JobStatus(moved.status) in TERMINAL:
             self._store.index.mark_ended([job_id])
-        job = self._after(job_id, moved, "retried")
+        job = self._job_or_error(job_id, moved, "retried")
         self._store.index.mark_live(
             job_id
         )  # again: another process may have marked the previous run as ended meanwhile
@@ -173,7 +173,8 @@ class Control:
             # Broker clients raise errors of any type. The store has the change, and the sweeper announces ready agents.
             log.warning("job %s: announcement failed; the sweeper will repeat it: %s", job_id, error)
 
-    def _after(self, job_id: str, moved: ControlReply, done: str) -> JobMap:
+    def _job_or_error(self, job_id: str, moved: ControlReply, done: str) -> JobMap:
+        """The job map after a control that was carried out; raises the error of a refused one."""
         if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
         job = self._store.known_job(job_id)  # raises RecordDamaged
@@ -198,14 +199,14 @@ class Control:
 
     def check_agent(self, job_id: str, agent: str) -> None:
         """Raise JobNotFound or AgentNotFound if the job or the agent does not exist."""
-        self._known(job_id, self._plan(self._ref(job_id)), agent)
+        self._require_agent(job_id, self._plan(self._ref(job_id)), agent)
 
-    def _known(self, job_id: str, plan: Plan, agent: str, hint: str = "") -> None:
+    def _require_agent(self, job_id: str, plan: Plan, agent: str, hint: str = "") -> None:
         if agent not in plan.nodes:
-            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; its agents: {_some(plan.nodes)}{hint}")
+            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; its agents: {_first_names(plan.nodes)}{hint}")
 
 
-def _some(names: Mapping[str, Any]) -> str:
+def _first_names(names: Mapping[str, Any]) -> str:
     shown = ", ".join(list(names)[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 

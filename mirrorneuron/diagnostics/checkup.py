@@ -144,8 +144,8 @@ def _memory(runtime_status: RuntimeStatus) -> Iterator[Finding]:
         return
     said = f"the server uses {size(used)} of {size(most)}"
     if policy != "noeviction":
-        told = f"{said}, and evicts keys when it is full ({policy}), also those of jobs"
-        yield _finding("memory", Level.ERROR, told, "set maxmemory-policy to noeviction")
+        text = f"{said}, and evicts keys when it is full ({policy}), also those of jobs"
+        yield _finding("memory", Level.ERROR, text, "set maxmemory-policy to noeviction")
     elif used > FULL * most:
         hint = "raise maxmemory, or delete ended jobs: mn job cleanup"
         yield _finding("memory", Level.WARNING, f"{said}: it will soon refuse writes", hint)
@@ -184,8 +184,8 @@ def _nodes(runtime_status: RuntimeStatus) -> Iterator[Finding]:
             yield _finding("nodes", level, f"no node serves pool {pool!r}", hint)
     versions = {node["versions"].get("mirrorneuron", "?") for node in serving} | {runtime_status.version}
     if len(versions) > 1:
-        told = f"several versions are in use: {', '.join(sorted(versions))} (here: {runtime_status.version})"
-        yield _finding("nodes", Level.WARNING, told, "install one version everywhere")
+        text = f"several versions are in use: {', '.join(sorted(versions))} (here: {runtime_status.version})"
+        yield _finding("nodes", Level.WARNING, text, "install one version everywhere")
 
 
 def _sweeps(runtime_status: RuntimeStatus) -> Iterator[Finding]:

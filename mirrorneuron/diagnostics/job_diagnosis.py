@@ -177,10 +177,10 @@ def _no_node(facts: JobFacts) -> Diagnosis | None:
     if not facts.nodes:
         said = "no node is alive"
     elif stopping:
-        said += f", except some that are stopping: {_some(stopping)}"
+        said += f", except some that are stopping: {_first_names(stopping)}"
     elif due and pool != LIGHT:
         others = sorted({name for node in facts.nodes for name in node["pools"]} - {LIGHT})
-        said += f", which {due.agent_id} needs; served pools: {_some(others) or 'none'}"
+        said += f", which {due.agent_id} needs; served pools: {_first_names(others) or 'none'}"
     since = iso(due.at_ms) if due and due.at_ms <= facts.now_ms else facts.job["updated_at"]
     agent, hint = due.agent_id if due else None, f"start one: {_worker(facts, pool)}"
     return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
@@ -239,7 +239,7 @@ def _waiting_for_a_slot(facts: JobFacts) -> Diagnosis | None:
     who = due.agent_id if due.count == 1 else f"{due.agent_id} and {count(due.count - 1, 'other agent')}"
     if pool != LIGHT and in_use >= slots:
         said = f"no slot of {_pool(pool)} is free for {who}: {count(slots, 'slot')} taken"
-        said += f", by {_some(busy)}" if busy else ""
+        said += f", by {_first_names(busy)}" if busy else ""
         cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {_worker(facts, pool)}"
     else:
         free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
@@ -288,7 +288,7 @@ def _idle(facts: JobFacts) -> Diagnosis:
     more = f"; list the dead letters: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
     more += "" if facts.serving(LIGHT) else f"; and start a node: {_worker(facts, LIGHT)}"
     if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
-        said = f"the job waits for a message from outside to {_some(sensors)}"
+        said = f"the job waits for a message from outside to {_first_names(sensors)}"
         short = [f"; {row.agent_id} has {row.have} of {row.threshold} messages" for row in facts.short if row.have]
         said = "".join([said, *short[:SHOWN], _lost(facts)])
         hint = f"send one: {_mn(facts, 'send', sensors[0], 'message.json')}{more}"
@@ -308,7 +308,7 @@ CHECKS: Final[tuple[Callable[[JobFacts], Diagnosis | None], ...]] = (
 def _lost(facts: JobFacts) -> str:
     """The messages that an idle job has lost: the usual reason why a job stops early."""
     names, lost = list(facts.unrouted), sum(facts.unrouted.values())
-    said = f"; {count(lost, 'message')} of {_some(names)} matched no edge" if names else ""
+    said = f"; {count(lost, 'message')} of {_first_names(names)} matched no edge" if names else ""
     return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
 
 
@@ -316,7 +316,7 @@ def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
     """The number of tasks in the pool's queue, as text, and the hint for a queued agent."""
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
-    names = _some([node["name"] for node in nodes])
+    names = _first_names([node["name"] for node in nodes])
     hint = f"wait: a lost announcement is repeated after 5 s, then at growing intervals; or see the log of {names}"
     return f"; {count(queued, 'task')} in the queue" if queued else "", hint
 
@@ -338,6 +338,6 @@ def _mn(facts: JobFacts, verb: str, *words: str) -> str:
     return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -18,7 +18,7 @@ from mirrorneuron.store.protocol import DeadLetterDraft, JobRef, ReplyCode, Step
 from tests.support.store import Jobs
 
 THEN = "2020-01-01T00:00:00.000Z"
-Told = list[tuple[str, int, str]]  # (pool, due, the agent if it is one)
+Announced = list[tuple[str, int, str]]  # (pool, due, the agent if it is one)
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def client(settings: Settings) -> Client:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+def announced(monkeypatch: pytest.MonkeyPatch) -> Announced:
     """The rows that are announced, as they are announced."""
-    rows: Told = []
+    rows: Announced = []
     announce = Chains.announce
 
     def recorded(self: Chains, job: JobRef, row: Any) -> None:
@@ -87,22 +87,22 @@ def test_a_cancel_that_loses_against_a_retry_cancels_the_retried_run(
     assert (job["status"], job["run"], lost) == ("cancelled", 2, [ReplyCode.STALE, ReplyCode.SETTLED])
 
 
-def test_a_resume_announces_all_ready_agents(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_resume_announces_all_ready_agents(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"a": [1], "x": [2]})
     jobs.open("j")
     client.pause("j")
-    assert told == []
+    assert announced == []
     assert client.resume("j")["status"] == "running"
-    assert sorted(told) == [("default", 1, "x"), (LIGHT, 1, "a")]
+    assert sorted(announced) == [("default", 1, "x"), (LIGHT, 1, "a")]
 
 
-def test_a_message_announces_the_agents_that_it_makes_ready(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_message_announces_the_agents_that_it_makes_ready(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
     jobs.open("j")
     client.send_message("j", "join", {"n": 1})
-    assert told == [], "`join` has one of two messages, and `x` was announced before"
+    assert announced == [], "`join` has one of two messages, and `x` was announced before"
     client.send_message("j", "join", {"n": 2})
-    assert told == [(LIGHT, 1, "join")]
+    assert announced == [(LIGHT, 1, "join")]
 
 
 def test_a_message_may_have_as_many_bytes_as_the_settings_say(client: Client, store: Store, jobs: Jobs) -> None:
@@ -168,22 +168,22 @@ def test_a_completed_job_lists_no_message_as_the_one_it_failed_on(client: Client
     assert client.dead_letters("j") == []
 
 
-def test_a_retry_announces_all_ready_agents(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_retry_announces_all_ready_agents(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"a": [1], "x": [2]})
     jobs.open("j")
     jobs.end("j", JobStatus.CANCELLED)
     client.retry("j")
-    assert sorted(told) == [("default", 1, "x"), (LIGHT, 1, "a")]
+    assert sorted(announced) == [("default", 1, "x"), (LIGHT, 1, "a")]
 
 
 def test_a_retry_without_ready_agents_is_announced_so_that_a_worker_settles_it(
-    client: Client, jobs: Jobs, told: Told
+    client: Client, jobs: Jobs, announced: Announced
 ) -> None:
     jobs.submit("j", initial_inputs={"join": [1]}, entrypoints=["join"])
     jobs.open("j")
     jobs.end("j", JobStatus.CANCELLED)
     client.retry("j")
-    assert told == [(LIGHT, 2, "")]
+    assert announced == [(LIGHT, 2, "")]
 
 
 def test_a_retry_from_an_agent_resets_it_and_all_downstream(client: Client, store: Store, jobs: Jobs) -> None:

@@ -29,7 +29,7 @@ WELL = RuntimeStatus(
 )
 
 
-def told(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str]]:
+def texts_of(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str]]:
     """What is said at that level, and what to do."""
     return [(found["message"], found["hint"]) for found in findings(runtime_status) if found["level"] == level]
 
@@ -81,7 +81,7 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
 def test_errors_stop_jobs_now(change: dict[str, Any], message: str, hint: str) -> None:
     runtime_status = replace(WELL, **change)
     assert worst(findings(runtime_status)) is Level.ERROR
-    [(said, advice)] = told(runtime_status, Level.ERROR)
+    [(said, advice)] = texts_of(runtime_status, Level.ERROR)
     assert message in said
     assert hint in advice
 
@@ -108,14 +108,14 @@ WARNINGS: list[tuple[dict[str, Any], str, str]] = [
 def test_warnings_may_stop_jobs_later(change: dict[str, Any], message: str, hint: str) -> None:
     runtime_status = replace(WELL, **change)
     assert worst(findings(runtime_status)) is Level.WARNING
-    [(said, advice)] = told(runtime_status, Level.WARNING)
+    [(said, advice)] = texts_of(runtime_status, Level.WARNING)
     assert message in said
     assert hint in advice
 
 
 def test_stopping_nodes_do_not_count_as_serving() -> None:
     stopping = replace(WELL, nodes=[node("light", "default", stopping=True)], live_jobs=1)
-    assert [said for said, _ in told(stopping, Level.ERROR)] == ["no node is alive; 1 live job"]
+    assert [said for said, _ in texts_of(stopping, Level.ERROR)] == ["no node is alive; 1 live job"]
 
 
 @pytest.mark.parametrize("swept_ms", [None, 3_600_000])

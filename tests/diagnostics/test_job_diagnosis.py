@@ -184,10 +184,10 @@ def test_a_light_agent_has_no_logs_to_point_to_after_a_failure(name: str | None)
     assert hint == "continue where it stopped: mn retry j-1"
 
 
-@pytest.mark.parametrize(("reason", "told"), [("cancelled", ""), ("too dear", ": too dear")])
-def test_a_cancelled_job_says_by_whom_and_why_if_a_reason_was_given(reason: str, told: str) -> None:
+@pytest.mark.parametrize(("reason", "expected"), [("cancelled", ""), ("too dear", ": too dear")])
+def test_a_cancelled_job_says_by_whom_and_why_if_a_reason_was_given(reason: str, expected: str) -> None:
     _, message, _ = said(facts(status="cancelled", result={"reason": reason, "by": "ann@desk"}))
-    assert message == f"the job was cancelled by ann@desk{told}"
+    assert message == f"the job was cancelled by ann@desk{expected}"
 
 
 def test_a_paused_job_says_by_whom_since_when_and_what_still_runs() -> None:
@@ -238,9 +238,9 @@ def test_an_unreachable_store_is_a_message_and_a_hint() -> None:
     ],
 )
 def test_an_unserved_pool_is_reported_with_the_command_that_starts_a_node(more: Any, message: str, hint: str) -> None:
-    cause, told, do = said(facts(**more))
+    cause, text, do = said(facts(**more))
     assert (cause, do) == ("no_node", f"start one: {hint}")
-    assert told.endswith(message)
+    assert text.endswith(message)
 
 
 def test_an_unserved_pool_is_missed_since_the_agent_was_ready_but_never_since_a_future_time() -> None:
@@ -269,10 +269,10 @@ def test_after_a_lost_worker_some_jobs_wait_for_a_resume() -> None:
     assert said(facts(manual, **held(left=0)))[2].endswith("; then resume it: mn resume j-1")
 
 
-@pytest.mark.parametrize(("queued", "told"), [(0, ""), (1, "; 1 task in the queue"), (3, "; 3 tasks in the queue")])
-def test_a_job_that_is_not_opened_says_how_many_tasks_are_queued(queued: int, told: str) -> None:
+@pytest.mark.parametrize(("queued", "expected"), [(0, ""), (1, "; 1 task in the queue"), (3, "; 3 tasks in the queue")])
+def test_a_job_that_is_not_opened_says_how_many_tasks_are_queued(queued: int, expected: str) -> None:
     found = diagnose(facts(status="pending", nodes=[node("light@a", light=(1, 0, queued))]))
-    assert found["message"] == f"no worker has started the job yet{told}"
+    assert found["message"] == f"no worker has started the job yet{expected}"
     assert found["since"] == THEN
     assert found["hint"].endswith("see the log of light@a")
 
@@ -301,13 +301,13 @@ def test_a_running_light_agent_has_no_output_to_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "slots", "told"),
+    ("count", "slots", "expected"),
     [(1, 1, "is free for work: 1 slot taken"), (3, 2, "is free for work and 2 other agents: 2 slots taken")],
 )
-def test_taken_slots_are_reported_with_their_number(count: int, slots: int, told: str) -> None:
+def test_taken_slots_are_reported_with_their_number(count: int, slots: int, expected: str) -> None:
     nodes = [LIGHT, node("d@a", default=(slots, slots, 4))]
     found = diagnose(facts(nodes=nodes, **due("default", "work", count=count)))
-    assert found["message"] == f"no slot of pool 'default' {told}"
+    assert found["message"] == f"no slot of pool 'default' {expected}"
     assert found["hint"] == "wait, or start another node: mn worker"
     assert (found["agent_id"], found["pool"], found["since"]) == ("work", "default", iso(NOW - 2_000))
 
@@ -323,8 +323,8 @@ def test_holders_of_slots_are_known_before_the_next_heartbeat() -> None:
 def test_a_ready_agent_with_a_free_slot_is_queued() -> None:
     nodes = [LIGHT, node("d@a", default=(2, 1, 3)), node("d@b", default=(2, 0, 3))]
     cause, message, hint = said(facts(nodes=nodes, **due("default", "work", count=2)))
-    told = "work and 1 other agent are ready, with 3 of 4 slots of pool 'default' free; 3 tasks in the queue"
-    assert (cause, message) == ("queued", told)
+    expected = "work and 1 other agent are ready, with 3 of 4 slots of pool 'default' free; 3 tasks in the queue"
+    assert (cause, message) == ("queued", expected)
     assert hint.endswith("see the log of d@a, d@b")
 
 
@@ -366,8 +366,8 @@ def test_a_waiting_job_reports_dead_letters_and_missing_nodes() -> None:
 
 def test_a_starved_aggregator_says_how_many_messages_it_has() -> None:
     found = diagnose(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
-    told = "all has 4 of 5 messages, and no agent can send it more; 1 message of work matched no edge"
-    assert (found["message"], found["agent_id"], found["since"]) == (told, "all", THEN)
+    expected = "all has 4 of 5 messages, and no agent can send it more; 1 message of work matched no edge"
+    assert (found["message"], found["agent_id"], found["since"]) == (expected, "all", THEN)
     assert found["hint"] == "send the missing messages: mn send j-1 all message.json; or cancel the job: mn cancel j-1"
 
 

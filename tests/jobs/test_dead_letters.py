@@ -71,7 +71,7 @@ def test_the_message_on_which_a_job_failed_is_listed_and_left_to_retry(client: C
         client.replay("dead-letters-failed", dead["message_id"])
 
 
-def test_unknown_jobs_messages_and_agents_are_different_errors(client: Client) -> None:
+def test_unknown_jobs_and_unknown_messages_are_different_errors(client: Client) -> None:
     job_id = client.run_manifest(manifest([agent("s", "sensor")]))
     with pytest.raises(MessageNotFound):
         client.replay(job_id, "no-such-message")

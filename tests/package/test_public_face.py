@@ -1,4 +1,4 @@
-"""What `import mirrorneuron` offers: exactly `__all__`, with the signatures of the contract."""
+"""The public API of `import mirrorneuron`: exactly `__all__`, with the documented signatures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mirrorneuron
 from mirrorneuron import aio, errors, job
 from mirrorneuron.api.client import Client
 
-# Control is for those who may block: `aio` has submission, waiting and inspection (CONTRACT 1).
+# Only on the blocking client: `aio` has submission, waiting and inspection.
 BLOCKING = {
     "job_manifest": "(job_id)",
     "pause": "(job_id)",
@@ -28,7 +28,7 @@ BLOCKING = {
     "replay": "(job_id, message_id, *, to_agent=None)",
     "cleanup_jobs": "(*, all=False, older_than=None)",
 }
-# CONTRACT 1. Names, order, defaults and `*` are the promise; annotations are mypy's to check.
+# Names, order, defaults and `*` are promised; mypy checks the annotations.
 FUNCTIONS = {
     "validate_manifest": "(input)",
     "run_manifest": "(input=None, *, await_=False, timeout=None, job_bundle=None, job_id=None)",
@@ -50,55 +50,55 @@ RECORDS = {
 OTHERS = {"Agent", "Cause", "Client", "Context", "Diagnosis", "Issue", "JobBundle", "Manifest", "Message", "Settings"}
 
 
-def shape(function: object) -> str:
+def bare_signature(function: object) -> str:
     """A signature without annotations and `self`."""
     signature = inspect.signature(function)  # type: ignore[arg-type]
     bare = [p.replace(annotation=inspect.Parameter.empty) for name, p in signature.parameters.items() if name != "self"]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
-def test_the_public_face_is_exactly_all() -> None:
+def test_the_public_names_are_exactly_all() -> None:
     assert dir(mirrorneuron) == sorted(mirrorneuron.__all__)
     assert len(mirrorneuron.__all__) == len(set(mirrorneuron.__all__))
     found = {name for name in dir(mirrorneuron) if not inspect.ismodule(getattr(mirrorneuron, name))}
     assert found == set(mirrorneuron.__all__)
 
 
-def test_all_holds_the_functions_the_records_and_every_error() -> None:
+def test_all_has_the_functions_the_records_and_every_error() -> None:
     raised = {n for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, errors.MirrorNeuronError)}
     assert set(mirrorneuron.__all__) >= {*FUNCTIONS, *RECORDS, *OTHERS, *raised}
 
 
 @pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
-def test_a_function_has_the_signature_of_the_contract(name: str, expected: str) -> None:
-    assert shape(getattr(mirrorneuron, name)) == expected
+def test_a_function_has_the_documented_signature(name: str, expected: str) -> None:
+    assert bare_signature(getattr(mirrorneuron, name)) == expected
     assert getattr(mirrorneuron, name).__doc__
 
 
 @pytest.mark.parametrize(("name", "expected"), FUNCTIONS.items())
 def test_a_client_has_the_same_methods(name: str, expected: str) -> None:
-    assert shape(getattr(Client, name)) == expected
+    assert bare_signature(getattr(Client, name)) == expected
 
 
 @pytest.mark.parametrize(("name", "expected"), [row for row in FUNCTIONS.items() if row[0] not in BLOCKING])
-def test_aio_has_the_same_as_coroutines(name: str, expected: str) -> None:
+def test_aio_has_the_same_functions_as_coroutines(name: str, expected: str) -> None:
     function = getattr(aio, name)
-    assert shape(function) == expected
+    assert bare_signature(function) == expected
     assert inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(inspect.unwrap(function))
 
 
-def test_aio_is_there_after_the_import_of_the_package() -> None:
+def test_aio_is_an_attribute_of_the_package() -> None:
     program = "import mirrorneuron; print(mirrorneuron.aio.run_manifest.__module__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "mirrorneuron.aio\n"
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         mirrorneuron.no_such_name  # noqa: B018
 
 
-def test_the_records_are_those_of_the_job_module() -> None:
+def test_the_record_types_are_those_of_the_job_module() -> None:
     for name in RECORDS:
         assert getattr(mirrorneuron, name) is getattr(job, name)
 
@@ -146,12 +146,12 @@ def test_a_function_can_be_sent_to_a_process_pool() -> None:
         ({"input": {}, "await_": True, "timeout": True}, "milliseconds"),
     ],
 )
-def test_arguments_that_make_no_sense_are_type_errors_before_anything_else(given: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_are_type_errors_before_any_io(given: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         mirrorneuron.run_manifest(**given)
 
 
-def test_importing_leaves_the_producers_celery_app_and_logging_alone() -> None:
+def test_importing_does_not_change_the_producers_celery_app_logging_or_signals() -> None:
     program = """
 import logging, signal, celery
 app = celery.Celery("theirs"); app.set_current()
