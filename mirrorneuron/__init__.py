@@ -1,9 +1,9 @@
 """MirrorNeuron: run a graph of agents as one durable job, on Celery workers.
 
-Read in this order: client -> manifest, validation, bundle -> plan, chain -> keys, lua/, scripts, store -> and on the
-nodes workers.tasks -> workers.visit, workers.agents.draft -> workers.agents.
+Read in this order: api.client; bundle.manifest, bundle.validate, bundle.load, bundle.plan; dispatch.chains; store.keys,
+store/lua/, store.scripts, store.job_store; then on the nodes workers.tasks, workers.visit, workers.agents.
 
-What needs Celery or Redis is loaded on first use, so that validating a bundle stays light.
+Names that need Celery or Redis are imported on first use, so that validating a bundle stays light.
 """
 
 from __future__ import annotations
@@ -35,6 +35,29 @@ from mirrorneuron.message import Message
 
 if TYPE_CHECKING:
     from mirrorneuron.api.client import Client
+    from mirrorneuron.api.default_client import (
+        cancel,
+        cleanup_jobs,
+        cluster_overview,
+        dead_letters,
+        events,
+        inspect_agents,
+        inspect_job,
+        inspect_nodes,
+        job_details,
+        job_manifest,
+        list_jobs,
+        logs,
+        pause,
+        replay,
+        resume,
+        retry,
+        run_manifest,
+        send_message,
+        stream_events,
+        wait_for_job,
+        why,
+    )
     from mirrorneuron.bundle.load import JobBundle, validate_manifest
     from mirrorneuron.bundle.manifest import Manifest
     from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis
@@ -53,29 +76,6 @@ if TYPE_CHECKING:
         NodeInfo,
     )
     from mirrorneuron.settings import Settings
-
-    _default = Client()  # never made: it gives the functions below the types of the methods
-    run_manifest = _default.run_manifest
-    wait_for_job = _default.wait_for_job
-    inspect_job = _default.inspect_job
-    job_manifest = _default.job_manifest
-    inspect_agents = _default.inspect_agents
-    events = _default.events
-    stream_events = _default.stream_events
-    inspect_nodes = _default.inspect_nodes
-    list_jobs = _default.list_jobs
-    job_details = _default.job_details
-    cluster_overview = _default.cluster_overview
-    pause = _default.pause
-    resume = _default.resume
-    cancel = _default.cancel
-    send_message = _default.send_message
-    retry = _default.retry
-    why = _default.why
-    logs = _default.logs
-    dead_letters = _default.dead_letters
-    replay = _default.replay
-    cleanup_jobs = _default.cleanup_jobs
 
 __all__ = [
     "Agent",
@@ -150,6 +150,32 @@ _HOME = {
     "Settings": "settings",
     **dict.fromkeys(
         (
+            "cancel",
+            "cleanup_jobs",
+            "cluster_overview",
+            "dead_letters",
+            "events",
+            "inspect_agents",
+            "inspect_job",
+            "inspect_nodes",
+            "job_details",
+            "job_manifest",
+            "list_jobs",
+            "logs",
+            "pause",
+            "replay",
+            "resume",
+            "retry",
+            "run_manifest",
+            "send_message",
+            "stream_events",
+            "wait_for_job",
+            "why",
+        ),
+        "api.default_client",
+    ),
+    **dict.fromkeys(
+        (
             "AgentSnapshot",
             "AgentStatus",
             "ClusterOverview",
@@ -171,12 +197,9 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name == "aio":  # `mirrorneuron.aio.run_manifest` after `import mirrorneuron`
         return import_module("mirrorneuron.aio")
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _HOME:
-        found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
-    else:
-        found = import_module("mirrorneuron.api.default_client").verb(name)
+    found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
     globals()[name] = found
     return found
 

@@ -1,7 +1,7 @@
 """The job API for asyncio: the same calls as coroutines, on a default client or on `aio.Client(settings)`.
 
-Calls are a few round trips and run in a thread. Waits are not: all waits of one event loop share one subscription, so
-that a thousand of them cost one connection and no thread.
+Calls are a few round trips and run in a thread. Waits need no thread: all waits of one event loop share one
+subscription, so that a thousand of them use one connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mirrorneuron.api import arguments, client, default_client
+from mirrorneuron.api import arguments, client
+from mirrorneuron.api.default_client import default_client
 from mirrorneuron.api.waiting import PATIENT_S, REREAD_S, Deadline, Timeout
 from mirrorneuron.bundle.load import BundleInput, JobBundle
 from mirrorneuron.bundle.load import validate_manifest as _validate
@@ -38,7 +39,7 @@ from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S, RedisClient, co
 from mirrorneuron.store.job_store import FAIL_FAST_S
 from mirrorneuron.store.keys import Keys, result_channel
 
-READERS: Final = 8  # connections that read records
+READERS: Final = 8  # concurrent reads of records, each on one connection
 
 __all__ = [
     "Client",
@@ -57,7 +58,7 @@ __all__ = [
 
 
 class Client:
-    """`mirrorneuron.Client` for asyncio. May be used from several event loops, one after the other or at once."""
+    """`mirrorneuron.Client` for asyncio. May be used from several event loops, in turn or concurrently."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -66,8 +67,8 @@ class Client:
 
     @property
     def sync(self) -> client.Client:
-        """The blocking client beneath."""
-        return self._own or default_client.default_client()
+        """The blocking client that this client uses."""
+        return self._own or default_client
 
     @overload
     async def run_manifest(
@@ -99,9 +100,9 @@ class Client:
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
     ) -> str | tuple[str, JobMap]:
-        """`mirrorneuron.run_manifest`. Cancelling the coroutine leaves the job alone."""
+        """`mirrorneuron.run_manifest`. Cancelling the coroutine does not affect the job."""
         if timeout is not None and not await_:
-            raise TypeError("timeout needs await_=True")
+            raise TypeError("timeout requires await_=True")
         deadline = Deadline.after(timeout)
         submitted = await asyncio.to_thread(self.sync.run_manifest, input, job_bundle=job_bundle, job_id=job_id)
         if not await_:
@@ -109,7 +110,7 @@ class Client:
         return submitted, await self._wait(submitted, deadline)
 
     async def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
-        """`mirrorneuron.wait_for_job`. Cancelling the coroutine leaves the job alone."""
+        """`mirrorneuron.wait_for_job`. Cancelling the coroutine does not affect the job."""
         return await self._wait(job_id, Deadline.after(timeout))
 
     async def _wait(self, job_id: str, deadline: Deadline) -> JobMap:
@@ -131,27 +132,29 @@ class Client:
                         return await self._pushed(ends, job_id, deadline, cancels)
                     except AWAY:
                         away_since = away_since or time.monotonic()
-                        # A store that has never answered is not waited for.
+                        # Fail at once if the store has never answered.
                         if not answered or time.monotonic() - away_since > AWAY_S:
                             raise
                         await asyncio.sleep(deadline.left(RETRY_S))
                         if deadline.over:
-                            raise WaitTimeout(f"job {job_id!r} has not ended, and the store is away", job_id) from None
+                            raise WaitTimeout(
+                                f"job {job_id!r} has not ended, and the job store does not answer", job_id
+                            ) from None
 
     async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline, cancels: int) -> JobMap:
         async with ends.listening(job_id) as news:
             while True:
-                # redis-py sends with `asyncio.wait_for`, which before Python 3.12 may lose a cancellation.
+                # redis-py sends with `asyncio.wait_for`, which may lose a cancellation before Python 3.12.
                 if _cancels() > cancels:
                     raise asyncio.CancelledError
-                with suppress(TimeoutError):  # the net: a push is only a hint
+                with suppress(TimeoutError):  # a push may get lost: read again
                     async with asyncio.timeout(deadline.left(REREAD_S)):
                         await news.wait()
                 news.clear()
                 if job := await ends.read(job_id, deadline):
                     return job
                 if deadline.over:
-                    raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
+                    raise WaitTimeout(f"job {job_id!r} has not ended in time; it continues", job_id)
 
     async def inspect_job(self, job_id: str) -> JobMap:
         return await asyncio.to_thread(self.sync.inspect_job, job_id)
@@ -179,36 +182,36 @@ class Client:
         return await asyncio.to_thread(self.sync.events, job_id, after=after, limit=limit)
 
     async def stream_events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-        """The job's events as they happen, to the one that ends it. Raises JobNotFound at its first step."""
+        """The job's events as they happen, to the one that ends it. Raises JobNotFound at the first iteration."""
         found = await asyncio.to_thread(self.sync.stream_events, job_id, after=after)
         while (event := await asyncio.to_thread(next, found, None)) is not None:
             yield event
 
 
 def _cancels() -> int:
-    """How often the running task has been asked to end."""
+    """The number of cancellation requests of the current task."""
     task = asyncio.current_task()
     return task.cancelling() if task else 0
 
 
 class _Ends:
-    """The ends of jobs, heard on one connection for all waits of one event loop; closed when the last wait is over."""
+    """Waits of one event loop for the ends of jobs, on one subscription; closed when the last wait is over."""
 
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
         self._url = settings.redis_url
         self._keys = Keys(settings.redis_namespace)
-        self._news: dict[str, set[asyncio.Event]] = {}  #: channel -> its waits
+        self._news: dict[str, set[asyncio.Event]] = {}  #: channel -> one event for each wait
         self._waits = 0
         self._reads = asyncio.Semaphore(READERS)
         self._server: RedisClient = None
         self._pubsub: RedisClient = None
         self._listener: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()  #: other channels are waited for than before
+        self._changed = asyncio.Event()  #: set when the set of channels has changed
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Connections for one wait, shared with all others that go on at the same time."""
+        """Hold the connections for one wait; concurrent waits share them."""
         self._waits += 1
         if self._server is None:
             self._server = connect_async(self._url)
@@ -230,7 +233,7 @@ class _Ends:
         await server.aclose()
 
     async def read(self, job_id: str, deadline: Deadline) -> JobMap | None:
-        """The job map of a terminal job, None for a live one. Raises JobNotFound, and AWAY soon after the deadline."""
+        """The job map of an ended job, None for a live one. Raises JobNotFound, and AWAY soon after the deadline."""
         try:
             async with asyncio.timeout(deadline.left(PATIENT_S) + FAIL_FAST_S), self._reads:
                 job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
@@ -242,10 +245,10 @@ class _Ends:
 
     @asynccontextmanager
     async def listening(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when there may be news of the job: a push, or that the subscription has begun."""
+        """An event that is set when the job may have ended: at each push, and when the subscription is confirmed."""
         channel, news = result_channel(job_id), asyncio.Event()
         waits = self._news.setdefault(channel, set())
-        if waits:  # perhaps it has begun already
+        if waits:  # the subscription may be confirmed already
             news.set()
         waits.add(news)
         self._changed.set()
@@ -260,8 +263,9 @@ class _Ends:
                 self._changed.set()
 
     async def _listen(self) -> None:
-        """Subscribe to what is waited for, and wake the waits. Nobody else uses the subscription: whatever is called of
-        it may have to connect again, and two that do so at once read each other's replies.
+        """Subscribe to the channels of the waits, and wake them. Only this task uses the subscription.
+
+        Any call on it may reconnect, and two concurrent ones would read each other's replies.
         """
         pubsub, have = self._pubsub, set[str]()
         while self._pubsub is pubsub:
@@ -273,13 +277,13 @@ class _Ends:
                 if old := have - self._news.keys():
                     await pubsub.unsubscribe(*old)
                     have -= old
-                if self._pubsub is not pubsub:  # sending loses a cancellation, see `_pushed`
+                if self._pubsub is not pubsub:  # a cancellation may get lost while sending, see `_pushed`
                     return
                 if not have:
                     await self._changed.wait()
                     continue
                 message = await self._next(pubsub)
-            except AWAY:  # it subscribes again when it has connected, and then tells of it
+            except AWAY:  # redis-py reconnects and subscribes again; the confirmations then wake the waits
                 await asyncio.sleep(RETRY_S)
                 continue
             if message is not None and message["type"] in ("message", "subscribe"):
@@ -287,7 +291,7 @@ class _Ends:
                     news.set()
 
     async def _next(self, pubsub: RedisClient) -> dict[str, Any] | None:
-        """The next message of the subscription; None where there is none, or where the channels are to change first."""
+        """The next message of the subscription; None if none arrived, or if the channels have changed first."""
         reading = asyncio.ensure_future(pubsub.get_message(timeout=REREAD_S))
         changed = asyncio.ensure_future(self._changed.wait())
         try:
@@ -314,5 +318,5 @@ stream_events = _default.stream_events
 
 
 async def validate_manifest(input: BundleInput) -> JobBundle:
-    """`mirrorneuron.validate_manifest`, in a thread: a bundle may hold many files."""
+    """`mirrorneuron.validate_manifest` in a thread: a bundle may have many files."""
     return await asyncio.to_thread(_validate, input)

@@ -129,8 +129,10 @@ class WaitTimeout(MirrorNeuronError, TimeoutError):
 
 
 class RuntimeUnavailable(MirrorNeuronError, ConnectionError):
-    """The store or the broker does not answer. `job_id` is set if the call concerned one job."""
+    """The job store or the broker does not answer. `str(error)` is the message and the hint, joined by `; `."""
 
-    def __init__(self, message: str, job_id: str | None = None) -> None:
-        self.job_id = job_id
-        super().__init__(message)
+    def __init__(self, message: str, job_id: str | None = None, *, hint: str = "") -> None:
+        self.message = message  #: what is wrong, without the hint
+        self.hint = hint  #: what to do; "" if nothing is known
+        self.job_id = job_id  #: None if no job was named yet
+        super().__init__(f"{message}; {hint}" if hint else message)

@@ -72,14 +72,14 @@ class Announcer:
         """Announce the agents that *steps* delay, by tasks that start when the delay is over."""
         for step in steps:
             if step.delay_ms is not None:
-                chain, delay_s = self._chains.linear_run(self._job, step.agent_id), step.delay_ms / 1000
-                self._publish(partial(self._chains.send, chain, self._job, countdown_s=delay_s))
+                chain, delay_s = self._chains.linear_chain(self._job, step.agent_id), step.delay_ms / 1000
+                self._publish(partial(self._chains.publish, chain, self._job, countdown_s=delay_s))
 
     def _announce(self, row: ReadyAgents) -> None:
         self._publish(lambda: self._chains.announce(self._job, row))
 
     def _drain(self, pool: str) -> None:
-        self._publish(lambda: self._chains.send(self._chains.drain(self._job, pool), self._job))
+        self._publish(lambda: self._chains.publish(self._chains.drain(self._job, pool), self._job))
 
     def _publish(self, send: Callable[[], None]) -> None:
         """Call *send*. An error is only logged: the task has to run its claims, and the sweeper re-announces."""

@@ -1,1 +1,1 @@
-"""The job API: the client and what it is made of."""
+"""The job API: the client and its parts."""

@@ -1,6 +1,6 @@
-"""What callers may pass: each is checked before anything is asked, and what makes no sense is told in one line.
+"""Checks of the arguments of the job API, before any I/O. Each error is one line.
 
-TypeError for what is of the wrong kind, ValueError for what has no such value.
+TypeError for a value of the wrong type, ValueError for a value out of range.
 """
 
 from __future__ import annotations
@@ -12,71 +12,73 @@ from typing import Any, Final
 from mirrorneuron.errors import Issue, JobNotFound, ManifestError
 from mirrorneuron.job import JobStatus, is_job_id
 
-MOST: Final = 2**63 - 1  # that a server counts to
+MAX_COUNT: Final = 2**63 - 1  # the largest integer of a Redis server
 _EVENT_ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
 
 
 def job_id(value: Any) -> None:
-    """The id of a job that may exist. Raises JobNotFound for a string that can be no id."""
+    """Check the id of an existing job. Raises JobNotFound for a string that is not a valid id."""
     text("job_id", value)
     if not is_job_id(value):
         raise JobNotFound(value)
 
 
 def new_job_id(value: Any) -> None:
-    """The id that a new job shall have, or None. Raises ManifestError for a string that can be no id."""
+    """Check the id for a new job, or None. Raises ManifestError for a string that is not a valid id."""
     text("job_id", value, optional=True)
     if value is not None and not is_job_id(value):
-        raise ManifestError([Issue("job_id", f"{value!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
+        raise ManifestError(
+            [Issue("job_id", f"{value!r} is not a valid job id", "use 1 to 128 characters of A-Z a-z 0-9 . _ -")]
+        )
 
 
 def text(name: str, value: Any, *, optional: bool = False) -> None:
-    """A string; with *optional*, or None."""
+    """Check that *value* is a string; with *optional*, None is allowed."""
     if not (isinstance(value, str) or (optional and value is None)):
         raise TypeError(f"{name} must be a string, not {value!r}")
 
 
 def reason(value: Any) -> None:
-    """What is written down as it is: a string that UTF-8 can say, or None."""
+    """Check a reason, which is stored as it is: a string that UTF-8 can encode, or None."""
     text("reason", value, optional=True)
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise ValueError(f"reason must be text that UTF-8 can say, not {value!r}") from None
+        raise ValueError(f"reason must be encodable as UTF-8, not {value!r}") from None
 
 
 def status(value: Any) -> JobStatus | None:
-    """A status by its name, or None."""
+    """Return the job status named *value*, or None for None."""
     if value is None:
         return None
     text("status", value)
     words = tuple(str(word) for word in JobStatus)
     if value not in words:
-        raise ValueError(f"no job status {value!r} (one of: {', '.join(words)})")
+        raise ValueError(f"{value!r} is not a job status (one of: {', '.join(words)})")
     return JobStatus(value)
 
 
 def event_id(value: Any) -> None:
-    """The id of an event, as `events` gives it, or None."""
+    """Check an event id, as `events` returns it, or None."""
     text("after", value, optional=True)
     if value is not None and not _EVENT_ID.fullmatch(value):
         raise ValueError(f"after must be the id of an event, like 1767225600000-0, not {value!r}")
 
 
 def count(name: str, value: Any) -> int | None:
-    """How many at most, or None; a number that no server counts to is as good as the largest."""
+    """Return the upper bound *value*, at most MAX_COUNT, or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+        raise TypeError(f"{name} must be an integer or None, not {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be 0 or more, not {value!r}")
-    return min(value, MOST)
+    return min(value, MAX_COUNT)
 
 
 def age(name: str, value: Any) -> None:
-    """A timedelta that is not negative, or None."""
+    """Check that *value* is a timedelta that is not negative, or None."""
     if not isinstance(value, timedelta | None):
         raise TypeError(f"{name} must be a timedelta or None, not {value!r}")
     if value is not None and value < timedelta():
-        raise ValueError(f"{name} must not be negative, and is {value!r}")
+        raise ValueError(f"{name} must not be negative, not {value!r}")

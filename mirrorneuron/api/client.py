@@ -1,9 +1,8 @@
-"""The job API: submit, wait, inspect. Everything here is a few round trips to the store; the work happens on nodes."""
+"""The job API: submit, wait, inspect, control. Calls are a few round trips to the store; nodes do the work."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,9 +34,9 @@ from mirrorneuron.store import records
 from mirrorneuron.store.connection import AWAY_S, RETRY_S, reaching
 from mirrorneuron.store.job_store import Store
 
-EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last of them tells its end
-LOGS_MS: Final = 500  # and of its logs, which nothing ends
-LAST_WORDS_MS: Final = 600  # that a node takes, at most, to pass on what a command printed that was cut off
+EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last event ends it early
+LOGS_MS: Final = 500  # one blocking read of a job's logs, which have no last entry
+LAST_WORDS_MS: Final = 600  # how long a node may take to flush the last output of a killed command
 RECENT_JOBS: Final = 20
 
 T = TypeVar("T", Event, LogChunk)
@@ -45,14 +44,19 @@ _Reader: TypeAlias = Callable[[Store, str, str, int], list[T]]
 
 
 class Client:
-    """The job API on one cluster. Thread-safe; survives `fork`, because a child process makes its own connections."""
+    """The job API on one cluster. Thread-safe and fork-safe: a child process opens its own connections."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings.load()
-        self._lock = threading.Lock()
-        self._parts = Resources(self.settings)
+        self._settings: Settings | None = settings or Settings.load()
+        self._parts: Resources | None = None
 
-    validate_manifest = staticmethod(validate_manifest)  # it needs no cluster
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:  # of the default client, before its first call
+            self._settings = Settings.load()
+        return self._settings
+
+    validate_manifest = staticmethod(validate_manifest)  # needs no server
 
     @overload
     def run_manifest(
@@ -92,13 +96,13 @@ class Client:
 
         Raises ManifestError, PayloadTooLarge, JobExists (the id is taken by another bundle), WaitTimeout, and
         RuntimeUnavailable while the store does not answer. Once the record is written, submission has happened: a
-        failed announcement is logged, and the nodes mend it.
+        failed announcement is logged, and the sweeper repeats it.
         """
         given = job_bundle if input is None else input
         if given is None or (input is not None and job_bundle is not None):
             raise TypeError("give either input or job_bundle")
         if timeout is not None and not await_:
-            raise TypeError("timeout needs await_=True")
+            raise TypeError("timeout requires await_=True")
         deadline = Deadline.after(timeout)
         arguments.new_job_id(job_id)
         bundle = validate_manifest(given)
@@ -111,8 +115,8 @@ class Client:
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
 
-        A terminal job is one read. Otherwise a push wakes the wait. Raises JobNotFound at once for an unknown id,
-        WaitTimeout after *timeout* (milliseconds or timedelta), RuntimeUnavailable when the store stays away.
+        An ended job costs one read; otherwise a push wakes the wait. Raises JobNotFound at once for an unknown id,
+        WaitTimeout after *timeout* (milliseconds or timedelta), RuntimeUnavailable when the store stays unreachable.
         """
         return self._wait(job_id, Deadline.after(timeout))
 
@@ -149,7 +153,7 @@ class Client:
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The job's events as they happen, from its first (or from *after*) to the one that ends it.
 
-        Raises JobNotFound, at once and not only when it is iterated.
+        Raises JobNotFound at the call, not at the first iteration.
         """
         arguments.event_id(after)
         self.inspect_job(job_id)
@@ -162,10 +166,10 @@ class Client:
                 return
 
     def logs(self, job_id: str, agent_id: str | None = None, *, follow: bool = False) -> Iterator[LogChunk]:
-        """What commands and modules have printed, of one agent or of all; with *follow* until the job has ended.
+        """The output of commands and modules, of one agent or of all; with *follow*, until the job has ended.
 
-        The newest MIRROR_NEURON_LOGS_MAX_BYTES of a job are kept. Of a command that runs again, all runs are shown.
-        Raises JobNotFound and AgentNotFound, at once and not only when it is iterated.
+        The newest MIRROR_NEURON_LOGS_MAX_BYTES of a job are kept. The output of repeated runs is included.
+        Raises JobNotFound and AgentNotFound at the call, not at the first iteration.
         """
         arguments.text("agent_id", agent_id, optional=True)
         if agent_id is None:
@@ -187,7 +191,7 @@ class Client:
             after = found[-1]["id"]
 
     def _follow(self, job_id: str, after: str, read: _Reader[T], wait_ms: int, last_ms: int) -> Iterator[T]:
-        """The entries of one of the job's streams as they come, until it has ended and none came in *last_ms*."""
+        """The entries of a stream of the job as they arrive, until the job has ended and *last_ms* pass without one."""
         away_since: float | None = None
         while True:
             try:
@@ -195,7 +199,7 @@ class Client:
                     ended = JobStatus(resources.store.known_job(job_id)["status"]) in TERMINAL
                     found = read(resources.store, job_id, after, last_ms if ended else wait_ms)
                 away_since = None
-            except RuntimeUnavailable:  # rides it out as a wait does
+            except RuntimeUnavailable:  # retried as long as `wait_for_job` does
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > AWAY_S:
                     raise
@@ -215,9 +219,9 @@ class Client:
     def list_jobs(
         self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
     ) -> list[JobSummary]:
-        """Summaries of the kept jobs, newest first; only live ones, or of one *status*, if asked for.
+        """Summaries of the kept jobs, newest first: all, only live ones, or those with one *status*.
 
-        Jobs whose record cannot be read are passed over. Raises ValueError for what is no status.
+        Skips jobs whose record cannot be read. Raises ValueError for an unknown status.
         """
         wanted, limit = arguments.status(status), arguments.count("limit", limit)
         found: list[JobSummary] = []
@@ -239,7 +243,7 @@ class Client:
         return {"job": job, "agents": agents, "events": self.events(job_id, limit=event_limit)}
 
     def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
-        """Nodes, the newest jobs (*limit*, 20 by default), and how many kept jobs are in which status."""
+        """Nodes, the newest jobs (*limit*, 20 by default), and the number of kept jobs by status."""
         limit = arguments.count("limit", limit)
         counts: dict[str, int] = {str(status): 0 for status in JobStatus}
         jobs = self.list_jobs()
@@ -252,17 +256,17 @@ class Client:
         }
 
     def pause(self, job_id: str) -> JobMap:
-        """Let no agent of the job take a new message; what runs finishes. Raises JobNotFound, JobStateError."""
+        """Pause a job: runs in progress finish, no new one starts. Raises JobNotFound, JobStateError."""
         with self._resources(job_id) as resources:
             return resources.control.pause(job_id)
 
     def resume(self, job_id: str) -> JobMap:
-        """Go on with a paused job. Raises JobNotFound, JobStateError."""
+        """Resume a paused job. Raises JobNotFound, JobStateError."""
         with self._resources(job_id) as resources:
             return resources.control.resume(job_id)
 
     def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
-        """End a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
+        """Cancel a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
         arguments.reason(reason)
         with self._resources(job_id) as resources:
             return resources.control.cancel(job_id, reason)
@@ -270,18 +274,18 @@ class Client:
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
         """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
 
-        Sent again with the same `message_id` it is delivered once. Raises JobNotFound, AgentNotFound, JobStateError,
+        Idempotent for a given `message_id`. Raises JobNotFound, AgentNotFound, JobStateError,
         PayloadTooLarge, and MessageInvalid.
         """
         arguments.text("agent_id", agent_id)
         with self._resources(job_id) as resources:
-            return resources.control.send(job_id, agent_id, message)
+            return resources.control.deliver_message(job_id, agent_id, message)
 
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
-        """Go on with a failed or cancelled job where it stopped, finished work kept; or from an agent on.
+        """Continue a failed or cancelled job where it stopped, keeping finished work; or rerun it from an agent.
 
-        *from_agent* gets its last input again; the state and mail of it and of all behind it are cleared first, and a
-        `mail_cleared` event tells of each agent that had some.
+        *from_agent* gets its last input again. Its state and mailbox, and those of all agents downstream of it, are
+        cleared first; a `mail_cleared` event records each agent that had messages.
         Raises JobNotFound, AgentNotFound, JobStateError.
         """
         arguments.text("from_agent", from_agent, optional=True)
@@ -291,17 +295,17 @@ class Client:
     def dead_letters(self, job_id: str) -> list[DeadLetter]:
         """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
 
-        They were sent to an agent that is not there, or expired. The message on which a failed job stopped is the
-        last one; `retry` takes it up again.
+        Their recipient does not exist, or they expired. If the job failed, the last one is the message on which it
+        failed: `retry` runs it again.
         """
         with self._resources(job_id) as resources:
             return [dead for _, dead in resources.store.dead_letters(resources.store.known_job(job_id))]
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
-        """Send a dead letter again, as a new message whose id is returned; to another agent if *to_agent* names one.
+        """Send a dead letter again, to its recipient or to *to_agent*; returns the id of the new message.
 
-        It leaves the list of dead letters. Raises JobNotFound, MessageNotFound, AgentNotFound (nobody to take it: name
-        an agent) and JobStateError (the job has ended).
+        The dead letter is removed. Raises JobNotFound, MessageNotFound, AgentNotFound (the recipient does not exist:
+        give *to_agent*) and JobStateError (the job has ended).
         """
         arguments.text("message_id", message_id)
         arguments.text("to_agent", to_agent, optional=True)
@@ -309,7 +313,7 @@ class Client:
             return resources.control.replay(job_id, message_id, to_agent)
 
     def why(self, job_id: str) -> Diagnosis:
-        """Why the job does not move, since when, and what to do. A store or broker that is away is a cause as well.
+        """Why the job does not move, since when, and what to do. An unreachable store or broker is a cause as well.
 
         Raises JobNotFound.
         """
@@ -317,12 +321,12 @@ class Client:
             with self._resources(job_id) as resources:
                 return resources.diagnosis(job_id)
         except RuntimeUnavailable as error:
-            return store_away(job_id, str(error))
+            return store_away(job_id, error)
 
     def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
-        """Delete ended jobs, those that ended longer ago than *older_than*; with *all* live ones too, cancelled first.
+        """Delete ended jobs; with *all*, cancel and delete live ones too. Returns the ids of the deleted jobs.
 
-        Returns the ids of the deleted jobs.
+        *older_than* keeps the jobs that were updated more recently than that.
         """
         arguments.age("older_than", older_than)
         with reaching(self.settings.redis_url):
@@ -330,13 +334,13 @@ class Client:
 
     @contextmanager
     def _resources(self, job_id: str) -> Iterator[Resources]:
-        """What answers a question about a job. Raises JobNotFound for what can be no id, and RuntimeUnavailable."""
+        """The resources for a call about a job. Raises JobNotFound for an invalid id, and RuntimeUnavailable."""
         arguments.job_id(job_id)
         with reaching(self.settings.redis_url, job_id):
             yield self._live_parts()
 
     def _live_parts(self) -> Resources:
-        if self._parts.pid != os.getpid():  # forked: connections and Celery's pools stay with the parent
-            self._lock = threading.Lock()
+        # After a fork, connections and Celery's pools stay with the parent.
+        if self._parts is None or self._parts.pid != os.getpid():
             self._parts = Resources(self.settings)
         return self._parts

@@ -1,6 +1,4 @@
-"""The operator's controls: pause, resume, cancel, send, replay, retry, clean up. Each is one atomic move, and safe to
-repeat.
-"""
+"""The operator's controls: pause, resume, cancel, send, replay, retry, clean up. Each is atomic and idempotent."""
 
 from __future__ import annotations
 
@@ -35,29 +33,29 @@ from mirrorneuron.store.protocol import ControlReply, JobEnd, JobRef, ReadyAgent
 log = logging.getLogger("mirrorneuron")
 
 ChainsOf = Callable[[Plan], Chains]
-ROUNDS: Final = 5  # against a retry that moves the job between two calls
+ROUNDS: Final = 5  # attempts to cancel a job that a concurrent retry restarts
 
 
 class Control:
-    """Controls the jobs of *store*; *chains_of* makes the sender of a plan's chains."""
+    """Controls the jobs of *store*; *chains_of* makes the Chains of a plan."""
 
     def __init__(self, store: Store, chains_of: ChainsOf) -> None:
         self._store = store
         self._chains_of = chains_of
 
     def pause(self, job_id: str) -> JobMap:
-        """Let no agent take a new message. What runs finishes and commits; mail queues up."""
+        """Start no new run. Runs in progress finish and commit; messages queue up."""
         moved = self._store.scripts.pause_resume(job_id, JobStatus.PAUSED, _who())
-        return self._after(job_id, moved, "paused")
+        return self._job_or_error(job_id, moved, "paused")
 
     def resume(self, job_id: str) -> JobMap:
-        """Go on with a paused job."""
+        """Resume a paused job."""
         moved = self._store.scripts.pause_resume(job_id, JobStatus.RUNNING, _who())
         self._announce(job_id, moved.waiting)
-        return self._after(job_id, moved, "resumed")
+        return self._job_or_error(job_id, moved, "resumed")
 
     def cancel(self, job_id: str, reason: str | None) -> JobMap:
-        """End a job: its running commands are killed on every node, and its mail is kept for a retry."""
+        """Cancel a job: its running commands are killed on every node, and its mailboxes are kept for a retry."""
         for _ in range(ROUNDS):
             job = self._store.known_job(job_id)
             if JobStatus(job["status"]) in TERMINAL:
@@ -72,11 +70,11 @@ class Control:
             raise JobStateError(f"job {job_id!r} cannot be cancelled: it is {job['status']}")
         return job
 
-    def send(self, job_id: str, agent: str, payload: Any) -> str:
+    def deliver_message(self, job_id: str, agent: str, payload: Any) -> str:
         """Append a message to an agent's mailbox and return its id. *payload* as in `initial_inputs`, an object."""
         if not isinstance(payload, Mapping):
             raise MessageInvalid(
-                f'a message must be an object, not {kind(payload)} (say it with a body: {{"body": ...}})'
+                f'a message must be an object, not {kind(payload)} (put the value into a body: {{"body": ...}})'
             )
         new = secrets.token_hex(16)
         try:
@@ -84,25 +82,27 @@ class Control:
             text = encode(message)
         except ValueError as error:
             raise MessageInvalid(str(error)) from error
-        return self._deliver(job_id, agent, str(message["envelope"]["message_id"]), text)
+        return self._append(job_id, agent, str(message["envelope"]["message_id"]), text)
 
     def replay(self, job_id: str, message_id: str, agent: str | None) -> str:
-        """Send a dead letter again, to the agent it was meant for or to *agent*, and return the new message's id."""
+        """Send a dead letter again, to its recipient or to *agent*, and return the new message's id."""
         job = self._store.known_job(job_id)
         found = [(entry, dead) for entry, dead in self._store.dead_letters(job) if dead["message_id"] == message_id]
         if not found:
             raise MessageNotFound(f"job {job_id!r} has no dead letter {message_id!r}")
         entry, dead = found[-1]
         if not entry:
-            raise JobStateError(f"job {job_id!r} failed on this message and still holds it: retry the job instead")
+            raise JobStateError(
+                f"job {job_id!r} failed on this message and keeps it in the mailbox: retry the job instead"
+            )
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
         fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
-        return self._deliver(job_id, target, new, encode(message), entry)
+        return self._append(job_id, target, new, encode(message), entry)
 
-    def _deliver(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
-        advice = "; name the one that shall take it (--to)" if dead else ""
-        self._known(job_id, self._plan(self._ref(job_id)), agent, advice)
+    def _append(self, job_id: str, agent: str, message_id: str, text: bytes, dead: str = "") -> str:
+        hint = "; give another recipient: --to AGENT" if dead else ""
+        self._require_agent(job_id, self._plan(self._ref(job_id)), agent, hint)
         cap = self._store.settings.max_message_bytes
         if len(text) > cap:
             raise PayloadTooLarge(f"the message has {len(text)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
@@ -110,31 +110,33 @@ class Control:
         if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
         if moved.word is ReplyCode.GONE:
-            raise MessageNotFound(f"the dead letter was replayed already, or made way for newer ones: job {job_id!r}")
+            raise MessageNotFound(f"job {job_id!r}: the dead letter was already replayed, or dropped for newer ones")
         if moved.word is ReplyCode.ENDED:
-            raise JobStateError(f"job {job_id!r} takes no messages: it is {moved.status}")
+            raise JobStateError(f"job {job_id!r} accepts no messages: it is {moved.status}")
         self._announce(job_id, [row for row in moved.waiting if row.new])
         return message_id
 
     def retry(self, job_id: str, start: str | None) -> JobMap:
-        """Go on with a failed or cancelled job where it stopped, or from agent *start* and all behind it."""
+        """Continue a failed or cancelled job where it stopped, or rerun it from agent *start* downstream."""
         ref = self._ref(job_id)
         plan = self._plan(ref)
         if start is not None:
-            self._known(job_id, plan, start)
+            self._require_agent(job_id, plan, start)
         clear = [(name, plan.nodes[name].threshold or "") for name in (plan.downstream_of(start) if start else ())]
         self._store.index.mark_live(job_id)
         moved, _ = self._store.scripts.retry(ref, _who(), plan.nodes.keys(), start or "", clear)
         if moved.word is ReplyCode.REFUSED and JobStatus(moved.status) in TERMINAL:
             self._store.index.mark_ended([job_id])
-        job = self._after(job_id, moved, "retried")
-        self._store.index.mark_live(job_id)  # again: whoever buried the ended job meanwhile did not know of this run
-        # With nothing ready, a drain still finds out that the job is idle, and settles it.
+        job = self._job_or_error(job_id, moved, "retried")
+        self._store.index.mark_live(
+            job_id
+        )  # again: another process may have marked the previous run as ended meanwhile
+        # If no agent is ready, a drain finds the job idle and settles it.
         self._announce(job_id, moved.waiting or [ReadyAgents(LIGHT, 2, 0, "")])
         return job
 
     def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> list[str]:
-        """Delete ended jobs, those that ended longer ago than *older_than*; live ones too, cancelled first."""
+        """Delete ended jobs that were updated longer ago than *older_than*; with *live_too*, cancel live ones first."""
         chosen: list[str] = []
         for job in list(self._store.jobs()):
             ended = JobStatus(job["status"]) in TERMINAL
@@ -148,7 +150,7 @@ class Control:
         return self.delete(chosen)
 
     def delete(self, job_ids: Iterable[str]) -> list[str]:
-        """Delete the records of ended jobs with everything that belongs to them; returns the ids of those deleted."""
+        """Delete the records of ended jobs and all their keys; return the ids of the deleted jobs."""
         deleted: dict[str, str] = {}  # job id -> its bundle
         for job_id in job_ids:
             ref = self._store.ref(job_id)
@@ -168,14 +170,14 @@ class Control:
             for row in rows:
                 chains.announce(ref, row)
         except Exception as error:
-            # Whatever the broker's client raises: what was asked for stands in the store, and the nodes' sweeper
-            # announces what came of it.
-            log.warning("job %s: nobody could be told yet; the nodes will find it: %s", job_id, error)
+            # Broker clients raise errors of any type. The store has the change, and the sweeper announces ready agents.
+            log.warning("job %s: announcement failed; the sweeper will repeat it: %s", job_id, error)
 
-    def _after(self, job_id: str, moved: ControlReply, done: str) -> JobMap:
+    def _job_or_error(self, job_id: str, moved: ControlReply, done: str) -> JobMap:
+        """The job map after a control that was carried out; raises the error of a refused one."""
         if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
-        job = self._store.known_job(job_id)  # of a record that is damaged it says so
+        job = self._store.known_job(job_id)  # raises RecordDamaged
         if moved.word is not ReplyCode.SETTLED:
             raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
         return job
@@ -192,19 +194,19 @@ class Control:
     def _agents(self, ref: JobRef) -> list[str]:
         try:
             return list(self._plan(ref).nodes)
-        except BundleNotFound:  # the bundle is gone already
+        except BundleNotFound:  # the store has lost the bundle
             return self._store.found_agents(ref.job_id)
 
     def check_agent(self, job_id: str, agent: str) -> None:
-        """Raise JobNotFound or AgentNotFound if there is none."""
-        self._known(job_id, self._plan(self._ref(job_id)), agent)
+        """Raise JobNotFound or AgentNotFound if the job or the agent does not exist."""
+        self._require_agent(job_id, self._plan(self._ref(job_id)), agent)
 
-    def _known(self, job_id: str, plan: Plan, agent: str, advice: str = "") -> None:
+    def _require_agent(self, job_id: str, plan: Plan, agent: str, hint: str = "") -> None:
         if agent not in plan.nodes:
-            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; it has {_some(plan.nodes)}{advice}")
+            raise AgentNotFound(f"job {job_id!r} has no agent {agent!r}; its agents: {_first_names(plan.nodes)}{hint}")
 
 
-def _some(names: Mapping[str, Any]) -> str:
+def _first_names(names: Mapping[str, Any]) -> str:
     shown = ", ".join(list(names)[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
@@ -212,7 +214,7 @@ def _some(names: Mapping[str, Any]) -> str:
 def _user() -> str:
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in some containers
         return socket.gethostname()
 
 

@@ -1,37 +1,44 @@
-"""The job API on a default client, built from the environment on first use."""
+"""The job API as functions, on a default client that reads the environment at the first call, not at the import."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from mirrorneuron.api.client import Client
 
-_lock = threading.Lock()
-_client: Client | None = None
+
+class DefaultClient(Client):
+    """A client that reads its settings at the first call that needs them. Raises SettingsError there."""
+
+    def __init__(self) -> None:
+        self._settings = None
+        self._parts = None
+
+    def __reduce__(self) -> str:
+        """Pickle by name, so that a process pool can be given one of the functions below."""
+        return "default_client"
 
 
-def default_client() -> Client:
-    """The client that the functions of `mirrorneuron` act on. Raises SettingsError for a bad environment."""
-    global _client
-    if _client is None:
-        with _lock:
-            _client = _client or Client()
-    return _client
+default_client: Final = DefaultClient()
 
-
-def verb(name: str) -> Callable[..., Any]:
-    """The method *name* of Client as a function on the default client."""
-    method = getattr(Client, name)
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return method(default_client(), *args, **kwargs)
-
-    signature = inspect.signature(method)
-    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    call.__module__, call.__qualname__ = "mirrorneuron", name
-    return call
+run_manifest = default_client.run_manifest
+wait_for_job = default_client.wait_for_job
+inspect_job = default_client.inspect_job
+job_manifest = default_client.job_manifest
+inspect_agents = default_client.inspect_agents
+events = default_client.events
+stream_events = default_client.stream_events
+inspect_nodes = default_client.inspect_nodes
+list_jobs = default_client.list_jobs
+job_details = default_client.job_details
+cluster_overview = default_client.cluster_overview
+pause = default_client.pause
+resume = default_client.resume
+cancel = default_client.cancel
+send_message = default_client.send_message
+retry = default_client.retry
+why = default_client.why
+logs = default_client.logs
+dead_letters = default_client.dead_letters
+replay = default_client.replay
+cleanup_jobs = default_client.cleanup_jobs

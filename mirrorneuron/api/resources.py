@@ -1,4 +1,4 @@
-"""What a client holds open in one process: the Celery app, the job store, and who acts on them."""
+"""The resources of a client in one process: the Celery app, the job store, and the objects that use them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.diagnostics.checkup import RuntimeStatus
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
-from mirrorneuron.diagnostics.runtime_status import vitals_of
+from mirrorneuron.diagnostics.runtime_status import read_status
 from mirrorneuron.dispatch.celery_app import broker_error, make_app
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.job import TERMINAL, JobStatus
@@ -23,7 +23,7 @@ from mirrorneuron.store.job_store import Store
 
 
 class Resources:
-    """Each part is made when it is first used."""
+    """Each resource is created on first use."""
 
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
@@ -42,14 +42,14 @@ class Resources:
         return Control(self.store, self._chains_of)
 
     def diagnosis(self, job_id: str) -> Diagnosis:
-        """Why the job does not move. Raises JobNotFound and BundleNotFound."""
+        """Find out why the job does not move. Raises JobNotFound and BundleNotFound."""
         job = self.store.known_job(job_id)
         error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
         return diagnose(facts_of(self.store, job, broker_error=error))
 
     def runtime_status(self) -> RuntimeStatus:
-        """What the runtime tells of itself; a store that does not answer is part of it."""
-        return vitals_of(self.store, self.app)
+        """Read the status of the runtime; an unreachable store is part of it, and not raised."""
+        return read_status(self.store, self.app)
 
     @cached_property
     def submission(self) -> Submission:
@@ -57,5 +57,5 @@ class Resources:
 
     @property
     def _chains_of(self) -> Callable[[Plan], Chains]:
-        """Makes the sender of a plan's chains. It does not hold this object: no circle keeps connections open."""
+        """Makes the Chains of a plan. It does not hold this object: a reference cycle would keep connections open."""
         return partial(Chains, self.app, self._settings.redis_namespace)

@@ -1,4 +1,4 @@
-"""The submission of a job: its bundle is stored, its record is written, and the nodes are told."""
+"""Submit a job: store its bundle, write its record, and announce it."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ from mirrorneuron.message import decode, encode
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 
-KNOWN: Final = 64  # bundles whose plans a process remembers
+KNOWN: Final = 64  # bundles whose plans a process caches
 
 log = logging.getLogger("mirrorneuron")
 
 
 class Submission:
-    """Submits jobs to *store*; *chains_of* makes the sender of a plan's chains."""
+    """Submits jobs to *store*; *chains_of* makes the Chains of a plan."""
 
     def __init__(self, store: Store, chains_of: Callable[[Plan], Chains]) -> None:
         self._store = store
         self._chains_of = chains_of
-        self._known: dict[str, Plan] = {}  #: by digest: of bundles that this process has stored or seen
+        self._known: dict[str, Plan] = {}  #: digest -> plan, of bundles that this process has stored
 
     def submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
         """Submit a validated bundle and return the job's id. Raises JobExists and PayloadTooLarge.
 
-        Once the record is written the submission has happened: a failed announcement is logged, not raised.
+        Once the record is written, the job is submitted: a failed announcement is logged, not raised.
         """
         packed = pack(bundle, self._store.settings.max_bundle_bytes)
         plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
         job_id = wanted_id or new_job_id(plan.graph_id)
         word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
         digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, packed)
-        # A job that is there and still pending may be ours, its reply lost: told of twice, it is opened once.
+        # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
         if status is JobStatus.PENDING:
             self._announce(plan, JobRef(job_id, 1, digest))
         return job_id
 
     def _digest_of_same(self, job_id: str, packed: PackedBundle) -> str:
-        """The digest of the job's bundle, if it differs from *packed* in nothing but the order of keys, which JSON does
-        not count: a producer whose manifest comes from a database may not know it. Raises JobExists.
+        """The digest of the job's bundle, if it differs from *packed* only in the order of JSON keys. Raises JobExists.
+
+        JSON objects are unordered: a manifest that was read from a database may have its keys in another order.
         """
         ref = self._store.ref(job_id)
         if ref is not None:
@@ -61,7 +62,7 @@ class Submission:
         raise JobExists(job_id)
 
     def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
-        """Store a bundle unless it is there, and plan it. Known ones cost nothing: `create` renews and checks them."""
+        """Store a bundle unless the store has it, and plan it. `create` renews and checks the known ones."""
         if not self._store.bundles.has(packed):
             self._store.bundles.put(packed)
         if len(self._known) >= KNOWN:
@@ -70,19 +71,19 @@ class Submission:
         return plan
 
     def _announce(self, plan: Plan, job: JobRef) -> None:
+        job_id = job.job_id
         try:
             chains = self._chains_of(plan)
-            chains.send(chains.opening(job), job, task_id=job.job_id)
+            chains.publish(chains.opening(job), job, task_id=job_id)
         except Exception as error:
-            # Whatever the broker's client raises: the job is written, so it is submitted, and the nodes' sweeper
-            # announces pending jobs whose chain never arrived.
-            told = "job %s is submitted, but could not be announced; the nodes will find it: %s"
-            log.error(told, job.job_id, error)
-            log.debug("the announcement of job %s", job.job_id, exc_info=True)
+            # Broker clients raise errors of any type. The record is written, so the job is submitted, and the sweeper
+            # announces pending jobs whose chain was lost.
+            log.error("job %s is submitted, but its announcement failed; the sweeper will repeat it: %s", job_id, error)
+            log.debug("announcement of job %s failed", job_id, exc_info=True)
 
 
 def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, Any]:
-    """What of the job map never changes."""
+    """The constant fields of the job map."""
     manifest = bundle.manifest
     return {
         "job_id": job_id,
@@ -103,5 +104,5 @@ def _static(job_id: str, bundle: JobBundle, packed: PackedBundle) -> dict[str, A
 
 
 def _text(path: Path | None) -> str | None:
-    """*path* as JSON can say it: names of files may be any bytes."""
+    """*path* as valid UTF-8: file names may hold any bytes."""
     return os.fsencode(path).decode("utf-8", "replace") if path else None

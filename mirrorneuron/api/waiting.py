@@ -1,4 +1,4 @@
-"""Waiting for the end of a job: one read, then a push; a slow re-read is the net, because a push is only a hint."""
+"""Wait for the end of a job: one read, then a push. A push may get lost, so the record is read again every 5 s."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import result_channel
 
-Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; None waits for ever
+Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; None waits without a limit
 
 REREAD_S: Final = 5.0
-PATIENT_S: Final = 10.0  # that a read may take where the server stands still: two tries of 5 s
+PATIENT_S: Final = 10.0  # how long a read of a hanging server may take: two tries of 5 s
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time; None stands for never."""
+    """A point in time; None means never."""
 
     at: float | None  #: time.monotonic() seconds
 
     @classmethod
     def after(cls, timeout: Timeout) -> Deadline:
-        """The deadline *timeout* (milliseconds or timedelta) from now. Raises TypeError or ValueError for nonsense."""
+        """The deadline *timeout* (milliseconds or timedelta) from now. Raises TypeError or ValueError."""
         if timeout is None:
             return cls(None)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float | timedelta):
             raise TypeError(f"timeout must be milliseconds, a timedelta or None, not {timeout!r}")
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / 1000
         if math.isnan(seconds) or seconds < 0:
-            raise ValueError(f"timeout must not be negative, and is {timeout!r}")
+            raise ValueError(f"timeout must not be negative, not {timeout!r}")
         return cls(time.monotonic() + seconds)
 
     def left(self, most_s: float) -> float:
-        """Seconds left, *most_s* at most, never negative."""
+        """Seconds left, between 0 and *most_s*."""
         return most_s if self.at is None else max(0.0, min(most_s, self.at - time.monotonic()))
 
     @property
@@ -48,15 +48,15 @@ class Deadline:
 
 
 def read_ended(store: Store, job_id: str) -> JobMap | None:
-    """The job map of a terminal job, None for a live one. Raises JobNotFound."""
+    """The job map of an ended job, None for a live one. Raises JobNotFound."""
     job = store.known_job(job_id)
     return job if JobStatus(job["status"]) in TERMINAL else None
 
 
 def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
-    """The final job map of *job_id*; of a *fresh* one it is known that it has hardly begun.
+    """Wait for the final job map of *job_id*; a *fresh* job was just submitted, so its first read is skipped.
 
-    Raises JobNotFound, WaitTimeout, or redis errors after AWAY_S of silence.
+    Raises JobNotFound, WaitTimeout, or redis errors when the store was unreachable for AWAY_S.
     """
     away_since: float | None = None
     answered = fresh
@@ -69,24 +69,24 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
         except AWAY:
             now = time.monotonic()
             away_since = away_since or now
-            if not answered or now - away_since > AWAY_S:  # a store that has never answered is not waited for
+            if not answered or now - away_since > AWAY_S:  # fail at once if it has never answered
                 raise
             time.sleep(deadline.left(RETRY_S))
             if deadline.over:
-                raise WaitTimeout(f"job {job_id!r} has not ended, and the job store is away", job_id) from None
+                raise WaitTimeout(f"job {job_id!r} has not ended, and the job store does not answer", job_id) from None
 
 
 def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
     with store.subscriptions.to(result_channel(job_id)) as wait_for_message:
         while True:
-            # The read comes after the server's confirmation: an end between the two would be missed otherwise.
+            # Read only after the server has confirmed the subscription: otherwise an end in between would be missed.
             wait_for_message(deadline.left(REREAD_S))
             if job := read_ended(_in_time(store, deadline), job_id):
                 return job
             if deadline.over:
-                raise WaitTimeout(f"job {job_id!r} has not ended in time; it goes on", job_id)
+                raise WaitTimeout(f"job {job_id!r} has not ended in time; it continues", job_id)
 
 
 def _in_time(store: Store, deadline: Deadline) -> Store:
-    """The store as it is to be asked: without patience where an answer might be waited for beyond the deadline."""
+    """The store, or `fail_fast` when its retries could exceed the deadline."""
     return store if deadline.left(PATIENT_S) == PATIENT_S else store.fail_fast

@@ -62,7 +62,7 @@ def find() -> Place:
             place = _embedded(url)
     if place is None:
         raise RuntimeUnavailable(
-            f"{_not_found_text()}; start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL"
+            _not_found_text(), hint=f"start one with `mn up` or `mn run FOLDER`, or set {PREFIX}REDIS_URL"
         )
     return place
 

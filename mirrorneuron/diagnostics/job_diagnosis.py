@@ -1,7 +1,6 @@
-"""Why a job does not move: from the facts about it to one cause, since when, and what to do. Pure.
+"""Derive from the facts about a job why it does not move: one cause, since when, and what to do. Pure.
 
-The checks stand in order of precedence: what needs somebody to act goes before what mends itself, and that before
-what is well.
+The checks are in order of precedence: causes that need an action, causes that pass by themselves, normal states.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from typing import Any, Final, TypeAlias, TypedDict
 
 from mirrorneuron.bundle.manifest import AgentType, RecoveryMode
 from mirrorneuron.bundle.plan import Plan
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 from mirrorneuron.text import count, span
 
-SILENT: Final = 0.5  # of a lease: renewals come at every third of it, so one that has less left has missed some
-SHOWN: Final = 3  # names in one line
+SILENT: Final = 0.5  # of a lease: it is renewed after every third, so with less than this left a renewal was missed
+SHOWN: Final = 3  # names listed in one line
 Text: TypeAlias = str | None
 
 
@@ -29,15 +29,15 @@ class Cause(StrEnum):
     STORE_AWAY = "store_away"
     BROKER_AWAY = "broker_away"
     NO_NODE = "no_node"  #: no node serves a pool that the job waits for
-    DEAD_NODE = "dead_node"  #: an agent is held by a worker that is silent
-    NOT_OPENED = "not_opened"  #: no worker has taken up the job yet
-    RUNNING = "running"  #: it moves
-    SLOTS_BUSY = "slots_busy"
-    QUEUED = "queued"  #: a free slot will take it
-    RETRY_WAIT = "retry_wait"  #: an agent is due later: a failed run's next attempt, or a delayed start
-    WAITING_OUTSIDE = "waiting_outside"  #: for a message from outside
-    INCOMPLETE = "incomplete"  #: an aggregator waits for messages that nobody will send
-    IDLE = "idle"
+    DEAD_NODE = "dead_node"  #: an agent is claimed by a worker that no longer renews its lease
+    NOT_OPENED = "not_opened"  #: no worker has started the job yet
+    RUNNING = "running"  #: an agent runs
+    SLOTS_BUSY = "slots_busy"  #: an agent is ready, and every slot of its pool is taken
+    QUEUED = "queued"  #: an agent is ready, and a slot is free
+    RETRY_WAIT = "retry_wait"  #: an agent is due later: the next attempt of a failed run, or a delayed start
+    WAITING_OUTSIDE = "waiting_outside"  #: a sensor waits for a message from outside the job
+    INCOMPLETE = "incomplete"  #: an aggregator waits for messages that no agent can send
+    IDLE = "idle"  #: no agent is ready
 
 
 class Diagnosis(TypedDict):
@@ -48,7 +48,7 @@ class Diagnosis(TypedDict):
     since: str | None
     agent_id: str | None
     pool: str | None
-    message: str  #: one line: what holds it up
+    message: str  #: one line: the cause
     hint: str  #: one line: what to do
 
 
@@ -59,66 +59,64 @@ class ClaimedAgent:
     agent_id: str
     node: str
     since_ms: int
-    until_ms: int  #: end of its lease
-    attempts: int = 0  #: failed runs of its message before this one
-    error: str = ""  #: of the last one
+    until_ms: int  #: end of the lease
+    attempts: int = 0  #: failed runs of its message before the current run
+    error: str = ""  #: of the last failed run
 
 
 @dataclass(frozen=True, slots=True)
 class DueAgents:
     """The agents of one pool that are ready."""
 
-    agent_id: str  #: the first of them
-    at_ms: int  #: from which it may be claimed
-    count: int = 1  #: how many may be claimed now; 1 where the first is still to come
+    agent_id: str  #: the agent that is due first
+    at_ms: int  #: when it may be claimed
+    count: int = 1  #: how many may be claimed now; 1 if the first is due later
     attempts: int = 0  #: failed runs of its message
-    error: str = ""  #: of the last one
+    error: str = ""  #: of the last failed run
 
 
 @dataclass(frozen=True, slots=True)
 class StarvedAggregator:
-    """An aggregator that is short of messages."""
+    """An aggregator that holds fewer messages than its threshold."""
 
     agent_id: str
     have: int
     threshold: int
-    fed: bool  #: a sensor is before it, from which they could come
+    fed: bool  #: a sensor is upstream, so a message from outside can still lead to more
 
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """All that a diagnosis rests on. The job, `held` and `due` are of one moment."""
+    """The input of a diagnosis. The job, `held` and `due` were read in one transaction."""
 
     now_ms: int
     job: JobMap
     plan: Plan
     lease_ms: int
     nodes: Sequence[NodeInfo] = ()
-    held: Sequence[ClaimedAgent] = ()  #: some of them, those first whose lease ends first
+    held: Sequence[ClaimedAgent] = ()  #: some of the claims, sorted by the end of their lease
     held_count: int = 0
     due: Mapping[str, DueAgents] = field(default_factory=dict)  #: by pool
-    short: Sequence[StarvedAggregator] = ()  #: this and the next two are of a job in which nothing can act
-    unrouted: Mapping[str, int] = field(default_factory=dict)  #: by agent: messages that matched no edge
+    short: Sequence[StarvedAggregator] = ()  #: this and the next two are known only if no agent is claimed or due
+    unrouted: Mapping[str, int] = field(default_factory=dict)  #: agent id -> its messages that matched no edge
     dead_letters: int = 0
-    paused: Event | None = None  #: the last event that says so
+    paused: Event | None = None  #: the last job_paused event
     broker_error: str = ""
-    busy: Mapping[str, Sequence[str]] = field(default_factory=dict)  #: what holds slots of a pool, as `job/agent`
+    busy: Mapping[str, Sequence[str]] = field(default_factory=dict)  #: pool -> holders of its slots, as `job/agent`
 
     def serving(self, pool: str) -> list[NodeInfo]:
         return [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
 
 
 def diagnose(facts: JobFacts) -> Diagnosis:
-    """The first check that has something to say."""
+    """Return the diagnosis of the first check that applies."""
     return next(found for check in CHECKS if (found := check(facts)) is not None)
 
 
-def store_away(job_id: str, error: str) -> Diagnosis:
-    """The diagnosis where nothing can be read; *error* may end with an advice, `; start ...`."""
-    said, _, advice = error.partition("; start ")
-    hint = f"{f'start {advice}' if advice else 'see the log of the server'}; jobs go on when it is back"
-    cause = Cause.STORE_AWAY
-    return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=said, hint=hint)
+def store_away(job_id: str, error: RuntimeUnavailable) -> Diagnosis:
+    """The diagnosis for a job whose store cannot be read."""
+    hint, cause = f"{error.hint or 'see the log of the server'}; jobs continue when it is back", Cause.STORE_AWAY
+    return Diagnosis(job_id=job_id, cause=cause, since=None, agent_id=None, pool=None, message=error.message, hint=hint)
 
 
 def _diagnosis(
@@ -132,16 +130,16 @@ def _ended(facts: JobFacts) -> Diagnosis | None:
     status, result = JobStatus(facts.job["status"]), facts.job["result"] or {}
     if status not in TERMINAL:
         return None
-    agent, hint = result.get("agent_id"), f"go on where it stopped: {_mn(facts, 'retry')}"
+    agent, hint = result.get("agent_id"), f"continue where it stopped: {_mn(facts, 'retry')}"
     if status is JobStatus.COMPLETED:
         said, hint = "the job is completed", f"see its result: {_mn(facts, 'job inspect')}"
     elif status is JobStatus.FAILED:
         said = f"the job failed{f' in {agent}' if agent else ''}: {result.get('error')}"
         if agent and not facts.plan.nodes[agent].light:
-            hint = f"see what it printed: {_mn(facts, 'logs', agent)}; {hint}"
+            hint = f"see its output: {_mn(facts, 'logs', agent)}; {hint}"
     else:
         reason = "" if result.get("reason") in (None, "cancelled") else f": {result['reason']}"
-        said = f"the job was cancelled by {result.get('by') or 'somebody'}{reason}"
+        said = f"the job was cancelled by {result.get('by') or 'an unknown user'}{reason}"
     return _diagnosis(facts, Cause.ENDED, said, hint, facts.job["finished_at"], agent)
 
 
@@ -149,23 +147,24 @@ def _paused(facts: JobFacts) -> Diagnosis | None:
     if facts.job["status"] != JobStatus.PAUSED:
         return None
     event: Mapping[str, Any] = facts.paused or {}
-    agent, said = event.get("agent_id"), f"the job was paused by {(event.get('payload') or {}).get('by', 'somebody')}"
+    agent, user = event.get("agent_id"), (event.get("payload") or {}).get("by", "an unknown user")
+    said = f"the job was paused by {user}"
     if agent:
-        said = f"the job is paused: the worker that ran {agent} was lost, and its recovery_mode is manual_recover"
+        said = f"the job is paused: the worker that ran {agent} was lost, and the job's recovery_mode is manual_recover"
     if facts.held_count:
         said += f"; {count(facts.held_count, 'agent')} still running"
-    return _diagnosis(facts, Cause.PAUSED, said, f"go on: {_mn(facts, 'resume')}", event.get("timestamp"), agent)
+    return _diagnosis(facts, Cause.PAUSED, said, f"resume it: {_mn(facts, 'resume')}", event.get("timestamp"), agent)
 
 
 def _broker_away(facts: JobFacts) -> Diagnosis | None:
     if not facts.broker_error:
         return None
-    hint = "start it, or set MIRROR_NEURON_BROKER_URL; jobs go on when it is back"
+    hint = "start the broker, or set MIRROR_NEURON_BROKER_URL; jobs continue when it is back"
     return _diagnosis(facts, Cause.BROKER_AWAY, facts.broker_error, hint)
 
 
 def _no_node(facts: JobFacts) -> Diagnosis | None:
-    """Nobody can open the job, run what is ready, or settle what becomes of a job in which nothing is."""
+    """No node can open the job, run its ready agents, or settle it when no agent is ready."""
     pending, moved_on = facts.job["status"] == JobStatus.PENDING, facts.held or facts.job["idle_since"]
     wanted = [LIGHT] if pending or not (facts.due or moved_on) else list(facts.due)
     if not facts.nodes:
@@ -178,10 +177,10 @@ def _no_node(facts: JobFacts) -> Diagnosis | None:
     if not facts.nodes:
         said = "no node is alive"
     elif stopping:
-        said += f", but for {_some(stopping)}, which is stopping"
+        said += f", except some that are stopping: {_first_names(stopping)}"
     elif due and pool != LIGHT:
         others = sorted({name for node in facts.nodes for name in node["pools"]} - {LIGHT})
-        said += f", which {due.agent_id} needs; served: {_some(others) or 'none'}"
+        said += f", which {due.agent_id} needs; served pools: {_first_names(others) or 'none'}"
     since = iso(due.at_ms) if due and due.at_ms <= facts.now_ms else facts.job["updated_at"]
     agent, hint = due.agent_id if due else None, f"start one: {_worker(facts, pool)}"
     return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
@@ -192,15 +191,16 @@ def _dead_node(facts: JobFacts) -> Diagnosis | None:
     if held is None or held.until_ms - facts.now_ms > SILENT * facts.lease_ms:
         return None
     pool, left_ms = facts.plan.nodes[held.agent_id].pool, held.until_ms - facts.now_ms
-    said = f"{held.agent_id} is held by {held.node}, which is silent"
+    said = f"{held.agent_id} is claimed by {held.node}, which no longer renews its lease"
     since, claimed_at = iso(held.until_ms - facts.lease_ms), iso(held.since_ms)
-    # A worker of that name which was started later is another: the supervisor has replaced the dead one.
+    # A worker of the same name that started after the claim is a new one: the supervisor has replaced the dead one.
     if not [n for n in facts.serving(pool) if n["name"] != held.node or n["started_at"] > claimed_at]:
-        hint = f"no other worker serves {_pool(pool)}; start one, unless it comes back: {_worker(facts, pool)}"
+        hint = f"no other worker serves {_pool(pool)}; start one unless {held.node} comes back: {_worker(facts, pool)}"
     elif facts.plan.policies.recovery_mode == RecoveryMode.MANUAL_RECOVER:
-        hint = f"wait: in {span(left_ms)} the job is paused, as its recovery_mode says; then: {_mn(facts, 'resume')}"
+        then = f"then resume it: {_mn(facts, 'resume')}"
+        hint = f"wait: in {span(left_ms)} the job is paused, because its recovery_mode is manual_recover; {then}"
     else:
-        hint = f"wait: in {span(left_ms)} another worker takes {held.agent_id} up"
+        hint = f"wait: in {span(left_ms)} another worker takes over {held.agent_id}"
     return _diagnosis(facts, Cause.DEAD_NODE, said, hint, since, held.agent_id, pool)
 
 
@@ -208,14 +208,14 @@ def _not_opened(facts: JobFacts) -> Diagnosis | None:
     if facts.job["status"] != JobStatus.PENDING:
         return None
     ahead, hint = _queue(facts, LIGHT)
-    said, since = f"no worker has taken up the job yet{ahead}", facts.job["submitted_at"]
+    said, since = f"no worker has started the job yet{ahead}", facts.job["submitted_at"]
     return _diagnosis(facts, Cause.NOT_OPENED, said, hint, since, pool=LIGHT)
 
 
 def _running(facts: JobFacts) -> Diagnosis | None:
     if not facts.held:
         return None
-    # What runs long is a command or a module; a light agent is done before anybody can look.
+    # Commands and modules come first: a light agent is usually done before the answer is read.
     nodes = facts.plan.nodes
     first = min(facts.held, key=lambda held: (nodes[held.agent_id].light, held.since_ms))
     said = f"{first.agent_id} runs on {first.node}"
@@ -223,8 +223,8 @@ def _running(facts: JobFacts) -> Diagnosis | None:
         said += f", after {count(first.attempts, 'failed run')} ({first.error})"
     if facts.held_count > 1:
         said += f"; {count(facts.held_count - 1, 'other agent')} running too"
-    pool, hint = nodes[first.agent_id].pool, f"see what it prints: {_mn(facts, 'logs', first.agent_id, '--follow')}"
-    hint = "wait: it takes moments" if pool == LIGHT else hint
+    pool, hint = nodes[first.agent_id].pool, f"follow its output: {_mn(facts, 'logs', first.agent_id, '--follow')}"
+    hint = "wait: a light agent runs only briefly" if pool == LIGHT else hint
     return _diagnosis(facts, Cause.RUNNING, said, hint, iso(first.since_ms), first.agent_id, pool)
 
 
@@ -234,17 +234,18 @@ def _waiting_for_a_slot(facts: JobFacts) -> Diagnosis | None:
         return None
     due, pools = facts.due[pool], [node["pools"][pool] for node in facts.serving(pool)]
     busy, slots = facts.busy.get(pool, ()), sum(row["slots"] for row in pools)
-    # A node tells what is in use with its heartbeat: claims are known at once.
+    # `in_use` is as old as the node's last heartbeat; claims are current.
     in_use = max(sum(row["in_use"] for row in pools), len(busy))
     who = due.agent_id if due.count == 1 else f"{due.agent_id} and {count(due.count - 1, 'other agent')}"
     if pool != LIGHT and in_use >= slots:
         said = f"no slot of {_pool(pool)} is free for {who}: {count(slots, 'slot')} taken"
-        said += f", by {_some(busy)}" if busy else ""
+        said += f", by {_first_names(busy)}" if busy else ""
         cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {_worker(facts, pool)}"
     else:
         free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
         ahead, hint = _queue(facts, pool)
-        cause, said = Cause.QUEUED, f"{who} can run{free}{ahead}"
+        verb = "is" if due.count == 1 else "are"
+        cause, said = Cause.QUEUED, f"{who} {verb} ready{free}{ahead}"
     return _diagnosis(facts, cause, said, hint, iso(due.at_ms), due.agent_id, pool)
 
 
@@ -253,46 +254,48 @@ def _retry_wait(facts: JobFacts) -> Diagnosis | None:
         return None
     pool, due = min(facts.due.items(), key=lambda row: row[1].at_ms)
     agent, when = due.agent_id, f"in {span(due.at_ms - facts.now_ms)}"
-    said, hint = f"{agent} starts {when}, as its startup_delay_ms says", "wait"
+    said, hint = f"{agent} starts {when}, because of its startup_delay_ms", "wait"
     if due.attempts:
         most = facts.plan.nodes[agent].config.get("max_attempts", 1)
-        said = f"{agent} is tried again {when}; run {due.attempts} of at most {most} failed: {due.error}"
-        hint = f"wait, or see what it printed: {_mn(facts, 'logs', agent)}"
+        said = f"{agent} is retried {when}; attempt {due.attempts} of {most} failed: {due.error}"
+        hint = f"wait, or see its output: {_mn(facts, 'logs', agent)}"
     return _diagnosis(facts, Cause.RETRY_WAIT, said, hint, facts.job["updated_at"], agent, pool)
 
 
 def _starved(facts: JobFacts) -> Diagnosis | None:
-    """An aggregator that is short of messages, and will stay so."""
+    """An aggregator lacks messages, and no agent can send them."""
     since, lost = facts.job["idle_since"], _lost(facts)
-    # With nothing in it, and nothing lost on the way, it may be one that nobody was going to write to.
+    # An empty aggregator counts only if messages were lost: otherwise its branch may simply not have been taken.
     short = next((row for row in facts.short if not row.fed and (row.have or lost)), None)
     if not short or not since:
         return None
     said = (
-        f"{short.agent_id} has {short.have} of {count(short.threshold, 'message')}, and nobody can send it more{lost}"
+        f"{short.agent_id} has {short.have} of {count(short.threshold, 'message')}, and no agent can send it more{lost}"
     )
-    hint = f"send the rest: {_mn(facts, 'send', short.agent_id, 'message.json')}; or end it: {_mn(facts, 'cancel')}"
+    send, cancel = _mn(facts, "send", short.agent_id, "message.json"), _mn(facts, "cancel")
+    hint = f"send the missing messages: {send}; or cancel the job: {cancel}"
     if facts.dead_letters:
-        again = f"{_mn(facts, 'replay', 'MESSAGE')} [--to AGENT]"
-        hint = f"see what got lost: {_mn(facts, 'dead-letters')}; send it again: {again}"
+        replay = f"{_mn(facts, 'replay', 'MESSAGE')} [--to AGENT]"
+        hint = f"list the dead letters: {_mn(facts, 'dead-letters')}; replay one: {replay}"
     return _diagnosis(facts, Cause.INCOMPLETE, said, hint, since, short.agent_id)
 
 
 def _idle(facts: JobFacts) -> Diagnosis:
     since = facts.job["idle_since"]
     if not since:
-        said, hint = "nothing is left to run, and a node is about to see to that", "wait: it takes a second"
+        said, hint = "no agent is ready, and a worker is about to settle the job", "wait: this takes about a second"
         return _diagnosis(facts, Cause.IDLE, said, hint, facts.job["updated_at"])
-    more = f"; see what got lost: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
+    more = f"; list the dead letters: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
     more += "" if facts.serving(LIGHT) else f"; and start a node: {_worker(facts, LIGHT)}"
     if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
-        said = f"the job waits for a message from outside, at {_some(sensors)}"
+        said = f"the job waits for a message from outside to {_first_names(sensors)}"
         short = [f"; {row.agent_id} has {row.have} of {row.threshold} messages" for row in facts.short if row.have]
         said = "".join([said, *short[:SHOWN], _lost(facts)])
         hint = f"send one: {_mn(facts, 'send', sensors[0], 'message.json')}{more}"
         return _diagnosis(facts, Cause.WAITING_OUTSIDE, said, hint, since, sensors[0])
-    said = f"nothing is left to run, and the job's on_idle policy is to wait{_lost(facts)}"
-    hint = f"feed it: {_mn(facts, 'send', 'AGENT', 'message.json')}; or end it: {_mn(facts, 'cancel')}{more}"
+    said = f"no agent is ready, and the job's on_idle policy is to wait{_lost(facts)}"
+    send, cancel = _mn(facts, "send", "AGENT", "message.json"), _mn(facts, "cancel")
+    hint = f"send a message: {send}; or cancel the job: {cancel}{more}"
     return _diagnosis(facts, Cause.IDLE, said, hint, since)
 
 
@@ -303,18 +306,18 @@ CHECKS: Final[tuple[Callable[[JobFacts], Diagnosis | None], ...]] = (
 
 
 def _lost(facts: JobFacts) -> str:
-    """What an idle job has lost on the way: the usual reason why one stops short."""
+    """The messages that an idle job has lost: the usual reason why a job stops early."""
     names, lost = list(facts.unrouted), sum(facts.unrouted.values())
-    said = f"; {count(lost, 'message')} of {_some(names)} matched no edge" if names else ""
+    said = f"; {count(lost, 'message')} of {_first_names(names)} matched no edge" if names else ""
     return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
 
 
 def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
-    """What stands in the pool's queue, and how long to be patient."""
+    """The number of tasks in the pool's queue, as text, and the hint for a queued agent."""
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
-    names = _some([node["name"] for node in nodes])
-    hint = f"wait: what got lost is announced again after 5 s, and ever less often; or see the log of {names}"
+    names = _first_names([node["name"] for node in nodes])
+    hint = f"wait: a lost announcement is repeated after 5 s, then at growing intervals; or see the log of {names}"
     return f"; {count(queued, 'task')} in the queue" if queued else "", hint
 
 
@@ -323,7 +326,7 @@ def _pool(pool: str) -> str:
 
 
 def _worker(facts: JobFacts, pool: str) -> str:
-    """The command that starts a node for *pool*, with slots enough for each of the job's agents."""
+    """The command that starts a node for *pool* with enough slots for each of the job's agents."""
     if pool in (LIGHT, DEFAULT_POOL):
         return "mn worker"
     slots = max(node.config.get("pool_slots", 1) for node in facts.plan.nodes.values() if node.pool == pool)
@@ -331,10 +334,10 @@ def _worker(facts: JobFacts, pool: str) -> str:
 
 
 def _mn(facts: JobFacts, verb: str, *words: str) -> str:
-    """A command on the job, as it is to be typed."""
+    """An `mn` command on the job, quoted for a shell."""
     return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""What the store knows about one job at one moment: the facts of a diagnosis, in a few reads."""
+"""Read from the store the facts that a diagnosis of one job needs, in a few round trips."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mirrorneuron.pools import LIGHT
 from mirrorneuron.store import records
 from mirrorneuron.store.job_store import Store
 
-LOOKED_AT: Final = 50  # claims of the job; and of others, to tell who holds slots
-JOBS: Final = 500  # live jobs that are asked what they hold
-EVENTS: Final = 1000  # among which the one that paused the job is looked for
+LOOKED_AT: Final = 50  # claims of this job, and of each other job when slots are taken
+JOBS: Final = 500  # live jobs whose claims are read
+EVENTS: Final = 1000  # newest events that are searched for job_paused
 
-Row: TypeAlias = tuple[bytes, float]  # of a ZSET
+Row: TypeAlias = tuple[bytes, float]  # member and score of a ZSET
 
 
 def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:
-    """Everything that `diagnose` needs. Raises JobNotFound and BundleNotFound."""
+    """Return the facts that `diagnose` needs. Raises JobNotFound and BundleNotFound."""
     job_id = job["job_id"]
     plan, _ = store.plan(job["manifest_ref"]["digest"])
     now_ms, job, claims, held_count, ready = _moment(store, job_id, plan)
@@ -52,9 +52,9 @@ def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:
 
 
 def _moment(store: Store, job_id: str, plan: Plan) -> tuple[int, JobMap, list[Row], int, dict[str, Row]]:
-    """The server's time, the job, the claims whose lease ends first, their number, and the first ready of each pool.
+    """The server's time, the job, its first claims by end of lease, their number, and each pool's first ready agent.
 
-    One transaction: between two reads an agent could go from ready to claimed, and seem to be neither.
+    One transaction: between two reads an agent could go from ready to claimed, and would be seen as neither.
     """
     pipe = store.client.pipeline(transaction=True)
     pipe.time()
@@ -96,7 +96,7 @@ def _details(
 
 
 def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[StarvedAggregator]:
-    """The aggregators that hold too few messages; of those without any only the ones that never had enough. Pure."""
+    """The aggregators with fewer messages than their threshold; empty ones only if they never fired. Pure."""
     sensors = [node.node_id for node in plan.nodes.values() if node.agent_type == AgentType.SENSOR]
     fed = {name for sensor in sensors for name in plan.downstream_of(sensor)}
     found = []
@@ -110,9 +110,9 @@ def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[StarvedAggrega
 
 
 def unrouted_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> dict[str, int]:
-    """How many messages of which agents matched no edge. Pure.
+    """Count by agent the messages that matched no edge. Pure.
 
-    What an agent without edges sends unasked is meant for nobody, and does not count.
+    The default output of an agent without outgoing edges has no recipient by design, and is not counted.
     """
     counts = {agent["agent_id"]: int(agent["metadata"].get("unrouted", 0)) for agent in agents}
     nodes = [(plan.nodes[name], count) for name, count in counts.items() if count]
@@ -129,7 +129,7 @@ def _paused(store: Store, job_id: str) -> Event | None:
 
 
 def _busy(store: Store, pools: Sequence[str]) -> dict[str, list[str]]:
-    """What holds slots of *pools* now, in any job, as `job/agent`: some of it, where there is much."""
+    """The agents of any live job that hold slots of *pools*, as `job/agent`; incomplete above JOBS and LOOKED_AT."""
     live = store.index.live()[:JOBS]
     pipe = store.client.pipeline(transaction=False)
     for job_id in live:

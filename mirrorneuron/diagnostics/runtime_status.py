@@ -1,4 +1,4 @@
-"""What a runtime tells of itself: the vitals of a checkup, in a few round trips."""
+"""Read the status of a runtime for a checkup, in a few round trips to the store and the broker."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from mirrorneuron.store.keys import Keys
 from mirrorneuron.text import without_password
 
 PINGS: Final = 5
-WRITE: Final = "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing, by a script as all that changes a job
+WRITE: Final = (
+    "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing; a script, because jobs are changed by scripts
+)
 
 
-def vitals_of(store: Store, app: Celery) -> RuntimeStatus:
-    """Ask the job store and the broker. A store that cannot be asked is a finding, not an error."""
+def read_status(store: Store, app: Celery) -> RuntimeStatus:
+    """Ask the job store and the broker. A store that cannot be read is part of the status, and not raised."""
     settings = store.settings
     url = without_password(settings.redis_url)
     try:
@@ -50,11 +52,11 @@ def vitals_of(store: Store, app: Celery) -> RuntimeStatus:
                 live_jobs=store.client.scard(store.keys.live),
             )
     except RuntimeUnavailable as error:
-        return RuntimeStatus(url=url, error=str(error))
+        return RuntimeStatus(url=url, error=error.message, error_hint=error.hint)
 
 
 def _times(store: Store) -> tuple[float, int]:
-    """The round trip, and by how much this machine's clock is ahead, both in ms."""
+    """The median round trip, and how far this machine's clock is ahead of the server's, both in ms."""
     trips: list[float] = []
     clocks: list[float] = []
     store.client.ping()  # connects
@@ -70,7 +72,7 @@ def _times(store: Store) -> tuple[float, int]:
 def _info(client: RedisClient) -> Mapping[str, Any]:
     try:
         return dict(client.info())
-    except ResponseError:  # a managed server, or an ACL
+    except ResponseError:  # forbidden by a managed server or an ACL
         return {}
 
 

@@ -1,1 +1,1 @@
-"""What talks to Celery: the app, the chains built from a plan, and the result backend."""
+"""The Celery side: the app, the chains built from a plan, and the result backend."""

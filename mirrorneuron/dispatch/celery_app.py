@@ -1,4 +1,4 @@
-"""The Celery app that producers send with and that runtime nodes run. Making one leaves the current app alone."""
+"""The Celery app of producers and runtime nodes. Making one does not change Celery's current app."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ VISIT: Final = "mirrorneuron.visit"
 DRAIN: Final = "mirrorneuron.drain"
 
 CONNECT_TIMEOUT_S: Final = 3.0
-SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default, and a publish could wait for ever
-PUBLISH_RETRIES: Final = 1  # each takes up to a few socket time-outs, and what is not announced is found by the sweeper
+SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default: a publish could block without end
+PUBLISH_RETRIES: Final = 1  # each may take several socket time-outs, and the sweeper repeats lost announcements
 
 
 class _NoConfigModule(AppLoader):
-    """Reads no configuration: CELERY_CONFIG_MODULE is about the Celery app of whoever imports us."""
+    """Reads no configuration: CELERY_CONFIG_MODULE belongs to the importing program's own Celery app."""
 
     def read_configuration(self, _env: str = "") -> dict[str, Any]:
         return {}
 
 
 class _App(Celery):
-    """An app on which the environment of other Celery apps has no effect.
+    """A Celery app that ignores the environment variables of other Celery apps.
 
-    Celery lets CELERY_BROKER_URL, CELERY_RESULT_BACKEND and CELERY_CONFIG_MODULE go before what an app is told, and its
-    fixup for Django may make an app the default one. A guest in a producer's process uses none of these, and sets none.
+    In Celery, CELERY_BROKER_URL, CELERY_RESULT_BACKEND and CELERY_CONFIG_MODULE override an app's own configuration,
+    and the Django fixup may make an app the default one. This app runs in a producer's process and must do neither.
     Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
     """
 
@@ -56,18 +56,18 @@ class _App(Celery):
 def make_app(settings: Settings) -> Celery:
     """A Celery app for *settings*: JSON only, early acknowledgement, nothing stored for agent tasks.
 
-    Why so: the transport is a wake-up call and never the record, so a lost task costs time and a doubled one nothing
-    (DESIGN, "Acknowledge early"). With prefetching, a short task would wait behind a long one beside an idle worker.
+    The store is the record and a task only a wake-up call: a lost task costs time, a duplicate has no effect. There is
+    no prefetching, because a short task could wait behind a long one while another worker is idle.
     """
     names = [queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)]
     broker, backend = broker_url(settings), backend_url(settings)
     app = _App(broker, backend)
-    # Taking a message off the queue is all the acknowledgement that a wake-up call needs: on Redis this halves kombu's
-    # round trips a task. Over AMQP it would lift the limit on what is sent ahead to a worker.
+    # A wake-up call needs no acknowledgement: on Redis, no_ack halves kombu's round trips per task. Over AMQP it would
+    # disable the prefetch limit.
     no_ack = broker.partition("://")[0].partition("+")[0] in ("redis", "rediss", "sentinel")
     app.conf.update(
         mirrorneuron_settings=settings,
-        mirrorneuron_lists=no_ack,  # its queues are Redis lists: they need no declaration, and what is taken is gone
+        mirrorneuron_lists=no_ack,  # queues are Redis lists: they need no declaration, and a taken message is gone
         broker_url=broker,
         result_backend=backend,
         result_backend_thread_safe=True,
@@ -77,14 +77,14 @@ def make_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_acks_late=False,
         task_default_queue=names[0],
-        # Each with a key of its own: by default all would share the first one's, and get its messages too.
+        # One routing key each: by default all queues would share the first one's, and receive its messages.
         task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack) for name in names],
         task_publish_retry_policy={"max_retries": PUBLISH_RETRIES, "interval_start": 0, "interval_step": 0.2},
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
-        # A Redis server that refuses (out of memory, a replica by now) costs a worker a reconnection, not its life.
+        # A Redis server that refuses commands (out of memory, became a replica) makes the worker reconnect, not crash.
         broker_channel_error_retry=no_ack,
         broker_transport_options=_transport_options(settings),
     )
@@ -92,7 +92,7 @@ def make_app(settings: Settings) -> Celery:
 
 
 def broker_url(settings: Settings) -> str:
-    """Where Celery's messages go: the job store's own server unless the settings name another."""
+    """The broker's URL: that of the job store unless the settings name another."""
     url = settings.broker_url or settings.redis_url
     if url.startswith(SENTINEL):
         return _kombus_sentinels(url)
@@ -100,7 +100,7 @@ def broker_url(settings: Settings) -> str:
 
 
 def _kombus_sentinels(url: str) -> str:
-    """Our `sentinel://host,host/service/db` as kombu has it: a URL for each host, the service among the options."""
+    """Convert `sentinel://host,host/service/db` to kombu's form: one URL per host, the service in the options."""
     hosts, _, more = sentinel_of(url)
     user, password = (quote(more[name] or "", safe="") for name in ("username", "password"))
     who = f"{user}:{password}@" if user or password else ""
@@ -124,13 +124,13 @@ def backend_url(settings: Settings) -> str:
 
 
 def broker_error(app: Celery) -> str:
-    """Why the broker cannot be reached, in one line; empty when it answers, or is the job store's own server."""
+    """Why the broker is unreachable, in one line; "" if it answers, or if it is the job store's server."""
     settings: Settings = app.conf.mirrorneuron_settings
     if not settings.broker_url:
         return ""
     with app.connection_for_write() as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_S)
-        except Exception as error:  # whatever the broker's client raises
+        except Exception as error:  # broker clients raise errors of any type
             return f"the broker at {without_password(settings.broker_url)} does not answer: {error}"
     return ""

@@ -1,8 +1,8 @@
-"""A plan as Celery chains: `open_job | node | node ...`, one signature a node of a linear run.
+"""Celery chains of a plan: `open_job | node | node ...`, one signature for each node of a linear run.
 
-The signatures are written as the plain dicts that they are on the wire (Celery docs, "Message protocol", version 2,
-`chain`); building them through the canvas costs as much as all the rest of a submission. Steps that need no worker of
-their own ride along: the worker takes them off the chain once their work is done.
+Signatures are built as the plain dicts of the wire format (Celery docs, "Message protocol", version 2, `chain`):
+building them through the canvas takes as long as the rest of a submission. A worker removes the steps that it has
+already run, or that have no messages, from the rest of the chain.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mirrorneuron.store.protocol import JobRef, ReadyAgents
 
 class StepOptions(TypedDict):
     queue: str
-    shadow: str  #: `<graph>.<node>`: the name in Flower and in logs
+    shadow: str  #: `<graph>.<node>`: the task's name in Flower and in logs
     ignore_result: bool
 
 
@@ -36,7 +36,7 @@ class ChainStep(TypedDict):
 
 
 class Chains:
-    """Builds the chains of one plan and sends them. *namespace* is that of the queues."""
+    """Builds the chains of one plan and publishes them. *namespace* is that of the queues."""
 
     def __init__(self, app: Celery, namespace: str, plan: Plan) -> None:
         self._app = app
@@ -44,31 +44,31 @@ class Chains:
         self._plan = plan
 
     def opening(self, job: JobRef) -> list[ChainStep]:
-        """The chain that starts a job: `open_job` and its entrypoint's linear run; with several, `open_job` alone."""
+        """The chain that starts a job: `open_job`, then the entrypoint's linear run if there is only one entrypoint."""
         head = self._step(OPEN_JOB, job, LIGHT, "open_job")
         entrypoints = self._plan.entrypoints
-        return [head] if len(entrypoints) > 1 else [head, *self.linear_run(job, entrypoints[0])]
+        return [head] if len(entrypoints) > 1 else [head, *self.linear_chain(job, entrypoints[0])]
 
-    def linear_run(self, job: JobRef, start: str) -> list[ChainStep]:
+    def linear_chain(self, job: JobRef, start: str) -> list[ChainStep]:
         """The chain of the linear run that begins at node *start*."""
         nodes = self._plan.nodes
         return [self._step(VISIT, job, nodes[name].pool, name, name) for name in self._plan.linear_run(start)]
 
     def drain(self, job: JobRef, pool: str) -> list[ChainStep]:
-        """One task that runs whatever is ready in *pool*, for a slice of time."""
+        """One task that runs the ready agents of *pool*, for a slice of time."""
         return [self._step(DRAIN, job, pool, f"drain-{pool}", pool)]
 
     def announce(self, job: JobRef, row: ReadyAgents) -> None:
-        """Tell the nodes of agents that are ready: one by the chain of its linear run, several by one drain."""
-        self.send(self.linear_run(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
+        """Announce ready agents: one by the chain of its linear run, several by one drain."""
+        self.publish(self.linear_chain(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
 
-    def send(
+    def publish(
         self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None
     ) -> None:
-        """Publish a chain so that nothing of a surrounding task of another app sticks to it.
+        """Publish a chain, without inheriting headers from a task of the caller's own Celery app.
 
-        The head of a job's first chain has the job id as its *task_id*, so that `AsyncResult(job_id)` is the job. One
-        that is sent again must not: workers drop an id that was revoked.
+        The head of a job's first chain has the job id as *task_id*, so that `AsyncResult(job_id)` is the job. Repeated
+        announcements must not use it: workers drop a task whose id was revoked.
         """
         head, *rest = steps
         self._app.send_task(
@@ -79,9 +79,11 @@ class Chains:
             chain=rest[::-1] or None,
             root_id=job.job_id,
             add_to_parent=False,
-            argsrepr=repr(tuple(head["args"][3:])),  # what Flower shows; the rest stands in the name and the id
+            argsrepr=repr(
+                tuple(head["args"][3:])
+            ),  # shown by Flower; the job and the node are in the root id and the name
             kwargsrepr="{}",
-            declare=() if self._app.conf.mirrorneuron_lists else None,  # else kombu looks at it each time
+            declare=() if self._app.conf.mirrorneuron_lists else None,  # otherwise kombu checks the queue each time
             **head["options"],
         )
 

@@ -1,7 +1,7 @@
 """The Celery result backend whose results are jobs: `result_backend = "mirrorneuron+redis://host/0"` in any app.
 
-For a job id, the task meta is the job map: `AsyncResult(job_id).state`, `.get()` and Flower work on jobs. Everything
-else is Celery's own Redis backend.
+For a job id, the task meta is the job map: `AsyncResult(job_id).state`, `.get()` and Flower work on jobs. All other ids
+are handled by Celery's own Redis backend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mirrorneuron.text import without_password
 
 
 def task_meta(job: JobMap) -> dict[str, Any]:
-    """The Celery meta of a job. A failed job's result raises JobFailed, a cancelled one's TaskRevokedError."""
+    """The Celery task meta of a job. The result of a failed job is JobFailed, of a cancelled one TaskRevokedError."""
     state = CELERY_STATE[JobStatus(job["status"])]
     result: Any = job
     if state == states.FAILURE:
@@ -44,16 +44,16 @@ def task_meta(job: JobMap) -> dict[str, Any]:
 
 
 class JobResultConsumer(RedisResultConsumer):
-    """Wakes waiters at the end of a job.
+    """Wakes `AsyncResult.get` at the end of a job.
 
-    What is published for a job is a notice without the result, so that a large record is not pushed to everybody; the
-    record is read again here. After a reconnect Celery reads the keys of its own results only: jobs are read here.
+    The push for an ended job holds no result, so that large records are not sent to every subscriber: the record is
+    read here. After a reconnect Celery reads only the keys of its own results: records of jobs are read here as well.
 
-    A lost connection is forgotten, and whoever waits makes a new one, as patiently as `wait_for_job`. Celery makes it
-    where the loss is noticed: when it gives up there, one wait ends with an error and all others sleep for ever.
+    A lost connection is dropped, and the waiting thread makes a new one, with the patience of `wait_for_job`. Celery
+    reconnects in the thread that noticed the loss: if it gives up, that wait raises and all others block without end.
     """
 
-    _away_since: float | None = None  #: monotonic; while the server does not answer
+    _away_since: float | None = None  #: monotonic seconds; since when the server is unreachable
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
         if "result" not in meta:
@@ -61,23 +61,23 @@ class JobResultConsumer(RedisResultConsumer):
         super().on_state_change(meta, message)
 
     def start(self, initial_task_id: str, **_: Any) -> None:
-        """Listen for this task, and for all that were subscribed to on a connection that is lost."""
+        """Subscribe to this task, and again to all tasks of a lost connection."""
         with self._locked():
             if self.subscribed_to:
                 self.subscribed_to.add(self._get_key_for_task(initial_task_id))
-                self._listens()
+                self._connected()
             else:
                 super().start(initial_task_id)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Take one notice. Raises RuntimeError when the server has not answered for AWAY_S."""
-        if self._listens():
+        """Handle one push. Raises RuntimeError when the server was unreachable for AWAY_S."""
+        if self._connected():
             super().drain_events(timeout)
         else:
             time.sleep(RETRY_S)
 
-    def _listens(self) -> bool:
-        """Is there a connection, or need there be none? Makes one where there is none."""
+    def _connected(self) -> bool:
+        """True if the subscription is connected, or not needed. Reconnects if it was lost."""
         with self._locked():
             if self._pubsub is not None or not self.subscribed_to:
                 return True
@@ -105,12 +105,12 @@ class JobResultConsumer(RedisResultConsumer):
 
 
 class JobMapBackend(RedisBackend):
-    """Celery's Redis backend, with job maps as the results of job ids. It owns the job store: `app.backend.store`."""
+    """Celery's Redis backend, with job maps as the results of job ids. It holds the job store: `app.backend.store`."""
 
     ResultConsumer = JobResultConsumer
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
-        """What *url* says about the connection. With TLS, certificates are required if nobody says otherwise."""
+        """The connection parameters of *url*. With TLS, certificates are verified unless *url* says otherwise."""
         if url.startswith(SENTINEL):
             hosts, service, more = sentinel_of(url)
             kept = {name: value for name, value in defaults.items() if name not in ("host", "port")}
@@ -118,7 +118,7 @@ class JobMapBackend(RedisBackend):
         if url.startswith("rediss://"):
             defaults = {"ssl_cert_reqs": "required", **defaults}
         found: dict[str, Any] = super()._params_from_url(url, defaults)
-        if "ssl_check_hostname" in found:  # Celery leaves it a text, and the text "false" is true
+        if "ssl_check_hostname" in found:  # Celery leaves it a string, and the string "false" is true
             found["ssl_check_hostname"] = to_bool(found["ssl_check_hostname"])  # type: ignore[no-untyped-call]
         return found
 
@@ -129,7 +129,7 @@ class JobMapBackend(RedisBackend):
         return Sentinel(hosts).master_for(service, redis_class=self._get_client(), **params).connection_pool  # type: ignore[no-untyped-call]
 
     def as_uri(self, include_password: bool = False) -> str:
-        """The URL as it may be shown. Celery's own way to say it cannot read several hosts."""
+        """The URL for display. Celery's own method cannot parse several hosts."""
         if not str(self.url).startswith(SENTINEL):
             return str(super().as_uri(include_password))
         return str(self.url) if include_password else without_password(str(self.url))
@@ -137,7 +137,9 @@ class JobMapBackend(RedisBackend):
     @cached_property
     def store(self) -> Store:
         settings = self.app.conf.get("mirrorneuron_settings")
-        if settings is None:  # another app's backend: the URL is its own, all else comes from the environment
+        if (
+            settings is None
+        ):  # the backend of another app: the URL is that app's, all other settings come from the environment
             settings = Settings.load(redis_url=self._store_url())
         return Store(settings)
 
@@ -156,14 +158,14 @@ class JobMapBackend(RedisBackend):
         return found
 
     def meta_from_decoded(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Turn a stored exception into one that can be raised; a notice of a job's end holds none to turn."""
+        """Decode a stored exception. The push of an ended job has no result to decode."""
         return meta if "result" not in meta else super().meta_from_decoded(meta)
 
     def store_result(self, task_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Store a task's result. Of a job id nothing is stored: Celery would write FAILURE for a revoked head."""
+        """Store a task's result, except for job ids: for a revoked chain head Celery would store FAILURE."""
         return None if self._is_job(task_id) else super().store_result(task_id, *args, **kwargs)
 
     def forget(self, task_id: str) -> None:
-        """Forget a task's result. A job's record is no result to be forgotten: `cleanup_jobs` deletes it."""
+        """Forget a task's result, except for job ids: `cleanup_jobs` deletes the record of a job."""
         if not self._is_job(task_id):
             super().forget(task_id)

@@ -1,1 +1,1 @@
-"""Graphs of bundles and jobs as text (Mermaid, DOT) and as SVG."""
+"""Draw the graphs of bundles and jobs: as Mermaid, as DOT, as SVG."""

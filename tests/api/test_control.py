@@ -1,4 +1,4 @@
-"""The operator's controls where no node runs: what stands in the store afterwards, and who was told."""
+"""The operator's controls without a node: what the store holds afterwards, and what was announced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirrorneuron.store.protocol import DeadLetterDraft, JobRef, ReplyCode, Step
 from tests.support.store import Jobs
 
 THEN = "2020-01-01T00:00:00.000Z"
-Told = list[tuple[str, int, str]]  # (pool, due, the agent if it is one)
+Announced = list[tuple[str, int, str]]  # (pool, due, the agent if it is one)
 
 
 @pytest.fixture
@@ -27,21 +27,21 @@ def client(settings: Settings) -> Client:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Whom the nodes are told of."""
-    rows: Told = []
+def announced(monkeypatch: pytest.MonkeyPatch) -> Announced:
+    """The rows that are announced, as they are announced."""
+    rows: Announced = []
     announce = Chains.announce
 
-    def noted(self: Chains, job: JobRef, row: Any) -> None:
+    def recorded(self: Chains, job: JobRef, row: Any) -> None:
         rows.append((row.pool, row.due, row.agent_id))
         announce(self, job, row)
 
-    monkeypatch.setattr(Chains, "announce", noted)
+    monkeypatch.setattr(Chains, "announce", recorded)
     return rows
 
 
 def give_up(store: Store, job: JobRef, *reasons: str) -> None:
-    """Commit a run of `a` after which a message for `nobody` is given up on, once for each of *reasons*."""
+    """Commit a run of `a` after which a message for `nobody` becomes a dead letter, once for each of *reasons*."""
     payload = {"envelope": {"correlation_id": "thread"}, "body": {"n": 1}}
     message = encode(seed(payload, job_id=job.job_id, to="nobody", message_id="m", timestamp=THEN))
     token = new_token()
@@ -55,7 +55,7 @@ def mail(store: Store, agent: str) -> list[Message]:
 
 
 @pytest.mark.parametrize(("given", "kept"), [("too dear", "too dear"), (None, "cancelled")])
-def test_a_cancelled_job_says_who_and_why_and_is_off_the_live_at_once(
+def test_a_cancelled_job_records_who_and_why_and_leaves_the_live_index_at_once(
     client: Client, store: Store, jobs: Jobs, given: str | None, kept: str
 ) -> None:
     jobs.submit("j")
@@ -87,22 +87,22 @@ def test_a_cancel_that_loses_against_a_retry_cancels_the_retried_run(
     assert (job["status"], job["run"], lost) == ("cancelled", 2, [ReplyCode.STALE, ReplyCode.SETTLED])
 
 
-def test_a_resume_tells_the_nodes_of_all_that_waits(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_resume_announces_all_ready_agents(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"a": [1], "x": [2]})
     jobs.open("j")
     client.pause("j")
-    assert told == []
+    assert announced == []
     assert client.resume("j")["status"] == "running"
-    assert sorted(told) == [("default", 1, "x"), (LIGHT, 1, "a")]
+    assert sorted(announced) == [("default", 1, "x"), (LIGHT, 1, "a")]
 
 
-def test_a_message_tells_the_nodes_of_those_that_it_made_ready(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_message_announces_the_agents_that_it_makes_ready(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
     jobs.open("j")
     client.send_message("j", "join", {"n": 1})
-    assert told == [], "`join` has one of two, and `x` is known"
+    assert announced == [], "`join` has one of two messages, and `x` was announced before"
     client.send_message("j", "join", {"n": 2})
-    assert told == [(LIGHT, 1, "join")]
+    assert announced == [(LIGHT, 1, "join")]
 
 
 def test_a_message_may_have_as_many_bytes_as_the_settings_say(client: Client, store: Store, jobs: Jobs) -> None:
@@ -118,7 +118,7 @@ def test_a_message_may_have_as_many_bytes_as_the_settings_say(client: Client, st
     assert [found.id for found in mail(store, "x")] == ["m", "n"]
 
 
-def test_an_initial_input_over_the_cap_makes_no_job(store: Store) -> None:
+def test_an_initial_input_over_the_cap_creates_no_job(store: Store) -> None:
     small = Store(store.settings.model_copy(update={"max_message_bytes": 1_000}))
     with pytest.raises(PayloadTooLarge, match="MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000"):
         Jobs(small).submit("j", initial_inputs={"a": ["x" * 1_001]})
@@ -127,7 +127,7 @@ def test_an_initial_input_over_the_cap_makes_no_job(store: Store) -> None:
     small.client.close()
 
 
-def test_a_replayed_message_is_a_new_one_in_the_old_thread(client: Client, store: Store, jobs: Jobs) -> None:
+def test_a_replayed_message_is_a_new_one_with_the_old_correlation_id(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.open("j")
     give_up(store, jobs.ref("j"), "first", "second")
@@ -140,7 +140,7 @@ def test_a_replayed_message_is_a_new_one_in_the_old_thread(client: Client, store
     assert [dead["reason"] for dead in client.dead_letters("j")] == ["first"], "the newer of two of that id is sent"
 
 
-def test_of_two_who_replay_at_once_one_is_told_that_it_is_gone(
+def test_of_two_concurrent_replays_one_is_refused(
     client: Client, store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs.submit("j")
@@ -154,13 +154,13 @@ def test_of_two_who_replay_at_once_one_is_told_that_it_is_gone(
         return deliver(*args)
 
     monkeypatch.setattr(scripts, "deliver", replayed_meanwhile)
-    with pytest.raises(MessageNotFound, match="replayed already"):
+    with pytest.raises(MessageNotFound, match="already replayed"):
         client.replay("j", "m", to_agent="x")
     assert len(mail(store, "x")) == 1
 
 
-def test_a_completed_job_has_stopped_on_no_message(client: Client, store: Store, jobs: Jobs) -> None:
-    """What lies in the mailbox of the agent that completed it is no dead letter."""
+def test_a_completed_job_lists_no_message_as_the_one_it_failed_on(client: Client, store: Store, jobs: Jobs) -> None:
+    """Messages in the mailbox of the agent that completed the job are not dead letters."""
     jobs.submit("j", initial_inputs={"join": [1]})
     jobs.open("j")
     jobs.end("j")
@@ -168,26 +168,26 @@ def test_a_completed_job_has_stopped_on_no_message(client: Client, store: Store,
     assert client.dead_letters("j") == []
 
 
-def test_a_retry_tells_the_nodes_of_all_that_waits(client: Client, jobs: Jobs, told: Told) -> None:
+def test_a_retry_announces_all_ready_agents(client: Client, jobs: Jobs, announced: Announced) -> None:
     jobs.submit("j", initial_inputs={"a": [1], "x": [2]})
     jobs.open("j")
     jobs.end("j", JobStatus.CANCELLED)
     client.retry("j")
-    assert sorted(told) == [("default", 1, "x"), (LIGHT, 1, "a")]
+    assert sorted(announced) == [("default", 1, "x"), (LIGHT, 1, "a")]
 
 
-def test_a_retry_with_nothing_to_run_is_still_told_so_that_somebody_settles_it(
-    client: Client, jobs: Jobs, told: Told
+def test_a_retry_without_ready_agents_is_announced_so_that_a_worker_settles_it(
+    client: Client, jobs: Jobs, announced: Announced
 ) -> None:
     jobs.submit("j", initial_inputs={"join": [1]}, entrypoints=["join"])
     jobs.open("j")
     jobs.end("j", JobStatus.CANCELLED)
     client.retry("j")
-    assert told == [(LIGHT, 2, "")]
+    assert announced == [(LIGHT, 2, "")]
 
 
-def test_a_retry_from_an_agent_begins_anew_with_all_behind_it(client: Client, store: Store, jobs: Jobs) -> None:
-    """An aggregator that had asked for fewer messages than at first asks for as many again."""
+def test_a_retry_from_an_agent_resets_it_and_all_downstream(client: Client, store: Store, jobs: Jobs) -> None:
+    """An aggregator with a lowered threshold gets its first threshold back."""
     jobs.submit("j", initial_inputs={"a": [0], "x": [1], "join": [2]})
     jobs.open("j")
     for name in ("a", "x"):
@@ -205,10 +205,10 @@ def test_a_retry_from_an_agent_begins_anew_with_all_behind_it(client: Client, st
     assert store.client.hget(store.keys.agent("j", "x"), "state") is None
 
 
-def test_a_retry_that_was_cut_off_leaves_its_job_among_the_live(
+def test_an_interrupted_retry_leaves_its_job_in_the_live_index(
     client: Client, store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else no sweeper looks after the run that it began."""
+    """Otherwise no sweeper would see the new run."""
     jobs.submit("j")
     jobs.end("j", JobStatus.FAILED)
     store.index.mark_ended(["j"])
@@ -226,7 +226,7 @@ def test_a_retry_that_was_cut_off_leaves_its_job_among_the_live(
     assert store.index.live() == ["j"]
 
 
-def test_a_retry_that_is_refused_brings_no_ended_job_back_to_life(client: Client, store: Store, jobs: Jobs) -> None:
+def test_a_refused_retry_leaves_no_ended_job_in_the_live_index(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
     store.index.mark_ended(["j"])
@@ -236,7 +236,7 @@ def test_a_retry_that_is_refused_brings_no_ended_job_back_to_life(client: Client
     assert store.client.zrange(store.keys.ended, 0, -1) == [b"j"]
 
 
-def test_a_job_that_ends_while_it_is_cleaned_up_is_deleted_all_the_same(
+def test_a_job_that_ends_during_its_cleanup_is_deleted(
     client: Client, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("j", "k"):
@@ -253,7 +253,7 @@ def test_a_job_that_ends_while_it_is_cleaned_up_is_deleted_all_the_same(
     assert client.list_jobs() == []
 
 
-def test_what_is_gone_already_is_not_deleted_again(client: Client, jobs: Jobs) -> None:
+def test_only_existing_ended_jobs_are_deleted(client: Client, jobs: Jobs) -> None:
     for name in ("j", "live"):
         jobs.submit(name)
     jobs.end("j")

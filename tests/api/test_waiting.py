@@ -1,4 +1,4 @@
-"""Waiting for a job: one read when it is over, a push when it is not, and no hurry when the server is away."""
+"""Waits for jobs: one read if the job has ended, a push if not, and retries while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Wait = Callable[[Store, str], "Future[JobMap]"]
 
 @pytest.fixture
 def wait() -> Iterator[Wait]:
-    """Waits in a thread, and comes back when that listens."""
+    """Start a wait in a thread; return once it is subscribed or done."""
     with ThreadPoolExecutor() as threads:
 
         def start(store: Store, job_id: str) -> Future[JobMap]:
@@ -72,7 +72,7 @@ def test_waiting_for_an_ended_job_is_one_read(
     assert sent == ["HMGET"]
 
 
-def test_waiting_for_a_job_that_is_not_there_is_an_error_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_an_unknown_job_is_an_error_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = commands(store, monkeypatch)
     with pytest.raises(JobNotFound, match="no-job"):
         until_ended(store, "no-job", Deadline.after(None))
@@ -83,7 +83,7 @@ def test_waiting_for_a_job_that_is_not_there_is_an_error_at_once(store: Store, m
 def test_a_push_wakes_the_wait(
     store: Store, jobs: Jobs, wait: Wait, monkeypatch: pytest.MonkeyPatch, status: JobStatus
 ) -> None:
-    """The re-read of the record that is the net would come in an hour."""
+    """The next re-read of the record would come in an hour."""
     monkeypatch.setattr(waiting, "REREAD_S", NEVER_S)
     jobs.submit("j")
     future = wait(store, "j")
@@ -107,7 +107,7 @@ def test_an_end_between_the_first_read_and_the_subscription_is_not_missed(
     assert until_ended(store, "j", Deadline.after(30_000))["status"] == "completed"
 
 
-def test_an_end_that_nobody_published_is_found_by_reading_again(
+def test_an_end_without_a_push_is_found_by_reading_again(
     store: Store, jobs: Jobs, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "REREAD_S", 0.02)
@@ -117,7 +117,7 @@ def test_an_end_that_nobody_published_is_found_by_reading_again(
     assert future.result(timeout=30)["status"] == "completed"
 
 
-def test_a_push_for_a_job_that_goes_on_does_not_end_the_wait(
+def test_a_push_for_a_live_job_does_not_end_the_wait(
     store: Store, jobs: Jobs, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "REREAD_S", NEVER_S)
@@ -129,7 +129,7 @@ def test_a_push_for_a_job_that_goes_on_does_not_end_the_wait(
 
 
 @pytest.mark.parametrize("timeout", [0, 1, 30.5, timedelta(milliseconds=20)])
-def test_a_wait_that_takes_too_long_says_so_and_leaves_the_job_alone(store: Store, jobs: Jobs, timeout: Any) -> None:
+def test_a_wait_that_times_out_does_not_affect_the_job(store: Store, jobs: Jobs, timeout: Any) -> None:
     jobs.submit("j")
     with pytest.raises(WaitTimeout, match="'j' has not ended in time") as caught:
         until_ended(store, "j", Deadline.after(timeout))
@@ -149,7 +149,7 @@ def test_a_timeout_is_in_milliseconds(timeout: Any, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("timeout", ["5", True, [5], object()])
-def test_a_timeout_that_is_no_time_is_a_type_error(timeout: Any) -> None:
+def test_a_timeout_that_is_not_a_number_or_timedelta_is_a_type_error(timeout: Any) -> None:
     with pytest.raises(TypeError, match="milliseconds"):
         Deadline.after(timeout)
 
@@ -186,10 +186,8 @@ def test_a_wait_survives_a_restart_of_the_server(tmp_path: Path, wait: Wait, mon
         store.client.close()
 
 
-def test_a_wait_that_has_lasted_long_survives_a_restart_too(
-    tmp_path: Path, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is bounded is how long the store is silent, not how long the job takes."""
+def test_a_long_wait_survives_a_restart_too(tmp_path: Path, wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit applies to how long the store is unreachable, not to how long the job takes."""
     now = [0.0]
     monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     monkeypatch.setattr(waiting, "REREAD_S", 0.01)
@@ -215,7 +213,7 @@ def test_a_wait_that_has_lasted_long_survives_a_restart_too(
         while readings.acquire(blocking=False):
             pass
         for _ in range(2):
-            assert readings.acquire(timeout=30)  # the store is heard
+            assert readings.acquire(timeout=30)  # the store is read
         server.kill()
         server.start()
         wait_until(lambda: future.done() or (_answers(server) and listeners(store, "j")))
@@ -228,7 +226,7 @@ def _answers(server: ValkeyServer) -> bool:
     return bool(server.client.ping())
 
 
-def test_a_server_that_stays_away_ends_the_wait_with_its_url(
+def test_a_server_that_stays_unreachable_ends_the_wait_with_its_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: Wait
 ) -> None:
     monkeypatch.setattr(waiting, "AWAY_S", 0.0)

@@ -118,7 +118,7 @@ def test_send_reads_a_file_or_stdin_and_prints_the_message_id(mn: Mn, client, fe
         (b'{"priority": -1}', "priority must be a number of 0 or more"),
         (b'{"message_id": ""}', "message_id must not be empty"),
         (b'{"envelope": {"type": ""}}', "type must not be empty"),
-        (b"[5]", 'a message must be an object, not a list (say it with a body: {"body": ...})'),
+        (b"[5]", 'a message must be an object, not a list (put the value into a body: {"body": ...})'),
     ],
 )
 def test_an_invalid_message_exits_2_and_says_why(mn: Mn, client, fed, text, said):
@@ -170,7 +170,7 @@ def test_a_pending_job_cannot_be_paused_resumed_or_retried(mn: Mn, no_node: NoNo
 
 
 def test_an_unknown_agent_exits_3_and_the_known_agents_are_named(mn: Mn, client, fed, message):
-    unknown = f"mn: job '{fed}' has no agent 'eer'; it has start, ear\n"
+    unknown = f"mn: job '{fed}' has no agent 'eer'; its agents: start, ear\n"
     ended = mn("send", fed, "eer", str(message))
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", unknown)
     client.cancel(fed)

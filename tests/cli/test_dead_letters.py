@@ -42,7 +42,7 @@ def test_a_replayed_dead_letter_leaves_the_list(mn: Mn, client: Client, job: str
     assert (refused.returncode, refused.stdout) == (3, "")
     assert (
         refused.stderr
-        == f"mn: job '{job}' has no agent 'nobody'; it has work, end; name the one that shall take it (--to)\n"
+        == f"mn: job '{job}' has no agent 'nobody'; its agents: work, end; give another recipient: --to AGENT\n"
     )
     sent = mn("replay", job, first, "--to", "end")
     assert (sent.returncode, sent.stderr, len(sent.stdout.split())) == (0, "", 1)
@@ -60,7 +60,7 @@ def test_a_dead_letter_of_an_ended_job_cannot_be_replayed(mn: Mn, client: Client
     client.cancel(job)
     ended = mn("replay", job, dead["message_id"], "--to", "end")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"mn: job '{job}' takes no messages: it is cancelled\n"
+    assert ended.stderr == f"mn: job '{job}' accepts no messages: it is cancelled\n"
 
 
 def test_the_message_on_which_a_job_failed_cannot_be_replayed(mn: Mn, client: Client, failing: str):

@@ -60,7 +60,7 @@ def test_only_failed_and_cancelled_jobs_exit_1(status):
         (["run", RESEARCH, "--no-await", "--timeout", "5"], "mn: Invalid value: --timeout"),
         (["wait", "x", "--timeout", "-1"], "mn: Invalid value for '--timeout'"),
         (["job", "list", "--status", "lost"], "mn: Invalid value for '--status'"),
-        (["run", RESEARCH, "--job-id", "a b"], "mn: job_id: 'a b' is no job id"),
+        (["run", RESEARCH, "--job-id", "a b"], "mn: job_id: 'a b' is not a valid job id"),
         (["wait", "x", "--timeout", "nan"], "mn: Invalid value for '--timeout'"),
         (["events", "x", "--after", "soon"], "mn: Invalid value for '--after': after must be the id of an event"),
         (["events", "x", "--limit", "9" * 30], "mn: Invalid value for '--limit'"),
@@ -158,7 +158,10 @@ def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowher
 def test_an_invalid_job_id_is_reported_before_anything_starts(mn: Mn, nowhere):
     ended = mn("run", RESEARCH, "--job-id", "a b", env=nowhere)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert last_line(ended.stderr) == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -)"
+    assert (
+        last_line(ended.stderr)
+        == "mn: job_id: 'a b' is not a valid job id (use 1 to 128 characters of A-Z a-z 0-9 . _ -)"
+    )
     assert not Path(nowhere["MIRROR_NEURON_HOME"]).exists()
 
 
@@ -186,7 +189,9 @@ def test_log_warnings_are_printed_like_other_messages(mn: Mn, env, unreachable, 
         "run", endless, "--no-await", env={**env, "MIRROR_NEURON_BROKER_URL": unreachable["MIRROR_NEURON_REDIS_URL"]}
     )
     assert ended.returncode == 0
-    assert any(line.startswith("mn: error: job ") and "announced" in line for line in ended.stderr.splitlines())
+    assert any(
+        line.startswith("mn: error: job ") and "its announcement failed" in line for line in ended.stderr.splitlines()
+    )
     assert all(line.startswith("mn: ") for line in ended.stderr.splitlines())
 
 

@@ -99,7 +99,7 @@ def test_a_job_without_output_leaves_stdout_empty(mn: Mn, client: Client):
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
     ended = mn("logs", job_id, "wrok")
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr == f"mn: job '{job_id}' has no agent 'wrok'; it has work\n"
+    assert ended.stderr == f"mn: job '{job_id}' has no agent 'wrok'; its agents: work\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])

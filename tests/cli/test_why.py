@@ -30,8 +30,8 @@ def test_the_first_line_is_the_cause_and_its_time_and_the_second_the_hint(mn: Mn
     assert (shown.returncode, shown.stderr) == (0, "")
     first, second = shown.stdout.splitlines()
     since = client.why(waiting)["since"]
-    expected = re.escape(f"the job waits for a message from outside, at ear (since {since}, ")
-    assert re.fullmatch(expected + r"(a moment|\d+ s|1 min.*) ago\)", first)
+    told = re.escape(f"the job waits for a message from outside to ear (since {since}, ")
+    assert re.fullmatch(told + r"(a moment|\d+ s|1 min.*) ago\)", first)
     assert second == f"send one: mn send {waiting} ear message.json"
 
 
@@ -59,7 +59,7 @@ def test_an_unreachable_server_is_the_cause_and_exits_5(mn: Mn, unreachable: dic
     assert (ended.returncode, ended.stderr) == (5, "")
     first, second = ended.stdout.splitlines()
     assert first.startswith(f"the job store at {unreachable['MIRROR_NEURON_REDIS_URL']} does not answer (")
-    assert second == "start it, or set MIRROR_NEURON_REDIS_URL; jobs go on when it is back"
+    assert second == "start it, or set MIRROR_NEURON_REDIS_URL; jobs continue when it is back"
 
 
 def test_without_any_server_the_hint_says_how_to_start_one(mn: Mn, nowhere: dict[str, str]):

@@ -100,9 +100,9 @@ def test_control_of_a_missing_job_or_agent_or_in_a_wrong_state_is_one_clear_erro
     for call in (jobs.pause, jobs.resume, jobs.cancel, jobs.retry):
         with pytest.raises(JobStateError, match="is completed"):
             call(job_id)
-    with pytest.raises(JobStateError, match="takes no messages: it is completed"):
+    with pytest.raises(JobStateError, match="accepts no messages: it is completed"):
         jobs.send_message(job_id, "worker", {})
-    with pytest.raises(AgentNotFound, match="no agent 'wroker'; it has worker, sink"):
+    with pytest.raises(AgentNotFound, match="no agent 'wroker'; its agents: worker, sink"):
         jobs.send_message(job_id, "wroker", {})
 
 

@@ -59,8 +59,8 @@ def test_a_killed_worker_is_named_before_its_lease_is_over(own: RealNode, jobs: 
     found = wait_until(diagnosed)
     assert found is not None
     name = f"default@{own.settings.redis_namespace}"
-    assert found["message"] == f"worker is held by {name}, which is silent"
-    assert found["hint"] == "no other worker serves pool 'default'; start one, unless it comes back: mn worker"
+    assert found["message"] == f"worker is claimed by {name}, which no longer renews its lease"
+    assert found["hint"] == f"no other worker serves pool 'default'; start one unless {name} comes back: mn worker"
     assert (found["agent_id"], found["pool"]) == ("worker", "default")
     own.restart("default")
     (tmp_path / "gate").touch()

@@ -1,4 +1,4 @@
-"""What a checkup finds, from made-up vitals: each way to go wrong, how grave it is, and what to do."""
+"""Findings of a checkup, from made-up statuses: each problem, its level, and its hint."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ WELL = RuntimeStatus(
 )
 
 
-def told(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str]]:
+def texts_of(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str]]:
     """What is said at that level, and what to do."""
     return [(found["message"], found["hint"]) for found in findings(runtime_status) if found["level"] == level]
 
 
-def test_a_runtime_that_is_well_gets_no_advice() -> None:
+def test_a_healthy_runtime_gets_no_hints() -> None:
     found = findings(WELL)
     assert worst(found) is Level.OK
     assert [each["check"] for each in found] == ["store", "disk", "memory", "broker", "nodes", "sweeps"]
@@ -43,48 +43,60 @@ def test_a_runtime_that_is_well_gets_no_advice() -> None:
 
 
 ERRORS: list[tuple[dict[str, Any], str, str]] = [
-    ({"error": "nothing answers at X; start it, or set Y"}, "nothing answers at X", "start it, or set Y"),
+    (
+        {"error": "nothing answers at X", "error_hint": "start it, or set Y"},
+        "nothing answers at X",
+        "start it, or set Y",
+    ),
     ({"info": {**INFO, "redis_version": "6.0.9"}}, "Valkey 9.1.2 at", "version 6.2 or later"),
-    ({"refusal": "command not allowed when used memory > 'maxmemory'."}, "the server refuses: command", "maxmemory"),
-    ({"refusal": "You can't write against a read only replica."}, "the server refuses: You", "it is a replica"),
-    ({"refusal": "MISCONF Redis is configured to save RDB snapshots"}, "the server refuses: MISC", "make room"),
-    ({"refusal": "User bob has no permissions to run"}, "the server refuses: User", "its ACL must allow"),
-    ({"refusal": "ERR else"}, "the server refuses: ERR else", "see the log of the server"),
-    ({"info": {**INFO, "aof_last_write_status": "err"}}, "could not write to its disk", "make room there"),
-    ({"info": {**INFO, "rdb_last_bgsave_status": "err"}}, "could not write to its disk", "make room there"),
+    (
+        {"refusal": "command not allowed when used memory > 'maxmemory'."},
+        "the server refuses a write: command",
+        "maxmemory",
+    ),
+    ({"refusal": "You can't write against a read only replica."}, "the server refuses a write: You", "it is a replica"),
+    (
+        {"refusal": "MISCONF Redis is configured to save RDB snapshots"},
+        "the server refuses a write: MISC",
+        "free space",
+    ),
+    ({"refusal": "User bob has no permissions to run"}, "the server refuses a write: User", "ACL must allow"),
+    ({"refusal": "ERR else"}, "the server refuses a write: ERR else", "see the log of the server"),
+    ({"info": {**INFO, "aof_last_write_status": "err"}}, "could not write to its disk", "free space there"),
+    ({"info": {**INFO, "rdb_last_bgsave_status": "err"}}, "could not write to its disk", "free space there"),
     (
         {"info": {**INFO, "maxmemory": 10 * MIB, "used_memory": MIB, "maxmemory_policy": "allkeys-lru"}},
-        "uses 1.0 MiB of 10.0 MiB, and throws keys away when it is full (allkeys-lru)",
+        "uses 1.0 MiB of 10.0 MiB, and evicts keys when it is full (allkeys-lru), also those of jobs",
         "set maxmemory-policy to noeviction",
     ),
     ({"broker_error": "the broker at amqp://x does not answer: no"}, "the broker at amqp://x", "MIRROR_NEURON_BROKER"),
-    ({"nodes": [], "live_jobs": 2}, "no node is there; 2 jobs live", "start one: mn worker"),
+    ({"nodes": [], "live_jobs": 2}, "no node is alive; 2 live jobs", "start one: mn worker"),
     ({"nodes": [node("default")]}, "no node serves pool 'light'", "start one: mn worker"),
-    ({"swept_ms": 60_000}, "the last sweep was 1 min ago", "see the nodes' logs"),
-    ({"swept_ms": None}, "the last sweep was never", "see the nodes' logs"),
+    ({"swept_ms": 60_000}, "the last sweep was 1 min ago", "see the logs of the nodes"),
+    ({"swept_ms": None}, "no sweep has run yet", "see the logs of the nodes"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message", "hint"), ERRORS)
-def test_what_is_in_the_way_of_jobs(change: dict[str, Any], message: str, hint: str) -> None:
+def test_errors_stop_jobs_now(change: dict[str, Any], message: str, hint: str) -> None:
     runtime_status = replace(WELL, **change)
     assert worst(findings(runtime_status)) is Level.ERROR
-    [(said, advice)] = told(runtime_status, Level.ERROR)
+    [(said, advice)] = texts_of(runtime_status, Level.ERROR)
     assert message in said
     assert hint in advice
 
 
 WARNINGS: list[tuple[dict[str, Any], str, str]] = [
-    ({"latency_ms": 35.0}, "answers in 35.0 ms", "have nodes near the server"),
+    ({"latency_ms": 35.0}, "answers in 35.0 ms", "run the nodes near the server"),
     ({"info": {**INFO, "aof_enabled": 0}}, "nothing is written to disk", "--appendonly yes"),
     ({"info": {**INFO, "aof_enabled": 0}, "saves": "3600 1"}, "snapshots are written to disk (save 3600 1)", "append"),
-    ({"info": {**INFO, "aof_enabled": 0}, "saves": None}, "snapshots are written to disk: a server", "appendonly"),
+    ({"info": {**INFO, "aof_enabled": 0}, "saves": None}, "snapshots are written to disk: a crash", "appendonly"),
     (
         {"info": {**INFO, "maxmemory": 10 * MIB, "used_memory": 9.5 * MIB}},
-        "uses 9.5 MiB of 10.0 MiB: it soon takes no more",
+        "uses 9.5 MiB of 10.0 MiB: it will soon refuse writes",
         "mn job cleanup",
     ),
-    ({"nodes": []}, "no node is there; 0 jobs live", "start one: mn worker"),
+    ({"nodes": []}, "no node is alive; 0 live jobs", "start one: mn worker"),
     ({"pools": ("default", "gpu")}, "no node serves pool 'gpu'", "start one: mn worker --pool gpu"),
     ({"version": "2.0"}, "several versions are in use: 1.0, 2.0 (here: 2.0)", "one version everywhere"),
     ({"clock_ms": 61_000}, "the clock here is 1 min 1 s ahead of the server's", "NTP"),
@@ -93,27 +105,27 @@ WARNINGS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "message", "hint"), WARNINGS)
-def test_what_will_be_in_their_way_some_day(change: dict[str, Any], message: str, hint: str) -> None:
+def test_warnings_may_stop_jobs_later(change: dict[str, Any], message: str, hint: str) -> None:
     runtime_status = replace(WELL, **change)
     assert worst(findings(runtime_status)) is Level.WARNING
-    [(said, advice)] = told(runtime_status, Level.WARNING)
+    [(said, advice)] = texts_of(runtime_status, Level.WARNING)
     assert message in said
     assert hint in advice
 
 
-def test_nodes_that_stop_serve_nobody() -> None:
+def test_stopping_nodes_do_not_count_as_serving() -> None:
     stopping = replace(WELL, nodes=[node("light", "default", stopping=True)], live_jobs=1)
-    assert [said for said, _ in told(stopping, Level.ERROR)] == ["no node is there; 1 job live"]
+    assert [said for said, _ in texts_of(stopping, Level.ERROR)] == ["no node is alive; 1 live job"]
 
 
 @pytest.mark.parametrize("swept_ms", [None, 3_600_000])
-def test_a_node_that_has_only_just_started_will_sweep(swept_ms: int | None) -> None:
-    """The first of a fleet, or of one that was away for an hour."""
+def test_a_new_node_is_not_expected_to_have_swept_yet(swept_ms: int | None) -> None:
+    """Also after all nodes were stopped for an hour."""
     found = findings(replace(WELL, swept_ms=swept_ms, up_ms=2_000))
     assert worst(found) is Level.OK
     assert "sweeps" not in {each["check"] for each in found}
 
 
-def test_a_server_that_tells_nothing_of_itself_is_not_suspected() -> None:
+def test_a_server_that_hides_info_and_config_causes_no_errors() -> None:
     quiet = findings(replace(WELL, info={}, saves=None))
     assert {each["check"] for each in quiet if each["level"] == Level.ERROR} == set()

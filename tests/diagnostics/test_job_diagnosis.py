@@ -1,4 +1,4 @@
-"""Why a job does not move: each cause from made-up facts, what it says, and which of two causes goes first."""
+"""Diagnoses from made-up facts: each cause, its message and hint, and the precedence of causes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from mirrorneuron.diagnostics.job_diagnosis import (
     store_away,
 )
 from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import iso
 from tests.support.graphs import agent, collector, executor, manifest, router
 
 NOW = 1_800_000_000_000
 LEASE = 6_000
-THEN = "2026-01-31T12:00:00.000Z"  # of what the job map tells
+THEN = "2026-01-31T12:00:00.000Z"  # all times in the job map
 GRAPH = manifest(
     [
         router("spread"),
@@ -72,7 +73,7 @@ def facts(graph: Mapping[str, Any] = GRAPH, *, status: str = "running", idle: bo
 
 
 def held(agent_id: str = "work", *, since: int = 60_000, left: int = LEASE, **more: Any) -> dict[str, Any]:
-    """What one held agent makes of the facts."""
+    """Facts with one claimed agent."""
     return {"held": [ClaimedAgent(agent_id, f"default@{agent_id}", NOW - since, NOW + left, **more)], "held_count": 1}
 
 
@@ -92,7 +93,7 @@ def said(given: JobFacts) -> tuple[str, str, str]:
 ALL_CAUSES: dict[Cause, Diagnosis] = {
     Cause.ENDED: diagnose(facts(status="completed")),
     Cause.PAUSED: diagnose(facts(**paused(payload={"by": "ann@desk"}))),
-    Cause.STORE_AWAY: store_away("j-1", "no answer; start it"),
+    Cause.STORE_AWAY: store_away("j-1", RuntimeUnavailable("no answer", hint="start it")),
     Cause.BROKER_AWAY: diagnose(facts(broker_error="the broker at amqp://x does not answer")),
     Cause.NO_NODE: diagnose(facts(**due("gpu", "train"))),
     Cause.DEAD_NODE: diagnose(facts(**held(left=1_000))),
@@ -108,7 +109,7 @@ ALL_CAUSES: dict[Cause, Diagnosis] = {
 
 
 @pytest.mark.parametrize("cause", Cause)
-def test_every_cause_is_told_in_one_line_with_what_to_do(cause: Cause) -> None:
+def test_every_cause_has_a_message_and_a_hint_of_one_line(cause: Cause) -> None:
     found = ALL_CAUSES[cause]
     assert (found["cause"], found["job_id"]) == (cause, "j-1")
     assert found["message"]
@@ -153,13 +154,13 @@ def options_of(entry: Entry) -> set[str]:
         ({"idle": True, "short": [StarvedAggregator("all", 4, 5, fed=False)]}, {"unrouted": {"work": 1}}),
     ],
 )
-def test_what_needs_somebody_to_act_goes_before_what_mends_itself(first: Any, second: Any) -> None:
+def test_causes_that_need_an_action_precede_those_that_pass_by_themselves(first: Any, second: Any) -> None:
     cause = diagnose(facts(**first))["cause"]
     assert diagnose(facts(**second))["cause"] != cause
     assert diagnose(facts(**{**second, **first}))["cause"] == cause
 
 
-def test_one_pool_without_a_node_goes_before_another_with_slots() -> None:
+def test_a_pool_without_a_node_precedes_a_pool_with_free_slots() -> None:
     both = {"default": DueAgents("work", NOW), "gpu": DueAgents("train", NOW)}
     assert diagnose(facts(due=both))["pool"] == "gpu"
 
@@ -174,25 +175,25 @@ def test_a_failed_job_says_where_and_why() -> None:
     result = {"agent_id": "work", "error": "command exited with code 3"}
     _, message, hint = said(facts(status="failed", result=result))
     assert message == "the job failed in work: command exited with code 3"
-    assert hint == "see what it printed: mn logs j-1 work; go on where it stopped: mn retry j-1"
+    assert hint == "see its output: mn logs j-1 work; continue where it stopped: mn retry j-1"
 
 
 @pytest.mark.parametrize("name", [None, "spread"])
-def test_what_prints_nothing_has_no_logs_to_point_to(name: str | None) -> None:
+def test_a_light_agent_has_no_logs_to_point_to_after_a_failure(name: str | None) -> None:
     _, _, hint = said(facts(status="failed", result={"agent_id": name, "error": "broken"}))
-    assert hint == "go on where it stopped: mn retry j-1"
+    assert hint == "continue where it stopped: mn retry j-1"
 
 
-@pytest.mark.parametrize(("reason", "told"), [("cancelled", ""), ("too dear", ": too dear")])
-def test_a_cancelled_job_says_by_whom_and_why_if_a_reason_was_given(reason: str, told: str) -> None:
+@pytest.mark.parametrize(("reason", "expected"), [("cancelled", ""), ("too dear", ": too dear")])
+def test_a_cancelled_job_says_by_whom_and_why_if_a_reason_was_given(reason: str, expected: str) -> None:
     _, message, _ = said(facts(status="cancelled", result={"reason": reason, "by": "ann@desk"}))
-    assert message == f"the job was cancelled by ann@desk{told}"
+    assert message == f"the job was cancelled by ann@desk{expected}"
 
 
 def test_a_paused_job_says_by_whom_since_when_and_what_still_runs() -> None:
     found = diagnose(facts(**paused(payload={"by": "ann@desk"}), **held()))
     assert found["message"] == "the job was paused by ann@desk; 1 agent still running"
-    assert (found["hint"], found["since"]) == ("go on: mn resume j-1", THEN)
+    assert (found["hint"], found["since"]) == ("resume it: mn resume j-1", THEN)
 
 
 def test_a_job_paused_for_a_lost_worker_names_the_agent() -> None:
@@ -201,15 +202,19 @@ def test_a_job_paused_for_a_lost_worker_names_the_agent() -> None:
     assert found["agent_id"] == "work"
 
 
-def test_a_pause_whose_event_is_gone_is_told_all_the_same() -> None:
-    assert said(facts(status="paused"))[:2] == ("paused", "the job was paused by somebody")
+def test_a_pause_is_reported_without_its_event() -> None:
+    assert said(facts(status="paused"))[:2] == ("paused", "the job was paused by an unknown user")
 
 
-def test_a_server_that_is_away_is_told_once_with_its_advice() -> None:
-    found = store_away("j-1", "the job store at redis://x does not answer (refused); start it, or set URL")
+def test_an_unreachable_store_is_a_message_and_a_hint() -> None:
+    error = RuntimeUnavailable("the job store at redis://x does not answer (refused)", hint="start it, or set URL")
+    found = store_away("j-1", error)
     assert found["message"] == "the job store at redis://x does not answer (refused)"
-    assert found["hint"] == "start it, or set URL; jobs go on when it is back"
-    assert store_away("j-1", "refused: OOM")["hint"] == "see the log of the server; jobs go on when it is back"
+    assert found["hint"] == "start it, or set URL; jobs continue when it is back"
+    assert (
+        store_away("j-1", RuntimeUnavailable("refused: OOM"))["hint"]
+        == "see the log of the server; jobs continue when it is back"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,97 +222,97 @@ def test_a_server_that_is_away_is_told_once_with_its_advice() -> None:
     [
         ({"status": "pending", "nodes": []}, "no node is alive", "mn worker"),
         ({"status": "pending", "nodes": [DEFAULT]}, "no node serves light agents", "mn worker"),
-        ({"nodes": []}, "no node is alive", "mn worker"),  # nobody settles what becomes of it
+        ({"nodes": []}, "no node is alive", "mn worker"),  # no node settles the idle job
         ({"nodes": [], **held(left=LEASE)}, "no node is alive", "mn worker"),
-        ({"nodes": [LIGHT], **due("default", "work")}, ", which work needs; served: none", "mn worker"),
+        ({"nodes": [LIGHT], **due("default", "work")}, ", which work needs; served pools: none", "mn worker"),
         (
             due("gpu", "train"),
-            "no node serves pool 'gpu', which train needs; served: default",
+            "no node serves pool 'gpu', which train needs; served pools: default",
             "mn worker --pool gpu --slots 2",
         ),
         (
             {"nodes": [LIGHT, node("d@a", stopping=True, default=(2, 0, 0))], **due("default", "work")},
-            "no node serves pool 'default', but for d@a, which is stopping",
+            "no node serves pool 'default', except some that are stopping: d@a",
             "mn worker",
         ),
     ],
 )
-def test_where_nobody_serves_a_pool_the_command_that_starts_one_is_told(more: Any, message: str, hint: str) -> None:
-    cause, told, do = said(facts(**more))
+def test_an_unserved_pool_is_reported_with_the_command_that_starts_a_node(more: Any, message: str, hint: str) -> None:
+    cause, text, do = said(facts(**more))
     assert (cause, do) == ("no_node", f"start one: {hint}")
-    assert told.endswith(message)
+    assert text.endswith(message)
 
 
-def test_a_pool_is_missed_since_the_agent_was_ready_and_never_since_the_future() -> None:
+def test_an_unserved_pool_is_missed_since_the_agent_was_ready_but_never_since_a_future_time() -> None:
     assert diagnose(facts(**due("gpu", "train", -2_000)))["since"] == iso(NOW - 2_000)
     assert diagnose(facts(**due("gpu", "train", 2_000)))["since"] == THEN
 
 
-def test_a_silent_worker_is_named_with_the_time_when_another_takes_over() -> None:
+def test_a_dead_worker_is_named_with_the_time_of_the_takeover() -> None:
     found = diagnose(facts(**held(left=2_000)))
-    assert found["message"] == "work is held by default@work, which is silent"
-    assert found["hint"] == "wait: in 2 s another worker takes work up"
+    assert found["message"] == "work is claimed by default@work, which no longer renews its lease"
+    assert found["hint"] == "wait: in 2 s another worker takes over work"
     assert (found["agent_id"], found["since"]) == ("work", iso(NOW + 2_000 - LEASE))
-    assert said(facts(**held(left=-9_000)))[2] == "wait: in a moment another worker takes work up"
+    assert said(facts(**held(left=-9_000)))[2] == "wait: in a moment another worker takes over work"
 
 
-def test_a_silent_worker_without_another_needs_a_new_one() -> None:
+def test_a_dead_worker_without_a_replacement_needs_a_new_node() -> None:
     own = [LIGHT, node("default@work", default=(2, 1, 0))]
     _, _, hint = said(facts(nodes=own, **held(left=0)))
-    assert hint == "no other worker serves pool 'default'; start one, unless it comes back: mn worker"
+    assert hint == "no other worker serves pool 'default'; start one unless default@work comes back: mn worker"
     own[1]["started_at"] = iso(NOW)
-    assert said(facts(nodes=own, **held(left=0)))[2].startswith("wait"), "it has come back"
+    assert said(facts(nodes=own, **held(left=0)))[2].startswith("wait"), "the supervisor has replaced it"
 
 
 def test_after_a_lost_worker_some_jobs_wait_for_a_resume() -> None:
     manual = {**GRAPH, "policies": {"recovery_mode": "manual_recover"}}
-    assert said(facts(manual, **held(left=0)))[2].endswith("; then: mn resume j-1")
+    assert said(facts(manual, **held(left=0)))[2].endswith("; then resume it: mn resume j-1")
 
 
-@pytest.mark.parametrize(("queued", "told"), [(0, ""), (1, "; 1 task in the queue"), (3, "; 3 tasks in the queue")])
-def test_a_job_that_nobody_has_opened_says_what_is_before_it(queued: int, told: str) -> None:
+@pytest.mark.parametrize(("queued", "expected"), [(0, ""), (1, "; 1 task in the queue"), (3, "; 3 tasks in the queue")])
+def test_a_job_that_is_not_opened_says_how_many_tasks_are_queued(queued: int, expected: str) -> None:
     found = diagnose(facts(status="pending", nodes=[node("light@a", light=(1, 0, queued))]))
-    assert found["message"] == f"no worker has taken up the job yet{told}"
+    assert found["message"] == f"no worker has started the job yet{expected}"
     assert found["since"] == THEN
     assert found["hint"].endswith("see the log of light@a")
 
 
-def test_a_queue_on_another_server_is_not_guessed_at() -> None:
+def test_an_unknown_queue_length_is_not_reported() -> None:
     assert "queue" not in said(facts(status="pending", nodes=[node("light@a", light=(1, 0, None))]))[1]
 
 
-def test_of_several_that_run_the_longest_command_is_named() -> None:
+def test_of_several_running_agents_the_longest_command_is_named() -> None:
     rows = [held("spread", since=9_000), held("work", since=3_000), held("train", since=5_000)]
     found = diagnose(facts(held=[row["held"][0] for row in rows], held_count=7))
     assert found["message"] == "train runs on default@train; 6 other agents running too"
-    assert found["hint"] == "see what it prints: mn logs j-1 train --follow"
+    assert found["hint"] == "follow its output: mn logs j-1 train --follow"
     assert (found["agent_id"], found["pool"], found["since"]) == ("train", "gpu", iso(NOW - 5_000))
 
 
-def test_a_run_that_is_not_the_first_says_why() -> None:
+def test_a_repeated_run_says_how_often_and_why_it_failed_before() -> None:
     assert (
         said(facts(**held(attempts=1, error="exit 3")))[1] == "work runs on default@work, after 1 failed run (exit 3)"
     )
     assert "after 2 failed runs (exit 3)" in said(facts(**held(attempts=2, error="exit 3")))[1]
 
 
-def test_a_light_agent_has_no_output_to_look_at() -> None:
-    assert said(facts(**held("spread")))[2] == "wait: it takes moments"
+def test_a_running_light_agent_has_no_output_to_follow() -> None:
+    assert said(facts(**held("spread")))[2] == "wait: a light agent runs only briefly"
 
 
 @pytest.mark.parametrize(
-    ("count", "slots", "told"),
+    ("count", "slots", "expected"),
     [(1, 1, "is free for work: 1 slot taken"), (3, 2, "is free for work and 2 other agents: 2 slots taken")],
 )
-def test_where_all_slots_are_taken_their_number_is_told(count: int, slots: int, told: str) -> None:
+def test_taken_slots_are_reported_with_their_number(count: int, slots: int, expected: str) -> None:
     nodes = [LIGHT, node("d@a", default=(slots, slots, 4))]
     found = diagnose(facts(nodes=nodes, **due("default", "work", count=count)))
-    assert found["message"] == f"no slot of pool 'default' {told}"
+    assert found["message"] == f"no slot of pool 'default' {expected}"
     assert found["hint"] == "wait, or start another node: mn worker"
     assert (found["agent_id"], found["pool"], found["since"]) == ("work", "default", iso(NOW - 2_000))
 
 
-def test_who_holds_the_slots_is_known_before_the_next_heartbeat_tells() -> None:
+def test_holders_of_slots_are_known_before_the_next_heartbeat() -> None:
     busy = {"default": ["a/x", "b/y", "c/z", "d/w"]}
     nodes = [LIGHT, node("d@a", default=(2, 0, 0)), node("d@b", default=(2, 1, 0))]
     cause, message, _ = said(facts(nodes=nodes, busy=busy, **due("default", "work")))
@@ -315,83 +320,83 @@ def test_who_holds_the_slots_is_known_before_the_next_heartbeat_tells() -> None:
     assert message.endswith(": 4 slots taken, by a/x, b/y, c/z and 1 more")
 
 
-def test_what_a_free_slot_is_about_to_take_is_queued() -> None:
+def test_a_ready_agent_with_a_free_slot_is_queued() -> None:
     nodes = [LIGHT, node("d@a", default=(2, 1, 3)), node("d@b", default=(2, 0, 3))]
     cause, message, hint = said(facts(nodes=nodes, **due("default", "work", count=2)))
-    told = "work and 1 other agent can run, with 3 of 4 slots of pool 'default' free; 3 tasks in the queue"
-    assert (cause, message) == ("queued", told)
+    expected = "work and 1 other agent are ready, with 3 of 4 slots of pool 'default' free; 3 tasks in the queue"
+    assert (cause, message) == ("queued", expected)
     assert hint.endswith("see the log of d@a, d@b")
 
 
-def test_a_light_agent_waits_for_no_slot() -> None:
-    assert said(facts(**due("light", "spread")))[:2] == ("queued", "spread can run")
+def test_a_light_agent_needs_no_slot() -> None:
+    assert said(facts(**due("light", "spread")))[:2] == ("queued", "spread is ready")
 
 
-def test_a_retry_says_when_and_how_often_and_why() -> None:
+def test_a_retry_says_when_which_attempt_and_why() -> None:
     rows = {
         "default": DueAgents("work", NOW + 90_000, attempts=2, error="exit 3"),
         "light": DueAgents("all", NOW + 99_000),
     }
     cause, message, hint = said(facts(due=rows))
-    assert (cause, message) == ("retry_wait", "work is tried again in 1 min 30 s; run 2 of at most 5 failed: exit 3")
-    assert hint == "wait, or see what it printed: mn logs j-1 work"
+    assert (cause, message) == ("retry_wait", "work is retried in 1 min 30 s; attempt 2 of 5 failed: exit 3")
+    assert hint == "wait, or see its output: mn logs j-1 work"
 
 
-def test_a_delayed_start_is_no_retry() -> None:
+def test_a_delayed_start_is_not_called_a_retry() -> None:
     _, message, _ = said(facts(**due("default", "work", 3_600_000)))
-    assert message == "work starts in 1 h, as its startup_delay_ms says"
+    assert message == "work starts in 1 h, because of its startup_delay_ms"
 
 
-def test_a_job_that_waits_for_the_outside_names_the_sensor_and_what_is_there() -> None:
+def test_a_job_that_waits_for_a_message_names_the_sensor_and_incomplete_aggregators() -> None:
     found = diagnose(
         facts(
             FED, idle=True, short=[StarvedAggregator("all", 2, 5, fed=True), StarvedAggregator("more", 0, 2, fed=True)]
         )
     )
-    assert found["message"] == "the job waits for a message from outside, at ear; all has 2 of 5 messages"
+    assert found["message"] == "the job waits for a message from outside to ear; all has 2 of 5 messages"
     assert (found["hint"], found["since"]) == ("send one: mn send j-1 ear message.json", THEN)
     assert found["agent_id"] == "ear"
 
 
-def test_a_job_that_waits_says_what_it_lost_and_that_no_node_is_left() -> None:
+def test_a_waiting_job_reports_dead_letters_and_missing_nodes() -> None:
     _, message, hint = said(facts(FED, idle=True, dead_letters=2, nodes=[]))
     assert message.endswith("; 2 dead letters")
-    assert hint.endswith("; see what got lost: mn dead-letters j-1; and start a node: mn worker")
+    assert hint.endswith("; list the dead letters: mn dead-letters j-1; and start a node: mn worker")
 
 
-def test_an_aggregator_that_nobody_can_feed_says_how_many_messages_it_has() -> None:
+def test_a_starved_aggregator_says_how_many_messages_it_has() -> None:
     found = diagnose(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
-    told = "all has 4 of 5 messages, and nobody can send it more; 1 message of work matched no edge"
-    assert (found["message"], found["agent_id"], found["since"]) == (told, "all", THEN)
-    assert found["hint"] == "send the rest: mn send j-1 all message.json; or end it: mn cancel j-1"
+    expected = "all has 4 of 5 messages, and no agent can send it more; 1 message of work matched no edge"
+    assert (found["message"], found["agent_id"], found["since"]) == (expected, "all", THEN)
+    assert found["hint"] == "send the missing messages: mn send j-1 all message.json; or cancel the job: mn cancel j-1"
 
 
-def test_where_messages_are_dead_letters_they_are_the_first_to_look_at() -> None:
+def test_a_starved_aggregator_points_to_dead_letters_first() -> None:
     _, message, hint = said(facts(idle=True, short=[StarvedAggregator("all", 4, 5, fed=False)], dead_letters=1))
-    assert message.endswith("nobody can send it more; 1 dead letter")
-    assert hint == "see what got lost: mn dead-letters j-1; send it again: mn replay j-1 MESSAGE [--to AGENT]"
+    assert message.endswith("no agent can send it more; 1 dead letter")
+    assert hint == "list the dead letters: mn dead-letters j-1; replay one: mn replay j-1 MESSAGE [--to AGENT]"
 
 
-def test_an_aggregator_without_messages_is_short_only_if_some_got_lost() -> None:
+def test_an_empty_aggregator_is_starved_only_if_messages_were_lost() -> None:
     empty = facts(idle=True, short=[StarvedAggregator("all", 0, 5, fed=False)])
     assert diagnose(empty)["cause"] == "idle"
     assert diagnose(replace(empty, unrouted={"work": 5, "train": 1}))["message"].endswith(
-        "all has 0 of 5 messages, and nobody can send it more; 6 messages of work, train matched no edge"
+        "all has 0 of 5 messages, and no agent can send it more; 6 messages of work, train matched no edge"
     )
 
 
-def test_an_idle_job_says_how_to_feed_and_how_to_end_it() -> None:
+def test_an_idle_job_says_how_to_send_a_message_and_how_to_cancel() -> None:
     _, message, hint = said(facts(idle=True))
-    assert message == "nothing is left to run, and the job's on_idle policy is to wait"
-    assert hint == "feed it: mn send j-1 AGENT message.json; or end it: mn cancel j-1"
+    assert message == "no agent is ready, and the job's on_idle policy is to wait"
+    assert hint == "send a message: mn send j-1 AGENT message.json; or cancel the job: mn cancel j-1"
 
 
-def test_a_job_that_is_not_settled_yet_is_not_called_stuck() -> None:
+def test_an_unsettled_job_is_not_called_incomplete() -> None:
     found = said(facts(short=[StarvedAggregator("all", 4, 5, fed=False)], unrouted={"work": 1}))
-    assert found[::2] == ("idle", "wait: it takes a second")
+    assert found[::2] == ("idle", "wait: this takes about a second")
 
 
-def test_what_is_to_be_typed_is_quoted() -> None:
+def test_commands_in_hints_are_quoted_for_a_shell() -> None:
     graph = manifest([executor("it's work", "true")])
     assert said(facts(graph, **held("it's work")))[2].endswith("""mn logs j-1 'it'"'"'s work' --follow""")
 
@@ -400,7 +405,7 @@ def snapshot(agent_id: str, depth: int = 0, **metadata: Any) -> Any:
     return {"agent_id": agent_id, "mailbox_depth": depth, "metadata": metadata}
 
 
-def test_what_an_aggregator_has_is_its_mail_and_what_it_has_collected() -> None:
+def test_an_aggregators_messages_are_its_mailbox_and_its_collected_ones() -> None:
     plan = make_plan(validate_manifest(GRAPH).manifest)
     assert short_of(plan, [snapshot("all", 3, collected=1), snapshot("work", 3)]) == [
         StarvedAggregator("all", 4, 5, fed=False)
@@ -410,7 +415,7 @@ def test_what_an_aggregator_has_is_its_mail_and_what_it_has_collected() -> None:
     assert short_of(fed, [snapshot("all")]) == [StarvedAggregator("all", 0, 5, fed=True)]
 
 
-def test_what_an_agent_without_edges_sends_unasked_is_not_lost() -> None:
+def test_default_output_without_edges_is_not_counted_as_lost() -> None:
     nodes = [router("spread"), executor("sink", "true"), executor("loud", "true", output_message_type="done")]
     plan = make_plan(validate_manifest(manifest(nodes, [("spread", "sink", "go")])).manifest)
     agents = [snapshot("spread", unrouted=2), snapshot("sink", unrouted=3), snapshot("loud", unrouted=4)]

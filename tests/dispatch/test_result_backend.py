@@ -31,7 +31,7 @@ def another_app(url: str) -> Celery:
 
 @pytest.fixture
 def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    """An app that knows nothing of ours but the URL; the namespace comes from the environment."""
+    """Another app with our result backend's URL; the namespace comes from the environment."""
     monkeypatch.setenv("MIRROR_NEURON_REDIS_NAMESPACE", settings.redis_namespace)
     app = another_app(settings.redis_url)
     yield app
@@ -41,7 +41,7 @@ def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]
 
 @pytest.fixture
 def in_background() -> Iterator[InBackground]:
-    """Runs a call in a thread; its answer, or what it raised, is then in the list."""
+    """Run a call in a thread; its result or its exception is appended to the list."""
     threads: list[threading.Thread] = []
 
     def start(call: Callable[[], Any]) -> list[Any]:
@@ -72,7 +72,7 @@ def test_the_state_of_a_job_is_a_celery_state(app: Celery, store: Store, jobs: J
     assert AsyncResult("j", app=app).state == "PAUSED"
 
 
-def test_a_completed_job_is_a_result_that_is_its_map(app: Celery, store: Store, jobs: Jobs) -> None:
+def test_the_result_of_a_completed_job_is_its_job_map(app: Celery, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j", output={"sum": 55})
     result = AsyncResult("j", app=app)
@@ -82,7 +82,7 @@ def test_a_completed_job_is_a_result_that_is_its_map(app: Celery, store: Store, 
     assert result.date_done is not None
 
 
-def test_a_failed_job_raises_with_its_map(app: Celery, store: Store, jobs: Jobs) -> None:
+def test_a_failed_job_raises_with_its_job_map(app: Celery, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j", JobStatus.FAILED)
     result = AsyncResult("j", app=app)
@@ -100,13 +100,13 @@ def test_a_cancelled_job_is_revoked(app: Celery, jobs: Jobs) -> None:
         AsyncResult("j", app=app).get(timeout=20)
 
 
-def test_an_id_that_is_no_job_is_celerys_own(app: Celery) -> None:
+def test_an_id_that_is_not_a_job_is_handled_by_celery(app: Celery) -> None:
     assert AsyncResult("no-job", app=app).state == "PENDING"
 
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """Waits until somebody has read the record for the last time and does nothing but listen."""
+    """Wait until the waiting thread has read the record and only listens."""
     begun, drain = threading.Event(), JobResultConsumer.drain_events
 
     def drain_events(self: JobResultConsumer, timeout: float | None = None) -> None:
@@ -125,7 +125,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
         (JobStatus.CANCELLED, TaskRevokedError),
     ],
 )
-def test_the_push_wakes_who_waits_with_get(
+def test_the_push_wakes_get(
     app: Celery,
     jobs: Jobs,
     in_background: InBackground,
@@ -133,7 +133,7 @@ def test_the_push_wakes_who_waits_with_get(
     status: JobStatus,
     expected: type,
 ) -> None:
-    """Celery has read the result and listens now: without the push it would wait for ever."""
+    """Celery has read the result and only listens: without the push it would block without end."""
     jobs.submit("j")
     answers = in_background(lambda: AsyncResult("j", app=app).get(timeout=60))
     listening()
@@ -164,10 +164,10 @@ def test_get_survives_a_restart_of_the_server(
 
 
 @pytest.mark.parametrize("status", [None, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
-def test_nobody_stores_or_forgets_the_result_of_a_job(
+def test_the_result_of_a_job_is_neither_stored_nor_forgotten(
     app: Celery, store: Store, jobs: Jobs, status: JobStatus | None
 ) -> None:
-    """Celery itself spares what has succeeded, and nothing else."""
+    """Celery itself protects only results with status SUCCESS from being overwritten."""
     jobs.submit("j")
     if status:
         jobs.end("j", status)
@@ -189,7 +189,7 @@ def test_results_of_other_tasks_are_stored_read_and_forgotten(app: Celery, setti
     assert AsyncResult(task_id, app=app).state == "PENDING"
 
 
-def test_a_task_of_another_app_waits_for_its_own_results_as_ever(
+def test_a_task_of_another_app_still_waits_for_its_own_results(
     app: Celery, settings: Settings, in_background: InBackground, listening: Callable[[], bool]
 ) -> None:
     task_id = f"task-of-{settings.redis_namespace}"

@@ -1,4 +1,4 @@
-"""Graphs as drawings: where nodes stand, what is drawn of them, and that no name can break out of its text."""
+"""Graphs as SVG: the layout, the parts of the drawing, and the escaping of names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EDGES = st.lists(st.tuples(st.sampled_from("abcdefghij"), st.sampled_from("abcde
 
 
 @given(EDGES)
-def test_edges_lead_to_the_right_unless_they_close_a_circle(edges: list[tuple[str, str]]) -> None:
+def test_edges_lead_to_the_right_unless_they_close_a_cycle(edges: list[tuple[str, str]]) -> None:
     plan = laid_out(edges, *"abcdefghij")
     for number, (source, target) in enumerate(edges):
         ends = [plan.spots[source], *plan.routes[number], plan.spots[target]]
@@ -50,7 +50,7 @@ def test_edges_lead_to_the_right_unless_they_close_a_circle(edges: list[tuple[st
 
 
 @given(EDGES)
-def test_nothing_stands_on_anything_else(edges: list[tuple[str, str]]) -> None:
+def test_nodes_do_not_overlap(edges: list[tuple[str, str]]) -> None:
     plan = laid_out(edges, *"abcdefghij")
     places = [(x, y, HEIGHT) for x, y in plan.spots.values()]
     places += [(x, y, LANE) for route in plan.routes for x, y in route]
@@ -80,7 +80,7 @@ def test_a_deep_and_a_wide_graph_are_drawn() -> None:
     assert len(titles(drawn(manifest(*deep, edges=(*long, *skips))))) == 1 + 3_000 + 2_999 + len(skips)
 
 
-def test_nodes_have_their_shapes_marks_and_words() -> None:
+def test_nodes_have_shapes_marks_and_labels() -> None:
     nodes = [node(kind, kind, type="map" if kind == "executor" else "generic") for kind in TYPES]
     edges = (edge("router", "executor"), edge("executor", "router", conditions={"expr": "body.a < `3`"}))
     root = drawn(manifest(*nodes, edges=edges), {"executor": Mark.FAILED})
@@ -94,7 +94,7 @@ def test_nodes_have_their_shapes_marks_and_words() -> None:
     assert sum("if" in (part.get("class") or "").split() for part in root.iter()) == 1
 
 
-def test_a_loop_and_a_way_back_are_within_the_picture() -> None:
+def test_loops_and_back_edges_are_within_the_picture() -> None:
     edges = (edge("a", "a"), edge("a", "b"), edge("b", "a"))
     root = drawn(manifest(node("a"), node("b"), edges=edges))
     wide, tall = float(root.get("width", 0)), float(root.get("height", 0))
@@ -105,14 +105,14 @@ def test_a_loop_and_a_way_back_are_within_the_picture() -> None:
     assert "a to a: work" in titles(root)
 
 
-def test_what_is_too_long_is_cut_and_whole_in_the_tooltip() -> None:
+def test_a_long_name_is_truncated_and_complete_in_the_tooltip() -> None:
     root = drawn(manifest(node("n" * 100)))
     assert titles(root)[1] == f"{'n' * 100}: router"
     assert next(text.text for text in root.iter(f"{SVG}text")) == "n" * 25 + "…"
 
 
 @given(NAMES, NAMES)
-def test_no_name_breaks_out_of_its_text(name: str, kind: str) -> None:
+def test_names_are_escaped_in_svg(name: str, kind: str) -> None:
     given = manifest(node(name), graph_id=name, edges=(edge(name, name, message_type=kind),))
     root = drawn(given)
     assert len(titles(root)) == 3

@@ -1,4 +1,4 @@
-"""Graphs as text: what is drawn, how agents are marked, and that no name can break out of its label."""
+"""Graphs as Mermaid and DOT: nodes and edges, marks of agents, and the escaping of names."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_each_agent_type_has_a_shape_of_its_own():
 
 
 @given(NAMES, NAMES, NAMES)
-def test_no_name_breaks_out_of_its_label(first, second, kind):
+def test_names_are_escaped_in_labels(first, second, kind):
     """Every line has the form of a node, an edge or a style, whatever the names are."""
     drawn = manifest(
         node(first), node(first + second), edges=(edge(first, first + second, message_type=kind),), graph_id=kind
@@ -111,8 +111,8 @@ def test_names_that_mermaid_would_read_as_markdown_are_escaped():
     assert '"grün 🚀'.replace("🚀", f"#{ord('🚀')};") in mermaid(manifest(node("grün 🚀")))
 
 
-def test_an_agent_is_marked_with_what_it_has_come_to():
-    """One that the job never reached has no mark, also when the job is over."""
+def test_an_agent_is_marked_with_its_state():
+    """An agent that has had no message has no mark, also when the job has ended."""
     found = marks(
         [
             snapshot("a", "completed", 3),
@@ -136,7 +136,7 @@ def test_an_agent_is_marked_with_what_it_has_come_to():
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()))
-def test_every_example_is_drawn_whole_and_the_same_each_time(example):
+def test_every_example_is_drawn_completely_and_deterministically(example):
     drawn = validate_manifest(EXAMPLES / example).manifest
     again = validate_manifest(EXAMPLES / example).manifest
     for draw in (mermaid, dot):

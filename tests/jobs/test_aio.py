@@ -15,17 +15,17 @@ from tests.support.waiting import wait_until
 
 
 def subscribed(server: redis.Redis, job_ids: list[str]) -> int:
-    """How many of these jobs somebody waits for."""
+    """The number of these jobs with a subscriber."""
     return sum(count > 0 for _, count in server.pubsub_numsub(*(f"celery-task-meta-{name}" for name in job_ids)))
 
 
 async def until(fact) -> None:
-    """Wait for *fact* without holding up the event loop."""
+    """Wait for *fact* without blocking the event loop."""
     await asyncio.to_thread(wait_until, fact)
 
 
 def subscriptions(server: redis.Redis) -> list[int]:
-    """Channels of each connection that has any."""
+    """The number of channels of each subscribed connection."""
     return [int(row["sub"]) for row in server.client_list() if int(row["sub"])]
 
 
@@ -42,13 +42,13 @@ async def gathered_waits(unserved: Client, server: redis.Redis, count: int) -> l
 
 @pytest.mark.parametrize("count", [6, 50])
 def test_waits_share_one_connection(unserved, server, count):
-    """One for all of them, also where they all begin at once, and each gets its own job's end."""
+    """One connection, even if all waits start at once; each wait gets the end of its own job."""
     found = asyncio.run(gathered_waits(unserved, server.client, count))
     assert found == ["cancelled"] * count
     wait_until(lambda: count not in subscriptions(server.client))
 
 
-def test_a_cancelled_wait_leaves_the_job_and_the_other_waits_alone(unserved, server):
+def test_a_cancelled_wait_affects_neither_the_job_nor_other_waits(unserved, server):
     async def main() -> str:
         client = aio.Client(unserved.settings)
         job_id = await client.run_manifest(line(3))
@@ -64,7 +64,7 @@ def test_a_cancelled_wait_leaves_the_job_and_the_other_waits_alone(unserved, ser
     assert asyncio.run(main()) == "cancelled"
 
 
-def test_a_cancelled_wait_gives_its_subscription_back(unserved, server):
+def test_a_cancelled_wait_releases_its_subscription(unserved, server):
     async def main() -> None:
         client = aio.Client(unserved.settings)
         one, other = [await client.run_manifest(line(3)) for _ in range(2)]
@@ -99,7 +99,7 @@ def test_a_job_is_submitted_and_awaited(client):
     asyncio.run(main())
 
 
-def test_a_timeout_leaves_the_job_alone(unserved):
+def test_a_timeout_does_not_affect_the_job(unserved):
     async def main() -> None:
         client = aio.Client(unserved.settings)
         with pytest.raises(WaitTimeout) as caught:
@@ -130,7 +130,7 @@ def test_errors_are_those_of_the_blocking_calls(unserved):
     asyncio.run(main())
 
 
-def test_inspection_gives_what_the_blocking_calls_give(client):
+def test_inspection_returns_what_the_blocking_calls_return(client):
     async def main() -> None:
         other = aio.Client(client.settings)
         job_id, _ = await other.run_manifest(line(3), await_=True, timeout=PATIENCE_MS)

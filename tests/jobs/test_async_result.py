@@ -18,7 +18,7 @@ def other(client, celery_app_of):
     return celery_app_of(client.settings)
 
 
-def test_the_result_of_an_ended_job_is_its_map(client, other):
+def test_the_result_of_an_ended_job_is_its_job_map(client, other):
     job = ended(client, line(3))
     result = other.AsyncResult(job["job_id"])
     assert (result.state, result.ready(), result.successful()) == ("SUCCESS", True, True)
@@ -57,7 +57,7 @@ def test_a_cancelled_job_is_revoked(client, other, outside):
         other.AsyncResult(job_id).get(timeout=30)
 
 
-def test_the_record_of_a_job_is_no_result_to_be_forgotten_or_overwritten(client, other, server):
+def test_the_record_of_a_job_is_neither_forgotten_nor_overwritten(client, other, server):
     job = ended(client, line(3))
     other.AsyncResult(job["job_id"]).forget()
     other.backend.store_result(job["job_id"], "mine", "FAILURE")
@@ -65,7 +65,7 @@ def test_the_record_of_a_job_is_no_result_to_be_forgotten_or_overwritten(client,
     assert not server.client.exists(f"celery-task-meta-{job['job_id']}")
 
 
-def test_other_results_are_those_of_celerys_own_backend(other):
+def test_other_results_are_handled_by_celerys_own_backend(other):
     other.backend.store_result("a-task-of-its-own", {"x": 1}, "SUCCESS")
     assert other.AsyncResult("a-task-of-its-own").get(timeout=30) == {"x": 1}
     other.AsyncResult("a-task-of-its-own").forget()

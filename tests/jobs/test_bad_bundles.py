@@ -1,4 +1,4 @@
-"""Bad bundles: one clear error that says what and where, before anything is submitted."""
+"""Invalid bundles: one clear error that says what is wrong and where, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BAD_FOLDERS = {
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
 def test_a_bad_folder_is_one_clear_error(unserved, tmp_path, name):
-    """A ManifestError that says where; nothing is submitted."""
+    """A ManifestError with the path; nothing is submitted."""
     text, where = BAD_FOLDERS[name]
     with pytest.raises(ManifestError) as caught:
         unserved.run_manifest(write(tmp_path / "bundle", text))
@@ -59,7 +59,7 @@ def test_a_bad_folder_is_one_clear_error(unserved, tmp_path, name):
     ("path", "said"),
     [("file.txt", "is a file"), ("bundle/manifest.json", "pass its folder"), ("nowhere", "does not exist")],
 )
-def test_what_is_no_folder_is_said_to_be_none(unserved, tmp_path, path, said):
+def test_a_path_that_is_not_a_folder_is_reported(unserved, tmp_path, path, said):
     write(tmp_path / "bundle", GOOD)
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(ManifestError, match=said):
@@ -69,7 +69,7 @@ def test_what_is_no_folder_is_said_to_be_none(unserved, tmp_path, path, said):
 @pytest.mark.parametrize(
     "given", [5, None, 1.5, [line(3)], b"bundle", object()], ids=lambda given: type(given).__name__
 )
-def test_what_is_no_bundle_at_all_is_an_error_of_ours_or_a_type_error(unserved, given):
+def test_a_value_that_is_not_a_bundle_is_a_manifest_error_or_a_type_error(unserved, given):
     with pytest.raises((MirrorNeuronError, TypeError)):
         unserved.run_manifest(given)
     assert unserved.list_jobs() == []
@@ -82,7 +82,7 @@ def test_a_mapping_must_be_json(unserved, value):
     assert unserved.list_jobs() == []
 
 
-def test_every_problem_is_found_at_once(unserved):
+def test_all_problems_are_reported_at_once(unserved):
     graph = manifest([router("a"), router("a"), executor("b", "true", max_attempts=0, timeout_seconds="long")])
     with pytest.raises(ManifestError) as caught:
         unserved.run_manifest({**graph, "entrypoints": ["nobody"], "edges": [{"from_node": "a"}]})
@@ -92,7 +92,7 @@ def test_every_problem_is_found_at_once(unserved):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
-def test_a_link_out_of_the_payloads_is_refused(unserved, tmp_path):
+def test_a_symlink_out_of_the_payloads_is_refused(unserved, tmp_path):
     folder = write(tmp_path / "bundle", GOOD)
     (folder / "payloads" / "secret").symlink_to("/etc/hostname")
     with pytest.raises(ManifestError, match="secret"):
@@ -115,7 +115,7 @@ def test_a_bundle_over_its_cap_says_both_sizes_and_the_setting(unserved, tmp_pat
 
 
 def test_an_input_over_the_cap_of_a_message_says_so(tight):
-    """What is too large to be sent on is told before or in the record; the node lives on."""
+    """The error is raised or stands in the record; the node keeps running."""
     graph = manifest([router("in"), router("out")], [("in", "out", "go")], initial_inputs={"in": "x" * 40_000})
     try:
         _, job = tight.run_manifest(graph, await_=True, timeout=60_000)

@@ -1,4 +1,4 @@
-"""Bad commands and bad output: a failed job with the reason in its record, and the same workers serve the next job."""
+"""Bad commands and bad output: the job fails with the reason in its record, and the same workers run the next job."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def slot_pids(client, tmp_path_factory) -> set[int]:
-    """The processes that run commands, one a slot: each command's parent, while they all wait for one another."""
+    """The pool processes that run commands, one per slot: the parents of commands that wait for each other."""
     folder = tmp_path_factory.mktemp("slots")
     names = [f"s{number}" for number in range(client.settings.pools["default"])]
     meet = "; ".join(until_there(folder / name) for name in names)
@@ -42,7 +42,7 @@ def slot_pids(client, tmp_path_factory) -> set[int]:
 
 @pytest.fixture(autouse=True)
 def unharmed(client, node, slot_pids):
-    """After each test the workers are those that were there before it, and they run the next jobs."""
+    """After each test the workers are the same processes as before, and run further jobs."""
     before = node.pids
     yield
     assert completed(client, line(3))["count"] == 1
@@ -70,8 +70,8 @@ def test_a_command_that_cannot_run_or_dies_fails_the_job(client, command, error,
     assert (result["agent_id"], result["error"], result["details"]["exit_code"]) == ("work", error, code)
 
 
-def test_children_that_a_command_leaves_behind_are_ended(client, outside):
-    """Whether they hold its pipes or not; what it said is kept, and the job completes."""
+def test_children_that_outlive_their_command_are_killed(client, outside):
+    """Whether they hold its pipes or not; its output is kept, and the job completes."""
     script = f"sleep 600 & echo $! > {outside}/one; sleep 600 >/dev/null 2>&1 & echo $! > {outside}/two; echo said"
     assert completed(client, single(script))["sandbox"]["stdout"] == "said\n"
     for name in ("one", "two"):
@@ -79,8 +79,8 @@ def test_children_that_a_command_leaves_behind_are_ended(client, outside):
         wait_until(lambda pid=pid: not is_alive(pid))
 
 
-def test_200_megabytes_of_output_are_cut(client, slot_pids):
-    """Head and tail are kept with a marker, an event tells of it, and the process that read it stays small."""
+def test_200_megabytes_of_output_are_truncated(client, slot_pids):
+    """Head and tail are kept with a marker, an event records it, and the reading process stays small."""
     script = "echo first; head -c 200000000 /dev/zero | tr '\\0' x; echo last"
     job = ended(client, single(script))
     sandbox = job["result"]["output"]["sandbox"]
@@ -119,8 +119,8 @@ def test_a_nul_and_controls_in_the_output_are_kept(client):
         '{"other": 1}',
     ],
 )
-def test_what_asks_for_nothing_is_plain_output_json_or_not(client, outside, text):
-    """It is the command's text, carried out in no part and lost in no part."""
+def test_output_without_structured_keys_is_plain_output_json_or_not(client, outside, text):
+    """The text is kept completely, and no part of it takes effect."""
     (outside / "text").write_text(text)
     job = ended(client, single(f"cat {outside}/text"))
     assert job["result"]["output"]["sandbox"]["stdout"] == text
@@ -149,7 +149,7 @@ def test_what_asks_for_nothing_is_plain_output_json_or_not(client, outside, text
     ],
 )
 def test_structured_output_that_is_almost_json_fails_the_run(client, outside, text, error):
-    """The reason is in the record, and so is the output."""
+    """The reason and the output are in the record."""
     (outside / "text").write_text(text)
     result = failed(client, single(f"cat {outside}/text"))
     assert result["error"].startswith(error)
@@ -157,7 +157,7 @@ def test_structured_output_that_is_almost_json_fails_the_run(client, outside, te
 
 
 def test_structured_output_over_the_cap_fails_the_run(client, outside):
-    """Messages that could be sent one by one were lost in silence."""
+    """Otherwise messages that are small enough one by one would be lost silently."""
     answer = json.dumps({"emit_messages": [{"type": "x", "body": "y" * 600_000}] * 2})
     (outside / "answer").write_text(answer)
     error = failed(client, single(f"cat {outside}/answer", output_message_type=None))["error"]
@@ -179,14 +179,14 @@ def test_structured_output_over_the_cap_fails_the_run(client, outside):
     ],
 )
 def test_structured_output_that_is_malformed_fails_the_run(client, outside, answer, error):
-    """With the place in one line, and the output itself in the details."""
+    """With the position in one line, and the output in the details."""
     (outside / "answer").write_text(json.dumps(answer))
     result = failed(client, single(f"cat {outside}/answer"))
     assert result["error"].startswith(error)
     assert json.loads(result["details"]["stdout"]) == answer
 
 
-def test_json_that_is_nested_deeply_harms_nobody(client, outside):
+def test_deeply_nested_json_harms_no_worker(client, outside):
     (outside / "text").write_text('{"complete_job": ' + "[" * 20_000 + "]" * 20_000 + "}")
     job = ended(client, single(f"cat {outside}/text"))
     assert job["status"] in ("completed", "failed")
@@ -194,7 +194,7 @@ def test_json_that_is_nested_deeply_harms_nobody(client, outside):
 
 
 def test_a_message_over_its_cap_fails_the_run_that_emits_it(tight):
-    """With both sizes and the setting; of a router as of an executor."""
+    """With both sizes and the setting; for a router as for an executor."""
     result = failed(tight, single("head -c 40000 /dev/zero | tr '\\0' x"))
     assert "MIRROR_NEURON_MAX_MESSAGE_BYTES" in result["error"]
     assert str(MESSAGE_CAP) in result["error"]
@@ -203,8 +203,8 @@ def test_a_message_over_its_cap_fails_the_run_that_emits_it(tight):
     assert failed(tight, graph)["error"].startswith("message to 'b' has ")
 
 
-def test_output_over_its_cap_is_cut_at_the_nodes_own_setting(tight):
-    """Nothing of it is sent on here, so that the cap of messages does not come into it."""
+def test_output_over_its_cap_is_truncated_at_the_nodes_own_setting(tight):
+    """The output is not emitted here, so that the cap of messages does not apply."""
     script = f"head -c {2 * OUTPUT_CAP} /dev/zero | tr '\\0' x >&2; exit 1"
     job = ended(tight, single(script))
     assert job["result"]["error"] == "command exited with code 1"
@@ -213,7 +213,7 @@ def test_output_over_its_cap_is_cut_at_the_nodes_own_setting(tight):
 
 
 def test_a_flood_of_messages_from_one_run_fails_it(client, outside):
-    """More than a run may emit: the job fails, and its agents get nothing."""
+    """More messages than a run may emit: the job fails, and its agents get none of them."""
     (outside / "answer").write_text(json.dumps({"emit_messages": [{"type": "x"}] * 1_001}))
     leaves = [router(f"leaf{number}") for number in range(100)]
     graph = manifest([executor("work", f"cat {outside}/answer", output_message_type=None), *leaves])
@@ -222,12 +222,12 @@ def test_a_flood_of_messages_from_one_run_fails_it(client, outside):
     assert result["error"] == "the run emits more than 100000 messages"
 
 
-def test_a_command_that_removes_its_folder_is_no_trouble(client):
+def test_a_command_may_remove_its_run_folder(client):
     assert completed(client, single('rm -rf "$MIRROR_NEURON_WORKDIR"; echo gone'))["sandbox"]["stdout"] == "gone\n"
 
 
-def test_a_job_that_fails_loses_nothing_of_what_went_before(client):
-    """The agents that had run keep their results, and the story says what happened."""
+def test_a_failed_job_keeps_the_results_from_before_the_failure(client):
+    """The agents that had run keep their results, and the events say what happened."""
     nodes = [executor("good", "echo fine"), executor("bad", "exit 1")]
     job = ended(client, manifest(nodes, [("good", "bad", "executor_result")]))
     assert job["status"] == "failed"
@@ -237,8 +237,8 @@ def test_a_job_that_fails_loses_nothing_of_what_went_before(client):
     assert (snapshot["agent_id"], snapshot["processed_messages"]) == ("good", 1)
 
 
-def test_a_folder_of_runs_that_somebody_removed_is_made_again(client, node):
-    """Temporary folders are swept now and then, while the node lives."""
+def test_a_removed_folder_of_runs_is_created_again(client, node):
+    """Some systems delete old temporary folders while the node runs."""
     runs = node.settings.temp_dir / "runs"
     if runs.exists():
         os.rename(runs, runs.with_name("runs-swept"))

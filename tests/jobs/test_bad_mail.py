@@ -1,4 +1,4 @@
-"""Bytes in a mailbox that are no message: the job fails and says where and what, and the worker lives on."""
+"""Bytes in a mailbox that are not a message: the job fails and says where and why, and the worker keeps running."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AGENTS = {
 
 
 def fails(client: Client, node: RealNode, job_id: str) -> dict[str, Any]:
-    """The result of the job, which has failed; the workers are those from before, and run another job."""
+    """The result of the failed job; the workers are the same processes as before, and run another job."""
     pids = dict(node.pids)
     job = client.wait_for_job(job_id, PATIENCE_MS)
     assert job["status"] == "failed"

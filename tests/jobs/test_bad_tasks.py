@@ -1,4 +1,4 @@
-"""Tasks from anywhere: garbage in a queue never ends a worker and harms no job; it costs a line in a log."""
+"""Foreign tasks: garbage in a queue never ends a worker and harms no job; it is logged in one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NO_MESSAGES = [
 
 @pytest.fixture
 def send(client, node):
-    """Send a task to one of the node's queues as anybody could; afterwards the node is as it was."""
+    """Send a task to one of the node's queues, as any client could; afterwards the node is unchanged."""
     app = make_app(client.settings)
 
     def send(name, args, pool="light", **options):
@@ -76,15 +76,15 @@ def send(client, node):
 
 @pytest.mark.parametrize("pool", ["light", "default"])
 def test_wrong_arguments_never_end_a_worker(client, send, pool):
-    """Wrong in number, in type and in content: whatever they are, the next jobs run."""
+    """Wrong in number, in type or in content: the next jobs still run."""
     for name, args in itertools.product((OPEN_JOB, VISIT, DRAIN), GARBAGE):
         send(name, args, pool)
     assert "nobody" not in [job["job_id"] for job in client.list_jobs()]
 
 
 @pytest.mark.parametrize("pool", ["light", "default"])
-def test_what_is_no_message_never_ends_a_worker(client, node, send, server, pool):
-    """Bytes that are no JSON, and JSON that kombu cannot take apart: each is gone, and what comes after it is taken."""
+def test_invalid_messages_never_end_a_worker(client, node, send, server, pool):
+    """Bytes that are not JSON, and JSON that kombu cannot parse: each is dropped, and later tasks are received."""
     name = queue(client.settings.redis_namespace, pool)
     for raw in NO_MESSAGES:
         server.client.lpush(name, raw)
@@ -97,7 +97,7 @@ def test_an_unknown_task_never_ends_a_worker(send):
 
 
 def test_a_task_for_an_ended_job_changes_nothing(client, send):
-    """A task that comes twice, or late: the record, the agents and the story stay as they are."""
+    """A duplicate or late task: the record, the agents and the events do not change."""
     job = ended(client, line(3))
     ref = job_ref(client, job["job_id"])
     agents, story = client.inspect_agents(ref.job_id), kinds(client, ref.job_id)
@@ -109,7 +109,7 @@ def test_a_task_for_an_ended_job_changes_nothing(client, send):
     assert (client.inspect_agents(ref.job_id), kinds(client, ref.job_id)) == (agents, story)
 
 
-def test_a_task_that_comes_twice_is_one_run(client, send, outside):
+def test_duplicate_tasks_cause_one_run(client, send, outside):
     """Twenty copies of each: the command runs once."""
     script = f"echo x >> {outside}/tries; {until_there(outside / 'gate')}"
     job_id = client.run_manifest(single(script))
@@ -124,15 +124,15 @@ def test_a_task_that_comes_twice_is_one_run(client, send, outside):
 
 
 def waiting_job(client) -> str:
-    """A live job that has nothing to do."""
+    """A live job without ready agents."""
     job_id = client.run_manifest(manifest([router("in"), collector("all", 2)], [("in", "all", "go")]))
     wait_until(lambda: client.inspect_job(job_id)["idle_since"])
     return job_id
 
 
 @pytest.mark.parametrize("what", ["run", "digest", "agent", "pool"])
-def test_a_task_that_is_wrong_about_a_live_job_does_it_no_harm(client, send, what):
-    """Another run number, a bundle that is not there, an agent or a pool that it does not have."""
+def test_a_task_with_wrong_facts_about_a_live_job_does_not_harm_it(client, send, what):
+    """Another run number, an unknown bundle, an agent or a pool that the job does not have."""
     job_id = waiting_job(client)
     ref = job_ref(client, job_id)
     wrong = {"run": ref._replace(run=7), "digest": ref._replace(digest=DIGEST)}.get(what, ref)
@@ -145,8 +145,8 @@ def test_a_task_that_is_wrong_about_a_live_job_does_it_no_harm(client, send, wha
     finish(client, job_id)
 
 
-def test_a_task_with_another_jobs_bundle_takes_nothing_from_the_job(client, send, outside):
-    """The digest is that of a bundle that exists, but not of this job: its agents are left to their own tasks."""
+def test_a_task_with_another_jobs_bundle_claims_no_agent(client, send, outside):
+    """The digest is that of an existing bundle, but not of this job's: its agents are left to their own tasks."""
     other = job_ref(client, ended(client, line(4))["job_id"])
     graph = manifest([router("in"), executor("far", "true", pool="nobody_serves_this")], [("in", "far", "go")])
     job_id = client.run_manifest(graph)
@@ -162,7 +162,7 @@ def test_a_task_with_another_jobs_bundle_takes_nothing_from_the_job(client, send
 
 
 def test_garbled_bytes_in_a_queue_never_end_a_worker(client, server, send):
-    """What is no message at all, and what is one of no use."""
+    """Bytes that are not a message, and messages without content."""
     name = queue(client.settings.redis_namespace, "light")
     for raw in ("{}", '{"body": "", "headers": {}, "properties": {}}'):
         server.client.lpush(name, raw)

@@ -1,4 +1,4 @@
-"""Messages that are given up on: kept with their reason, and sent again when somebody says so."""
+"""Dead letters: kept with their reason, and replayed on request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {"n": 1
 
 
 def waiting() -> dict[str, Any]:
-    """An executor that writes to an agent that is not there, and a sensor that completes the job."""
+    """An executor that emits to an agent that does not exist, and a sensor that completes the job."""
     nodes = [executor("work", LOST, output_message_type=None), agent("end", "sensor", complete_job=True)]
     return manifest(nodes, [("work", "end", "never")])
 
 
-def test_a_message_to_nobody_is_kept_with_its_reason(client: Client) -> None:
+def test_a_message_without_recipient_is_kept_with_its_reason(client: Client) -> None:
     job_id = client.run_manifest(waiting())
     (dead,) = wait_until(lambda: client.dead_letters(job_id))
     assert (dead["agent_id"], dead["reason"], dead["message"]["body"]) == ("nobody", "no agent 'nobody'", {"n": 1})
@@ -34,7 +34,7 @@ def test_a_message_to_nobody_is_kept_with_its_reason(client: Client) -> None:
     client.cancel(job_id)
 
 
-def test_a_dead_letter_is_replayed_to_the_agent_that_is_named_and_only_once(client: Client) -> None:
+def test_a_dead_letter_is_replayed_once_to_the_given_agent(client: Client) -> None:
     job_id = client.run_manifest(waiting())
     (dead,) = wait_until(lambda: client.dead_letters(job_id))
     with pytest.raises(AgentNotFound, match="nobody"):
@@ -71,7 +71,7 @@ def test_the_message_on_which_a_job_failed_is_listed_and_left_to_retry(client: C
         client.replay("dead-letters-failed", dead["message_id"])
 
 
-def test_unknown_ids_are_told_apart(client: Client) -> None:
+def test_unknown_jobs_and_unknown_messages_are_different_errors(client: Client) -> None:
     job_id = client.run_manifest(manifest([agent("s", "sensor")]))
     with pytest.raises(MessageNotFound):
         client.replay(job_id, "no-such-message")

@@ -29,14 +29,14 @@ def ms(event: dict) -> float:
 
 
 def say(tmp_path: Path, **answer: object) -> str:
-    """A line of shell that prints *answer* as JSON."""
+    """A shell command that prints *answer* as JSON."""
     path = tmp_path / f"answer-{len(list(tmp_path.iterdir()))}"
     path.write_text(json.dumps(answer))
     return f"cat {path}"
 
 
 def fails_until(tries: int, outside: Path, code: int = 1) -> str:
-    """A line of shell that counts its runs in a file, and goes well in the last of *tries*."""
+    """A shell command that counts its runs in a file, and succeeds in the last of *tries*."""
     return f"cd {outside}; echo x >> tries; [ $(wc -l < tries) -ge {tries} ] || exit {code}"
 
 
@@ -47,14 +47,14 @@ def runs(outside: Path) -> int:
 # ------------------------------------------------------------------ attempts
 
 
-def test_a_message_says_which_attempt_at_it_this_is(client):
+def test_a_message_says_which_attempt_this_is(client):
     script = """grep -o '"attempt":[0-9]*' "$MIRROR_NEURON_MESSAGE_FILE"; false"""
     job = ended(client, single(script, max_attempts=3, retry_backoff_ms=1))
     printed = "".join(chunk["text"] for chunk in client.logs(job["job_id"]))
     assert printed.split() == ['"attempt":1', '"attempt":2', '"attempt":3']
 
 
-def test_a_failed_run_is_tried_again_after_a_growing_backoff(client, outside):
+def test_a_failed_run_is_retried_after_a_growing_backoff(client, outside):
     """Two failures and a success: three runs, two `executor_retry`, the second after twice the time."""
     graph = single(fails_until(3, outside), max_attempts=5, retry_backoff_ms=20)
     job = ended(client, graph)
@@ -76,7 +76,7 @@ def test_no_backoff_is_longer_than_an_hour(client):
     assert [row["delay_ms"] for row in payloads(client, job_id, "executor_retry")] == [3_600_000]
 
 
-def test_a_run_that_fails_for_good_fails_the_job(client, outside):
+def test_a_run_that_fails_in_its_last_attempt_fails_the_job(client, outside):
     """After `max_attempts` runs, with the last one's exit code and output in the details."""
     script = f"echo out; echo err >&2; {fails_until(9, outside, 7)}"
     result = failed(client, single(script, max_attempts=2, retry_backoff_ms=0))
@@ -88,16 +88,16 @@ def test_a_run_that_fails_for_good_fails_the_job(client, outside):
 
 
 @pytest.mark.parametrize(("ending", "tried"), [("exit 1", 1), ("exit 75", 2), ("kill -9 $$", 2)])
-def test_retry_on_transient_leaves_lasting_failures_alone(client, outside, ending, tried):
-    """A plain failure is not tried again; one that may pass (EX_TEMPFAIL, a kill) is."""
+def test_retry_on_transient_does_not_retry_permanent_failures(client, outside, ending, tried):
+    """A plain failure is not retried; a transient one (EX_TEMPFAIL, a kill) is."""
     script = f"cd {outside}; echo x >> tries; [ $(wc -l < tries) -ge 2 ] || {ending}"
     job = ended(client, single(script, max_attempts=3, retry_on="transient", retry_backoff_ms=0))
     assert job["status"] == ("completed" if tried == 2 else "failed")
     assert runs(outside) == tried
 
 
-def test_a_backoff_holds_the_mailbox(client, outside):
-    """The message that failed is the next one again: nothing overtakes it."""
+def test_a_backoff_blocks_the_mailbox(client, outside):
+    """The failed message is the next one again: no other message overtakes it."""
     script = (
         f"cd {outside}; cat $MIRROR_NEURON_INPUT_FILE >> order; echo x >> tries; [ $(wc -l < tries) -ne 1 ] || exit 1"
     )
@@ -107,8 +107,8 @@ def test_a_backoff_holds_the_mailbox(client, outside):
     assert (outside / "order").read_text() == '"a""a""b""c"'
 
 
-def test_a_start_up_delay_delays_the_first_run_alone(client, outside):
-    """Two messages: the first waits, the second is taken at once. No attempt is spent on it."""
+def test_a_startup_delay_delays_only_the_first_run(client, outside):
+    """Two messages: the first waits, the second runs at once. The delay does not count as an attempt."""
     script = f"""echo x >> {outside}/tries; grep -o '"attempt":[0-9]*' $MIRROR_NEURON_MESSAGE_FILE"""
     job = ended(client, single(script, inputs=[1, 2], startup_delay_ms=60, complete_job=False))
     events = client.events(job["job_id"])
@@ -121,7 +121,7 @@ def test_a_start_up_delay_delays_the_first_run_alone(client, outside):
     assert "executor_retry" not in kinds(client, job["job_id"])
 
 
-def test_a_timeout_ends_the_command_and_all_that_it_started(client, outside):
+def test_a_timeout_kills_the_command_and_its_children(client, outside):
     script = f"sleep 600 & echo $! > {outside}/child; echo begun; wait"
     result = failed(client, single(script, timeout_seconds=3))
     assert result["error"] == "timed out after 3 s"
@@ -148,8 +148,8 @@ def test_plain_output_is_the_body(client):
     assert not Path(sandbox["remote_dir"]).exists()
 
 
-def test_a_command_may_emit_to_whom_it_wants(client, outside):
-    """By type along the edges, or to an agent by name; to nobody's name it is a dead letter, and no harm."""
+def test_a_command_may_emit_by_type_or_by_name(client, outside):
+    """By type along the edges, or to an agent by name; for an unknown name it is a dead letter."""
     emits = [
         {"type": "found", "body": {"n": 1}},
         {"type": "note", "to": "second", "payload": "p", "headers": {"h": 1}},
@@ -172,7 +172,7 @@ def test_a_command_may_emit_to_whom_it_wants(client, outside):
 
 
 def test_a_command_may_write_events_and_keep_a_state(client, outside):
-    """`next_state` comes back in the context file of the agent's next run; `events` stand in the job's story."""
+    """`next_state` is in the context file of the agent's next run; `events` are among the job's events."""
     answer = say(outside, next_state={"seen": [1]}, events=[{"type": "noted", "payload": {"k": 1}}, {"type": "bare"}])
     script = f"cat $MIRROR_NEURON_CONTEXT_FILE >> {outside}/contexts; echo >> {outside}/contexts; {answer}"
     job = ended(client, single(script, inputs=[1, 2], complete_job=False))
@@ -185,22 +185,22 @@ def test_a_command_may_write_events_and_keep_a_state(client, outside):
 
 
 def test_a_command_may_complete_the_job(client, outside):
-    """With an output of its own, which goes before the default one."""
+    """With its own output, which replaces the default one."""
     assert completed(client, single(say(outside, complete_job={"sum": 3}), complete_job=False)) == {"sum": 3}
     by_default = completed(client, single(say(outside, **{"complete_job?": True}), complete_job=False))
     assert by_default["agent_id"] == "work"
     assert completed(client, single(say(outside, **{"complete_job": [1], "complete_job?": True}))) == [1]
 
 
-def test_what_a_failed_run_printed_is_not_carried_out(client, outside):
-    """Its events and messages take no effect, for it will run again."""
+def test_structured_output_of_a_failed_run_takes_no_effect(client, outside):
+    """Its events and messages are dropped, because the run is retried."""
     script = f"cd {outside}; {say(outside, events=[{'type': 'noted'}])}; echo x >> tries; [ $(wc -l < tries) -ge 2 ]"
     job = ended(client, single(script, max_attempts=2, retry_backoff_ms=0))
     assert len(payloads(client, job["job_id"], "noted")) == 1
 
 
-def test_the_next_state_of_a_failed_run_is_forgotten(client, outside):
-    """It was read already when a condition on what the command emits could not be evaluated."""
+def test_the_next_state_of_a_failed_run_is_dropped(client, outside):
+    """It had been parsed before a condition on the emitted message failed."""
     bad = say(outside, next_state={"body": "x"}, emit_messages=[{"type": "t", "body": "x"}])
     good = say(outside, next_state={"body": 1}, emit_messages=[{"type": "t", "body": 1}])
     script = (
@@ -217,7 +217,7 @@ def test_the_next_state_of_a_failed_run_is_forgotten(client, outside):
 
 
 def test_without_an_output_type_the_result_is_emitted_as_executor_result(client):
-    """And with `output_message_type: null` nothing is emitted at all."""
+    """With `output_message_type: null` nothing is emitted."""
     nodes = [executor("one", "echo 1"), executor("two", "cat $MIRROR_NEURON_INPUT_FILE", complete_job=True)]
     graph = manifest(nodes, [("one", "two", "executor_result")])
     body = json.loads(completed(client, graph)["sandbox"]["stdout"])
@@ -227,7 +227,7 @@ def test_without_an_output_type_the_result_is_emitted_as_executor_result(client)
 
 
 def test_a_command_reads_its_input_from_files_and_variables(client):
-    """Placeholders of a list of words are filled in; of the node's environment next to nothing is seen."""
+    """Placeholders in a list of words are replaced; hardly any of the node's environment is passed on."""
     command = [
         "sh",
         "-c",

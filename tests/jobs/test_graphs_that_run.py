@@ -1,4 +1,4 @@
-"""Graphs end to end: batches and counters, loops, conditions, and what becomes of a job that has nothing to do."""
+"""Graphs end to end: batches and counters, loops, conditions, and idle jobs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def rows(path) -> list:
 # ------------------------------------------------------------------ templates
 
 
-def test_a_batch_is_one_run_and_the_rest_goes_before_the_job_is_idle(client, outside):
-    """Five messages in batches of two: three runs, the last with what is left."""
+def test_a_batch_is_one_run_and_the_remainder_runs_before_the_job_is_idle(client, outside):
+    """Five messages in batches of two: three runs, the last with one message."""
     script = f"cat $MIRROR_NEURON_INPUT_FILE >> {outside}/runs; echo >> {outside}/runs"
     node = executor("work", script, "batch", batch_size=2)
     job = ended(client, manifest([node], initial_inputs={"work": [{"body": n} for n in range(5)]}))
@@ -44,8 +44,8 @@ def test_a_batch_is_one_run_and_the_rest_goes_before_the_job_is_idle(client, out
     assert (found["metadata"]["batch_size"], found["metadata"]["flushed_batches"]) == (2, 3)
 
 
-def test_a_part_filled_batch_feeds_what_comes_after_it(client):
-    """Two batches, one of them flushed, make the two messages that the aggregator waits for."""
+def test_a_partial_batch_feeds_the_agents_downstream(client):
+    """Two batches, one of them partial, give the two messages that the aggregator waits for."""
     nodes = [router("spread"), executor("work", "true", "batch", batch_size=3), collector("all", 2)]
     edges = [("spread", "work", "go"), ("work", "all", "executor_result")]
     output = completed(client, manifest(nodes, edges, initial_inputs={"spread": [{"n": n} for n in range(4)]}))
@@ -73,8 +73,8 @@ def test_templates_count_in_the_snapshot(client):
 
 
 @pytest.mark.parametrize(("reading", "branch"), [(3, "low"), (30, "high"), (300, "high"), (5, "other")])
-def test_the_first_edge_that_holds_is_taken(client, reading, branch):
-    """In manifest order; one without a condition takes what is left."""
+def test_the_first_matching_edge_is_taken(client, reading, branch):
+    """In manifest order; an edge without a condition matches every message."""
     low = {"routing_mode": "first_match", "conditions": {"expr": "body.n < `5`"}}
     high = {"routing_mode": "first_match", "conditions": {"expr": "body.n > `5`"}}
     edges = [
@@ -87,7 +87,7 @@ def test_the_first_edge_that_holds_is_taken(client, reading, branch):
     assert output == {branch: {"n": reading}}
 
 
-def test_round_robin_goes_on_from_message_to_message(client):
+def test_round_robin_continues_from_message_to_message(client):
     """Six messages over three edges: two each, in turn."""
     turn = {"routing_mode": "round_robin"}
     nodes = [router("in"), *(executor(name, "true") for name in "abc"), collector("all", 6)]
@@ -98,8 +98,8 @@ def test_round_robin_goes_on_from_message_to_message(client):
     assert by_agent == {("a", 0), ("b", 1), ("c", 2), ("a", 3), ("b", 4), ("c", 5)}
 
 
-def test_a_condition_that_fails_fails_the_job(client):
-    """It says which edge; the message is kept."""
+def test_an_error_in_a_condition_fails_the_job(client):
+    """The error names the edge; the message is kept."""
     edge = ("in", "out", "go", {"conditions": {"expr": "length(body.n) > `1`"}})
     graph = manifest([router("in"), router("out")], [edge], initial_inputs={"in": {"n": 5}})
     job = ended(client, graph)
@@ -118,7 +118,7 @@ def test_a_loop_of_light_agents_ends_where_its_sensor_says(client):
 
 
 def test_a_loop_of_executors_keeps_its_state(client, outside):
-    """Each run sees what the one before left, until it completes the job."""
+    """Each run sees the state of the previous one, until one completes the job."""
     state = f"cd {outside}; echo x >> runs; n=$(wc -l < runs); if [ $n -lt 5 ]; then "
     emit = """printf '{"next_state": {"n": %d}, "emit_messages": [{"type": "again", "body": %d}]}' $n $n; """
     done = """else printf '{"complete_job": {"n": %d}}' $n; fi"""
@@ -128,8 +128,8 @@ def test_a_loop_of_executors_keeps_its_state(client, outside):
     assert snapshots(client, job["job_id"])["work"]["current_state"] == {"n": 4}
 
 
-def test_a_loop_without_an_end_holds_up_no_other_job(client):
-    """It takes its slice of time, and then it is somebody else's turn."""
+def test_an_endless_loop_does_not_block_other_jobs(client):
+    """Its drain ends after a slice of time, and another job runs."""
     graph = manifest([router("ping"), router("pong")], [("ping", "pong", "go"), ("pong", "ping", "go")])
     job_id = client.run_manifest(graph)
     wait_until(lambda: snapshots(client, job_id)["ping"]["processed_messages"] > 100)
@@ -141,7 +141,7 @@ def test_a_loop_without_an_end_holds_up_no_other_job(client):
 # ------------------------------------------------------------------ idle
 
 
-def test_an_idle_job_completes_with_what_its_last_agents_said(client):
+def test_an_idle_job_completes_with_the_output_of_its_last_agents(client):
     """For each node without outgoing edges: the last body that it emitted, else the last that it received."""
     nodes = [
         router("in"),
@@ -158,8 +158,8 @@ def test_an_idle_job_completes_with_what_its_last_agents_said(client):
     assert result["output"]["said"]["sandbox"]["stdout"] == "hi"
 
 
-def test_a_job_that_may_be_fed_from_outside_waits(client):
-    """An aggregator below its threshold: the job runs on, and says since when it has been idle."""
+def test_a_job_that_may_receive_messages_from_outside_waits(client):
+    """An aggregator below its threshold: the job stays running, and says since when it is idle."""
     job_id = client.run_manifest(manifest([router("in"), collector("all", 2)], [("in", "all", "go")]))
     job = wait_until(lambda: (j := client.inspect_job(job_id))["idle_since"] and j)
     assert (job["status"], job["result"]) == ("running", None)
@@ -183,7 +183,7 @@ def test_an_idle_job_may_fail(client):
     assert (result["agent_id"], result["error"]) == (None, 'the job became idle and policies.on_idle is "fail"')
 
 
-def test_a_job_whose_mail_has_expired_is_idle(client):
+def test_a_job_whose_messages_have_expired_is_idle(client):
     """A message past its `ttl_ms` is dropped with an event, and not delivered."""
     stale = {"body": 1, "ttl_ms": 1, "timestamp": "2020-01-01T00:00:00.000Z"}
     graph = single("echo never", inputs=[stale], complete_job=False)

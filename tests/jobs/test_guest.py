@@ -85,8 +85,8 @@ OF_OTHER_APPS = {
 }
 
 
-def test_the_environment_of_other_celery_apps_changes_nothing(node):
-    """Nor does ours become anybody's default app."""
+def test_environment_variables_of_other_celery_apps_have_no_effect(node):
+    """And our app does not become the default app."""
     source = f"""
 import logging, sys, warnings
 import celery
@@ -104,8 +104,8 @@ print(job["status"], type(app.backend).__name__, celery._state.default_app is ap
     assert python(node, source, **OF_OTHER_APPS) == "completed JobMapBackend False\n"
 
 
-def test_a_node_takes_its_broker_from_our_settings_alone(node, tmp_path):
-    """It is Celery's own worker, and the variables are Celery's."""
+def test_a_node_takes_its_broker_only_from_our_settings(node, tmp_path):
+    """The worker is Celery's own, and reads Celery's variables."""
     settings = node.settings.model_copy(update={"redis_namespace": f"surrounded-{uuid.uuid4().hex}"})
     surrounded = RealNode(tmp_path, settings)
     surrounded.env |= {**OF_OTHER_APPS, "BROKER_URL": "redis://127.0.0.1:1/7", "RESULT_BACKEND": "redis://127.0.0.1:1"}
@@ -125,7 +125,7 @@ print([name for name in ("celery", "kombu", "redis") if name in sys.modules])
 
 
 def test_a_client_survives_a_fork(node):
-    """Parent and child both go on with a client that the parent had used: each has connections of its own."""
+    """Parent and child continue with a client that the parent has used: each opens its own connections."""
     source = f"""
 import os
 import mirrorneuron
@@ -146,7 +146,7 @@ print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
 
 
 def test_eight_threads_submit_at_once(client):
-    """With one client; every job is a job of its own and completes."""
+    """With one client; each job is separate and completes."""
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: client.run_manifest(line(3)), range(40)))
         jobs = list(pool.map(lambda job_id: client.wait_for_job(job_id, timeout=PATIENCE_MS), ids))
@@ -162,8 +162,8 @@ def producer():
     return app
 
 
-def test_a_job_that_a_task_of_another_app_submits_leaves_no_trace_in_it(producer, unserved, server):
-    """No children in the task, and nothing of the task in what is sent but the parent's id."""
+def test_a_job_submitted_by_a_task_of_another_app_leaves_no_trace_in_that_task(producer, unserved, server):
+    """The task gets no children, and the message has nothing of the task except its parent id."""
 
     @producer.task(bind=True)
     def submit(self):
@@ -181,7 +181,7 @@ def test_a_job_that_a_task_of_another_app_submits_leaves_no_trace_in_it(producer
 
 
 def test_a_task_of_another_app_may_wait_for_a_job(producer, client):
-    """Celery forbids a task to wait for a result; a job is none."""
+    """Celery forbids a task to wait for a task's result; a job is not one."""
 
     @producer.task
     def run():
@@ -190,7 +190,7 @@ def test_a_task_of_another_app_may_wait_for_a_job(producer, client):
     assert run.delay().get() == 1
 
 
-def test_a_producer_that_is_killed_after_its_submission_has_submitted(node, client):
+def test_a_job_runs_although_its_producer_was_killed_after_the_submission(node, client):
     source = f"""
 import os, signal
 import mirrorneuron
@@ -203,7 +203,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
 
 
-def test_an_ended_job_is_off_the_live_ones(client, server):
+def test_an_ended_job_leaves_the_live_index(client, server):
     job_id, _ = client.run_manifest(line(3), await_=True, timeout=PATIENCE_MS)
     wait_until(lambda: not server.client.sismember(keys_of(client).live, job_id))
     assert server.client.zscore(keys_of(client).jobs, job_id)

@@ -1,4 +1,4 @@
-"""Looking at jobs, agents, nodes and events: the shapes that are promised, and what stands in them."""
+"""Inspection of jobs, agents, nodes and events: the promised fields and their values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def assert_shape(record: Mapping[str, Any], shape: Any) -> None:
-    """*record* has the keys of the TypedDict *shape*: all that are required, and no other than are optional."""
+    """*record* has the keys of the TypedDict *shape*: all required ones, and otherwise only optional ones."""
     hints = get_type_hints(shape, include_extras=True)
     optional = {name for name, hint in hints.items() if get_origin(hint) is NotRequired}
     assert set(record) | optional == set(hints)
@@ -68,7 +68,7 @@ def test_a_job_map_has_exactly_the_promised_fields(client, job):
     assert re.fullmatch(r"[0-9a-f]{64}", job["manifest_ref"]["digest"])
 
 
-def test_a_job_map_says_where_its_bundle_lay(unserved, tmp_path):
+def test_a_job_map_has_the_path_of_its_bundle(unserved, tmp_path):
     """Folder and manifest path for a bundle from a folder; null for one from a mapping."""
     folder = tmp_path / "bundle"
     folder.mkdir()
@@ -90,7 +90,7 @@ def test_a_pending_job_has_no_result_and_no_start(unserved):
 
 
 def test_every_node_of_the_manifest_has_a_snapshot(client, job):
-    """In manifest order, whether it did anything or not."""
+    """In manifest order, also for nodes that had no message."""
     agents = client.inspect_agents(job["job_id"])
     assert [agent["agent_id"] for agent in agents] == ["r0", "r1", "end"]
     for agent in agents:
@@ -106,8 +106,8 @@ def client_node(client) -> str:
     return f"light@{client.settings.redis_namespace}"
 
 
-def test_a_snapshot_tells_who_is_at_work_and_who_waits(client, outside):
-    """running: its command runs; queued: it has mail and no slot took it; ready: nothing to do."""
+def test_a_snapshot_tells_running_queued_and_ready_agents_apart(client, outside):
+    """running: its command runs; queued: it has messages and no slot; ready: it has no messages."""
     gate = until_there(outside / "gate")
     nodes = [
         router("spread"),
@@ -141,7 +141,7 @@ def test_the_snapshot_of_a_failed_agent_has_its_error(client):
 # ------------------------------------------------------------------ events
 
 
-def test_events_are_the_story_of_the_job(client, job):
+def test_events_are_the_history_of_the_job(client, job):
     events = client.events(job["job_id"])
     for event in events:
         assert_shape(event, Event)
@@ -154,8 +154,8 @@ def test_events_are_the_story_of_the_job(client, job):
     assert [e["agent_id"] for e in events if e["type"] == "agent_message_received"] == ["r0", "r1"]
 
 
-def test_events_can_be_read_from_where_one_stopped(client, job):
-    """`after` an id: what follows it. `limit` alone: the newest; with `after`: the next."""
+def test_events_can_be_read_from_the_last_one_seen(client, job):
+    """`after` alone: all later events. `limit` alone: the newest; with `after`: the next."""
     events = client.events(job["job_id"])
     assert client.events(job["job_id"], after=events[2]["id"]) == events[3:]
     assert client.events(job["job_id"], after=events[-1]["id"]) == []
@@ -164,7 +164,7 @@ def test_events_can_be_read_from_where_one_stopped(client, job):
 
 
 def test_a_stream_of_events_is_live_and_ends_with_the_job(client, outside):
-    """It gives what happens while it happens: the command is released only after its start has been seen."""
+    """Events arrive as they happen: the command is released only after its start has been seen."""
     job_id = client.run_manifest(single(until_there(outside / "gate")))
     seen = []
     for event in client.stream_events(job_id):
@@ -175,7 +175,7 @@ def test_a_stream_of_events_is_live_and_ends_with_the_job(client, outside):
     assert seen[-1]["type"] == "job_completed"
 
 
-def test_a_stream_goes_on_after_the_event_that_one_had(client, job, monkeypatch):
+def test_a_stream_continues_after_a_given_event(client, job, monkeypatch):
     monkeypatch.setattr(client_module, "EVENTS_MS", 20)
     events = client.events(job["job_id"])
     assert list(client.stream_events(job["job_id"], after=events[1]["id"])) == events[2:]
@@ -222,8 +222,8 @@ def test_jobs_are_listed_newest_first(unserved):
         unserved.list_jobs(status="sleeping")
 
 
-def test_an_index_without_a_job_is_passed_over(unserved, server):
-    """A crash between the index and the record, or a record that expired, leaves no trace in the list."""
+def test_an_index_entry_without_a_job_is_skipped(unserved, server):
+    """After a crash between index and record, or after a record expired, the list has no entry for it."""
     job_id = unserved.run_manifest(line(3))
     server.client.zadd(keys_of(unserved).jobs, {"ghost": 1e15})
     assert [summary["job_id"] for summary in unserved.list_jobs()] == [job_id]
@@ -249,12 +249,12 @@ def test_the_overview_counts_every_status(unserved):
 
 @pytest.mark.parametrize("verb", ["inspect_job", "inspect_agents", "events", "stream_events", "job_details"])
 def test_an_unknown_job_is_an_error_at_once(client, verb):
-    """Of the stream as well: it does not wait until somebody iterates over it."""
+    """Also for a stream, at the call and not at the first iteration."""
     with pytest.raises(JobNotFound, match="no job 'nobody'"):
         getattr(client, verb)("nobody")
 
 
-def test_the_story_of_an_executor_names_its_lease(client):
+def test_the_events_of_an_executor_name_its_lease(client):
     job = ended(client, single("true"))
     story = kinds(client, job["job_id"])
     of_lease = [kind for kind in story if kind.startswith("executor_lease")]

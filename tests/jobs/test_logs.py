@@ -32,12 +32,12 @@ def test_following_ends_with_the_job_and_misses_nothing(client: Client) -> None:
     assert [(c["stream"], c["text"]) for c in client.logs(job_id, follow=True)] == [("stderr", "last words\n")]
 
 
-def test_whoever_sees_the_end_finds_all_of_the_output(client: Client) -> None:
+def test_after_the_end_all_output_is_there(client: Client) -> None:
     job_id, _ = client.run_manifest(single("echo out; echo the error >&2; exit 1"), await_=True, timeout=PATIENCE_MS)
     assert {c["stream"]: c["text"] for c in client.logs(job_id)} == {"stdout": "out\n", "stderr": "the error\n"}
 
 
-def test_one_agent_is_told_from_another(client: Client) -> None:
+def test_output_can_be_read_for_one_agent(client: Client) -> None:
     nodes = [executor("one", "echo 1", output_message_type="m"), executor("two", "echo 2", output_message_type="m")]
     graph = manifest(
         [*nodes, collector("end", 2)], [("one", "end", "m"), ("two", "end", "m")], entrypoints=["one", "two"]
@@ -47,7 +47,7 @@ def test_one_agent_is_told_from_another(client: Client) -> None:
     assert text(client, job_id, "end") == ""
 
 
-def test_what_a_module_prints_is_there_too(client: Client, tmp_path: Path) -> None:
+def test_the_output_of_a_module_is_logged_too(client: Client, tmp_path: Path) -> None:
     (tmp_path / "payloads").mkdir()
     (tmp_path / "payloads" / "talker.py").write_text(
         "from mirrorneuron import Agent\n"
@@ -64,7 +64,7 @@ def test_what_a_module_prints_is_there_too(client: Client, tmp_path: Path) -> No
     assert text(client, job_id) == "hello from the module\n"
 
 
-def test_unknown_jobs_and_agents_are_told_at_once(client: Client) -> None:
+def test_unknown_jobs_and_agents_are_errors_at_once(client: Client) -> None:
     job_id = client.run_manifest(single("true"))
     with pytest.raises(AgentNotFound, match="nobody"):
         client.logs(job_id, "nobody")

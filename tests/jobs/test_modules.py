@@ -1,4 +1,4 @@
-"""Module agents end to end: the bundle's own Python code, whatever it does."""
+"""Module agents end to end: the bundle's own Python code, including code that fails."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def module(node_id: str, name: str, template: str = "generic", **config: Any) ->
 
 
 def test_a_module_keeps_its_state_from_message_to_message(client, bundle):
-    """Three messages, one at a time and in order; it emits along its edges, and directly to an agent."""
+    """Three messages, one at a time and in order; the module emits along its edges, and to an agent by name."""
     nodes = [module("sum", "Sum", count=3), module("last", "Last"), router("aside")]
     folder = bundle(nodes, [("sum", "last", "total")], initial_inputs={"sum": [1, 2, 3]})
     job = ended(client, folder)
@@ -98,7 +98,7 @@ def test_a_module_keeps_its_state_from_message_to_message(client, bundle):
 
 
 def test_an_exception_fails_the_job_with_its_traceback(client, bundle):
-    """And nothing of the run takes effect: no event, no state."""
+    """And the run has no effect: no event, no state."""
     job = ended(client, bundle([module("lamp", "Raises")]))
     assert job["status"] == "failed"
     assert (job["result"]["agent_id"], job["result"]["error"]) == ("lamp", "ValueError: no such lamp")
@@ -109,7 +109,7 @@ def test_an_exception_fails_the_job_with_its_traceback(client, bundle):
     assert snapshots(client, job["job_id"])["lamp"]["current_state"] == {}
 
 
-def test_a_module_is_tried_again_like_an_executor(client, bundle, outside):
+def test_a_module_is_retried_like_an_executor(client, bundle, outside):
     """With the state that it had before the failed run."""
     node = module("lamp", "FailsOnce", mark=str(outside / "mark"), max_attempts=2, retry_backoff_ms=0)
     job = ended(client, bundle([node]))
@@ -125,26 +125,26 @@ def test_a_module_is_tried_again_like_an_executor(client, bundle, outside):
         ("Leaves", {}, "child ended with exit code 5", {"exit_code": 5}),
     ],
 )
-def test_a_module_that_spins_or_dies_fails_its_own_job_alone(client, bundle, name, config, error, detail):
-    """The node goes on: it starts another child for the next message."""
+def test_a_module_that_hangs_or_dies_fails_only_its_own_job(client, bundle, name, config, error, detail):
+    """The node keeps running, and starts another child for the next message."""
     result = failed(client, bundle([module("lamp", name, **config)]))
     assert result["error"] == error
     assert result["details"].items() >= {**detail, "attempts": 1}.items()
 
 
-def test_a_module_that_emits_no_json_fails_with_the_reason(client, bundle):
+def test_a_module_that_emits_invalid_json_fails_with_the_reason(client, bundle):
     result = failed(client, bundle([module("lamp", "SaysNoJson")]))
     assert "set" in result["error"]
     assert "x" in result["error"]
 
 
-def test_a_class_that_is_not_there_fails_with_its_name(client, bundle):
+def test_a_missing_class_fails_with_its_name(client, bundle):
     result = failed(client, bundle([module("lamp", "Nobody")]))
     assert "Nobody" in result["error"]
 
 
 def test_a_batch_of_a_module_is_one_run(client, bundle):
-    """Five messages, two a run, and the last one before the job counts as idle."""
+    """Five messages, two per run, and the last one before the job counts as idle."""
     node = module("many", "Batches", "batch", batch_size=2)
     folder = bundle([node], initial_inputs={"many": [{"body": n} for n in range(5)]})
     job = ended(client, folder)

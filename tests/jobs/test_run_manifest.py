@@ -1,4 +1,4 @@
-"""run_manifest: what it takes, what it gives back, and that submitting twice is submitting once."""
+"""run_manifest: its arguments, its return values, and its idempotence."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ def folder_of(path: Path, graph: dict, **files: str) -> Path:
 
 
 @pytest.mark.parametrize(("graph_id", "stem"), [("research_flow", "research_flow"), ("a b/ü:1", "a-b---1")])
-def test_a_job_id_is_the_graph_the_time_and_chance(unserved, graph_id, stem):
-    """`{graph_id}-{unix ms}-{12 hex digits}`, with `-` for what may not stand in an id."""
+def test_a_default_job_id_is_graph_id_time_and_random_digits(unserved, graph_id, stem):
+    """`{graph_id}-{unix ms}-{12 hex digits}`, with `-` for characters that are not allowed in an id."""
     first, second = (unserved.run_manifest({**line(3), "graph_id": graph_id}) for _ in range(2))
     assert re.fullmatch(rf"{re.escape(stem)}-\d{{13}}-[0-9a-f]{{12}}", first)
     assert first != second
     assert unserved.inspect_job(first)["graph_id"] == graph_id
 
 
-def test_without_await_the_id_alone_comes_back(client):
+def test_without_await_the_job_id_is_returned(client):
     job_id = client.run_manifest(line(3))
     assert isinstance(job_id, str)
     assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
 
 
-def test_with_await_the_final_job_map_comes_too(client):
+def test_with_await_the_final_job_map_is_returned_too(client):
     job_id, job = client.run_manifest(line(3), await_=True, timeout=PATIENCE_MS)
     assert job["job_id"] == job_id
     assert job == client.inspect_job(job_id)
     assert job["result"] == {"agent_id": "end", "output": {"messages": [{}], "count": 1, "last_message": {}}}
 
 
-def test_a_failed_job_is_no_exception(client):
+def test_a_failed_job_raises_no_exception(client):
     _, job = client.run_manifest(single("exit 3"), await_=True, timeout=PATIENCE_MS)
     assert (job["status"], job["result"]["error"]) == ("failed", "command exited with code 3")
 
 
 @pytest.mark.parametrize("timeout", [30, 30.5, timedelta(milliseconds=30), 0])
-def test_a_timeout_is_milliseconds_or_a_timedelta_and_leaves_the_job_alone(unserved, timeout):
+def test_a_timeout_is_milliseconds_or_a_timedelta_and_does_not_affect_the_job(unserved, timeout):
     with pytest.raises(WaitTimeout) as caught:
         unserved.run_manifest(line(3), await_=True, timeout=timeout, job_id="slow")
     assert caught.value.job_id == "slow"
@@ -71,22 +71,22 @@ def test_a_timeout_is_milliseconds_or_a_timedelta_and_leaves_the_job_alone(unser
     ],
     ids=["nothing to run", "two to run", "timeout without await", "timeout as text", "timeout as bool"],
 )
-def test_arguments_that_make_no_sense_are_type_errors_and_submit_nothing(unserved, arguments):
+def test_invalid_arguments_are_type_errors_and_submit_nothing(unserved, arguments):
     with pytest.raises(TypeError):
         unserved.run_manifest(**arguments)
     assert unserved.list_jobs() == []
 
 
 @pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n"])
-def test_a_job_id_must_be_one(unserved, job_id):
-    with pytest.raises(ManifestError, match="is no job id") as caught:
+def test_an_invalid_job_id_is_a_manifest_error(unserved, job_id):
+    with pytest.raises(ManifestError, match="is not a valid job id") as caught:
         unserved.run_manifest(line(3), job_id=job_id)
     assert caught.value.issues[0].path == "job_id"
     assert unserved.list_jobs() == []
 
 
 def test_the_same_id_and_bundle_are_the_same_job(client):
-    """However often it is submitted, during the run and after its end, it runs once."""
+    """The job runs once, however often it is submitted, during the run and after its end."""
     assert client.run_manifest(line(3), job_id="submitted-once") == "submitted-once"
     assert completed(client, line(3), job_id="submitted-once")["count"] == 1
     before = kinds(client, "submitted-once")
@@ -95,8 +95,8 @@ def test_the_same_id_and_bundle_are_the_same_job(client):
     assert before.count("job_pending") == before.count("job_completed") == 1
 
 
-def test_the_order_of_keys_makes_no_other_bundle(unserved):
-    """JSON does not count it, and a manifest that comes from a database may have lost it."""
+def test_the_order_of_keys_does_not_change_the_bundle(unserved):
+    """JSON objects are unordered, and a database may have reordered the keys of a manifest."""
     first = manifest([{"node_id": "a", "agent_type": "router"}], initial_inputs={"a": {"p": [1, 2], "q": 2}})
     second = {
         **first,
@@ -110,7 +110,7 @@ def test_the_order_of_keys_makes_no_other_bundle(unserved):
         unserved.run_manifest({**second, "initial_inputs": {"a": {"q": 2, "p": [2, 1]}}}, job_id="ordered")
 
 
-def test_an_id_is_not_given_to_another_bundle(unserved):
+def test_a_taken_job_id_is_refused_for_another_bundle(unserved):
     unserved.run_manifest(line(3), job_id="taken")
     before = unserved.inspect_job("taken")
     with pytest.raises(JobExists, match="'taken' already exists with another bundle; choose another job id"):
@@ -118,7 +118,7 @@ def test_an_id_is_not_given_to_another_bundle(unserved):
     assert unserved.inspect_job("taken") == before
 
 
-def test_a_bundle_that_was_changed_runs_as_changed(client):
+def test_a_modified_bundle_runs_as_modified(client):
     """`validate_manifest`, then a change, then `job_bundle=`: the change counts."""
     bundle = validate_manifest(line(3))
     bundle.manifest.initial_inputs["r0"] = [{"body": "changed"}]
@@ -130,7 +130,7 @@ def completed_bundle(client: Client, bundle):
     return job["result"]["output"]
 
 
-def test_a_bundle_that_was_changed_is_checked_again(unserved):
+def test_a_modified_bundle_is_checked_again(unserved):
     bundle = validate_manifest(line(3))
     bundle.manifest.edges[0].to_node = "nobody"
     with pytest.raises(ManifestError, match="nobody"):
@@ -139,7 +139,7 @@ def test_a_bundle_that_was_changed_is_checked_again(unserved):
 
 
 @pytest.mark.parametrize("form", ["text", "path", "bundle", "mapping"])
-def test_a_bundle_is_a_folder_a_manifest_or_what_was_validated(client, tmp_path, form):
+def test_a_bundle_is_a_folder_a_manifest_or_a_job_bundle(client, tmp_path, form):
     folder = folder_of(tmp_path / "bundle", line(3))
     forms = {"text": str(folder), "path": folder, "bundle": validate_manifest(folder), "mapping": line(3)}
     assert completed(client, forms[form])["count"] == 1

@@ -1,4 +1,4 @@
-"""A job store that is found through sentinels: for the producer, the nodes, the broker and other apps' results."""
+"""A job store behind Sentinel: for the producer, the nodes, the broker and the results of other apps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVICE = "the-store"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Two sentinels, the first of which is away, before a server with a password that means something in a URL."""
+    """Two sentinels, the first unreachable, before a server whose password has special characters of URLs."""
     with ValkeyServer(tmp_path / "server") as server:
         server.client.execute_command("ACL", "SETUSER", "mn", "on", ">p/w,d@", "~*", "&*", "+@all")
         with (
@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
             yield Settings(redis_url=url, temp_dir=tmp_path / "temp", executor_max_concurrency=1)
 
 
-def test_a_job_runs_by_way_of_sentinels(settings: Settings, tmp_path: Path, celery_app_of) -> None:
+def test_a_job_runs_through_sentinels(settings: Settings, tmp_path: Path, celery_app_of) -> None:
     """From submission to Celery's own view of the result."""
     client = Client(settings)
     with RealNode(tmp_path, settings) as node:

@@ -1,4 +1,4 @@
-"""The server away: an error that says which server and what to do, after a time that is bounded."""
+"""An unreachable server: an error that says which server and what to do, within bounded time."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ VERBS = {
 
 @pytest.fixture
 def away(nobody):
-    """The URL of a server that is away, with a password."""
+    """The URL of an unreachable server, with a password."""
     return f"redis://:secret@{nobody}/0"
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waits of seconds become short ones, so that their number is what takes the time."""
+    """Shorten time-outs of seconds, so that only the number of tries matters."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.05)
     monkeypatch.setattr(waiting, "AWAY_S", 0.3)
     monkeypatch.setattr(waiting, "RETRY_S", 0.05)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_where_nothing_listens_the_error_names_the_server(away, verb):
+def test_the_error_for_an_unreachable_server_names_it(away, verb):
     """Without its password, and with the setting that names it."""
     client = Client(Settings(redis_url=away))
     with pytest.raises(RuntimeUnavailable) as caught:
@@ -58,15 +58,15 @@ def test_where_nothing_listens_the_error_names_the_server(away, verb):
 
 
 @pytest.mark.parametrize("verb", ["run_manifest", "wait_for_job"])
-def test_a_server_that_does_not_answer_is_given_up_on(own_server, impatient, verb):
-    """It keeps the connection and says nothing: each verb gives up after a number of tries."""
+def test_calls_to_a_server_that_hangs_time_out(own_server, impatient, verb):
+    """It accepts connections and sends no reply: each call fails after a bounded number of tries."""
     client = Client(Settings(redis_url=own_server.url))
     own_server.freeze()
     with pytest.raises(RuntimeUnavailable, match=str(own_server.port)):
         VERBS[verb](client)
 
 
-def test_a_coroutine_gives_up_too(away):
+def test_a_coroutine_times_out_too(away):
     async def main() -> None:
         client = aio.Client(Settings(redis_url=away))
         for call in (client.run_manifest(line(3)), client.wait_for_job("job"), client.list_jobs()):
@@ -76,8 +76,8 @@ def test_a_coroutine_gives_up_too(away):
     asyncio.run(main())
 
 
-def test_a_wait_rides_out_a_server_that_comes_back(own_server, monkeypatch):
-    """Its end is found although the push was sent while nobody listened."""
+def test_a_wait_survives_an_outage_of_the_server(own_server, monkeypatch):
+    """The end is found although its push was sent without a subscriber."""
     monkeypatch.setattr(waiting, "RETRY_S", 0.02)
     client = Client(Settings(redis_url=own_server.url))
     job_id = client.run_manifest(line(3))
@@ -90,7 +90,7 @@ def test_a_wait_rides_out_a_server_that_comes_back(own_server, monkeypatch):
         assert wait.result()["status"] == "cancelled"
 
 
-def test_a_wait_with_a_deadline_ends_with_it_although_the_server_is_away(own_server):
+def test_a_wait_keeps_its_deadline_while_the_server_is_unreachable(own_server):
     client = Client(Settings(redis_url=own_server.url))
     job_id = client.run_manifest(line(3))
     with ThreadPoolExecutor(1) as pool:
@@ -102,7 +102,7 @@ def test_a_wait_with_a_deadline_ends_with_it_although_the_server_is_away(own_ser
     assert caught.value.job_id == job_id
 
 
-def test_a_server_that_lost_everything_knows_no_job(own_server):
+def test_after_a_loss_of_all_data_a_job_is_not_found(own_server):
     client = Client(Settings(redis_url=own_server.url))
     job_id = client.run_manifest(line(3))
     own_server.flush()
@@ -112,16 +112,16 @@ def test_a_server_that_lost_everything_knows_no_job(own_server):
     assert client.inspect_agents(job_id)[0]["agent_id"] == "r0"
 
 
-def test_a_broker_that_is_away_is_logged_for_the_job_is_submitted(own_server, away, caplog):
-    """The record is written: the id comes back, and the nodes mend the rest."""
+def test_an_unreachable_broker_is_logged_and_the_job_is_submitted(own_server, away, caplog):
+    """The record is written, so the id is returned, and the sweeper repeats the announcement."""
     client = Client(Settings(redis_url=own_server.url, broker_url=away))
     with caplog.at_level(logging.ERROR, logger="mirrorneuron"):
         job_id = client.run_manifest(line(3))
     assert client.inspect_job(job_id)["status"] == "pending"
-    assert f"job {job_id} is submitted, but could not be announced" in caplog.text
+    assert f"job {job_id} is submitted, but its announcement failed" in caplog.text
 
 
-def test_a_server_with_a_password_of_its_own_says_what_is_wrong(own_server):
+def test_a_wrong_password_is_reported(own_server):
     own_server.client.config_set("requirepass", "other")
     client = Client(Settings(redis_url=own_server.url.replace("//", "//:wrong@")))
     with pytest.raises(RuntimeUnavailable) as caught:

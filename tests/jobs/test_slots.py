@@ -1,4 +1,4 @@
-"""Side by side: slots, pools, and that nobody is held up by what goes on for long."""
+"""Concurrency: slots, pools, and long commands that block no other agent."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def slots_in_use(client: Client) -> int:
 
 
 def test_two_executors_of_one_job_run_at_the_same_time(client, outside):
-    """Each waits for the other's file, so neither would ever end alone."""
+    """Each waits for the other's file, so neither could end alone."""
     meet = "touch {0}/{1}; " + "while [ ! -e {0}/{2} ]; do sleep 0.02; done"
     leaves = [executor("a", meet.format(outside, "a", "b")), executor("b", meet.format(outside, "b", "a"))]
     assert completed(client, fan(leaves, "executor_result"))["count"] == 2
 
 
-def test_a_long_command_holds_nobody_up(client, outside):
-    """One of six executors does not end: the other five do, and so do other jobs, light ones and heavy ones."""
+def test_a_long_command_blocks_no_other_agent(client, outside):
+    """One of six executors does not end: the other five do, and so do other jobs, with light agents or executors."""
     gate = executor("long", until_there(outside / "gate"))
     leaves = [gate, *(executor(f"short{number}", "true") for number in range(5))]
     job_id = client.run_manifest(fan(leaves, "executor_result"))
@@ -54,7 +54,7 @@ def test_a_long_command_holds_nobody_up(client, outside):
 
 
 def test_light_agents_never_wait_for_a_slot(client, outside):
-    """All slots are at work for long; routers and aggregators, of other jobs and of this one, go on all the same."""
+    """All slots are taken for long; routers and aggregators of this and other jobs still run."""
     slots = client.settings.pools["default"]
     long = [executor(f"long{number}", until_there(outside / "gate")) for number in range(slots)]
     nodes = [router("spread"), *long, router("light")]
@@ -68,8 +68,8 @@ def test_light_agents_never_wait_for_a_slot(client, outside):
     assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
 
 
-def test_a_pool_that_no_node_serves_holds_up_only_who_wants_it(client):
-    """The agent waits in the queue of its pool, the job runs on, and no other agent or job notices."""
+def test_an_unserved_pool_blocks_only_the_agents_that_need_it(client):
+    """The agent waits for its pool, the job stays running, and other agents and jobs are not affected."""
     nodes = [router("spread"), executor("gpu", "true", pool="gpu"), executor("cpu", "true")]
     job_id = client.run_manifest(manifest(nodes, [("spread", "gpu", "go"), ("spread", "cpu", "go")]))
     wait_until(lambda: snapshots(client, job_id)["cpu"]["processed_messages"] == 1)
@@ -87,14 +87,14 @@ def test_a_run_says_which_slots_it_took_and_how_long_it_waited(client):
     assert lease["queue_wait_ms"] >= 0
 
 
-def test_more_slots_than_the_pool_has_are_an_error_and_no_wait_for_ever(client):
+def test_more_slots_than_the_pool_has_are_an_error_and_not_an_endless_wait(client):
     _, job = client.run_manifest(single("true", pool_slots=99), await_=True, timeout=PATIENCE_MS)
     assert job["status"] == "failed"
     assert "99 slots" in job["result"]["error"]
 
 
-def test_a_claim_lives_as_long_as_its_command(tight, outside, server):
-    """The lease is three seconds; it is renewed again and again while the command runs, which runs once."""
+def test_a_claim_is_renewed_while_its_command_runs(tight, outside, server):
+    """The lease of three seconds is renewed repeatedly while the command runs; the command runs once."""
     script = f"echo x >> {outside}/tries; {until_there(outside / 'gate')}"
     job_id = tight.run_manifest(single(script))
     claims = keys_of(tight).claims(job_id)
@@ -114,8 +114,8 @@ def test_a_claim_lives_as_long_as_its_command(tight, outside, server):
     assert not server.client.exists(claims)
 
 
-def test_a_command_dies_with_its_job(tight, outside):
-    """Once the job has ended, its claims are refused and the keeper ends what runs on."""
+def test_the_commands_of_an_ended_job_are_killed(tight, outside):
+    """When the job has ended, renewals are refused and the lease keeper kills its commands."""
     job_id = tight.run_manifest(single(f"echo $$ > {outside}/pid; {until_there(outside / 'gate')}"))
     wait_until(lambda: (outside / "pid").exists() and (outside / "pid").read_text().strip())
     wait_until(lambda: snapshots(tight, job_id)["work"]["status"] == "running")

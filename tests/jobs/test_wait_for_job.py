@@ -1,4 +1,4 @@
-"""wait_for_job: one read for what has ended, a push for what has not, and the job is never touched."""
+"""wait_for_job: one read for an ended job, a push for a live one, and no effect on the job."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def subscribers(server: redis.Redis, job_id: str) -> int:
     return dict(server.pubsub_numsub(channel))[channel.encode()]
 
 
-def test_a_terminal_job_is_one_read(client, monkeypatch):
-    """Whatever the timeout, even none left: the record is there, and it is the answer."""
+def test_waiting_for_an_ended_job_is_one_read(client, monkeypatch):
+    """Whatever the timeout, even zero: the record is returned."""
     job = ended(client, line(3))
     sent = []
     plain = redis.Redis.execute_command
@@ -32,15 +32,15 @@ def test_a_terminal_job_is_one_read(client, monkeypatch):
     assert sent == ["HMGET", "HMGET"]
 
 
-def test_an_unknown_job_is_not_waited_for(client):
+def test_an_unknown_job_is_an_error_without_a_wait(client):
     with pytest.raises(JobNotFound, match="no job 'nobody'"):
         client.wait_for_job("nobody")
 
 
-def test_a_timeout_leaves_the_job_alone(client, outside):
-    """The wait is over, the job is not: a later wait gets its end."""
+def test_a_timeout_does_not_affect_the_job(client, outside):
+    """The wait ends, the job does not: a later wait returns its end."""
     job_id = client.run_manifest(single(until_there(outside / "gate")))
-    with pytest.raises(WaitTimeout, match="has not ended in time; it goes on") as caught:
+    with pytest.raises(WaitTimeout, match="has not ended in time; it continues") as caught:
         client.wait_for_job(job_id, timeout=50)
     assert caught.value.job_id == job_id
     assert client.inspect_job(job_id)["status"] in ("pending", "running")
@@ -49,7 +49,7 @@ def test_a_timeout_leaves_the_job_alone(client, outside):
 
 
 def test_the_end_of_a_job_wakes_its_waiter(unserved, server, monkeypatch):
-    """A push does it: the waiter reads again by itself only after an hour here."""
+    """By a push: the next re-read would come in an hour."""
     monkeypatch.setattr(waiting, "REREAD_S", NEVER_S)
     job_id = unserved.run_manifest(line(3))
     with ThreadPoolExecutor(1) as pool:
@@ -59,8 +59,8 @@ def test_the_end_of_a_job_wakes_its_waiter(unserved, server, monkeypatch):
         assert wait.result(timeout=30)["status"] == "cancelled"
 
 
-def test_a_lost_push_costs_a_little_time(unserved, server, monkeypatch):
-    """A push is a hint. The record is read again now and then, and ends the wait without one."""
+def test_a_lost_push_only_delays_the_end_of_the_wait(unserved, server, monkeypatch):
+    """The record is read again periodically, which ends the wait without a push."""
     monkeypatch.setattr(waiting, "REREAD_S", 0.02)
     job_id = unserved.run_manifest(line(3))
     with ThreadPoolExecutor(1) as pool:
@@ -82,7 +82,7 @@ def test_a_job_may_have_many_waiters(client, server, outside):
     wait_until(lambda: subscribers(server.client, job_id) == 0)
 
 
-def test_a_job_that_is_deleted_while_it_is_waited_for_is_not_found(unserved, server, monkeypatch):
+def test_a_job_that_is_deleted_during_a_wait_is_not_found(unserved, server, monkeypatch):
     monkeypatch.setattr(waiting, "REREAD_S", 0.02)
     job_id = unserved.run_manifest(line(3))
     started = threading.Event()

@@ -1,4 +1,4 @@
-"""The way of a job: Celery carries who runs next, and nothing that grows; Redis keeps what is needed, and no more."""
+"""From submission to end: the Celery messages of a job, which do not grow, and its Redis keys."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def chain_of(sent: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def keys(server: redis.Redis, client: Client, job_id: str) -> list[str]:
-    """All keys of a job, without the job's own stem: "" is the record."""
+    """All keys of a job, without their common prefix: "" is the record."""
     stem = keys_of(client).job(job_id)
     pattern = stem.replace("[", "\\[") + "*"
     return sorted(key.decode().removeprefix(stem) for key in server.scan_iter(pattern, count=10_000))
 
 
-def test_a_submission_is_one_message_that_bears_the_job_id(unserved, server):
-    """The head's task id, and its root, is the job id; what it is called is the node it will run."""
+def test_a_submission_is_one_message_with_the_job_id(unserved, server):
+    """Task id and root id of the head are the job id; its shadow name is that of the node."""
     job_id = unserved.run_manifest(line(4))
     (sent,) = queued(unserved, server.client)
     headers = sent["headers"]
@@ -84,14 +84,14 @@ def test_several_entrypoints_are_opened_by_one_message(unserved, server):
 
 @pytest.mark.parametrize("graph", [light_fan, line], ids=["wide", "long"])
 def test_no_message_grows_with_the_graph(unserved, server, graph: Graph):
-    """A hundred times the nodes, and the message is as long as before, but for some digits."""
+    """With a hundred times the nodes the message has the same length, except for some digits."""
     for nodes in (20, 2_000):
         unserved.run_manifest(graph(nodes), job_id=f"job-{nodes:06}")
     large, small = (len(json.dumps(sent)) for sent in queued(unserved, server.client))
     assert abs(large - small) < 50
 
 
-def test_the_names_of_nodes_stand_in_the_log_of_the_node(client, node):
+def test_the_log_of_a_node_has_the_names_of_manifest_nodes(client, node):
     """`Task <graph>.<node>[<id>]`; the first has the job's id."""
     graph = {**manifest([executor("shows_its_name", "true", complete_job=True)]), "graph_id": "named"}
     job_id = ended(client, graph)["job_id"]
@@ -100,8 +100,8 @@ def test_the_names_of_nodes_stand_in_the_log_of_the_node(client, node):
     assert "Task named.shows_its_name[" in log
 
 
-def test_nothing_is_stored_of_agents_tasks(client, server):
-    """Neither of those that ran nor of those that were dropped from a chain: the job map is the only result."""
+def test_no_results_of_agent_tasks_are_stored(client, server):
+    """Neither of tasks that ran nor of tasks removed from a chain: the job map is the only result."""
     before = set(server.client.scan_iter("celery-task-meta-*", count=10_000))
     completed(client, line(40))
     completed(client, fan([executor(f"e{n}", "true") for n in range(3)], "executor_result"))
@@ -111,14 +111,14 @@ def test_nothing_is_stored_of_agents_tasks(client, server):
 
 @pytest.fixture(scope="module")
 def wide_job(client):
-    """A job of 502 agents, ended."""
+    """An ended job of 502 agents."""
     job_id, job = client.run_manifest(light_fan(500), await_=True, timeout=PATIENCE_MS)
     assert job["result"]["output"]["count"] == 500
     return job_id
 
 
-def test_of_consumed_messages_each_agents_last_is_kept(client, server, wide_job):
-    """Mailboxes are empty; each agent has the last message that it consumed, and that one alone."""
+def test_each_agents_last_consumed_message_is_kept(client, server, wide_job):
+    """Mailboxes are empty; each agent keeps only the last message that it consumed."""
     names = keys(server.client, client, wide_job)
     assert [name for name in names if name.startswith(":mail:")] == []
     agents = [name.removeprefix(":agent:") for name in names if name.startswith(":agent:")]
@@ -130,8 +130,8 @@ def test_of_consumed_messages_each_agents_last_is_kept(client, server, wide_job)
         assert Message.parse(last).envelope["to"] == agent
 
 
-def test_all_keys_of_an_ended_job_go_when_its_time_is_over(client, server, wide_job):
-    """Every key has a time to live; claims and ready sets are gone already."""
+def test_all_keys_of_an_ended_job_expire(client, server, wide_job):
+    """Every key has a TTL; claims and ready sets do not exist any more."""
     names = keys(server.client, client, wide_job)
     pipe = server.client.pipeline(transaction=False)
     for name in names:
@@ -141,8 +141,8 @@ def test_all_keys_of_an_ended_job_go_when_its_time_is_over(client, server, wide_
     assert [name for name in names if name.startswith((":ready:", ":claims"))] == []
 
 
-def test_a_failed_job_keeps_its_mail_for_as_long_as_its_record(client, server):
-    """What was not consumed is there for a retry, and goes with the job."""
+def test_a_failed_job_keeps_its_mailboxes_as_long_as_its_record(client, server):
+    """Messages that were not consumed are kept for a retry, and expire with the job."""
     job_id = ended(client, manifest([executor("bad", "exit 1")]))["job_id"]
     assert ":mail:bad" in keys(server.client, client, job_id)
     record, mail = keys_of(client).job(job_id), keys_of(client).mail(job_id, "bad")
@@ -150,8 +150,8 @@ def test_a_failed_job_keeps_its_mail_for_as_long_as_its_record(client, server):
     assert 0 < server.client.ttl(mail) <= kept_s <= client.settings.retention_seconds
 
 
-def test_a_message_keeps_its_thread(client):
-    """Correlation id, headers and stream go on from message to message; each names the one that caused it."""
+def test_a_message_keeps_its_correlation_id_and_headers(client):
+    """Correlation id, headers and stream are passed on; each message names its cause."""
     seeded = {"body": 1, "correlation_id": "c-1", "headers": {"tenant": "x"}, "stream": {"seq": 4}}
     command = "cat $MIRROR_NEURON_MESSAGE_FILE"
     graph = manifest(

@@ -1,4 +1,4 @@
-"""Why a job does not move, asked of a real server with real workers, or with none."""
+"""`Client.why` on a real server, with real workers or without any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {}}]}' 
 
 
 class Live(Client):
-    """A client that cancels what it has submitted when the test is over."""
+    """A client that cancels the jobs that it has submitted when the test ends."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -32,7 +32,7 @@ class Live(Client):
         return self.begun[-1]
 
     def until(self, job_id: str, cause: Cause) -> Diagnosis:
-        """Ask until the answer is *cause*."""
+        """Ask until the cause is *cause*."""
 
         def told() -> Diagnosis | None:
             found = self.why(job_id)
@@ -54,15 +54,15 @@ def live(client: Client) -> Iterator[Live]:
 
 @pytest.fixture
 def gate(outside: Path) -> Iterator[Path]:
-    """A file that is not there; commands that wait for it end with the test."""
+    """The path of a missing file; commands that wait for it end with the test."""
     yield outside / "gate"
     (outside / "gate").touch()
 
 
-def test_a_pool_that_nobody_serves_is_named_with_who_needs_it(live: Live) -> None:
+def test_an_unserved_pool_is_named_with_the_agent_that_needs_it(live: Live) -> None:
     job_id = live.submit(single("true", pool="gpu"))
     found = live.until(job_id, Cause.NO_NODE)
-    assert found["message"] == "no node serves pool 'gpu', which work needs; served: default"
+    assert found["message"] == "no node serves pool 'gpu', which work needs; served pools: default"
     assert found["hint"] == "start one: mn worker --pool gpu"
     assert (found["agent_id"], found["pool"]) == ("work", "gpu")
     (asked,) = [event for event in live.events(job_id) if event["type"] == "executor_lease_requested"]
@@ -70,7 +70,7 @@ def test_a_pool_that_nobody_serves_is_named_with_who_needs_it(live: Live) -> Non
     assert found["since"][:19] == asked["timestamp"][:19]
 
 
-def test_a_job_that_nobody_opens_says_that_no_node_is_alive(unserved: Client) -> None:
+def test_a_pending_job_without_nodes_says_that_no_node_is_alive(unserved: Client) -> None:
     job_id = unserved.run_manifest(single("true"))
     found = unserved.why(job_id)
     assert (found["cause"], found["message"], found["hint"]) == ("no_node", "no node is alive", "start one: mn worker")
@@ -81,10 +81,10 @@ def test_a_running_command_is_named_with_its_worker(live: Live, gate: Path) -> N
     job_id = live.submit(single(until_there(gate)))
     found = live.until(job_id, Cause.RUNNING)
     assert found["message"] == f"work runs on default@{live.settings.redis_namespace}"
-    assert found["hint"] == f"see what it prints: mn logs {job_id} work --follow"
+    assert found["hint"] == f"follow its output: mn logs {job_id} work --follow"
 
 
-def test_where_all_slots_are_taken_their_holders_are_named(live: Live, gate: Path) -> None:
+def test_the_holders_of_taken_slots_are_named(live: Live, gate: Path) -> None:
     """The node has two slots."""
     first = [live.submit(single(until_there(gate))) for _ in range(2)]
     for job_id in first:
@@ -98,49 +98,49 @@ def test_where_all_slots_are_taken_their_holders_are_named(live: Live, gate: Pat
     assert live.why(live.begun[-1])["message"] == "the job is completed"
 
 
-def test_a_failed_run_that_will_be_tried_again_says_when_and_why(live: Live) -> None:
+def test_a_failed_run_that_will_be_retried_says_when_and_why(live: Live) -> None:
     found = live.until(live.submit(single("exit 3", max_attempts=2, retry_backoff_ms=60_000)), Cause.RETRY_WAIT)
-    assert found["message"].startswith("work is tried again in ")
-    assert found["message"].endswith("; run 1 of at most 2 failed: command exited with code 3")
+    assert found["message"].startswith("work is retried in ")
+    assert found["message"].endswith("; attempt 1 of 2 failed: command exited with code 3")
 
 
-def test_a_delayed_start_is_told(live: Live) -> None:
+def test_a_delayed_start_is_a_cause(live: Live) -> None:
     found = live.until(live.submit(single("true", startup_delay_ms=60_000)), Cause.RETRY_WAIT)
-    assert found["message"].endswith(", as its startup_delay_ms says")
+    assert found["message"].endswith(", because of its startup_delay_ms")
 
 
-def test_a_job_that_waits_for_the_outside_names_its_sensor(live: Live) -> None:
+def test_a_job_that_waits_for_a_message_from_outside_names_its_sensor(live: Live) -> None:
     job_id = live.submit(manifest([router("start"), agent("ear", "sensor", complete_job=True)]))
     found = live.until(job_id, Cause.WAITING_OUTSIDE)
-    assert found["message"] == "the job waits for a message from outside, at ear"
+    assert found["message"] == "the job waits for a message from outside to ear"
     assert found["since"] == live.inspect_job(job_id)["idle_since"]
     live.send_message(job_id, "ear", {"body": 1})
     assert live.wait_for_job(job_id, PATIENCE_MS)["status"] == "completed"
 
 
-def test_an_aggregator_that_is_one_short_says_whose_message_matched_no_edge(live: Live) -> None:
+def test_an_aggregator_without_enough_messages_names_the_agent_whose_message_matched_no_edge(live: Live) -> None:
     works = [executor(f"w{n}", "true", output_message_type="odd" if n == 3 else "done") for n in range(5)]
     edges = [("spread", f"w{n}", "go") for n in range(5)] + [(f"w{n}", "all", "done") for n in range(5)]
     found = live.until(live.submit(manifest([router("spread"), *works, collector("all", 5)], edges)), Cause.INCOMPLETE)
-    told = "all has 4 of 5 messages, and nobody can send it more; 1 message of w3 matched no edge"
+    told = "all has 4 of 5 messages, and no agent can send it more; 1 message of w3 matched no edge"
     assert (found["message"], found["agent_id"]) == (told, "all")
 
 
-def test_an_aggregator_whose_messages_are_dead_letters_says_so(live: Live) -> None:
+def test_an_aggregator_without_enough_messages_reports_dead_letters(live: Live) -> None:
     graph = manifest([executor("work", LOST, output_message_type=None), collector("all")], [("work", "all", "t")])
     found = live.until(live.submit(graph), Cause.INCOMPLETE)
-    assert found["message"] == "all has 0 of 1 message, and nobody can send it more; 1 dead letter"
+    assert found["message"] == "all has 0 of 1 message, and no agent can send it more; 1 dead letter"
     assert "mn dead-letters" in found["hint"]
 
 
-def test_a_paused_job_says_by_whom_and_since_when(live: Live) -> None:
+def test_a_paused_job_names_the_user_and_the_time(live: Live) -> None:
     job_id = live.submit(manifest([agent("ear", "sensor")]))
     live.until(job_id, Cause.WAITING_OUTSIDE)
     live.pause(job_id)
     (told,) = [event for event in live.events(job_id) if event["type"] == "job_paused"]
     found = live.why(job_id)
     assert found["message"] == f"the job was paused by {told['payload']['by']}"
-    assert (found["since"], found["hint"]) == (told["timestamp"], f"go on: mn resume {job_id}")
+    assert (found["since"], found["hint"]) == (told["timestamp"], f"resume it: mn resume {job_id}")
 
 
 def test_an_ended_job_says_how_it_ended(live: Live) -> None:
@@ -158,7 +158,7 @@ def test_an_unknown_job_has_no_diagnosis(client: Client) -> None:
         client.why("no-such-job")
 
 
-def test_a_server_or_a_broker_that_is_away_is_a_cause(tmp_path: Path, nobody: str) -> None:
+def test_an_unreachable_store_or_broker_is_a_cause(tmp_path: Path, nobody: str) -> None:
     with ValkeyServer(tmp_path / "own") as server:
         job_id = Client(Settings(redis_url=server.url)).run_manifest(single("true"))
         found = Client(Settings(redis_url=server.url, broker_url=f"redis://{nobody}/0")).why(job_id)
@@ -169,4 +169,4 @@ def test_a_server_or_a_broker_that_is_away_is_a_cause(tmp_path: Path, nobody: st
         found = Client(Settings(redis_url=server.url)).why(job_id)
         assert found["cause"] == "store_away"
         assert found["message"].startswith(f"the job store at {server.url} does not answer (")
-        assert found["hint"] == "start it, or set MIRROR_NEURON_REDIS_URL; jobs go on when it is back"
+        assert found["hint"] == "start it, or set MIRROR_NEURON_REDIS_URL; jobs continue when it is back"

@@ -43,7 +43,7 @@ EXAMPLES = [
     JobStateError("is running"),
     JobFailed("failed", {"job_id": "j"}),
     WaitTimeout("not yet", "j"),
-    RuntimeUnavailable("unreachable", "j"),
+    RuntimeUnavailable("away", "j", hint="start it"),
 ]
 
 
@@ -87,4 +87,10 @@ def test_a_manifest_error_prints_one_issue_a_line() -> None:
 def test_a_wait_timeout_has_no_errno() -> None:
     error = WaitTimeout("not yet", "j")
     assert (str(error), error.errno, error.job_id) == ("not yet", None, "j")
-    assert (str(RuntimeUnavailable("unreachable")), RuntimeUnavailable("unreachable").job_id) == ("unreachable", None)
+    assert (str(RuntimeUnavailable("away")), RuntimeUnavailable("away").job_id) == ("away", None)
+
+
+def test_an_unavailable_runtime_has_a_hint_that_its_text_repeats() -> None:
+    error = RuntimeUnavailable("no answer", hint="start it")
+    assert (str(error), error.message, error.hint) == ("no answer; start it", "no answer", "start it")
+    assert RuntimeUnavailable("no answer").hint == ""

@@ -124,13 +124,13 @@ def test_each_announcement_counts_as_progress(
     leaves = [executor(pool, "true", output_message_type="done", pool=pool) for pool in ("one", "other")]
     job = job_ref(client, client.run_manifest(fan(leaves, "done")))
     found: list[int | None] = []
-    send = Chains.send
+    publish = Chains.publish
 
     def slow(*args: Any, **kwargs: Any) -> None:
         found.extend(runtime.task_watchdog.check() for _ in range(STUCK_CHECKS))
-        send(*args, **kwargs)
+        publish(*args, **kwargs)
 
-    monkeypatch.setattr(Chains, "send", slow)
+    monkeypatch.setattr(Chains, "publish", slow)
     runtime.task_watchdog.begin()
     visit(runtime, make_app(settings), job, None, Start(opening=True))
     runtime.task_watchdog.end()

@@ -74,7 +74,7 @@ def call_twice(owner: type, name: str) -> None:
 
 def drop_some() -> None:
     """Drop every other task."""
-    method, count = Chains.send, 0
+    method, count = Chains.publish, 0
 
     def faulty(*args: Any, **kwargs: Any) -> None:
         nonlocal count
@@ -82,7 +82,7 @@ def drop_some() -> None:
         if count % 2:
             method(*args, **kwargs)
 
-    setattr(Chains, "send", faulty)  # noqa: B010
+    setattr(Chains, "publish", faulty)  # noqa: B010
 
 
 def shift_clock(by_s: float) -> None:
@@ -101,16 +101,16 @@ match os.environ.get("FAULT"):
     case "after_commit":
         wrap(Scripts, "commit", after=die)
     case "before_publish":
-        wrap(Chains, "send", before=die)
+        wrap(Chains, "publish", before=die)
     case "after_publish":
-        wrap(Chains, "send", after=die)
+        wrap(Chains, "publish", after=die)
     case "gets_stuck":
-        wrap(Chains, "send", before=get_stuck)
+        wrap(Chains, "publish", before=get_stuck)
         task_watchdog.INTERVAL_S = 0.25  # type: ignore[misc]
     case "calls_twice":
         call_twice(Scripts, "_call")
     case "tasks_twice":
-        call_twice(Chains, "send")
+        call_twice(Chains, "publish")
     case "tasks_dropped":
         drop_some()
     case "clock_ahead":

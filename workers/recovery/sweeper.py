@@ -155,7 +155,7 @@ class Sweeper:
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
         if swept.word is ReplyCode.OPEN and self._has_room(LIGHT, live):
             log.info("job %s: not opened yet: re-announced", swept.job.job_id)
-            chains.send(chains.opening(swept.job), swept.job)
+            chains.publish(chains.opening(swept.job), swept.job)
         elif swept.word is ReplyCode.IDLE:
             for row in settle(self._store, swept.job, plan, swept.revision):
                 chains.announce(swept.job, row)

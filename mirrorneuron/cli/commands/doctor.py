@@ -33,8 +33,8 @@ def doctor(json: Json = False) -> None:
 def _status() -> RuntimeStatus:
     try:
         settings = target.find().settings
-    except RuntimeUnavailable as error:  # no runtime was found
-        return RuntimeStatus(error=str(error))
+    except RuntimeUnavailable as error:  # there is none to look at
+        return RuntimeStatus(error=error.message, error_hint=error.hint)
     return Resources(settings).runtime_status()
 
 

@@ -24,8 +24,8 @@ def why(job: JobId, json: Json = False) -> None:
     """
     try:
         found = target.client().why(job)
-    except RuntimeUnavailable as error:  # no store can be asked
-        found = store_away(job, str(error))
+    except RuntimeUnavailable as error:  # there is none to ask
+        found = store_away(job, error)
     if json:
         output.document(found)
     else:
