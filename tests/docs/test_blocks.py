@@ -141,7 +141,8 @@ def page_run(node: RealNode, client: Client, tmp_path: Path, monkeypatch: pytest
     for name, value in env.items():
         if name.startswith("MIRROR_NEURON_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setattr(default_client, "_client", client)
+    monkeypatch.setattr(default_client.default_client, "_settings", client.settings)
+    monkeypatch.setattr(default_client.default_client, "_parts", None)  # made for these settings at the first call
     path = list(sys.path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield PageRun(tmp_path, env)
