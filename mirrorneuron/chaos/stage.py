@@ -121,8 +121,7 @@ class Stage:
         if not self.server.answers:
             return None
         try:
-            keys, client = self.store.keys, self.store.client
-            return int(client.zcard(keys.jobs)), int(client.scard(keys.live))
+            return self.store.index.count(), self.store.index.live_count()
         except AWAY:
             return None
 
@@ -134,7 +133,7 @@ class Stage:
                 actor.kill()
                 for child in below:
                     process_tree.kill(child.pid)
-        self.store.client.close()
+        self.store.close()
 
 
 @contextmanager

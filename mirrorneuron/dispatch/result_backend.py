@@ -146,7 +146,7 @@ class JobMapBackend(RedisBackend):
         return f"unix://{url.removeprefix('socket://')}" if url.startswith("socket://") else url
 
     def _is_job(self, task_id: str) -> bool:
-        return bool(self.store.client.exists(self.store.keys.job(task_id)))
+        return self.store.has_job(task_id)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         job = self.store.job(task_id)

@@ -192,6 +192,36 @@ class Subscriptions:
         self._idle.append(pubsub)
 
 
+class EndsSubscription:
+    """A subscription to the channel of jobs that ended while an agent of theirs was claimed. For one thread."""
+
+    def __init__(self, client: RedisClient, channel: str) -> None:
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._channel = channel
+
+    def __enter__(self) -> EndsSubscription:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.reset()
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self._pubsub.subscribed)
+
+    def subscribe(self) -> None:
+        """Connect and subscribe. Raises redis errors."""
+        self._pubsub.subscribe(self._channel)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to *seconds* and return True if a job has ended. Raises redis errors."""
+        return bool(self._pubsub.get_message(timeout=seconds))
+
+    def reset(self) -> None:
+        """Close the connection. `subscribe` may be called again."""
+        self._pubsub.reset()
+
+
 @contextmanager
 def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     """Turn a server that does not answer into RuntimeUnavailable, which says which server and what to do."""

@@ -93,6 +93,14 @@ class JobIndex:
     def live(self) -> list[str]:
         return _texts(self._client.smembers(self._keys.live))
 
+    def count(self) -> int:
+        """Return the number of kept jobs."""
+        return int(self._client.zcard(self._keys.jobs))
+
+    def live_count(self) -> int:
+        """Return the number of live jobs."""
+        return int(self._client.scard(self._keys.live))
+
     def forget_orphan(self, job_id: str, age_ms: int) -> None:
         """Drop the entries of a job that has no record, if they are older than *age_ms*."""
         submitted = self._client.zscore(self._keys.jobs, job_id)

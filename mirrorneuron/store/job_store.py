@@ -28,13 +28,25 @@ from mirrorneuron.job import (
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
+from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
-from mirrorneuron.store.connection import NODE_TIMEOUT_S, RedisClient, Subscriptions, answers, connect, now_ms
+from mirrorneuron.store.connection import (
+    NODE_TIMEOUT_S,
+    EndsSubscription,
+    RedisClient,
+    Subscriptions,
+    answers,
+    connect,
+    now_ms,
+)
 from mirrorneuron.store.job_index import PAGE, JobIndex
+from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Scripts
+from mirrorneuron.store.server_status import ServerStatus
+from mirrorneuron.store.sweep_lease import SweepLease
 
 FAIL_FAST_S: Final = 1.0
 
@@ -94,6 +106,30 @@ class Store:
     @cached_property
     def registry(self) -> Registry:
         return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
+
+    @cached_property
+    def activity(self) -> Activity:
+        return Activity(self.client, self.keys)
+
+    @cached_property
+    def server(self) -> ServerStatus:
+        return ServerStatus(self.client, self.keys)
+
+    @cached_property
+    def audit(self) -> KeyAudit:
+        return KeyAudit(self.client, self.keys)
+
+    @cached_property
+    def sweep_lease(self) -> SweepLease:
+        return SweepLease(self.client, self.keys, self.now_ms)
+
+    def job_ends(self) -> EndsSubscription:
+        """Return a new subscription to the ends of jobs. It connects when `subscribe` is called."""
+        return EndsSubscription(self.client, self.keys.ends)
+
+    def close(self) -> None:
+        """Close the connections. The next command connects again."""
+        self.client.close()
 
     def create(
         self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
@@ -167,6 +203,10 @@ class Store:
     def job(self, job_id: str) -> JobMap | None:
         """The job map, or None: one read. Raises RecordDamaged."""
         return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
+
+    def has_job(self, job_id: str) -> bool:
+        """Return True if the job has a record, whether or not it can be read."""
+        return bool(self.client.exists(self.keys.job(job_id)))
 
     def known_job(self, job_id: str) -> JobMap:
         """The job map: one read. Raises JobNotFound."""
@@ -253,6 +293,15 @@ class Store:
             after = rows[0][1][-1][0]  # a page of which nothing can be read is not the last one
         return []
 
+    def first_message(self, job_id: str, agent: str) -> bytes | None:
+        """Return the JSON of the message at the head of the agent's mailbox; None if the mailbox is empty."""
+        raw: bytes | None = self.client.lindex(self.keys.mail(job_id, agent), 0)
+        return raw
+
+    def dead_letter_count(self, job_id: str) -> int:
+        """Return the number of dead letters, without the message on which a failed job stopped."""
+        return int(self.client.xlen(self.keys.dead(job_id)))
+
     def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
         """The messages of *job* that were given up on, oldest first, each with the id of its entry.
 
@@ -263,10 +312,9 @@ class Store:
         read = partial(records.dead_letter, job_id)
         found = list(records.readable(lambda entry, fields: (entry.decode(), read(entry, fields)), rows))
         result = job["result"] or {}
-        if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
-            raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
-            if raw:
-                found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
+        agent = result.get("agent_id") if job["status"] == JobStatus.FAILED else None
+        if agent and (raw := self.first_message(job_id, agent)):
+            found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
@@ -277,21 +325,6 @@ class Store:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
             rows = zip(names, answers(pipe.execute(raise_on_error=False)), strict=True)
             yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
-
-    def lead(self, token: str, lease_ms: int) -> bool:
-        """Take or renew the sweeper's lease; False while another worker has it."""
-        key = self.keys.sweeper
-        if self.client.set(key, token, nx=True, px=lease_ms):
-            return True
-        if self.client.get(key) != token.encode():
-            return False
-        return bool(self.client.pexpire(key, lease_ms))
-
-    def mark_sweep(self) -> tuple[int, int]:
-        """Note that a sweep begins; returns the server's time and how long ago the last one began (ms; 0: none was)."""
-        now = self.now_ms()
-        before = self.client.set(self.keys.swept, now, get=True)
-        return now, now - int(before) if before else 0
 
     def check_writes(self) -> None:
         """Write what changes nothing. Raises what `connection.AWAY` names where the server does not take it."""

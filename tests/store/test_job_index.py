@@ -208,20 +208,20 @@ def test_a_job_that_cannot_be_entered_is_an_error(store: Store, jobs: Jobs) -> N
 
 
 def test_one_sweeper_leads_until_its_lease_is_over(store: Store) -> None:
-    assert store.lead("one", 600_000) is True
-    assert store.lead("two", 600_000) is False
-    assert store.lead("one", 1_200_000) is True
+    assert store.sweep_lease.take("one", 600_000) is True
+    assert store.sweep_lease.take("two", 600_000) is False
+    assert store.sweep_lease.take("one", 1_200_000) is True
     assert store.client.pttl(store.keys.sweeper) > 600_000, "it was renewed"
     store.client.delete(store.keys.sweeper)  # its lease is over
-    assert store.lead("two", 600_000) is True
+    assert store.sweep_lease.take("two", 600_000) is True
     assert 0 < store.client.pttl(store.keys.sweeper) <= 600_000
-    assert store.lead("one", 600_000) is False
+    assert store.sweep_lease.take("one", 600_000) is False
 
 
 def test_a_sweeper_that_does_not_lead_sweeps_nothing(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
-    store.lead("another", 600_000)
+    store.sweep_lease.take("another", 600_000)
     assert sweeper(store).tick() is False
     assert store.index.live() == ["j"]
 
@@ -229,9 +229,9 @@ def test_a_sweeper_that_does_not_lead_sweeps_nothing(store: Store, jobs: Jobs) -
 def test_a_sweep_knows_how_long_ago_the_last_one_began(make_store: Callable[..., Store]) -> None:
     now = [1_700_000_000_000]
     store = make_store(clock=lambda: now[0])
-    assert store.mark_sweep() == (now[0], 0)
+    assert store.sweep_lease.mark_sweep() == (now[0], 0)
     now[0] += 7_000
-    assert store.mark_sweep() == (now[0], 7_000)
+    assert store.sweep_lease.mark_sweep() == (now[0], 7_000)
 
 
 def test_cleanup_counts_the_age_of_a_job_from_its_end(

@@ -94,21 +94,21 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         """Renew the claims at every interval, and at once when a job ends, to end its runs. Never returns."""
-        with self._store.client.pubsub(ignore_subscribe_messages=True) as ends:
+        with self._store.job_ends() as ends:
             due = time.monotonic() + self._interval_s
             while True:
                 try:
                     if self._has_handles and not ends.subscribed:
-                        ends.subscribe(self._store.keys.ends)
+                        ends.subscribe()
                     left = max(0.0, due - time.monotonic())
-                    woken = ends.get_message(timeout=left) if ends.subscribed else self._woken.wait(left)
+                    woken = ends.wait(left) if ends.subscribed else self._woken.wait(left)
                 except AWAY as error:
                     log.warning("the job store is unavailable: %s", error)
-                    woken = None
+                    woken = False
                     time.sleep(min(self._interval_s, RETRY_S))
                 except Exception:  # the thread must survive: it is not restarted, and without it every claim expires
                     log.exception("cannot listen for ended jobs")
-                    woken = None
+                    woken = False
                     ends.reset()
                     time.sleep(min(self._interval_s, RETRY_S))
                 self._woken.clear()
