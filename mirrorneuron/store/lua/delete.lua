@@ -1,4 +1,4 @@
--- delete: an ended job, with all that belongs to it.
+-- delete: delete an ended job with all its keys.
 -- KEYS  1 job HASH
 -- ARGV  1.. agents
 -- Reply SETTLED | REFUSED (it has not ended) | MISSING    Events: none
