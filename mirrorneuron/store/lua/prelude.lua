@@ -113,7 +113,7 @@ local function replay(word, c)
 end
 
 -- Ends the job. ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of the
--- lease keepers, seconds to keep its keys (0: for ever), count of agents, agents. Mail and states are kept with the record, for a retry.
+-- lease keepers, TTL of its keys (s; 0: none), count of agents, agents. Mail and states stay with the record, for a retry.
 local function finish(at, now)
   -- Notify the lease keepers of runs that continue; otherwise they would learn it from their next renewal.
   local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
