@@ -5,6 +5,6 @@
 if not status then return 'MISSING' end
 if LIVE[status] then return 'REFUSED' end
 for _, agent in ipairs(ARGV) do redis.call('UNLINK', JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent) end
-for _, suffix in ipairs(BESIDE) do redis.call('UNLINK', JOB .. suffix) end
+for _, suffix in ipairs(JOB_SUFFIXES) do redis.call('UNLINK', JOB .. suffix) end
 redis.call('UNLINK', JOB)
 return 'SETTLED'

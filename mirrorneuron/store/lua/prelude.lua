@@ -4,7 +4,7 @@ local JOB = KEYS[1]
 local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'revision')
 local status, run, pools, events_max, digest, revision = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
 local REMEMBERED = 60000 -- ms for which a repeated claim or commit is recognized
-local BESIDE = { ':events', ':delivered', ':dead', ':logs' } -- suffixes of the job's keys that do not belong to one agent
+local JOB_SUFFIXES = { ':events', ':delivered', ':dead', ':logs' } -- suffixes of the job's keys that do not belong to one agent
 local LIVE = { pending = true, running = true, paused = true }
 local newly = {} -- pool -> number of agents that this script made ready
 
@@ -130,7 +130,7 @@ local function finish(at, now)
   local keep = tonumber(ARGV[at + 6])
   if keep > 0 then
     redis.call('EXPIRE', JOB, keep)
-    for _, suffix in ipairs(BESIDE) do redis.call('EXPIRE', JOB .. suffix, keep) end
+    for _, suffix in ipairs(JOB_SUFFIXES) do redis.call('EXPIRE', JOB .. suffix, keep) end
     for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do
       redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
       redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)

@@ -12,7 +12,7 @@ if status ~= 'failed' and status ~= 'cancelled' then return { 'REFUSED', status,
 local first = 6
 local all = first + 2 * tonumber(ARGV[5])
 redis.call('PERSIST', JOB)
-for _, suffix in ipairs(BESIDE) do redis.call('PERSIST', JOB .. suffix) end
+for _, suffix in ipairs(JOB_SUFFIXES) do redis.call('PERSIST', JOB .. suffix) end
 run = redis.call('HINCRBY', JOB, 'run', 1)
 status = 'running'
 redis.call('HSET', JOB, 'status', status, 'result', '', 'finished_at', '', 'idle_since', '', 'updated_at', now,
