@@ -85,7 +85,7 @@ class _AsyncRetry(AsyncRetry):
         return await super().call_with_retry(attempt, *args, **options)
 
 
-def answers(replies: list[Any]) -> list[Any]:
+def checked_replies(replies: list[Any]) -> list[Any]:
     """Return *replies*, in which single commands may have failed. Raises Refused if one of the replies is a refusal."""
     for reply in replies:
         if _is_refusal(reply):

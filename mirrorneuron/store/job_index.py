@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
-from mirrorneuron.store.connection import RedisClient, answers
+from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys
 
 PAGE: Final = 200  # rows in one round trip
@@ -136,7 +136,7 @@ class JobIndex:
             pipe = self._client.pipeline(transaction=False)
             for job_id in job_ids[at : at + PAGE]:
                 pipe.hget(self._keys.job(job_id), "digest")
-            rows = answers(pipe.execute(raise_on_error=False))
+            rows = checked_replies(pipe.execute(raise_on_error=False))
             found.update(row for row in rows if row and isinstance(row, bytes))
         return set(_texts(found))
 

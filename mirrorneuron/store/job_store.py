@@ -35,7 +35,7 @@ from mirrorneuron.store.connection import (
     EndsSubscription,
     RedisClient,
     Subscriptions,
-    answers,
+    checked_replies,
     connect,
     now_ms,
 )
@@ -332,7 +332,7 @@ class Store:
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
-            rows = zip(names, answers(pipe.execute(raise_on_error=False)), strict=True)
+            rows = zip(names, checked_replies(pipe.execute(raise_on_error=False)), strict=True)
             yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
 
     def check_writes(self) -> None:

@@ -109,9 +109,9 @@ class Scripts:
         args += [part for row in (*agents, *mail) for part in row]
         rows = (*same_round_trip, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
         try:
-            *others, answer = self._piped(rows)
+            *others, answer = self._round_trip(rows)
         except NoScriptError:  # the server was restarted, or is another one
-            *others, answer = self._piped((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
+            *others, answer = self._round_trip((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
         return ReplyCode(answer[0].decode()), answer[1].decode(), others
 
     def claim(
@@ -147,7 +147,7 @@ class Scripts:
         args += [sum(len(s.dead) for s in steps)]
         args += [part for row in wanted for part in row]
         for step in steps:
-            args += _agent(step)
+            args += _step_args(step)
         args += [part for step in steps for row in step.outgoing for part in row]
         args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
         args += [part for step in steps for row in step.dead for part in row]
@@ -176,14 +176,16 @@ class Scripts:
 
     def pause_resume(self, job_id: str, to: JobStatus, payload: bytes) -> ControlReply:
         """Pause or resume a job. Idempotent."""
-        return _moved(self._call("pause_resume", job_id, [self._now(), to, payload]))
+        return _control_reply(self._call("pause_resume", job_id, [self._now(), to, payload]))
 
     def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> ControlReply:
         """Append a message from outside to an agent's mailbox. Idempotent by agent and message id.
 
         *dead* is the stream entry of the dead letter that the message replays. Returns GONE if the entry is gone.
         """
-        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead]))
+        return _control_reply(
+            self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead])
+        )
 
     def retry(
         self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
@@ -197,7 +199,7 @@ class Scripts:
         rows = [part for row in clear for part in row]
         args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
         raw = self._call("retry", job.job_id, args)
-        return _moved(raw[:3]), int(raw[3])
+        return _control_reply(raw[:3]), int(raw[3])
 
     def delete(self, job_id: str, agents: Collection[str]) -> ReplyCode:
         """Delete an ended job with all its keys. *agents* are all its agents."""
@@ -221,7 +223,7 @@ class Scripts:
             ReplyCode(word.decode()),
             JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
             int(revision),
-            _waiting(waiting),
+            _ready_agents(waiting),
             agent.decode(),
             int(losses),
         )
@@ -254,7 +256,7 @@ class Scripts:
             *agents,
         ]
 
-    def _piped(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+    def _round_trip(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
         """Send the commands in one round trip. If the server refuses one, all are retried; raises in the end."""
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
@@ -270,7 +272,7 @@ class Scripts:
             return self._client.eval(SOURCES[name], 1, key, *args)
 
 
-def _agent(step: Step) -> list[Arg]:
+def _step_args(step: Step) -> list[Arg]:
     threshold = "" if step.threshold is None else step.threshold
     delay = "" if step.delay_ms is None else step.delay_ms
     return [
@@ -294,7 +296,7 @@ def _reply(raw: Any, token: str) -> Reply:
         word=ReplyCode(word.decode()),
         revision=int(revision),
         idle=bool(idle),
-        waiting=_waiting(waiting),
+        waiting=_ready_agents(waiting),
         claims=tuple(
             Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
             for agent, state, processed, attempts, waited, mail in claims
@@ -303,10 +305,10 @@ def _reply(raw: Any, token: str) -> Reply:
     )
 
 
-def _waiting(rows: Any) -> tuple[ReadyAgents, ...]:
+def _ready_agents(rows: Any) -> tuple[ReadyAgents, ...]:
     return tuple(ReadyAgents(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
 
 
-def _moved(raw: Any) -> ControlReply:
+def _control_reply(raw: Any) -> ControlReply:
     word, status, waiting = raw
-    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))
+    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _ready_agents(waiting))

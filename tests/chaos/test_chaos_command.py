@@ -128,7 +128,7 @@ def test_violations_are_shown_and_give_exit_code_1(monkeypatch, capsys, as_json)
     else:
         assert next(line for line in out.splitlines() if line.startswith("lost")).split() == ["lost", "60"]
         assert err.splitlines()[0] == "mn: lost: job-0: gone"
-        assert err.splitlines()[-1] == "mn: and 10 more: --json shows all"
+        assert err.splitlines()[-1] == "mn: and 10 more (--json shows all)"
 
 
 @pytest.mark.parametrize("words", [("--jobs", "0"), ("--minutes", "0"), ("--seed", "x")])
