@@ -21,7 +21,7 @@ from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.settings import PREFIX, Settings
-from mirrorneuron.store.connection import AWAY, connect
+from mirrorneuron.store.connection import UNREACHABLE, connect
 from mirrorneuron.store.job_store import Store
 
 NODES: Final = ("one", "two")
@@ -122,7 +122,7 @@ class Stage:
             return None
         try:
             return self.store.index.count(), self.store.index.live_count()
-        except AWAY:
+        except UNREACHABLE:
             return None
 
     def end(self) -> None:

@@ -33,10 +33,10 @@ SENTINEL = "sentinel://"
 SENTINEL_PORT = 26379
 COMMAND_TIMEOUT_S = 5.0  # of a producer, whose commands take a server less than a second
 NODE_TIMEOUT_S = 20.0  # of a node: longer than the largest commit takes, so that only a dead server exceeds it
-AWAY_S: Final = 60.0  # for which a waiter retries while the store is unreachable
+MAX_OUTAGE_S: Final = 60.0  # for which a waiter retries while the store is unreachable
 RETRY_S: Final = 0.5  # between two retries of a waiter
 IDLE_SUBSCRIPTIONS = 8  # idle connections kept for reuse
-AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 # Errors of a server that has no memory or disk left, became a replica, lost its replicas, or is busy with a script.
 _REFUSALS: Final = (OutOfMemoryError, ReadOnlyError, MasterDownError)
@@ -125,7 +125,7 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": timeout_s,
         "retry": retry,
-        "retry_on_error": list(AWAY),
+        "retry_on_error": list(UNREACHABLE),
         "health_check_interval": 30,
     }
     if url.startswith("unix://"):
@@ -230,7 +230,7 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except (RedisError, ConnectionError) as error:
-        if isinstance(error, AWAY) and not isinstance(error, Refused):
+        if isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
             said = f"does not answer ({error}); start it, or set MIRROR_NEURON_REDIS_URL"
         else:
             said = f"refused: {error}"

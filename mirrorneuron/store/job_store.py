@@ -336,7 +336,7 @@ class Store:
             yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
 
     def check_writes(self) -> None:
-        """Send a write that changes nothing. Raises one of `connection.AWAY` if the server refuses it."""
+        """Send a write that changes nothing. Raises one of `connection.UNREACHABLE` if the server refuses it."""
         self.client.setrange(self.keys.swept, 0, "")
 
     def now_ms(self) -> int:

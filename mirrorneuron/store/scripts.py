@@ -26,9 +26,9 @@ from mirrorneuron.store.protocol import (
     SweepReply,
 )
 
-MOST_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher threshold gets that many
+MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher threshold gets that many
 DELIVERED_KEPT: Final = 10_000  #: ids of messages from outside that are kept to detect duplicates
-MOST_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
+MAX_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
 Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
@@ -238,7 +238,7 @@ class Scripts:
 
     def _claimer(self, job: JobRef, token: str, next_token: str, pool: str) -> list[Arg]:
         lease = encode({"lease_id": next_token, "pool": pool, "node_name": self._node})
-        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MOST_MESSAGES, MOST_BYTES]
+        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MAX_MESSAGES, MAX_BYTES]
 
     def _end(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> list[Arg]:
         # The notice is small on purpose: a waiter that gets it reads the job map, which alone is the truth.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from workers.lifecycle.run_handle import RunHandle
@@ -102,7 +102,7 @@ class LeaseKeeper:
                         ends.subscribe()
                     left = max(0.0, due - time.monotonic())
                     woken = ends.wait(left) if ends.subscribed else self._woken.wait(left)
-                except AWAY as error:
+                except UNREACHABLE as error:
                     log.warning("the job store is unavailable: %s", error)
                     woken = False
                     time.sleep(min(self._interval_s, RETRY_S))
@@ -123,7 +123,7 @@ class LeaseKeeper:
         for holding in holdings:
             try:
                 word = self._scripts.renew(holding.job, holding.token, holding.agents)
-            except AWAY as error:  # the claim is valid until the store refuses it; the next tick tries again
+            except UNREACHABLE as error:  # the claim is valid until the store refuses it; the next tick tries again
                 log.warning("job %s: cannot renew the claim: %s", holding.job.job_id, error)
                 continue
             except Exception:

@@ -21,7 +21,7 @@ from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import Message
 from mirrorneuron.pools import LIGHT, queue
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from workers.lifecycle.fork_guard import FORKS
@@ -69,7 +69,7 @@ class Sweeper:
         while not self._stop.wait(self._interval_s):
             try:
                 self.tick()
-            except AWAY as error:
+            except UNREACHABLE as error:
                 self._store_failed = True
                 log.warning("sweep failed: the job store is unavailable: %s", error)
             except Exception:
@@ -100,7 +100,7 @@ class Sweeper:
             FORKS.give_way()
             try:
                 self._sweep_job(job_id, now_ms, after_gap, len(live))
-            except AWAY:
+            except UNREACHABLE:
                 raise
             except Exception:  # one damaged job must not stop the sweep of the others
                 log.exception("job %s: sweep failed", job_id)
