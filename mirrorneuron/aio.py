@@ -35,7 +35,15 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S, RedisClient, connect_async, handed_on_async, reaching
+from mirrorneuron.store.connection import (
+    MAX_OUTAGE_S,
+    RETRY_S,
+    UNREACHABLE,
+    RedisClient,
+    connect_async,
+    handed_on_async,
+    reaching,
+)
 from mirrorneuron.store.job_store import FAIL_FAST_S
 from mirrorneuron.store.keys import Keys, result_channel
 
@@ -130,10 +138,10 @@ class Client:
                             return job
                         answered, away_since = True, None
                         return await self._pushed(ends, job_id, deadline, cancels)
-                    except AWAY:
+                    except UNREACHABLE:
                         away_since = away_since or time.monotonic()
                         # Fail at once if the store has never answered.
-                        if not answered or time.monotonic() - away_since > AWAY_S:
+                        if not answered or time.monotonic() - away_since > MAX_OUTAGE_S:
                             raise
                         await asyncio.sleep(deadline.left(RETRY_S))
                         if deadline.over:
@@ -233,7 +241,7 @@ class _Ends:
         await server.aclose()
 
     async def read(self, job_id: str, deadline: Deadline) -> JobMap | None:
-        """The job map of an ended job, None for a live one. Raises JobNotFound, and AWAY soon after the deadline."""
+        """The job map of an ended job, None if live. Raises JobNotFound, and UNREACHABLE soon after the deadline."""
         try:
             async with asyncio.timeout(deadline.left(PATIENT_S) + FAIL_FAST_S), self._reads:
                 job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
@@ -283,7 +291,7 @@ class _Ends:
                     await self._changed.wait()
                     continue
                 message = await self._next(pubsub)
-            except AWAY:  # redis-py reconnects and subscribes again; the confirmations then wake the waits
+            except UNREACHABLE:  # redis-py reconnects and subscribes again; the confirmations then wake the waits
                 await asyncio.sleep(RETRY_S)
                 continue
             if message is not None and message["type"] in ("message", "subscribe"):

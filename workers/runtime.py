@@ -15,7 +15,7 @@ from urllib.parse import quote
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from workers.disk.bundle_cache import BundleCache
 from workers.disk.slots import Slots
@@ -105,7 +105,7 @@ class Runtime:
         """True if the store accepts writes within seconds. Unlike `store`, this does not retry for minutes."""
         try:
             self._probe.check_writes()
-        except AWAY:
+        except UNREACHABLE:
             return False
         return True
 

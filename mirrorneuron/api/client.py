@@ -31,7 +31,7 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import AWAY_S, RETRY_S, reaching
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, reaching
 from mirrorneuron.store.job_store import Store
 
 EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last event ends it early
@@ -201,7 +201,7 @@ class Client:
                 away_since = None
             except RuntimeUnavailable:  # retried as long as `wait_for_job` does
                 away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > AWAY_S:
+                if time.monotonic() - away_since > MAX_OUTAGE_S:
                     raise
                 time.sleep(RETRY_S)
                 continue

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from mirrorneuron.errors import WaitTimeout
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
-from mirrorneuron.store.connection import AWAY, AWAY_S, RETRY_S
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import result_channel
 
@@ -56,7 +56,7 @@ def read_ended(store: Store, job_id: str) -> JobMap | None:
 def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
     """Wait for the final job map of *job_id*; a *fresh* job was just submitted, so its first read is skipped.
 
-    Raises JobNotFound, WaitTimeout, or redis errors when the store was unreachable for AWAY_S.
+    Raises JobNotFound, WaitTimeout, or redis errors when the store was unreachable for MAX_OUTAGE_S.
     """
     away_since: float | None = None
     answered = fresh
@@ -66,10 +66,10 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
                 return job
             answered, fresh, away_since = True, False, None
             return _pushed(store, job_id, deadline)
-        except AWAY:
+        except UNREACHABLE:
             now = time.monotonic()
             away_since = away_since or now
-            if not answered or now - away_since > AWAY_S:  # fail at once if it has never answered
+            if not answered or now - away_since > MAX_OUTAGE_S:  # fail at once if it has never answered
                 raise
             time.sleep(deadline.left(RETRY_S))
             if deadline.over:

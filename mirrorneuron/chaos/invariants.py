@@ -15,7 +15,6 @@ from mirrorneuron.diagnostics.job_diagnosis import diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.job_store import Store
 
 ENDS: Final = frozenset({EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED})
@@ -94,20 +93,18 @@ def leaked_keys(store: Store) -> list[str]:
     live = {keys.job(job_id) for job_id in store.index.live()}
     for_ever = {keys.job(job["job_id"]) for job in store.jobs()} if not store.settings.retention_seconds else set()
     suspects = []
-    for pattern in (f"{keys.ns}:*", f"{{{keys.ns}:*"):  # the second: drafts of bundle archives during an upload
-        for raw in store.client.scan_iter(pattern, count=1000):
-            name = raw.decode()
-            stem = name[: name.find("}") + 1]
-            if name not in indexes and stem not in live and stem not in for_ever and not _kept(store, name):
-                suspects.append(name)
-    return sorted(name for name, left in _times_to_live(store, suspects) if left == NO_TTL)
+    for name in store.audit.names():
+        stem = name[: name.find("}") + 1]
+        if name not in indexes and stem not in live and stem not in for_ever and not _kept(store, name):
+            suspects.append(name)
+    return sorted(name for name, left in store.audit.times_to_live(suspects) if left == NO_TTL)
 
 
 def claims(store: Store, job_id: str, agents: list[AgentSnapshot]) -> Iterator[Violation]:
     """Yield a violation if the job, which has ended, still holds claims."""
-    held = [name.decode() for name in store.client.zrange(store.keys.claims(job_id), 0, -1)]
+    held = store.activity.claimed_agents(job_id)
     names = [agent["agent_id"] for agent in agents]
-    held += [name for name in names if name not in held and store.client.hget(store.keys.agent(job_id, name), "token")]
+    held += [name for name in names if name not in held and store.activity.has_token(job_id, name)]
     if held:
         yield Violation(Flaw.CLAIMED, job_id, f"these agents are still claimed: {', '.join(held)}", len(held))
 
@@ -120,15 +117,6 @@ def reruns(events: Iterable[Event]) -> int:
 def _kept(store: Store, name: str) -> bool:
     """Is it a manifest or bundle in a store that keeps them for ever?"""
     return not store.settings.retention_seconds and name.startswith((store.keys.manifest(""), store.keys.bundle("")))
-
-
-def _times_to_live(store: Store, names: list[str]) -> Iterator[tuple[str, int]]:
-    for at in range(0, len(names), PAGE):
-        page = names[at : at + PAGE]
-        pipe = store.client.pipeline(transaction=False)
-        for name in page:
-            pipe.ttl(name)
-        yield from zip(page, pipe.execute(), strict=True)
 
 
 def _ends(job: JobMap, events: list[Event]) -> Iterator[Violation]:

@@ -21,7 +21,7 @@ from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.settings import PREFIX, Settings
-from mirrorneuron.store.connection import AWAY, connect
+from mirrorneuron.store.connection import UNREACHABLE, connect
 from mirrorneuron.store.job_store import Store
 
 NODES: Final = ("one", "two")
@@ -121,9 +121,8 @@ class Stage:
         if not self.server.answers:
             return None
         try:
-            keys, client = self.store.keys, self.store.client
-            return int(client.zcard(keys.jobs)), int(client.scard(keys.live))
-        except AWAY:
+            return self.store.index.count(), self.store.index.live_count()
+        except UNREACHABLE:
             return None
 
     def end(self) -> None:
@@ -134,7 +133,7 @@ class Stage:
                 actor.kill()
                 for child in below:
                     process_tree.kill(child.pid)
-        self.store.client.close()
+        self.store.close()
 
 
 @contextmanager

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
 from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.diagnostics.job_diagnosis import ClaimedAgent, DueAgents, JobFacts, StarvedAggregator
-from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store import records
+from mirrorneuron.store.activity import JobMoment
 from mirrorneuron.store.job_store import Store
 
 LOOKED_AT: Final = 50  # claims of this job, and of each other job when slots are taken
 JOBS: Final = 500  # live jobs whose claims are read
 EVENTS: Final = 1000  # newest events that are searched for job_paused
 
-Row: TypeAlias = tuple[bytes, float]  # member and score of a ZSET
-
 
 def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:
     """Return the facts that `diagnose` needs. Raises JobNotFound and BundleNotFound."""
     job_id = job["job_id"]
     plan, _ = store.plan(job["manifest_ref"]["digest"])
-    now_ms, job, claims, held_count, ready = _moment(store, job_id, plan)
+    moment = store.activity.moment(job_id, plan.pools, LOOKED_AT)
+    now_ms, job = moment.now_ms, moment.job
     status = JobStatus(job["status"])
     if status in TERMINAL:
         return JobFacts(now_ms, job, plan, store.settings.claim_lease_ms)
-    held, due = _details(store, job_id, claims, ready, now_ms)
+    held, due = _details(store, moment)
     stuck = status is JobStatus.RUNNING and not held and not due
     agents = store.agents(job) if stuck else []
     wanted = [pool for pool, row in due.items() if pool != LIGHT and row.at_ms <= now_ms and not held]
@@ -40,59 +38,28 @@ def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:
         lease_ms=store.settings.claim_lease_ms,
         nodes=store.registry.nodes(),
         held=held,
-        held_count=held_count,
+        held_count=moment.claim_count,
         due=due,
         short=short_of(plan, agents),
         unrouted=unrouted_of(plan, agents),
-        dead_letters=store.client.xlen(store.keys.dead(job_id)) if stuck else 0,
+        dead_letters=store.dead_letter_count(job_id) if stuck else 0,
         paused=_paused(store, job_id) if status is JobStatus.PAUSED else None,
         broker_error=broker_error,
         busy=_busy(store, wanted) if wanted else {},
     )
 
 
-def _moment(store: Store, job_id: str, plan: Plan) -> tuple[int, JobMap, list[Row], int, dict[str, Row]]:
-    """The server's time, the job, its first claims by end of lease, their number, and each pool's first ready agent.
-
-    One transaction: between two reads an agent could go from ready to claimed, and would be seen as neither.
-    """
-    pipe = store.client.pipeline(transaction=True)
-    pipe.time()
-    pipe.hmget(store.keys.job(job_id), records.JOB_FIELDS)
-    pipe.zrange(store.keys.claims(job_id), 0, LOOKED_AT - 1, withscores=True)
-    pipe.zcard(store.keys.claims(job_id))
-    for pool in plan.pools:
-        pipe.zrange(store.keys.ready(job_id, pool), 0, 0, withscores=True)
-    (seconds, micros), row, claims, held_count, *ready = pipe.execute()
-    job = records.job_map(job_id, row)
-    if job is None:
-        raise JobNotFound(job_id)
-    first = {pool: rows[0] for pool, rows in zip(plan.pools, ready, strict=True) if rows}
-    return int(seconds) * 1000 + int(micros) // 1000, job, claims, held_count, first
-
-
-def _details(
-    store: Store, job_id: str, claims: Sequence[Row], ready: Mapping[str, Row], now_ms: int
-) -> tuple[list[ClaimedAgent], dict[str, DueAgents]]:
-    pipe, fields = store.client.pipeline(transaction=False), ["node", "claimed_at", "attempts", "error"]
-    for name, _ in claims:
-        pipe.hmget(store.keys.agent(job_id, name.decode()), fields)
-    for pool, (name, _) in ready.items():
-        pipe.hmget(store.keys.agent(job_id, name.decode()), fields)
-        pipe.zcount(store.keys.ready(job_id, pool), "-inf", now_ms)
-    rows, at = pipe.execute(), len(claims)
-    with records.reading(f"an agent of job {job_id!r}"):
-        held = [
-            ClaimedAgent(name.decode(), _text(node), int(since or until), int(until), int(attempts or 0), _text(error))
-            for (name, until), (node, since, attempts, error) in zip(claims, rows[:at], strict=True)
-        ]
-        due = {
-            pool: DueAgents(name.decode(), int(due_ms), max(1, count), int(attempts or 0), _text(error))
-            for (pool, (name, due_ms)), (_, _, attempts, error), count in zip(
-                ready.items(), rows[at::2], rows[at + 1 :: 2], strict=True
-            )
-        }
-        return held, due
+def _details(store: Store, moment: JobMoment) -> tuple[list[ClaimedAgent], dict[str, DueAgents]]:
+    claimed, ready = store.activity.details(moment)
+    held = []
+    for claim, found in zip(moment.claims, claimed, strict=True):
+        since_ms = claim.at_ms if found.claimed_at_ms is None else found.claimed_at_ms
+        held.append(ClaimedAgent(claim.agent_id, found.node, since_ms, claim.at_ms, found.attempts, found.error))
+    due = {}
+    for pool, (found, count) in ready.items():
+        first = moment.ready[pool]
+        due[pool] = DueAgents(first.agent_id, first.at_ms, max(1, count), found.attempts, found.error)
+    return held, due
 
 
 def short_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> list[StarvedAggregator]:
@@ -119,10 +86,6 @@ def unrouted_of(plan: Plan, agents: Sequence[AgentSnapshot]) -> dict[str, int]:
     return {node.node_id: count for node, count in nodes if node.out_degree or node.config.get("output_message_type")}
 
 
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")
-
-
 def _paused(store: Store, job_id: str) -> Event | None:
     recent = store.events(job_id, limit=EVENTS)
     return next((event for event in reversed(recent) if event["type"] == EventType.JOB_PAUSED), None)
@@ -131,14 +94,5 @@ def _paused(store: Store, job_id: str) -> Event | None:
 def _busy(store: Store, pools: Sequence[str]) -> dict[str, list[str]]:
     """The agents of any live job that hold slots of *pools*, as `job/agent`; incomplete above JOBS and LOOKED_AT."""
     live = store.index.live()[:JOBS]
-    pipe = store.client.pipeline(transaction=False)
-    for job_id in live:
-        pipe.zrange(store.keys.claims(job_id), 0, LOOKED_AT - 1)
-    claims = [(job_id, name.decode()) for job_id, names in zip(live, pipe.execute(), strict=True) for name in names]
-    for job_id, agent in claims[:JOBS]:
-        pipe.hget(store.keys.agent(job_id, agent), "pool")
-    found: dict[str, list[str]] = {pool: [] for pool in pools}
-    for (job_id, agent), raw in zip(claims, pipe.execute(), strict=False):
-        if (pool := _text(raw)) in found:
-            found[pool].append(f"{job_id}/{agent}")
+    found = store.activity.slot_holders(live, pools, max_claims=LOOKED_AT, max_agents=JOBS)
     return {pool: sorted(names) for pool, names in found.items()}

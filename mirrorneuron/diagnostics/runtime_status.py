@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from celery import Celery
-from redis.exceptions import ResponseError
 
 from mirrorneuron.diagnostics.checkup import RuntimeStatus
 from mirrorneuron.dispatch.celery_app import broker_error
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import ms_of
-from mirrorneuron.store.connection import RedisClient, Refused, reaching
+from mirrorneuron.store.connection import reaching
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.keys import Keys
 from mirrorneuron.text import without_password
 
 PINGS: Final = 5
-WRITE: Final = (
-    "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing; a script, because jobs are changed by scripts
-)
 
 
 def read_status(store: Store, app: Celery) -> RuntimeStatus:
@@ -33,13 +27,13 @@ def read_status(store: Store, app: Celery) -> RuntimeStatus:
     try:
         with reaching(settings.redis_url):
             latency_ms, clock_ms = _times(store)
-            now_ms, swept = store.now_ms(), store.client.get(store.keys.swept)
+            now_ms, swept = store.now_ms(), store.sweep_lease.last_sweep_ms()
             nodes = store.registry.nodes()
             return RuntimeStatus(
                 url=url,
-                info=_info(store.client),
-                saves=_saves(store.client),
-                refusal=_refusal(store.client, store.keys),
+                info=store.server.info(),
+                saves=store.server.saves(),
+                refusal=store.server.refusal(),
                 latency_ms=latency_ms,
                 clock_ms=clock_ms,
                 broker=without_password(settings.broker_url),
@@ -47,9 +41,9 @@ def read_status(store: Store, app: Celery) -> RuntimeStatus:
                 version=version("mirrorneuron"),
                 pools=tuple(settings.pools),
                 nodes=nodes,
-                swept_ms=now_ms - int(swept) if swept else None,
+                swept_ms=None if swept is None else now_ms - swept,
                 up_ms=max((now_ms - ms_of(node["started_at"]) for node in nodes), default=0),
-                live_jobs=store.client.scard(store.keys.live),
+                live_jobs=store.index.live_count(),
             )
     except RuntimeUnavailable as error:
         return RuntimeStatus(url=url, error=error.message, error_hint=error.hint)
@@ -59,7 +53,7 @@ def _times(store: Store) -> tuple[float, int]:
     """The median round trip, and how far this machine's clock is ahead of the server's, both in ms."""
     trips: list[float] = []
     clocks: list[float] = []
-    store.client.ping()  # connects
+    store.server.ping()  # connects
     for _ in range(PINGS):
         began, before = time.monotonic(), time.time()
         server_ms = store.now_ms()
@@ -67,25 +61,3 @@ def _times(store: Store) -> tuple[float, int]:
         trips.append(took * 1000)
         clocks.append((before + took / 2) * 1000 - server_ms)
     return statistics.median(trips), round(statistics.median(clocks))
-
-
-def _info(client: RedisClient) -> Mapping[str, Any]:
-    try:
-        return dict(client.info())
-    except ResponseError:  # forbidden by a managed server or an ACL
-        return {}
-
-
-def _saves(client: RedisClient) -> str | None:
-    try:
-        return str(client.config_get("save").get("save", ""))
-    except ResponseError:
-        return None
-
-
-def _refusal(client: RedisClient, keys: Keys) -> str:
-    try:
-        client.eval(WRITE, 1, keys.swept)
-    except (Refused, ResponseError) as error:
-        return str(error)
-    return ""

@@ -20,7 +20,7 @@ from redis.sentinel import Sentinel
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import AWAY_S, RETRY_S, SENTINEL, sentinel_of
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, SENTINEL, sentinel_of
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.text import without_password
 
@@ -70,7 +70,7 @@ class JobResultConsumer(RedisResultConsumer):
                 super().start(initial_task_id)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Handle one push. Raises RuntimeError when the server was unreachable for AWAY_S."""
+        """Handle one push. Raises RuntimeError when the server was unreachable for MAX_OUTAGE_S."""
         if self._connected():
             super().drain_events(timeout)
         else:
@@ -86,7 +86,7 @@ class JobResultConsumer(RedisResultConsumer):
             except self._connection_errors as error:
                 self._reconnect()
                 self._away_since = self._away_since or time.monotonic()
-                if time.monotonic() - self._away_since > AWAY_S:
+                if time.monotonic() - self._away_since > MAX_OUTAGE_S:
                     raise RuntimeError(f"the result backend does not answer: {error}") from error
             return self._pubsub is not None
 
@@ -148,7 +148,7 @@ class JobMapBackend(RedisBackend):
         return f"unix://{url.removeprefix('socket://')}" if url.startswith("socket://") else url
 
     def _is_job(self, task_id: str) -> bool:
-        return bool(self.store.client.exists(self.store.keys.job(task_id)))
+        return self.store.has_job(task_id)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         job = self.store.job(task_id)

@@ -1,4 +1,4 @@
-"""Bundles in Redis: manifests and payload archives by digest, each stored once."""
+"""Bundles in Redis: manifests and payload archives, each stored once under its digest."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 
 CHUNK_BYTES: Final = 1024 * 1024
-UPLOAD_SECONDS: Final = 600  # a half-made upload is gone after this
-SPARE_SECONDS: Final = 86_400  # a bundle outlives the retention of its jobs by this
-FOR_EVER_SECONDS: Final = 10**9  # where jobs are kept for ever; EXPIRE also says whether there was anything to keep
-FREED_SECONDS: Final = 600  # that a bundle which no job has any more is kept for a submission that has just seen it
+UPLOAD_SECONDS: Final = 600  # time to live of an incomplete upload
+SPARE_SECONDS: Final = 86_400  # for which a bundle is kept after the retention of its jobs
+FOR_EVER_SECONDS: Final = 10**9  # if jobs are kept for ever; the reply to EXPIRE also says if the key exists
+FREED_SECONDS: Final = 600  # for which a bundle without jobs is kept, for a submission that has just seen it
 
 
 class BundleStore:
-    """Content-addressed: the same bundle is written once, and a digest is never overwritten with other bytes."""
+    """Content-addressed: a bundle is written once, and a digest is never overwritten with other bytes."""
 
     def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int) -> None:
         self._client = client
@@ -33,22 +33,22 @@ class BundleStore:
         self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else FOR_EVER_SECONDS
 
     def renewals(self, digest: str, payloads_digest: str | None) -> list[tuple[str | int, ...]]:
-        """The commands that renew a bundle's time to live; a reply of 0 says that a part is not there."""
+        """Return the commands that renew a bundle's time to live. A reply of 0 means that a part is missing."""
         names = [self._keys.manifest(digest)]
         if payloads_digest:
             names.append(self._keys.bundle(payloads_digest))
         return [("EXPIRE", name, self._ttl_s) for name in names]
 
     def renew(self, digests: Iterable[str]) -> None:
-        """Renew the time to live of bundles that live jobs need, as far as they are there."""
+        """Renew the time to live of the bundles of live jobs. Skips missing bundles."""
         for digest in digests:
-            with suppress(BundleNotFound, ResponseError):  # the latter of a key that is somebody else's
+            with suppress(BundleNotFound, ResponseError):  # ResponseError: a key of another type
                 _, payloads_digest = self.manifest(digest)
                 for command in self.renewals(digest, payloads_digest):
                     self._client.execute_command(*command)
 
     def free(self, digests: Iterable[str], kept: Iterable[str]) -> None:
-        """Let bundles that no job has any more go soon, with their payloads, unless one of *kept* has the same."""
+        """Let bundles without jobs expire soon. Payloads that a bundle of *kept* shares are kept."""
         freed = {digest: self._payloads_of(digest) for digest in digests}
         needed = {self._payloads_of(digest) for digest in kept} if any(freed.values()) else set()
         for digest, payloads_digest in freed.items():
@@ -62,7 +62,7 @@ class BundleStore:
         return None
 
     def has(self, bundle: PackedBundle) -> bool:
-        """Renew the bundle's time to live; False if it is not all there."""
+        """Renew the bundle's time to live. Returns False if a part is missing."""
         pipe = self._client.pipeline(transaction=False)
         pipe.exists(self._keys.manifest(bundle.digest))
         if bundle.payloads_digest:
@@ -73,7 +73,7 @@ class BundleStore:
         return all(pipe.execute()[:there])
 
     def put(self, bundle: PackedBundle) -> None:
-        """Store what is not there yet. Idempotent; readers never see half a bundle."""
+        """Store the missing parts of a bundle. Idempotent; readers never see an incomplete bundle."""
         if bundle.payloads is not None and bundle.payloads_digest:
             self._put_payloads(self._keys.bundle(bundle.payloads_digest), bundle.payloads)
         document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
@@ -86,18 +86,18 @@ class BundleStore:
         draft = f"{{{key}}}:{secrets.token_hex(6)}"
         for number, at in enumerate(range(0, max(len(archive), 1), CHUNK_BYTES)):
             pipe = self._client.pipeline(transaction=False)
-            pipe.hset(draft, number, archive[at : at + CHUNK_BYTES])  # numbered: it may be sent twice
+            pipe.hset(draft, number, archive[at : at + CHUNK_BYTES])  # numbered, so that a retry does not add it twice
             pipe.expire(draft, UPLOAD_SECONDS)
             pipe.execute()
         try:
             self._client.rename(draft, key)
-        except ResponseError:  # sent twice, too: the draft has its name already
+        except ResponseError:  # a retry after a lost reply: the draft has been renamed already
             if not self._client.exists(key):
                 raise
         self._client.expire(key, self._ttl_s)
 
     def manifest(self, digest: str) -> tuple[Manifest, str | None]:
-        """The manifest and the digest of its payloads. Raises BundleNotFound when it is gone or cannot be read."""
+        """Return the manifest and the digest of its payloads. Raises BundleNotFound if it is missing or damaged."""
         document = self._client.get(self._keys.manifest(digest))
         if document is None:
             raise BundleNotFound(f"bundle {digest!r} is not in the store")
@@ -105,11 +105,11 @@ class BundleStore:
             with records.reading(f"bundle {digest!r}"):
                 parts = decode(document)
                 return Manifest.from_dict(parts["manifest"]), parts["payloads"]
-        except RecordDamaged as error:  # its jobs end as if it were lost
+        except RecordDamaged as error:  # its jobs fail like those of a missing bundle
             raise BundleNotFound(str(error)) from error
 
     def payloads(self, payloads_digest: str) -> bytes:
-        """The archive of that digest. Raises BundleNotFound when it is gone."""
+        """Return the payload archive. Raises BundleNotFound if a chunk is missing."""
         key = self._keys.bundle(payloads_digest)
         chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
         if not chunks or None in chunks:

@@ -1,4 +1,4 @@
-"""How to reach the job store: one place that turns a URL into a client, and its failures into ours."""
+"""Connections to the job store: clients for a URL, retries, subscriptions, and errors for an unreachable server."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from redis.sentinel import Sentinel
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.text import without_password
 
-# redis-py types each reply for both protocols and both decodings at once. Ours are bytes; the typed methods of
-# `scripts`, `store` and `bundle_store` are the contract.
+# redis-py types each reply for both protocols and both decodings at once. Here replies are bytes, and the typed methods
+# of this package are the contract.
 RedisClient: TypeAlias = Any
 
 CONNECT_TIMEOUT_S = 3.0
 SENTINEL = "sentinel://"
 SENTINEL_PORT = 26379
-COMMAND_TIMEOUT_S = 5.0  # of a producer: nothing that it asks for takes a server a second
-NODE_TIMEOUT_S = 20.0  # of a node: more than the largest commit takes, so that only a dead server runs into it
-AWAY_S: Final = 60.0  # how long a waiter rides out a store that does not answer
-RETRY_S: Final = 0.5
-IDLE_SUBSCRIPTIONS = 8  # connections that wait to be used again
-AWAY = (RedisConnectionError, RedisTimeoutError, ConnectionError)
+COMMAND_TIMEOUT_S = 5.0  # of a producer, whose commands take a server less than a second
+NODE_TIMEOUT_S = 20.0  # of a node: longer than the largest commit takes, so that only a dead server exceeds it
+MAX_OUTAGE_S: Final = 60.0  # for which a waiter retries while the store is unreachable
+RETRY_S: Final = 0.5  # between two retries of a waiter
+IDLE_SUBSCRIPTIONS = 8  # idle connections kept for reuse
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
-# What a server says that has no memory or disk left, was made a replica, has lost its own, or runs somebody's script.
+# Errors of a server that has no memory or disk left, became a replica, lost its replicas, or is busy with a script.
 _REFUSALS: Final = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _REFUSAL: Final = re.compile(r"(^|caused error: )(MISCONF|NOREPLICAS|UNBLOCKED|BUSY) ")
 
@@ -46,63 +46,63 @@ T = TypeVar("T")
 
 
 class Refused(RedisConnectionError):
-    """The server answers and does not do what it is asked. Like an absence it passes, so it is ridden out like one."""
+    """The server is reachable but refuses the command. Temporary; retried like a connection error."""
 
 
 class _Refusals:
-    """Raises a refusal within its block as Refused. It holds nothing: one serves all."""
+    """Raises a refusal within its block as Refused. Stateless, so one instance serves all threads."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if _refuses(error):
+        if _is_refusal(error):
             raise Refused(str(error)) from error
 
 
-_as_absence: Final = _Refusals()
+_raising_refusals: Final = _Refusals()
 
 
 class _Retry(Retry):
-    """Tries a refusal again as well, on a new connection: behind the server's name there may be another one by then."""
+    """Retries a refusal too, on a new connection: after a fail-over the host name may lead to another server."""
 
     def call_with_retry(self, do: Callable[[], T], *args: Any, **options: Any) -> T:
-        def asked() -> T:
-            with _as_absence:
+        def attempt() -> T:
+            with _raising_refusals:
                 return do()
 
-        return super().call_with_retry(asked, *args, **options)
+        return super().call_with_retry(attempt, *args, **options)
 
 
 class _AsyncRetry(AsyncRetry):
-    """The same for asyncio."""
+    """`_Retry` for asyncio."""
 
     async def call_with_retry(self, do: Callable[[], Awaitable[T]], *args: Any, **options: Any) -> T:
-        async def asked() -> T:
-            with _as_absence:
+        async def attempt() -> T:
+            with _raising_refusals:
                 return await do()
 
-        return await super().call_with_retry(asked, *args, **options)
+        return await super().call_with_retry(attempt, *args, **options)
 
 
-def answers(replies: list[Any]) -> list[Any]:
-    """The replies to commands that may fail one by one. Raises Refused where a server that refuses gave one of them."""
+def checked_replies(replies: list[Any]) -> list[Any]:
+    """Return *replies*, in which single commands may have failed. Raises Refused if one of the replies is a refusal."""
     for reply in replies:
-        if _refuses(reply):
+        if _is_refusal(reply):
             raise Refused(str(reply)) from reply
     return replies
 
 
-def _refuses(reply: object) -> bool:
+def _is_refusal(reply: object) -> bool:
     return isinstance(reply, _REFUSALS) or (isinstance(reply, ResponseError) and bool(_REFUSAL.search(str(reply))))
 
 
 def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> RedisClient:
-    """A client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
+    """Return a client for *url* (redis, rediss, unix, or `sentinel://host:port,host:port/service/db`).
 
-    It connects on first use. A server silent for *timeout_s* (5 s) counts as away, as does one that refuses; *retries*
-    bounds how long a call rides that out, at most a second between two tries. (Connecting is tried that often within
-    each try.)
+    The client connects on first use. A command fails if the server does not answer within *timeout_s* (5 s) or refuses
+    the command. A failed command is retried *retries* times, at most a second apart. (Each attempt also retries to
+    connect *retries* times.)
     """
     options = _options(url, _Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
@@ -112,7 +112,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Re
 
 
 def connect_async(url: str, *, retries: int = 1) -> RedisClient:
-    """The same for asyncio."""
+    """Return an asyncio client for *url*."""
     options = _options(url, _AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
         hosts, service, more = sentinel_of(url)
@@ -125,7 +125,7 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": timeout_s,
         "retry": retry,
-        "retry_on_error": list(AWAY),
+        "retry_on_error": list(UNREACHABLE),
         "health_check_interval": 30,
     }
     if url.startswith("unix://"):
@@ -134,7 +134,7 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
 
 
 def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """The sentinels of a `sentinel://` URL, the name of their service, and what its server is told (`db`, ...)."""
+    """Parse a `sentinel://` URL. Returns the sentinels, the name of their service, and the options of its server."""
     parts = urlsplit(url)
     hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
     service, _, db = parts.path.strip("/").partition("/")
@@ -147,18 +147,19 @@ def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
 
 
 def handed_on(push: Any) -> Any:
-    """What a subscription does with a push. Without a handler redis-py gives the process a logger that prints."""
+    """Push handler of a subscription. Without a handler redis-py configures a logger that prints."""
     return push
 
 
 async def handed_on_async(push: Any) -> Any:
+    """`handed_on` for asyncio."""
     return push
 
 
 class Subscriptions:
     """Subscriptions to single channels of one server. Thread-safe.
 
-    Their connections are used again, one after the other: making one costs as much as a short job.
+    Connections are reused, because a new one costs as much as a short job.
     """
 
     def __init__(self, client: RedisClient) -> None:
@@ -167,9 +168,10 @@ class Subscriptions:
 
     @contextmanager
     def to(self, channel: str) -> Iterator[Callable[[float], None]]:
-        """Listen to *channel* within the block, which gets a function that waits, so many seconds at most.
+        """Subscribe to *channel* within the block. Yields a function that waits up to a number of seconds.
 
-        It returns first when the server has confirmed the subscription, then with each message. Raises redis errors.
+        The function returns first when the server has confirmed the subscription, then at each message, or when the
+        time is over. Raises redis errors.
         """
         try:
             pubsub = self._idle.pop()
@@ -179,7 +181,7 @@ class Subscriptions:
         def wait_for_message(seconds: float) -> None:
             due = time.monotonic() + seconds
             while found := pubsub.get_message(timeout=max(0.0, due - time.monotonic())):
-                if found["channel"] == channel.encode():  # else the farewell of a channel before
+                if found["channel"] == channel.encode():  # other channels: the reply to an earlier UNSUBSCRIBE
                     return
 
         try:
@@ -192,13 +194,43 @@ class Subscriptions:
         self._idle.append(pubsub)
 
 
+class EndsSubscription:
+    """A subscription to the channel of jobs that ended while an agent of theirs was claimed. For one thread."""
+
+    def __init__(self, client: RedisClient, channel: str) -> None:
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._channel = channel
+
+    def __enter__(self) -> EndsSubscription:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.reset()
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self._pubsub.subscribed)
+
+    def subscribe(self) -> None:
+        """Connect and subscribe. Raises redis errors."""
+        self._pubsub.subscribe(self._channel)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to *seconds* and return True if a job has ended. Raises redis errors."""
+        return bool(self._pubsub.get_message(timeout=seconds))
+
+    def reset(self) -> None:
+        """Close the connection. `subscribe` may be called again."""
+        self._pubsub.reset()
+
+
 @contextmanager
 def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
-    """Turn a server that does not answer into RuntimeUnavailable, which says which server and what to do."""
+    """Raise RuntimeUnavailable, which names the server and what to do, for a redis error within the block."""
     try:
         yield
     except (RedisError, ConnectionError) as error:
-        if isinstance(error, AWAY) and not isinstance(error, Refused):
+        if isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
             said, hint = f"does not answer ({error})", "start it, or set MIRROR_NEURON_REDIS_URL"
         else:
             said, hint = f"refused: {error}", ""
@@ -206,6 +238,6 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
 
 
 def now_ms(client: RedisClient) -> int:
-    """The server's time in milliseconds since the epoch."""
+    """Return the server's time in milliseconds since the epoch."""
     seconds, micros = client.time()
     return int(seconds) * 1000 + int(micros) // 1000

@@ -1,7 +1,7 @@
-"""The indexes of jobs, beside their records: which are kept, which are live, and when the ended ones are over.
+"""The indexes of jobs: all kept jobs, the live jobs, and when the retention of each ended job is over.
 
-They lie in other slots than the jobs, so no job's script touches them: they are written beside it (the entries before
-the job, the live flag removed after its end), and the sweeper mends what a crash left between.
+The indexes are in other slots than the jobs, so no script of a job can change them. The entries are written before the
+job is created, and the live entry is removed after the job has ended. The sweeper repairs what a crash left in between.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
-from mirrorneuron.store.connection import RedisClient, answers
+from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys
 
-PAGE: Final = 200  # rows of one round trip
+PAGE: Final = 200  # rows in one round trip
 LIVE: Final = frozenset(status.encode() for status in JobStatus if status not in TERMINAL)
 
 
 class JobIndex:
-    """The indexes of one namespace. *now_ms* gives the server's time: clocks of nodes may be off."""
+    """The indexes of one namespace. *now_ms* returns the server's time, because the clocks of nodes may be wrong."""
 
     def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int, now_ms: Callable[[], int]) -> None:
         self._client = client
@@ -27,16 +27,18 @@ class JobIndex:
         self._now_ms = now_ms
 
     def entries(self, job_id: str, now_ms: int) -> list[tuple[str | int, ...]]:
-        """The commands that enter a new job. They come before its record: an entry without a job is mended by the
-        sweeper, a job without one would be lost.
+        """Return the commands that add a new job to the indexes.
+
+        They must be sent before the job is created: the sweeper removes an entry without a job, but a job without an
+        entry would be lost.
         """
         return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id)]
 
     def mark_ended(self, job_ids: Sequence[str]) -> None:
-        """Take ended jobs off the live ones. Idempotent; a crash before it leaves them live until the sweeper calls.
+        """Remove ended jobs from the live index. Idempotent. After a crash before this call, the sweeper repeats it.
 
-        One that is found to be live is put back: a server that lost its last second knows nothing of the end, and what
-        was sent to it before may be sent again.
+        A job whose record is still live is put back: a server that crashed and lost its last second of writes may have
+        lost the end of the job, and this command may have been sent again by a retry.
         """
         if not job_ids:
             return
@@ -52,15 +54,17 @@ class JobIndex:
                 self.mark_live(job_id)
 
     def mark_live(self, job_id: str) -> None:
-        """Put an ended job that is to run again back among the live ones."""
+        """Add an ended job that is going to run again to the live index."""
         pipe = self._client.pipeline(transaction=False)
         pipe.sadd(self._keys.live, job_id)
         pipe.zrem(self._keys.ended, job_id)
         pipe.execute()
 
     def remove(self, *job_ids: str) -> None:
-        """Drop the entries of jobs that are gone. One that is found to be there was submitted anew: it is entered
-        again, and if it has ended as well, the sweeper knows what to do.
+        """Remove the entries of deleted jobs.
+
+        If a job exists, it was submitted again, and its entries are added again. If it has also ended, the sweeper
+        removes it from the live index.
         """
         pipe = self._client.pipeline(transaction=False)
         pipe.zrem(self._keys.jobs, *job_ids)
@@ -74,9 +78,9 @@ class JobIndex:
                 self._client.execute_command(*command)
 
     def pages(self, *, live_only: bool = False) -> Iterator[list[str]]:
-        """The ids of the kept jobs, newest first: each once, whatever is submitted and deleted meanwhile."""
+        """Yield the ids of the kept jobs, newest first. Each id comes once, whatever is created or deleted."""
         bound: float | str = "+inf"
-        seen: set[bytes] = set()  # of those with the score *bound*
+        seen: set[bytes] = set()  # ids with the score *bound*
         while True:
             most = PAGE + len(seen)
             rows = self._client.zrevrangebyscore(self._keys.jobs, bound, "-inf", start=0, num=most, withscores=True)
@@ -91,17 +95,27 @@ class JobIndex:
             yield _texts(ids)
 
     def live(self) -> list[str]:
+        """Return the ids of the live jobs, in no order."""
         return _texts(self._client.smembers(self._keys.live))
 
+    def count(self) -> int:
+        """Return the number of kept jobs."""
+        return int(self._client.zcard(self._keys.jobs))
+
+    def live_count(self) -> int:
+        """Return the number of live jobs."""
+        return int(self._client.scard(self._keys.live))
+
     def forget_orphan(self, job_id: str, age_ms: int) -> None:
-        """Drop the entries of a job that has no record, if they are older than *age_ms*."""
+        """Remove the entries of a job without a record, if they are older than *age_ms*."""
         submitted = self._client.zscore(self._keys.jobs, job_id)
         if submitted is None or self._now_ms() - submitted > age_ms:
             self.remove(job_id)
 
     def forget_expired(self) -> None:
-        """Drop the entries of jobs whose retention is over; their keys have expired. A job that has a record all the
-        same was submitted anew under the old id.
+        """Remove the entries of jobs whose retention is over and whose keys have expired.
+
+        A job that has a record nevertheless was submitted again under the same id: only its old end is removed.
         """
         over = self._client.zrangebyscore(self._keys.ended, "-inf", self._now_ms(), start=0, num=PAGE)
         if not over:
@@ -116,13 +130,13 @@ class JobIndex:
             self.remove(*gone)
 
     def digests(self, job_ids: Sequence[str]) -> set[str]:
-        """The bundles of these jobs, as far as there are records that can be read."""
+        """Return the bundle digests of these jobs. Skips jobs without a readable record."""
         found: set[bytes] = set()
         for at in range(0, len(job_ids), PAGE):
             pipe = self._client.pipeline(transaction=False)
             for job_id in job_ids[at : at + PAGE]:
                 pipe.hget(self._keys.job(job_id), "digest")
-            rows = answers(pipe.execute(raise_on_error=False))
+            rows = checked_replies(pipe.execute(raise_on_error=False))
             found.update(row for row in rows if row and isinstance(row, bytes))
         return set(_texts(found))
 

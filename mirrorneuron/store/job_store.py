@@ -1,7 +1,7 @@
 """The job store: creates jobs, reads their records, and deletes them.
 
-Moves within a job (claim, commit, settle ...) are scripts: `store.scripts`. Which jobs there are is in `store.index`,
-bundles are in `store.bundles`.
+Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `store.index` lists the jobs, and
+`store.bundles` holds the bundles.
 """
 
 from __future__ import annotations
@@ -28,13 +28,25 @@ from mirrorneuron.job import (
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
+from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
-from mirrorneuron.store.connection import NODE_TIMEOUT_S, RedisClient, Subscriptions, answers, connect, now_ms
+from mirrorneuron.store.connection import (
+    NODE_TIMEOUT_S,
+    EndsSubscription,
+    RedisClient,
+    Subscriptions,
+    checked_replies,
+    connect,
+    now_ms,
+)
 from mirrorneuron.store.job_index import PAGE, JobIndex
+from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Scripts
+from mirrorneuron.store.server_status import ServerStatus
+from mirrorneuron.store.sweep_lease import SweepLease
 
 FAIL_FAST_S: Final = 1.0
 
@@ -44,8 +56,8 @@ T = TypeVar("T")
 class Store:
     """The jobs of one namespace on one server. Thread-safe; connects on first use.
 
-    *node* names the worker that claims. *retries* is given by a node, which rides out a store that is away. *clock*
-    (ms) replaces the server's time in tests.
+    *node* is the name of the worker that claims. A node passes *retries*, so that its commands are retried while the
+    store is unreachable. *clock* (ms) replaces the server's time in tests.
     """
 
     def __init__(
@@ -80,7 +92,7 @@ class Store:
 
     @cached_property
     def fail_fast(self) -> Store:
-        """The same store, whose server counts as away when it is silent for a second."""
+        """The same store with a 1 s timeout and no retries."""
         return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=FAIL_FAST_S))
 
     @cached_property
@@ -95,13 +107,37 @@ class Store:
     def registry(self) -> Registry:
         return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
 
+    @cached_property
+    def activity(self) -> Activity:
+        return Activity(self.client, self.keys)
+
+    @cached_property
+    def server(self) -> ServerStatus:
+        return ServerStatus(self.client, self.keys)
+
+    @cached_property
+    def audit(self) -> KeyAudit:
+        return KeyAudit(self.client, self.keys)
+
+    @cached_property
+    def sweep_lease(self) -> SweepLease:
+        return SweepLease(self.client, self.keys, self.now_ms)
+
+    def job_ends(self) -> EndsSubscription:
+        """Return a new subscription to the ends of jobs. It connects when `subscribe` is called."""
+        return EndsSubscription(self.client, self.keys.ends)
+
+    def close(self) -> None:
+        """Close the connections. The next command connects again."""
+        self.client.close()
+
     def create(
         self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
     ) -> tuple[ReplyCode, JobStatus]:
-        """Write the record of a new job, `pending`, with its initial mail: one atomic script, idempotent by job id.
+        """Create a `pending` job with its initial mail. One atomic script, idempotent by job id.
 
-        Returns CREATED; EXISTS when the job is there with this bundle; or CONFLICT, with another.
-        The bundle must be in `bundles`; its time to live is renewed in the same round trip.
+        Returns CREATED; EXISTS if the job exists with this bundle; or CONFLICT if it exists with another bundle.
+        Also renews the bundle's time to live in the same round trip, and stores the bundle if a part of it is missing.
         """
         now = self._clock() if self._clock else time.time_ns() // 1_000_000
         stamp = iso(now)
@@ -110,15 +146,13 @@ class Store:
             for agent, payloads in plan.initial_inputs.items()
             for n, payload in enumerate(payloads)
         ]
-        largest, cap = max((len(text) for _, text in mail), default=0), self.settings.max_message_bytes
-        if largest > cap:
-            raise PayloadTooLarge(f"an initial input has {largest} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}")
+        self._check_sizes(mail)
         agents = [
             (n.node_id, n.pool, "" if n.threshold is None else n.threshold, "" if n.batch_max is None else n.batch_max)
             for n in plan.nodes.values()
             if not n.plain
         ]
-        beside = [
+        index_and_bundle = [
             *self.index.entries(job_id, now),
             *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
         ]
@@ -131,7 +165,7 @@ class Store:
             policies=plan.policies,
             agents=agents,
             mail=mail,
-            beside=beside,
+            same_round_trip=index_and_bundle,
         )
         if word is not ReplyCode.CONFLICT and not all(replies[2:]):
             self.bundles.put(bundle)
@@ -139,25 +173,32 @@ class Store:
             self.client.srem(self.keys.live, job_id)
         return word, JobStatus(status)
 
+    def _check_sizes(self, mail: Sequence[tuple[str, bytes]]) -> None:
+        agent, largest = max(mail, key=lambda row: len(row[1]), default=("", b""))
+        cap = self.settings.max_message_bytes
+        if len(largest) > cap:
+            size = f"{len(largest)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}"
+            raise PayloadTooLarge(f"an initial input of node {agent!r} has {size}")
+
     def delete(self, job_id: str, agents: Sequence[str]) -> bool:
-        """Delete an ended job with everything that belongs to it; False for one that is live or gone."""
+        """Delete an ended job with all its keys. Returns False if the job is live or does not exist."""
         if self.scripts.delete(job_id, agents) is not ReplyCode.SETTLED:
             return False
         self.index.remove(job_id)
         return True
 
     def free_bundles(self, digests: set[str]) -> None:
-        """Let those of these bundles go that no kept job has: their jobs were deleted."""
+        """Let the bundles of deleted jobs expire soon, except those that a kept job needs."""
         kept = self._kept_bundles()
         self.bundles.free(digests - kept, kept)
-        # A job that was created meanwhile may have renewed its bundle before that.
+        # A job that was created meanwhile may have renewed its bundle just before `free`.
         self.bundles.renew((digests - kept) & self._kept_bundles())
 
     def _kept_bundles(self) -> set[str]:
         return set().union(*(self.index.digests(ids) for ids in self.index.pages()))
 
     def found_agents(self, job_id: str) -> list[str]:
-        """The agents of a job that have keys, for a job whose bundle is lost. Slow: it looks at every key there is."""
+        """Return the agents of a job that have keys, for a job whose bundle is lost. Slow: SCAN reads every key."""
         stem = self.keys.job(job_id)
         names = [key.decode() for key in self.client.scan_iter(f"{stem}:*", count=1000)]
         return sorted(
@@ -165,36 +206,43 @@ class Store:
         )
 
     def job(self, job_id: str) -> JobMap | None:
-        """The job map, or None: one read. Raises RecordDamaged."""
+        """Return the job map, None if there is no such job. One read. Raises RecordDamaged."""
         return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
 
+    def has_job(self, job_id: str) -> bool:
+        """Return True if the job has a record, whether or not it can be read."""
+        return bool(self.client.exists(self.keys.job(job_id)))
+
     def known_job(self, job_id: str) -> JobMap:
-        """The job map: one read. Raises JobNotFound."""
+        """Return the job map. One read. Raises JobNotFound and RecordDamaged."""
         job = self.job(job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job
 
     def ref(self, job_id: str) -> JobRef | None:
-        """The job's present run and its bundle. Raises RecordDamaged."""
+        """Return the job's current run and bundle, None if there is no such job. Raises RecordDamaged."""
         run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
         with records.reading(f"the run of job {job_id!r}"):
             return JobRef(job_id, int(run), digest.decode()) if run and digest else None
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
-        """The plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
+        """Return the plan of a bundle and the digest of its payloads. Raises BundleNotFound."""
         manifest, payloads_digest = self.bundles.manifest(digest)
         return make_plan(manifest), payloads_digest
 
     def agents(self, job: JobMap) -> list[AgentSnapshot]:
-        """A snapshot of every agent of *job*, in manifest order; of PAGE agents at one moment. Raises JobNotFound."""
+        """Return a snapshot of every agent of *job*, in manifest order. Raises JobNotFound.
+
+        The agents of one page (PAGE of them) are read in one transaction.
+        """
         job_id = job["job_id"]
         plan, _ = self.plan(job["manifest_ref"]["digest"])
         found: list[AgentSnapshot] = []
         nodes = list(plan.nodes.values())
         for at in range(0, len(nodes), PAGE):
             page = nodes[at : at + PAGE]
-            pipe = self.client.pipeline(transaction=True)  # between two reads an agent could be claimed
+            pipe = self.client.pipeline(transaction=True)  # an agent could be claimed between two reads
             pipe.hget(self.keys.job(job_id), "status")
             for node in page:
                 pipe.hmget(self.keys.agent(job_id, node.node_id), records.AGENT_FIELDS)
@@ -208,19 +256,19 @@ class Store:
         return found
 
     def last_bodies(self, job_id: str, agents: Sequence[str]) -> dict[str, Any]:
-        """For each agent that did anything: the last body that it emitted, else the last that it received.
+        """Return for each agent the last body that it emitted, or else the last one that it received.
 
-        Raises RecordDamaged.
+        Agents that did neither are left out. Raises RecordDamaged.
         """
         pipe = self.client.pipeline(transaction=False)
         for agent in agents:
             pipe.hmget(self.keys.agent(job_id, agent), ["output", "last"])
-            pipe.lindex(self.keys.mail(job_id, agent), -1)  # received too, if not acted on
+            pipe.lindex(self.keys.mail(job_id, agent), -1)  # received but not consumed yet
         rows = pipe.execute()
         bodies: dict[str, Any] = {}
         for agent, (output, consumed), waiting in zip(agents, rows[::2], rows[1::2], strict=True):
             last = waiting or consumed
-            with records.reading(f"what agent {agent!r} of job {job_id!r} did last"):
+            with records.reading(f"the last message of agent {agent!r} of job {job_id!r}"):
                 if output:
                     bodies[agent] = decode(output)
                 elif last:
@@ -228,7 +276,7 @@ class Store:
         return bodies
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
-        """The events after the event of id *after*, oldest first; the newest *limit* of them without *after*."""
+        """Return the events after the id *after*, oldest first. Without *after*, *limit* selects the newest ones."""
         key = self.keys.events(job_id)
         if limit is not None and limit <= 0:
             return []
@@ -239,64 +287,58 @@ class Store:
         return list(records.readable(partial(records.event, job_id), rows))
 
     def follow(self, job_id: str, after: str, wait_ms: int) -> list[Event]:
-        """A page of the events after *after* (an id, or "0"), waiting up to *wait_ms* for the first."""
+        """Return a page of events after the event id *after* (or "0"). Waits up to *wait_ms* for the first one."""
         return self._page(self.keys.events(job_id), partial(records.event, job_id), after, wait_ms)
 
     def logs(self, job_id: str, after: str, wait_ms: int) -> list[LogChunk]:
-        """A page of what commands have printed after *after*, waiting up to *wait_ms* for the first."""
+        """Return a page of commands' output after the id *after*. Waits up to *wait_ms* for the first chunk."""
         return self._page(self.keys.logs(job_id), partial(records.log_chunk, job_id), after, wait_ms)
 
     def _page(self, key: str, read: Callable[..., T], after: str | bytes, wait_ms: int) -> list[T]:
         while rows := self.client.xread({key: after}, count=PAGE, block=wait_ms or None):
             if found := list(records.readable(read, rows[0][1])):
                 return found
-            after = rows[0][1][-1][0]  # a page of which nothing can be read is not the last one
+            after = rows[0][1][-1][0]  # a page without a readable entry is not the last page
         return []
 
-    def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
-        """The messages of *job* that were given up on, oldest first, each with the id of its entry.
+    def first_message(self, job_id: str, agent: str) -> bytes | None:
+        """Return the JSON of the message at the head of the agent's mailbox; None if the mailbox is empty."""
+        raw: bytes | None = self.client.lindex(self.keys.mail(job_id, agent), 0)
+        return raw
 
-        The one on which a failed job stopped is the last, without an entry: it is still in its mailbox, for `retry`.
+    def dead_letter_count(self, job_id: str) -> int:
+        """Return the number of dead letters, without the message on which a failed job stopped."""
+        return int(self.client.xlen(self.keys.dead(job_id)))
+
+    def dead_letters(self, job: JobMap) -> list[tuple[str, DeadLetter]]:
+        """Return the dead letters of *job*, oldest first, each with the id of its stream entry.
+
+        If the job failed, the last one is the message on which it stopped. That message has the entry id "", because it
+        stays in its mailbox for `retry`.
         """
         job_id = job["job_id"]
         rows = self.client.xrange(self.keys.dead(job_id))
         read = partial(records.dead_letter, job_id)
         found = list(records.readable(lambda entry, fields: (entry.decode(), read(entry, fields)), rows))
         result = job["result"] or {}
-        if job["status"] == JobStatus.FAILED and (agent := result.get("agent_id")):
-            raw = self.client.lindex(self.keys.mail(job_id, agent), 0)
-            if raw:
-                found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
+        agent = result.get("agent_id") if job["status"] == JobStatus.FAILED else None
+        if agent and (raw := self.first_message(job_id, agent)):
+            found += (("", dead) for dead in records.readable(records.stopped_on, [(raw, agent, job)]))
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
-        """Summaries of the kept jobs that can be read, newest first."""
+        """Yield summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
         for names in self.index.pages(live_only=live_only):
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
-            rows = zip(names, answers(pipe.execute(raise_on_error=False)), strict=True)
+            rows = zip(names, checked_replies(pipe.execute(raise_on_error=False)), strict=True)
             yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
 
-    def lead(self, token: str, lease_ms: int) -> bool:
-        """Take or renew the sweeper's lease; False while another worker has it."""
-        key = self.keys.sweeper
-        if self.client.set(key, token, nx=True, px=lease_ms):
-            return True
-        if self.client.get(key) != token.encode():
-            return False
-        return bool(self.client.pexpire(key, lease_ms))
-
-    def mark_sweep(self) -> tuple[int, int]:
-        """Note that a sweep begins; returns the server's time and how long ago the last one began (ms; 0: none was)."""
-        now = self.now_ms()
-        before = self.client.set(self.keys.swept, now, get=True)
-        return now, now - int(before) if before else 0
-
     def check_writes(self) -> None:
-        """Write what changes nothing. Raises what `connection.AWAY` names where the server does not take it."""
+        """Send a write that changes nothing. Raises one of `connection.UNREACHABLE` if the server refuses it."""
         self.client.setrange(self.keys.swept, 0, "")
 
     def now_ms(self) -> int:
-        """The server's time: clocks of nodes may be off."""
+        """Return the server's time. The clocks of nodes may be wrong."""
         return self._clock() if self._clock else now_ms(self.client)

@@ -1,25 +1,26 @@
 """Every Redis key.
 
-All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: one slot holds a job whole, so
-one script may touch all of it. The scripts get the job key and add the suffixes below; `lua/` is their only other
-home, but for the search for a job's agents in `store`. Indexes, bundles and nodes live in other slots and are written
-beside a script, never within one.
+All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: all keys of a job are in one
+slot, so one script can access them all. The scripts get the job key and append the suffixes below. Outside this module
+the suffixes occur only in `lua/` and in `Store.found_agents`. Indexes, bundles and nodes are in other slots, and no
+script of a job accesses them.
 
     suffix         type    what                                                    written by
-    (none)         HASH    status run moves pools digest static result, times,     create, claim, commit, settle, log,
-                           time-outs, announced_*, log_bytes                       finish, move, deliver, retry, sweep
+    (none)         HASH    status run revision pools digest static result, times,  create, claim, commit, settle, log,
+                           time-outs, announced_*, log_bytes                       finish, pause_resume, deliver, retry,
+                                                                                   sweep
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
-                           attempts need take pool due error losses cut            settle, finish, retry, sweep
+                           attempts threshold batch_max pool due error losses cut  settle, finish, retry, sweep
     :claims        ZSET    agent by end of lease (ms)                              claim, commit, renew, sweep
-    :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     all that change mail or claims
-    :events        STREAM  t(ype) a(gent) p(ayload JSON)                           all
+    :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     those that change mail or claims
+    :events        STREAM  t(ype) a(gent) p(ayload JSON)                           those with events in the header
     :delivered     ZSET    agent and id of messages from outside, by time (ms)     deliver
     :dead          STREAM  dead letters: i(d) a(gent) r(eason) m(essage JSON)      commit, deliver
     :logs          STREAM  output of running commands: a(gent) s(tream) t(ext)     log
     :op:<token>    STRING  mark of a claim, or with :done of a commit; 60 s        claim, commit
 
-They live as long as the job, and after its end for the time of retention.
+All but `:op` have no TTL while the job is live, and get its retention as TTL when it ends.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 
 
 def result_channel(job_id: str) -> str:
-    """The channel on which Celery's own result consumer listens for the end of a task of this id."""
+    """The channel to which Celery's result consumer subscribes for the end of the task with this id."""
     return f"celery-task-meta-{job_id}"
 
 
@@ -45,7 +46,7 @@ class Keys:
 
     @property
     def live(self) -> str:
-        """SET of the jobs that have not ended."""
+        """SET of live jobs."""
         return f"{self.ns}:jobs:live"
 
     @property
@@ -55,17 +56,17 @@ class Keys:
 
     @property
     def ends(self) -> str:
-        """CHANNEL: the key of a job that ended while something of it was running."""
+        """CHANNEL: the key of a job that ended while agents were claimed."""
         return f"{self.ns}:ends"
 
     @property
     def sweeper(self) -> str:
-        """STRING: the worker that sweeps; expires some sweeps after its last."""
+        """STRING: token of the sweeper that holds the lease; expires with the lease."""
         return f"{self.ns}:lease:sweeper"
 
     @property
     def swept(self) -> str:
-        """STRING: when the last sweep was (ms)."""
+        """STRING: when the last sweep began (ms)."""
         return f"{self.ns}:swept_at"
 
     @property
@@ -74,7 +75,7 @@ class Keys:
         return f"{self.ns}:nodes"
 
     def node(self, name: str) -> str:
-        """STRING: JSON of one worker's registration; expires some heartbeats after the last."""
+        """STRING: JSON of one worker's registration; expires some heartbeats after the last one."""
         return f"{self.ns}:node:{name}"
 
     def manifest(self, digest: str) -> str:
@@ -82,11 +83,11 @@ class Keys:
         return f"{self.ns}:manifest:{digest}"
 
     def bundle(self, payloads_digest: str) -> str:
-        """HASH: number -> chunk of a payloads archive; expires like the manifest."""
+        """HASH: number -> chunk of a payloads archive; expires with the manifest."""
         return f"{self.ns}:bundle:{payloads_digest}"
 
     def job(self, job_id: str) -> str:
-        """HASH: the job's record, and the stem of all its other keys."""
+        """HASH: the job's record. The prefix of all its other keys."""
         return f"{self.ns}:job:{{{job_id}}}"
 
     def mail(self, job_id: str, agent: str) -> str:

@@ -1,4 +1,4 @@
-"""Which workers there are: each writes its registration, with a heartbeat, and all read them."""
+"""Registry of workers: each worker renews its registration with every heartbeat."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mirrorneuron.store import records
 from mirrorneuron.store.connection import RedisClient, now_ms
 from mirrorneuron.store.keys import Keys
 
-FORGOTTEN_S: Final = 3_600  # a worker silent this long leaves the index
+FORGOTTEN_S: Final = 3_600  # without a heartbeat, after which a worker is removed from the index
 
 
 class Registry:
-    """The registrations of one namespace. *queues_here*: the queues are on this server too, so they can be counted."""
+    """The registrations of one namespace. *queues_here*: the queues are on this server, and are counted."""
 
     def __init__(self, client: RedisClient, keys: Keys, *, queues_here: bool) -> None:
         self._client = client
@@ -23,9 +23,9 @@ class Registry:
         self._queues_here = queues_here
 
     def nodes(self) -> list[NodeInfo]:
-        """The workers that have sent a heartbeat lately, by name, with the tasks that wait in each pool's queue.
+        """Return the registered workers in order of their names, with the queue length of each of their pools.
 
-        What waits is known only where the queues are on the store's own server; elsewhere it is None.
+        The length is None if the broker is another server than the store. Skips a registration that cannot be read.
         """
         names = sorted(name.decode("utf-8", "replace") for name in self._client.zrange(self._keys.nodes, 0, -1))
         rows = self._client.mget([self._keys.node(name) for name in names]) if names else []
@@ -41,7 +41,7 @@ class Registry:
         return found
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
-        """Write a worker's registration, which lasts for *seconds* unless it is renewed."""
+        """Write a worker's registration, which expires after *seconds*."""
         now = now_ms(self._client)
         pipe = self._client.pipeline(transaction=False)
         pipe.zadd(self._keys.nodes, {node["name"]: now})

@@ -1,4 +1,4 @@
-"""What travels between a worker and the store: a claim, the steps it led to, and the store's reply."""
+"""The records that workers and the store exchange: claims, steps, ends, and the replies of scripts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mirrorneuron.job import JobStatus
 
 
 class JobRef(NamedTuple):
-    """Which life of which job a task belongs to; the arguments that every task begins with."""
+    """A run of a job. The first arguments of every task."""
 
     job_id: str
-    run: int  #: raised by a retry, so that nothing of an earlier run can land
-    digest: str  #: of the bundle, so that a node finds the plan without asking for the record
+    run: int  #: raised by each retry, so that no commit of an earlier run is accepted
+    digest: str  #: of the bundle, so that a node finds the plan without reading the job
 
 
 class ReplyCode(StrEnum):
-    """What a script answers with."""
+    """The first word of a script's reply; see the header of each script."""
 
     CREATED = "CREATED"
     EXISTS = "EXISTS"
@@ -51,32 +51,32 @@ class ReplyCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One agent, held by one worker: what it knows and what it has to answer."""
+    """One claimed agent: its state and the mail that its run consumes."""
 
     agent_id: str
     state: bytes  #: JSON of its state; empty before its first commit
     processed: int  #: messages consumed so far
     attempts: int  #: failed runs of the message at the head of its mailbox
     waited_ms: int  #: from ready to claimed
-    mail: tuple[bytes, ...]  #: message JSON, oldest first; none if it is held for what others of the claim send
+    mail: tuple[bytes, ...]  #: message JSON, oldest first; empty if its mail comes from other agents of this claim
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyAgents:
-    """Agents of one pool that are ready, due, and claimed by nobody."""
+    """The agents of one pool that may be claimed now."""
 
     pool: str
     due: int
-    new: int  #: how many of them this reply is the first to tell of
-    agent_id: str  #: the one, if it is one; else empty
+    new: int  #: how many of them became ready in this script
+    agent_id: str  #: the agent if `due` is 1; else empty
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The store's answer to claim, commit and flush."""
+    """The reply to claim, commit and flush."""
 
     word: ReplyCode
-    revision: int = 0  #: commits of the job so far; proves that nothing moved since
+    revision: int = 0  #: changes of the job so far; the same number later proves that nothing has changed
     idle: bool = False
     waiting: tuple[ReadyAgents, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -85,7 +85,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ControlReply:
-    """The store's answer to a control of a job: what came of it, the status it is in, and what may run now."""
+    """The reply to pause, resume, deliver and retry: the job's status, and the agents that may be claimed now."""
 
     word: ReplyCode
     status: str
@@ -94,14 +94,14 @@ class ControlReply:
 
 @dataclass(frozen=True, slots=True)
 class SweepReply:
-    """What a sweep found out about one job."""
+    """The reply to a sweep of one job."""
 
     word: ReplyCode
-    job: JobRef | None  #: None for a job that is gone
+    job: JobRef | None  #: None if the job does not exist
     revision: int
     waiting: tuple[ReadyAgents, ...]  #: to be announced
-    agent_id: str  #: of POISONED
-    losses: int  #: how many workers its run has lost
+    agent_id: str  #: the agent of POISONED; else empty
+    losses: int  #: how many workers died while they ran its message
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,48 +114,47 @@ class JobEnd:
 
 
 class DeadLetterDraft(NamedTuple):
-    """A message that is given up on."""
+    """A message that becomes a dead letter."""
 
     message_id: str
-    agent_id: str  #: to whom it was sent
+    agent_id: str  #: the recipient
     reason: str
     message: bytes
 
 
 @dataclass(slots=True)
 class Step:
-    """What one agent's run changes: nothing is written before the commit, and then all of it."""
+    """The changes of one agent's run. The commit writes all of them or none."""
 
     agent_id: str
-    consumed: int = 0  #: messages taken off the head of the mailbox
-    processed: int = 0  #: messages consumed in all, these included
+    consumed: int = 0  #: messages to remove from the head of the mailbox
+    processed: int = 0  #: all messages consumed so far, including these
     state: bytes = b""  #: JSON; empty: unchanged
-    last: bytes = b""  #: the last message consumed that had not expired; empty: unchanged
-    output: bytes = b""  #: JSON of the last body emitted, kept of agents without outgoing edges
-    threshold: int | None = None  #: messages that must be in before it is ready again; None: unchanged
+    last: bytes = b""  #: the last consumed message that had not expired; empty: unchanged
+    output: bytes = b""  #: JSON of the last emitted body, for agents without outgoing edges; empty: unchanged
+    threshold: int | None = None  #: messages that the agent needs to be ready again; None: unchanged
     attempts: int = 0
-    delay_ms: int | None = None  #: not to be claimed before this has passed; None: at once
-    error: str = ""  #: the last run's error, one line
+    delay_ms: int | None = None  #: for which the agent is not claimed again; None: no delay
+    error: str = ""  #: of the last run, one line
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)  #: (agent, message JSON), in order
-    inline_mail: list[tuple[str, bytes]] = field(
-        default_factory=list
-    )  #: sent to agents of the same claim, and not in Redis
+    inline_mail: list[tuple[str, bytes]] = field(default_factory=list)  #: for agents of this claim; not in Redis
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
     dead: list[DeadLetterDraft] = field(default_factory=list)
     end: JobEnd | None = None
-    inline_only: bool = False  #: it answered mail that was sent within this commit: its mailbox must have stayed empty
+    inline_only: bool = False  #: it consumed mail sent within this commit, so its mailbox must still be empty
 
     @property
     def size(self) -> int:
-        """Bytes that it carries to the server, but for ids and names."""
+        """Bytes of this step in a commit, without ids and names."""
         rows = sum(len(text) for _, text in (*self.outgoing, *self.inline_mail, *self.events))
         return len(self.state) + len(self.last) + len(self.output) + rows + sum(len(dead.message) for dead in self.dead)
 
 
 def untouched(claim: Claim, events: Sequence[tuple[str, bytes]] = ()) -> Step:
-    """The step that gives a claim back as it was."""
+    """Return the step that gives a claim back unchanged."""
     return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts, events=list(events))
 
 
 def new_token() -> str:
+    """Return a random token for a claim."""
     return secrets.token_hex(8)

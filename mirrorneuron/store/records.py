@@ -1,6 +1,7 @@
-"""Raw Redis replies as the records of the API: job maps, agent snapshots, events, nodes, summaries.
+"""Parse raw Redis replies into the records of the API: job maps, agent snapshots, events, nodes, summaries.
 
-Anybody may write into a store. What is read here has the shape that its type promises, or is RecordDamaged.
+Other programs can write to the server, so each record is checked against its type. A record that does not match raises
+RecordDamaged.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ JOB_FIELDS: Final = (
 )
 AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "error", "attempts", "losses")
 SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon")
-_HIDDEN: Final = frozenset({"user", "collected", "recent"})  # of an agent's state: shown elsewhere, or by its length
+_HIDDEN: Final = frozenset(
+    {"user", "collected", "recent"}
+)  # keys of an agent's state that a snapshot shows elsewhere, or as a length
 Raw = Sequence[bytes | None]
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ log = logging.getLogger("mirrorneuron")
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever stops the reading of *what* into RecordDamaged."""
+    """Raise RecordDamaged, which names *what*, for an error of parsing within the block."""
     try:
         yield
     except MirrorNeuronError:
@@ -67,12 +70,12 @@ def reading(what: str) -> Iterator[None]:
 
 
 def readable(read: Callable[..., T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
-    """What *read* makes of each row. One that it cannot read is passed over with a warning: it hides no other."""
+    """Yield the result of *read* for each row. A row that raises RecordDamaged is skipped with a warning."""
     for row in rows:
         try:
             yield read(*row)
         except RecordDamaged as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped: %s", error)
 
 
 @cache
@@ -81,7 +84,7 @@ def _checker(kind: Any) -> TypeAdapter[Any]:
 
 
 def _checked(kind: type[T], found: dict[str, Any]) -> T:
-    """*found*, which is a *kind*, a TypedDict. Raises ValidationError; keys that the type does not know are kept."""
+    """Return *found* if it matches the TypedDict *kind*; keys not in the type are kept. Raises ValidationError."""
     _checker(cast(Hashable, kind)).validate_python(found, strict=True)
     return cast(T, found)
 
@@ -91,19 +94,22 @@ def _time(value: bytes | None) -> str | None:
 
 
 def _time_of(entry_id: str) -> str:
-    """When a stream's entry was written: its id begins with the milliseconds."""
+    """Return the time of a stream entry, whose id begins with the milliseconds."""
     return iso(int(entry_id.partition("-")[0]))
 
 
 def job_head(job_id: str, row: Raw | Exception) -> JobMap | None:
-    """The job map without its result, from all but the last of JOB_FIELDS, or from what the server said instead."""
+    """Parse the job map without its result from the values of JOB_FIELDS but the last. Raises RecordDamaged.
+
+    *row* is an exception if the command failed.
+    """
     if isinstance(row, Exception):
         raise RecordDamaged(f"the record of job {job_id!r} cannot be read: {row}")
     return job_map(job_id, [*row, None])
 
 
 def job_map(job_id: str, row: Raw) -> JobMap | None:
-    """The job map from the values of JOB_FIELDS; None when there is no such job. Raises RecordDamaged."""
+    """Parse the job map from the values of JOB_FIELDS; None if there is no such job. Raises RecordDamaged."""
     static, status, run, submitted, updated, started, finished, idle_since, result = row
     if static is None and status is None:
         return None
@@ -126,10 +132,10 @@ def job_map(job_id: str, row: Raw) -> JobMap | None:
 
 
 def node(name: str, raw: bytes) -> NodeInfo:
-    """One worker from its registration, without what waits in the queues of its pools. Raises RecordDamaged."""
+    """Parse a worker's registration, without the queue lengths of its pools. Raises RecordDamaged."""
     with reading(f"the registration of node {name!r}"):
         found = decode(raw)
-        found.setdefault("stopping", False)  # a node of an earlier version does not say
+        found.setdefault("stopping", False)  # absent in registrations of earlier versions
         for info in found["pools"].values():
             info["queued"] = None
         return _checked(NodeInfo, found)
@@ -142,8 +148,8 @@ def summary(job: JobMap) -> JobSummary:
 def snapshot(
     node: PlannedNode, row: Raw, depth: int, lease_ends: float | None, job_id: str, status: bytes, lease_ms: int
 ) -> AgentSnapshot:
-    """The snapshot of one agent of a job in *status*, from the values of AGENT_FIELDS, its mailbox depth and the end of
-    its claim's lease. Raises RecordDamaged.
+    """Parse the snapshot of one agent from the values of AGENT_FIELDS, its mailbox depth and the end of its claim's
+    lease (ms). *status* is that of the job. Raises RecordDamaged.
     """
     with reading(f"agent {node.node_id!r} of job {job_id!r}"):
         found = _snapshot(node, row, depth, JobStatus(status.decode()))
@@ -152,10 +158,10 @@ def snapshot(
 
 
 def _snapshot(node: PlannedNode, row: Raw, depth: int, status: JobStatus) -> dict[str, Any]:
-    """All of a snapshot but what its caller knows: its job, and its last heartbeat."""
+    """Return the fields of a snapshot, without the job id and the last heartbeat."""
     state, processed, token, assigned, _, error, attempts, losses = row
     if losses and status is JobStatus.FAILED:
-        error = error or b"its worker died while it ran this message"
+        error = error or b"the worker died while it ran this message"
     known: dict[str, Any] = decode(state) if state else {}
     return {
         "agent_id": node.node_id,
@@ -194,12 +200,12 @@ def _agent_status(
     if job is JobStatus.PAUSED:
         return AgentStatus.PAUSED
     if depth >= (node.threshold or 1):
-        return AgentStatus.QUEUED  # in a job that failed or was cancelled: kept for a retry
+        return AgentStatus.QUEUED  # also in a failed or cancelled job, whose mail is kept for a retry
     return AgentStatus.COMPLETED if job in TERMINAL and processed and not depth else AgentStatus.READY
 
 
 def event(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    """One event from its stream entry; its id is the entry's id, whose first part is the time in milliseconds."""
+    """Parse an event from its stream entry. The event's id is the entry's id. Raises RecordDamaged."""
     name = entry_id.decode()
     with reading(f"event {name} of job {job_id!r}"):
         found: Event = {
@@ -240,7 +246,7 @@ def dead_letter(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
 
 
 def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:
-    """The message at the head of the mailbox of the *agent* in which a job failed. Raises RecordDamaged."""
+    """Parse the message on which a job failed, at the head of the mailbox of *agent*. Raises RecordDamaged."""
     with reading(f"the first message in the mailbox of agent {agent!r} of job {job['job_id']!r}"):
         message = Message.parse(raw)
         return {
@@ -253,5 +259,6 @@ def stopped_on(raw: bytes, agent: str, job: JobMap) -> DeadLetter:
 
 
 def ends_the_job(found: Event) -> bool:
-    ours = "agent_id" not in found  # an agent may record whatever it likes
+    """Return True if the event records the end of its job."""
+    ours = "agent_id" not in found  # agents may record events of any type
     return ours and found["type"] in (EventType.JOB_COMPLETED, EventType.JOB_FAILED, EventType.JOB_CANCELLED)

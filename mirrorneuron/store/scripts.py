@@ -1,4 +1,4 @@
-"""Where Python meets Lua: one typed method for each script of `lua/`, and the only place that knows their encoding."""
+"""One typed method for each script in `lua/`. Only this module encodes their arguments and decodes their replies."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mirrorneuron.store.protocol import (
     SweepReply,
 )
 
-MOST_MESSAGES: Final = 1_000  #: of one claim; an aggregator that needs more gets what it needs
-DELIVERED_KEPT: Final = 10_000  #: newest ids of messages from outside by which a repeated one is known
-MOST_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
+MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher threshold gets that many
+DELIVERED_KEPT: Final = 10_000  #: ids of messages from outside that are kept to detect duplicates
+MAX_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
 Arg = str | bytes | int
-Wanted = Sequence[tuple[str, int]]  #: (pool, most agents): the first pool that has any is taken from
+Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
 
 
 def _load(name: str) -> str:
@@ -62,7 +62,7 @@ NO_LIMITS: Final = Policies()
 
 
 class Scripts:
-    """The scripts, bound to one server. *keep_s* is the retention of ended jobs, in seconds.
+    """The scripts on one server. *keep_s* is the retention of ended jobs, in seconds.
 
     *clock* (ms) replaces the server's time in tests.
     """
@@ -95,31 +95,32 @@ class Scripts:
         policies: Policies = NO_LIMITS,
         agents: Sequence[tuple[str, str, Arg, Arg]],
         mail: Sequence[tuple[str, bytes]],
-        beside: Iterable[tuple[Arg, ...]] = (),
+        same_round_trip: Iterable[tuple[Arg, ...]] = (),
     ) -> tuple[ReplyCode, str, list[Any]]:
-        """Create a job; *beside* are commands for other slots, sent before it in the same round trip.
+        """Create a job. *same_round_trip* are commands for other slots, sent before the script.
 
-        *agents*: (agent, pool, need, take) for all but plain light ones. Returns CREATED, EXISTS or CONFLICT, the
-        job's status, and the replies of *beside*.
+        *agents*: (agent, pool, threshold, batch_max) for each agent that is not a plain light one. Returns CREATED,
+        EXISTS or CONFLICT, the job's status, and the replies to *same_round_trip*.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
         args = [self._now(), digest, static, " ".join(pools), events_max]
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]
-        rows = (*beside, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
+        rows = (*same_round_trip, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
         try:
-            *others, answer = self._piped(rows)
-        except NoScriptError:  # a server that was restarted or is new
-            *others, answer = self._piped((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
+            *others, answer = self._round_trip(rows)
+        except NoScriptError:  # the server was restarted, or is another one
+            *others, answer = self._round_trip((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
         return ReplyCode(answer[0].decode()), answer[1].decode(), others
 
     def claim(
         self, job: JobRef, token: str, wanted: Wanted, *, agents: Sequence[str] = (), opening: bool = False
     ) -> Reply:
-        """Take agents that are due: of the first pool in *wanted* that has any; or the first of *agents*, of that pool.
+        """Claim ready agents from the first pool of *wanted* that has any; or the first of *agents* if it is due, in
+        the first pool of *wanted*.
 
-        The further *agents* are claimed with it, without mail, as long as they are free.
+        The other *agents* are claimed with it, without mail, up to the first one that is claimed or has mail.
         """
         args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", job.digest, len(wanted)]
         args += [part for row in wanted for part in row]
@@ -136,9 +137,9 @@ class Scripts:
         *,
         agents: Collection[str] = (),
     ) -> Reply:
-        """Write *steps*, the runs of the agents held under *token*; then claim from *wanted* under *next_token*.
+        """Write *steps*, the runs of agents claimed under *token*; then claim from *wanted* under *next_token*.
 
-        *agents* are all agents of the job: needed when a step ends it, so that all its keys get their time to live.
+        *agents* are all agents of the job. They are needed if a step ends the job, to set the TTL of all its keys.
         """
         end = next((step.end for step in steps if step.end), None)
         args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
@@ -146,7 +147,7 @@ class Scripts:
         args += [sum(len(s.dead) for s in steps)]
         args += [part for row in wanted for part in row]
         for step in steps:
-            args += _agent(step)
+            args += _step_args(step)
         args += [part for step in steps for row in step.outgoing for part in row]
         args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
         args += [part for step in steps for row in step.dead for part in row]
@@ -154,57 +155,60 @@ class Scripts:
         return _reply(self._call("commit", job.job_id, args), next_token)
 
     def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> ReplyCode:
-        """Give the claims under *token* a new lease."""
+        """Renew the lease of the claims of *agents* under *token*."""
         args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
         return ReplyCode(self._call("renew", job.job_id, args).decode())
 
     def flush(self, job: JobRef, revision: int, agents: Sequence[str]) -> Reply:
-        """Let *agents*, which wait for a full batch, act on what they hold, if the job is idle at *revision*."""
+        """If the job is idle at *revision*, make those *agents* ready that wait for a full batch and have mail."""
         return _reply(self._call("flush", job.job_id, [self._now(), job.run, revision, *agents]), "")
 
     def settle(self, job: JobRef, revision: int, end: JobEnd | None, agents: Collection[str] = ()) -> ReplyCode:
-        """End a job that was idle after *revision* commits, or with None note that it waits; unless it has moved."""
+        """End a job that is idle at *revision*; if *end* is None, record that it is idle."""
         args: list[Arg] = [self._now(), job.run, revision, *(self._end(job, end, agents) if end else ["wait"])]
         return ReplyCode(self._call("settle", job.job_id, args).decode())
 
     def finish(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> ReplyCode:
-        """End a live job, which has *agents*, from outside of its runs."""
+        """End a live job from outside its runs. *agents* are all its agents."""
         return ReplyCode(
             self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode()
         )
 
     def pause_resume(self, job_id: str, to: JobStatus, payload: bytes) -> ControlReply:
-        """Pause or resume a job. Safe to repeat."""
-        return _moved(self._call("pause_resume", job_id, [self._now(), to, payload]))
+        """Pause or resume a job. Idempotent."""
+        return _control_reply(self._call("pause_resume", job_id, [self._now(), to, payload]))
 
     def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> ControlReply:
-        """Append a message from outside to an agent's mailbox. Idempotent by message id.
+        """Append a message from outside to an agent's mailbox. Idempotent by agent and message id.
 
-        *dead* is the entry of the dead letter that it replays: GONE when there is no such entry any more.
+        *dead* is the stream entry of the dead letter that the message replays. Returns GONE if the entry is gone.
         """
-        return _moved(self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead]))
+        return _control_reply(
+            self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead])
+        )
 
     def retry(
         self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
     ) -> tuple[ControlReply, int]:
-        """Let a job, which has *agents* and whose run failed or was cancelled, go on as another run; returns that
-        run's number too. Asked again, it is the same one, even if that has ended as well.
+        """Continue a failed or cancelled job as another run. Returns the reply and the number of the new run.
+        Idempotent by *job*, also if the new run has ended.
 
-        With *start*, the agents in *clear* ((agent, need): it and all behind it) begin anew; it gets its last input.
+        *agents* are all agents of the job. With *start*, the agents of *clear*, (agent, threshold) for *start* and all
+        agents downstream of it, lose their state and mail, and *start* gets its last input again.
         """
         rows = [part for row in clear for part in row]
         args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
         raw = self._call("retry", job.job_id, args)
-        return _moved(raw[:3]), int(raw[3])
+        return _control_reply(raw[:3]), int(raw[3])
 
     def delete(self, job_id: str, agents: Collection[str]) -> ReplyCode:
-        """Delete a job that has ended, and had *agents*, with all that belongs to it."""
+        """Delete an ended job with all its keys. *agents* are all its agents."""
         return ReplyCode(self._call("delete", job_id, list(agents)).decode())
 
     def sweep(
         self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int
     ) -> SweepReply:
-        """Free claims whose lease was over at *now_ms* (server time), and learn what else needs doing for the job."""
+        """Free the claims whose lease was over at *now_ms* (server time). The reply says what else the job needs."""
         payload = encode({"node_name": self._node})
         args = [
             self._now() if now_ms is None else now_ms,
@@ -219,14 +223,14 @@ class Scripts:
             ReplyCode(word.decode()),
             JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
             int(revision),
-            _waiting(waiting),
+            _ready_agents(waiting),
             agent.decode(),
             int(losses),
         )
 
-    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], most_bytes: int) -> ReplyCode:
-        """Keep what commands of a job print: (agent, stream, text), at most *most_bytes* of the newest."""
-        args: list[Arg] = [most_bytes, self._keep_s, *(part for chunk in chunks for part in chunk)]
+    def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], max_bytes: int) -> ReplyCode:
+        """Append output of commands, (agent, stream, text). Only the newest *max_bytes* of the job are kept."""
+        args: list[Arg] = [max_bytes, self._keep_s, *(part for chunk in chunks for part in chunk)]
         return ReplyCode(self._call("log", job_id, args).decode())
 
     def _now(self) -> Arg:
@@ -234,10 +238,10 @@ class Scripts:
 
     def _claimer(self, job: JobRef, token: str, next_token: str, pool: str) -> list[Arg]:
         lease = encode({"lease_id": next_token, "pool": pool, "node_name": self._node})
-        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MOST_MESSAGES, MOST_BYTES]
+        return [self._now(), job.run, token, self._node, self._lease_ms, lease, MAX_MESSAGES, MAX_BYTES]
 
     def _end(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> list[Arg]:
-        # Small on purpose: whoever is woken reads the record, which alone is the truth.
+        # The notice is small on purpose: a waiter that gets it reads the job map, which alone is the truth.
         notice = encode({"task_id": job.job_id, "status": CELERY_STATE[end.status]})
         channel = result_channel(job.job_id)
         return [
@@ -252,8 +256,8 @@ class Scripts:
             *agents,
         ]
 
-    def _piped(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
-        """The replies to several commands. If one of them is refused, all are sent again, or it is raised."""
+    def _round_trip(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+        """Send the commands in one round trip. If the server refuses one, all are retried; raises in the end."""
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
@@ -264,11 +268,11 @@ class Scripts:
         key = self._keys.job(job_id)
         try:
             return self._client.evalsha(SHAS[name], 1, key, *args)
-        except NoScriptError:  # a server that was restarted or is new
+        except NoScriptError:  # the server was restarted, or is another one
             return self._client.eval(SOURCES[name], 1, key, *args)
 
 
-def _agent(step: Step) -> list[Arg]:
+def _step_args(step: Step) -> list[Arg]:
     threshold = "" if step.threshold is None else step.threshold
     delay = "" if step.delay_ms is None else step.delay_ms
     return [
@@ -292,7 +296,7 @@ def _reply(raw: Any, token: str) -> Reply:
         word=ReplyCode(word.decode()),
         revision=int(revision),
         idle=bool(idle),
-        waiting=_waiting(waiting),
+        waiting=_ready_agents(waiting),
         claims=tuple(
             Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
             for agent, state, processed, attempts, waited, mail in claims
@@ -301,10 +305,10 @@ def _reply(raw: Any, token: str) -> Reply:
     )
 
 
-def _waiting(rows: Any) -> tuple[ReadyAgents, ...]:
+def _ready_agents(rows: Any) -> tuple[ReadyAgents, ...]:
     return tuple(ReadyAgents(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
 
 
-def _moved(raw: Any) -> ControlReply:
+def _control_reply(raw: Any) -> ControlReply:
     word, status, waiting = raw
-    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _waiting(waiting))
+    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _ready_agents(waiting))

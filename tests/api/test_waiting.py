@@ -209,7 +209,7 @@ def test_a_long_wait_survives_a_restart_too(tmp_path: Path, wait: Wait, monkeypa
         jobs.submit("j")
         future = wait(store, "j")
         now[0] = 40.0  # seconds later, but not near the deadline of the wait
-        monkeypatch.setattr(waiting, "AWAY_S", 10.0)
+        monkeypatch.setattr(waiting, "MAX_OUTAGE_S", 10.0)
         while readings.acquire(blocking=False):
             pass
         for _ in range(2):
@@ -229,7 +229,7 @@ def _answers(server: ValkeyServer) -> bool:
 def test_a_server_that_stays_unreachable_ends_the_wait_with_its_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: Wait
 ) -> None:
-    monkeypatch.setattr(waiting, "AWAY_S", 0.0)
+    monkeypatch.setattr(waiting, "MAX_OUTAGE_S", 0.0)
     with ValkeyServer(tmp_path) as server:
         settings = Settings(redis_url=server.url, redis_namespace="away")
         client, jobs = Client(settings), Jobs(Store(settings))

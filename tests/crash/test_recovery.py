@@ -51,7 +51,7 @@ def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Cli
     (dead,) = jobs.dead_letters(job_id)
     assert job["result"]["details"] == {"losses": 2, "message_id": dead["message_id"]}
     states = {agent["agent_id"]: (agent["status"], agent["last_error"]) for agent in jobs.inspect_agents(job_id)}
-    assert states == {"worker": ("error", "its worker died while it ran this message"), "sink": ("ready", None)}
+    assert states == {"worker": ("error", "the worker died while it ran this message"), "sink": ("ready", None)}
 
 
 def test_manual_recovery_pauses_the_job_until_it_is_resumed(own: RealNode, jobs: Client, tmp_path: Path) -> None:

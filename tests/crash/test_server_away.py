@@ -27,7 +27,7 @@ from tests.support.sweeping import no_sweeps
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-AWAY_S = 4.5  # one and a half leases
+OUTAGE_S = 4.5  # one and a half leases
 BACKOFF_MS = 4_000  # ends while the server is unreachable, unless the machine is busy
 PATIENCE_MS = 60_000
 WIDTH = 4_000  # leaves of a fan-out that takes a while
@@ -98,14 +98,14 @@ def test_a_worker_that_reconnected_consumes_the_first_announcement(jobs: Client,
 
 @contextmanager
 def outage(server: ValkeyServer, how: str) -> Iterator[None]:
-    """Stop or freeze the server for AWAY_S; the block runs in the middle of that time."""
+    """Stop or freeze the server for OUTAGE_S; the block runs in the middle of that time."""
     leave, come = {"stopped": (server.stop, server.start), "frozen": (server.freeze, server.thaw)}[how]
     began = time.monotonic()
     leave()
     try:
-        wait_until(lambda: time.monotonic() > began + AWAY_S / 2)
+        wait_until(lambda: time.monotonic() > began + OUTAGE_S / 2)
         yield
-        wait_until(lambda: time.monotonic() > began + AWAY_S)
+        wait_until(lambda: time.monotonic() > began + OUTAGE_S)
     finally:
         come()
 

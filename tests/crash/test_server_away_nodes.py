@@ -26,7 +26,7 @@ from workers.runtime import Runtime
 from workers.visit import Start, visit
 
 LEASE_MS = 1_000
-AWAY_S = 2.5  # longer than a lease and some sweeps
+OUTAGE_S = 2.5  # longer than a lease and some sweeps
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def claimed(client: Client, store: Store, sweeper: Sweeper) -> Callable[[], Repl
 
 
 def cut_off(server: ValkeyServer) -> None:
-    """Freeze the server for AWAY_S."""
+    """Freeze the server for OUTAGE_S."""
     server.freeze()
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() > began + AWAY_S)
+    wait_until(lambda: time.monotonic() > began + OUTAGE_S)
     server.thaw()
 
 

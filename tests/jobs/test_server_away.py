@@ -40,7 +40,7 @@ def away(nobody):
 def impatient(monkeypatch):
     """Shorten time-outs of seconds, so that only the number of tries matters."""
     monkeypatch.setattr(connection, "COMMAND_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(waiting, "AWAY_S", 0.3)
+    monkeypatch.setattr(waiting, "MAX_OUTAGE_S", 0.3)
     monkeypatch.setattr(waiting, "RETRY_S", 0.05)
 
 

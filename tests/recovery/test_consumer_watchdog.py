@@ -14,7 +14,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from tests.support.graphs import line
 from tests.support.node import ROOT, environment
@@ -82,7 +82,7 @@ def test_tasks_on_a_server_that_refuses_writes_do_not_count_as_queued(own_server
     watchdog = ConsumerWatchdog(SimpleNamespace(app=app), 0, store.check_writes)
     assert watchdog._queued() == 1
     own_server.client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    with pytest.raises(AWAY):
+    with pytest.raises(UNREACHABLE):
         watchdog._queued()
     own_server.client.execute_command("REPLICAOF", "NO", "ONE")
     assert watchdog._queued() == 1

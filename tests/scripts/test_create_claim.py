@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mirrorneuron.store.protocol import JobRef, ReplyCode, new_token
-from mirrorneuron.store.scripts import MOST_MESSAGES
+from mirrorneuron.store.scripts import MAX_MESSAGES
 from tests.scripts.machine.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
@@ -102,11 +102,11 @@ def test_the_claim_of_an_executor_returns_one_message_and_records_its_lease(stag
     assert "executor_lease_requested" in one.events()
 
 
-@pytest.mark.parametrize("depth", [63, 64, 65, 128, 129, MOST_MESSAGES + 50])
+@pytest.mark.parametrize("depth", [63, 64, 65, 128, 129, MAX_MESSAGES + 50])
 def test_a_claim_returns_as_much_mail_as_one_claim_may_hold(stage: Stages, depth: int) -> None:
     one = stage().open(*(("a", b"%d" % n) for n in range(depth)))
     reply = one.claim("a")
-    assert reply.claims[0].mail == tuple(b"%d" % n for n in range(min(depth, MOST_MESSAGES)))
+    assert reply.claims[0].mail == tuple(b"%d" % n for n in range(min(depth, MAX_MESSAGES)))
 
 
 def test_a_claim_returns_at_least_the_threshold_of_an_aggregator(stage: Stages) -> None:
@@ -123,9 +123,9 @@ def test_a_claim_of_large_messages_stops_at_the_byte_limit_after_at_least_one(st
 
 
 def test_a_claim_of_several_agents_stops_at_the_message_limit(stage: Stages) -> None:
-    one = stage().open(*((name, b"m") for name in "abc" for _ in range(MOST_MESSAGES // 2)))
+    one = stage().open(*((name, b"m") for name in "abc" for _ in range(MAX_MESSAGES // 2)))
     reply = one.scripts.claim(JOB, new_token(), ANY_LIGHT)
-    assert [(c.agent_id, len(c.mail)) for c in reply.claims] == [(name, MOST_MESSAGES // 2) for name in "ab"]
+    assert [(c.agent_id, len(c.mail)) for c in reply.claims] == [(name, MAX_MESSAGES // 2) for name in "ab"]
     assert rows(reply) == {"light": (1, 0, "c")}
 
 

@@ -26,7 +26,7 @@ TTL_S = 3_600 + SPARE_SECONDS
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> PackedBundle:
-    """A bundle whose payloads, which nothing can compress, take three chunks."""
+    """A bundle whose incompressible payloads take three chunks."""
     (tmp_path / "data").write_bytes(random.Random(1).randbytes(2 * CHUNK_BYTES + 5))
     return packed({}, tmp_path)[0]
 
@@ -35,7 +35,7 @@ def parts(store: Store, bundle: PackedBundle) -> tuple[str, str]:
     return store.keys.manifest(bundle.digest), store.keys.bundle(bundle.payloads_digest or "")
 
 
-def test_what_was_put_comes_back(store: Store, bundle: PackedBundle) -> None:
+def test_a_stored_bundle_is_read_back(store: Store, bundle: PackedBundle) -> None:
     assert store.bundles.has(bundle) is False
     store.bundles.put(bundle)
     assert store.bundles.has(bundle) is True
@@ -61,7 +61,9 @@ def test_a_bundle_without_payloads_has_none(store: Store) -> None:
     assert store.bundles.manifest(bundle.digest)[1] is None
 
 
-def test_a_bundle_outlives_its_jobs_and_is_renewed_with_each(store: Store, bundle: PackedBundle) -> None:
+def test_the_ttl_of_a_bundle_is_longer_than_retention_and_renewed_with_each_job(
+    store: Store, bundle: PackedBundle
+) -> None:
     store.bundles.put(bundle)
     for renew in (store.bundles.has, store.bundles.put):
         for name in parts(store, bundle):
@@ -83,8 +85,8 @@ def test_creating_a_job_renews_its_bundle(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_creating_a_job_stores_what_its_bundle_has_lost(store: Store, tmp_path: Path, lost: int) -> None:
-    """A producer that has met the bundle before does not look whether it is there."""
+def test_creating_a_job_stores_missing_parts_of_its_bundle(store: Store, tmp_path: Path, lost: int) -> None:
+    """A producer that has stored the bundle before does not check again."""
     (tmp_path / "file").write_text("x")
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
@@ -93,8 +95,8 @@ def test_creating_a_job_stores_what_its_bundle_has_lost(store: Store, tmp_path: 
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
-def test_sweeping_renews_the_bundles_of_live_jobs_and_of_no_others(store: Store, jobs: Jobs, tmp_path: Path) -> None:
-    """A job may run for longer than ended ones are kept."""
+def test_a_sweep_renews_the_bundles_of_live_jobs_only(store: Store, jobs: Jobs, tmp_path: Path) -> None:
+    """A job may run for longer than the retention."""
     (tmp_path / "file").write_text("x")
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
@@ -119,10 +121,10 @@ def test_without_retention_bundles_are_kept_for_ever(make_store: Callable[..., S
 
 
 @pytest.mark.parametrize("retention_seconds", [0, 3_600])
-def test_a_bundle_that_no_job_has_any_more_goes_soon_after_the_last_one_was_deleted(
+def test_a_bundle_expires_soon_after_its_last_job_was_deleted(
     make_store: Callable[..., Store], tmp_path: Path, retention_seconds: int
 ) -> None:
-    """Its payloads too, unless another job's bundle has the same."""
+    """Its payloads too, unless the bundle of another job shares them."""
     store = make_store(retention_seconds=retention_seconds)
     (tmp_path / "file").write_text("x")
     bundles = {}
@@ -160,7 +162,7 @@ def test_a_bundle_that_is_submitted_while_it_is_freed_is_kept(
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_bundle_of_which_a_part_is_lost_is_stored_again(store: Store, bundle: PackedBundle, lost: int) -> None:
+def test_a_bundle_with_a_missing_part_is_stored_again(store: Store, bundle: PackedBundle, lost: int) -> None:
     store.bundles.put(bundle)
     store.client.delete(parts(store, bundle)[lost])
     assert store.bundles.has(bundle) is False
@@ -168,7 +170,7 @@ def test_a_bundle_of_which_a_part_is_lost_is_stored_again(store: Store, bundle: 
     assert store.bundles.payloads(bundle.payloads_digest or "") == bundle.payloads
 
 
-def test_what_is_not_there_is_a_lookup_error_that_names_it(store: Store) -> None:
+def test_a_missing_bundle_raises_a_lookup_error_with_its_digest(store: Store) -> None:
     with pytest.raises(LookupError, match="bundle 'abc' is not in the store"):
         store.bundles.manifest("abc")
     with pytest.raises(LookupError, match="payloads 'abc' are not in the store"):
@@ -178,18 +180,17 @@ def test_what_is_not_there_is_a_lookup_error_that_names_it(store: Store) -> None
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"[]", b"{}", b'{"manifest": 1, "payloads": null}', b"\xff"])
-def test_a_manifest_that_cannot_be_read_is_as_good_as_lost(store: Store, bundle: PackedBundle, document: bytes) -> None:
-    """So that its jobs fail, as those of a lost one do, and are not tried for ever."""
+def test_a_damaged_manifest_counts_as_missing(store: Store, bundle: PackedBundle, document: bytes) -> None:
+    """Its jobs then fail instead of being retried for ever."""
     store.client.set(store.keys.manifest(bundle.digest), document)
     with pytest.raises(BundleNotFound, match=f"^bundle '{bundle.digest}' cannot be read: "):
         store.plan(bundle.digest)
     store.bundles.renew([bundle.digest])
 
 
-def test_a_job_with_a_damaged_bundle_does_not_keep_the_sweeper_from_the_others(
+def test_a_job_with_a_damaged_bundle_fails_and_does_not_stop_the_sweep_of_others(
     make_store: Callable[..., Store],
 ) -> None:
-    """It fails, with a reason."""
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0])
     jobs = Jobs(store)
@@ -210,7 +211,7 @@ def test_a_job_with_a_damaged_bundle_does_not_keep_the_sweeper_from_the_others(
         assert said in error
 
 
-def test_a_half_made_upload_is_seen_by_nobody_and_goes_away(
+def test_an_incomplete_upload_is_invisible_and_expires(
     store: Store, bundle: PackedBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def power_cut(*_: object) -> None:
@@ -225,7 +226,7 @@ def test_a_half_made_upload_is_seen_by_nobody_and_goes_away(
 
 
 def test_an_upload_survives_a_lost_reply(store: Store, bundle: PackedBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """redis-py sends a pipeline again when the reply was lost, although the server has carried it out."""
+    """redis-py retries a pipeline whose reply was lost, although the server has executed it."""
     make, lost = store.client.pipeline, [True]
 
     def pipeline(*args: Any, **options: Any) -> Any:

@@ -14,7 +14,7 @@ from mirrorneuron.store.connection import connect, connect_async
 from mirrorneuron.store.job_store import Store
 
 URL = "rediss://user:p%40ss@there:7000/1"
-WAYS = [
+QUERIES = [
     ("", ssl.CERT_REQUIRED),
     *((f"?ssl_cert_reqs={word}", ssl.CERT_REQUIRED) for word in ("required", "CERT_REQUIRED")),
     *((f"?ssl_cert_reqs={word}", ssl.CERT_OPTIONAL) for word in ("optional", "CERT_OPTIONAL")),
@@ -22,8 +22,10 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("query", "wanted"), WAYS)
-def test_all_three_check_certificates_unless_the_url_says_otherwise(query: str, wanted: ssl.VerifyMode) -> None:
+@pytest.mark.parametrize(("query", "wanted"), QUERIES)
+def test_store_broker_and_backend_check_certificates_unless_the_url_disables_it(
+    query: str, wanted: ssl.VerifyMode
+) -> None:
     settings = Settings.load(redis_url=URL + query)
     for client in (Store(settings).client, connect(settings.redis_url), connect_async(settings.redis_url)):
         connection = client.connection_pool.make_connection()
@@ -37,7 +39,7 @@ def test_all_three_check_certificates_unless_the_url_says_otherwise(query: str, 
     assert (app.backend.connparams["password"], app.backend.connparams["db"]) == ("p@ss", 1)
 
 
-def test_a_broker_of_its_own_is_checked_too_and_each_server_of_a_list() -> None:
+def test_certificates_of_a_separate_broker_and_of_each_server_in_a_list_are_checked() -> None:
     settings = Settings.load(redis_url="redis://here/0", broker_url="rediss://a/0;REDISS://b/0;amqps://c//")
     app = make_app(settings)
     assert app.connection_for_write().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
@@ -48,13 +50,13 @@ def test_a_broker_of_its_own_is_checked_too_and_each_server_of_a_list() -> None:
 
 
 @pytest.mark.parametrize("name", ["redis_url", "broker_url"])
-def test_a_check_that_does_not_exist_is_refused_by_name(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_.*_URL: ssl_cert_reqs must be required.*'maybe'"):
+def test_an_invalid_ssl_cert_reqs_is_an_error_that_names_the_variable(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_.*_URL: ssl_cert_reqs.*required.*'maybe'"):
         Settings.load(**{name: "rediss://there/0?ssl_cert_reqs=maybe"})
 
 
-@pytest.mark.parametrize(("query", "wanted"), WAYS)
-def test_the_backend_of_another_app_checks_certificates_unless_told_otherwise(
+@pytest.mark.parametrize(("query", "wanted"), QUERIES)
+def test_the_backend_of_another_app_checks_certificates_unless_the_url_disables_it(
     query: str, wanted: ssl.VerifyMode
 ) -> None:
     app = Celery("theirs", broker="memory://", backend=f"mirrorneuron+{URL}{query}", set_as_current=False)
@@ -68,7 +70,7 @@ def test_the_backend_of_another_app_keeps_the_tls_settings_of_that_app() -> None
     assert app.backend.connparams["ssl_cert_reqs"] == ssl.CERT_OPTIONAL
 
 
-def test_a_host_name_that_need_not_match_is_left_unchecked_by_all_three() -> None:
+def test_ssl_check_hostname_false_applies_to_store_broker_and_backend() -> None:
     settings = Settings.load(redis_url=f"{URL}?ssl_check_hostname=false")
     assert Store(settings).client.connection_pool.make_connection().check_hostname is False
     app = make_app(settings)

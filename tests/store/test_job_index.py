@@ -1,4 +1,4 @@
-"""The indexes beside the jobs: nothing that happens meanwhile takes a job off them, or leaves one on."""
+"""The indexes of jobs: they match the jobs also if jobs are created, retried or deleted at the same time."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def sweeper(store: Store) -> Sweeper:
     return Sweeper(store, make_app(store.settings), lambda digest: store.plan(digest)[0])
 
 
-def test_a_retry_is_live_although_its_last_run_is_buried_meanwhile(
+def test_a_retried_job_is_live_although_its_last_run_is_marked_ended_meanwhile(
     settings: Settings, store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker that ended the run takes the job off the live ones a little later, and so may the sweeper."""
+    """The worker that ended the run marks the job as ended a little later, and the sweeper may do so too."""
     jobs.submit("j")
     jobs.open("j")
     jobs.end("j", JobStatus.FAILED)
@@ -44,18 +44,18 @@ def test_a_retry_is_live_although_its_last_run_is_buried_meanwhile(
     control = Control(store, lambda plan: Chains(app, settings.redis_namespace, plan))
     retry = store.scripts.retry
 
-    def buried_meanwhile(*args: Any) -> Any:
+    def marked_ended_meanwhile(*args: Any) -> Any:
         store.index.mark_ended(["j"])
         return retry(*args)
 
-    monkeypatch.setattr(store.scripts, "retry", buried_meanwhile)
+    monkeypatch.setattr(store.scripts, "retry", marked_ended_meanwhile)
     assert control.retry("j", None)["status"] == "running"
     assert store.index.live() == ["j"]
     assert store.client.zcard(store.keys.ended) == 0
 
 
 def test_a_retry_whose_reply_was_lost_starts_no_second_run(store: Store, jobs: Jobs) -> None:
-    """The first one's run may have ended as well by then."""
+    """The run that the first call started may have ended already."""
     jobs.submit("j")
     jobs.open("j")
     jobs.end("j", JobStatus.FAILED)
@@ -78,10 +78,10 @@ def test_a_job_under_the_id_of_an_expired_one_stays_listed(make_store: Callable[
     assert later.client.zcard(later.keys.ended) == 0
 
 
-def test_pages_have_each_job_once_whatever_comes_and_goes(
+def test_pages_have_each_job_once_while_jobs_are_submitted_and_deleted(
     make_store: Callable[..., Store], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six jobs of three moments, by twos; between two pages one is submitted and one deleted."""
+    """Six jobs with three submission times, two per page; after the first page one is submitted and one deleted."""
     monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
     for n in range(6):
         Jobs(make_store(clock=lambda n=n: 1_700_000_000_000 + n // 2)).submit(f"j{n}")
@@ -95,8 +95,10 @@ def test_pages_have_each_job_once_whatever_comes_and_goes(
     assert seen[0] in ("j4", "j5")
 
 
-def test_a_foreign_key_in_the_place_of_a_job_hides_no_other(settings: Settings, store: Store, jobs: Jobs) -> None:
-    """Neither from those who list jobs, nor from the sweeper."""
+def test_a_key_of_another_type_in_place_of_a_job_does_not_hide_other_jobs(
+    settings: Settings, store: Store, jobs: Jobs
+) -> None:
+    """Neither from `list_jobs` nor from the sweeper."""
     jobs.submit("j")
     store.client.set(store.keys.job("foreign"), "not a hash")
     store.client.zadd(store.keys.jobs, {"foreign": store.now_ms()})
@@ -121,10 +123,10 @@ def test_a_job_whose_bundle_is_lost_can_be_cancelled_and_cleaned_up(
     assert list(store.client.scan_iter(f"{store.keys.ns}:job:*")) == []
 
 
-def test_the_entries_of_a_job_go_when_its_retention_is_over_and_not_before(
+def test_the_entries_of_a_job_are_removed_when_its_retention_is_over_and_not_before(
     make_store: Callable[..., Store], store: Store, jobs: Jobs
 ) -> None:
-    """Its keys go by themselves at the same time."""
+    """Its keys expire at the same time."""
     for name in ("over", "kept", "live"):
         jobs.submit(name)
     jobs.end("over")
@@ -141,7 +143,7 @@ def test_the_entries_of_a_job_go_when_its_retention_is_over_and_not_before(
     assert store.index.live() == ["live"]
 
 
-def test_a_sweep_drops_the_entries_of_jobs_that_have_expired(
+def test_a_sweep_removes_the_entries_of_expired_jobs(
     make_store: Callable[..., Store], store: Store, jobs: Jobs
 ) -> None:
     jobs.submit("j")
@@ -152,10 +154,10 @@ def test_a_sweep_drops_the_entries_of_jobs_that_have_expired(
     assert store.client.exists(store.keys.jobs, store.keys.ended) == 0
 
 
-def test_an_entry_without_a_job_is_dropped_once_no_submission_can_be_behind_it(
+def test_an_entry_without_a_job_is_removed_when_it_is_too_old_for_a_submission_in_progress(
     make_store: Callable[..., Store], store: Store
 ) -> None:
-    """A submission writes the entries first; one that died between leaves them without a job."""
+    """A submission writes the entries first; a producer that dies then leaves entries without a job."""
     for command in store.index.entries("ghost", store.now_ms()):
         store.client.execute_command(*command)
     store.client.sadd(store.keys.live, "never listed")
@@ -167,8 +169,8 @@ def test_an_entry_without_a_job_is_dropped_once_no_submission_can_be_behind_it(
     assert (store.index.live(), store.client.exists(store.keys.jobs)) == ([], 0)
 
 
-def test_a_live_job_that_is_buried_stays_among_the_live(store: Store, jobs: Jobs) -> None:
-    """A server that lost its last second knows nothing of the end that was seen."""
+def test_a_live_job_that_is_marked_ended_stays_live(store: Store, jobs: Jobs) -> None:
+    """A server that crashed and lost its last second of writes may have lost the end of a job."""
     for name in ("pending", "running", "ended"):
         jobs.submit(name)
     jobs.open("running")
@@ -178,7 +180,7 @@ def test_a_live_job_that_is_buried_stays_among_the_live(store: Store, jobs: Jobs
     assert store.client.zrange(store.keys.ended, 0, -1) == [b"ended"]
 
 
-def test_a_job_that_is_deleted_before_it_is_buried_is_on_no_list(store: Store, jobs: Jobs) -> None:
+def test_a_job_that_is_deleted_before_it_is_marked_ended_is_in_no_index(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
     assert store.delete("j", ["a", "x", "join"]) is True
@@ -200,44 +202,44 @@ def test_the_bundles_of_more_jobs_than_a_page_are_found(
     assert store.index.digests([*"abcde"]) == {jobs.ref(name).digest for name in "abcde"}
 
 
-def test_a_job_that_cannot_be_entered_is_an_error(store: Store, jobs: Jobs) -> None:
-    """It would be on no list, and no sweeper would look after it."""
+def test_a_job_that_cannot_be_indexed_is_an_error(store: Store, jobs: Jobs) -> None:
+    """Without an index entry the job would not be listed or swept."""
     store.client.set(store.keys.jobs, "not a set")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         jobs.submit("j")
 
 
-def test_one_sweeper_leads_until_its_lease_is_over(store: Store) -> None:
-    assert store.lead("one", 600_000) is True
-    assert store.lead("two", 600_000) is False
-    assert store.lead("one", 1_200_000) is True
+def test_one_sweeper_holds_the_lease_until_it_is_over(store: Store) -> None:
+    assert store.sweep_lease.take("one", 600_000) is True
+    assert store.sweep_lease.take("two", 600_000) is False
+    assert store.sweep_lease.take("one", 1_200_000) is True
     assert store.client.pttl(store.keys.sweeper) > 600_000, "it was renewed"
     store.client.delete(store.keys.sweeper)  # its lease is over
-    assert store.lead("two", 600_000) is True
+    assert store.sweep_lease.take("two", 600_000) is True
     assert 0 < store.client.pttl(store.keys.sweeper) <= 600_000
-    assert store.lead("one", 600_000) is False
+    assert store.sweep_lease.take("one", 600_000) is False
 
 
-def test_a_sweeper_that_does_not_lead_sweeps_nothing(store: Store, jobs: Jobs) -> None:
+def test_a_sweeper_without_the_lease_does_not_sweep(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
-    store.lead("another", 600_000)
+    store.sweep_lease.take("another", 600_000)
     assert sweeper(store).tick() is False
     assert store.index.live() == ["j"]
 
 
-def test_a_sweep_knows_how_long_ago_the_last_one_began(make_store: Callable[..., Store]) -> None:
+def test_mark_sweep_returns_the_time_since_the_last_sweep_began(make_store: Callable[..., Store]) -> None:
     now = [1_700_000_000_000]
     store = make_store(clock=lambda: now[0])
-    assert store.mark_sweep() == (now[0], 0)
+    assert store.sweep_lease.mark_sweep() == (now[0], 0)
     now[0] += 7_000
-    assert store.mark_sweep() == (now[0], 7_000)
+    assert store.sweep_lease.mark_sweep() == (now[0], 7_000)
 
 
 def test_cleanup_counts_the_age_of_a_job_from_its_end(
     settings: Settings, make_store: Callable[..., Store], store: Store
 ) -> None:
-    """One that was submitted long ago may have ended just now."""
+    """A job that was submitted long ago may have ended just now."""
     for name, days in (("old", 3), ("long", 0)):
         jobs = Jobs(make_store(clock=lambda: store.now_ms() - 5 * DAY_MS))
         jobs.submit(name)
@@ -254,7 +256,7 @@ def test_cleanup_counts_the_age_of_a_job_from_its_end(
 def test_a_job_that_is_retried_while_it_is_deleted_is_kept_or_deleted_as_a_whole(
     store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, commands: int
 ) -> None:
-    """The retry comes after the deletion has sent so many commands; then the job's first agent works."""
+    """The retry comes after the deletion has sent *commands* commands."""
     jobs.submit("j")
     jobs.end("j", JobStatus.CANCELLED)
     other = make_store()
@@ -277,10 +279,10 @@ def test_a_job_that_is_retried_while_it_is_deleted_is_kept_or_deleted_as_a_whole
 
 
 @pytest.mark.parametrize("forget", ["remove", "forget_orphan", "forget_expired"])
-def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_listed(
+def test_a_job_that_is_submitted_again_while_its_old_entries_are_removed_stays_listed(
     store: Store, make_store: Callable[..., Store], jobs: Jobs, monkeypatch: pytest.MonkeyPatch, forget: str
 ) -> None:
-    """Just before the first of the old one's entries goes."""
+    """The submission comes just before the first of the old entries is removed."""
     jobs.submit("j")
     jobs.end("j")
     store.index.mark_ended(["j"])
@@ -319,22 +321,22 @@ def test_a_job_that_is_submitted_anew_while_the_old_one_is_forgotten_stays_liste
     assert [job["job_id"] for job in store.jobs()] == ["j"]
 
 
-def test_a_server_that_is_busy_does_not_hide_the_bundles_of_jobs(own_server: ValkeyServer) -> None:
-    """Somebody's script holds it up: what a clean-up takes for bundles that no job needs would be let go."""
+def test_a_busy_server_does_not_hide_the_bundles_of_jobs(own_server: ValkeyServer) -> None:
+    """A long script blocks the server. A clean-up must not take the bundles of jobs for unused and let them expire."""
     store, other = Store(Settings(redis_url=own_server.url), retries=0), connect(own_server.url)
     Jobs(store).submit("j")
     digests = store.index.digests(["j"])
     assert digests
     own_server.client.config_set("busy-reply-threshold", 1)
     with ThreadPoolExecutor(1) as pool:
-        held_up = pool.submit(other.eval, "while true do end", 0)
+        blocking = pool.submit(other.eval, "while true do end", 0)
         try:
             wait_until(lambda: raises(ResponseError, own_server.client.ping))
             with pytest.raises(Refused):
                 store.index.digests(["j"])
         finally:
             own_server.client.script_kill()
-        assert isinstance(held_up.exception(), ResponseError)
+        assert isinstance(blocking.exception(), ResponseError)
     assert store.index.digests(["j"]) == digests
     other.close()
     store.client.close()

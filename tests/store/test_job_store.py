@@ -1,4 +1,4 @@
-"""The job store: creating jobs, the indexes beside them, and the records that are read back."""
+"""The job store: creating jobs, their index entries, and reading their records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Stores = Callable[..., Store]
 
 
 def keys(store: Store) -> dict[str, int]:
-    """Every key of the namespace, without its prefix, and the seconds it has to live (-1: for ever)."""
+    """Return every key of the namespace, without its prefix, with its TTL in seconds (-1: none)."""
     names = store.client.scan_iter(f"*{store.settings.redis_namespace}:*", count=10_000)
     return {name.decode().removeprefix(f"{store.settings.redis_namespace}:"): store.client.ttl(name) for name in names}
 
@@ -38,7 +38,7 @@ def members(store: Store, index: str) -> set[bytes]:
     return set(store.client.zrange(index, 0, -1))
 
 
-def test_a_new_job_is_pending_in_the_indexes_and_has_its_seeds(store: Store, jobs: Jobs) -> None:
+def test_a_new_job_is_pending_and_indexed_and_has_its_initial_mail(store: Store, jobs: Jobs) -> None:
     assert jobs.submit("j", initial_inputs={"a": [{"n": 1}, 2], "x": {"m": 3}}) == (
         ReplyCode.CREATED,
         JobStatus.PENDING,
@@ -59,7 +59,7 @@ def test_a_job_map_has_the_fields_of_the_contract(make_store: Stores) -> None:
     assert store.job("no-job") is None
 
 
-def test_creating_a_job_twice_is_creating_it_once(store: Store, jobs: Jobs) -> None:
+def test_creating_a_job_is_idempotent(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     before = store.client.lrange(store.keys.mail("j", "a"), 0, -1)
     assert jobs.submit("j") == (ReplyCode.EXISTS, JobStatus.PENDING)
@@ -79,10 +79,10 @@ def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: S
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
-def test_a_job_is_created_although_the_server_forgets_its_scripts_again_and_again(
+def test_a_job_is_created_although_the_server_forgets_its_scripts_before_each_command(
     make_store: Stores, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a restart and a fail-over do, in a bad moment: the source of the script goes along with the second try."""
+    """A restarted server has no scripts, nor has another one, so the second attempt sends the source of the script."""
     other, pipeline = make_store(), jobs.store.client.pipeline
 
     def forgotten_before(*args: Any, **options: Any) -> Any:
@@ -94,9 +94,7 @@ def test_a_job_is_created_although_the_server_forgets_its_scripts_again_and_agai
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
-def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
-    store: Store, jobs: Jobs, status: JobStatus
-) -> None:
+def test_creating_an_ended_job_again_does_not_make_it_live(store: Store, jobs: Jobs, status: JobStatus) -> None:
     jobs.submit("j")
     jobs.end("j", status)
     store.index.mark_ended(["j"])
@@ -104,7 +102,7 @@ def test_creating_an_ended_job_again_does_not_bring_it_back_to_life(
     assert members(store, store.keys.live) == set()
 
 
-def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Store, jobs: Jobs) -> None:
+def test_a_conflict_with_an_ended_job_does_not_make_it_live(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
     store.index.mark_ended(["j"])
@@ -115,7 +113,7 @@ def test_a_conflict_with_an_ended_job_does_not_bring_it_back_to_life(store: Stor
 def test_a_submission_that_finds_its_job_still_pending_announces_it(
     settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py sends a pipeline again when its reply was lost: the second one finds what the first has made."""
+    """redis-py retries a pipeline whose reply was lost: the retry finds the job that the first attempt created."""
     client, announced = Client(settings), []
     monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.job_id))
     jobs.submit("j")
@@ -123,7 +121,7 @@ def test_a_submission_that_finds_its_job_still_pending_announces_it(
     assert announced == ["j"]
 
 
-def test_a_job_that_somebody_has_opened_is_not_announced_again(
+def test_a_job_that_a_worker_has_opened_is_not_announced_again(
     settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, announced = Client(settings), []
@@ -134,7 +132,7 @@ def test_a_job_that_somebody_has_opened_is_not_announced_again(
     assert announced == []
 
 
-def test_the_order_of_keys_makes_no_other_bundle_and_the_first_ones_digest_is_announced(
+def test_a_manifest_with_its_keys_in_another_order_is_the_same_job_under_the_first_digest(
     settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, announced = Client(settings), []
@@ -159,7 +157,7 @@ def test_other_payloads_make_another_bundle(settings: Settings, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
-def test_nothing_of_an_ended_job_lives_for_ever(store: Store, jobs: Jobs, status: JobStatus) -> None:
+def test_every_key_of_an_ended_job_has_a_ttl(store: Store, jobs: Jobs, status: JobStatus) -> None:
     jobs.submit("j", initial_inputs={"a": [1, 2], "x": 3, "join": 4})
     jobs.open("j")
     jobs.end("j", status)
@@ -182,7 +180,7 @@ def test_without_retention_an_ended_job_is_kept_for_ever(make_store: Stores) -> 
     assert members(store, store.keys.ended) == set()
 
 
-def test_burying_moves_a_job_from_the_live_to_the_ended_and_may_be_repeated(store: Store, jobs: Jobs) -> None:
+def test_mark_ended_moves_jobs_from_the_live_to_the_ended_index_and_is_idempotent(store: Store, jobs: Jobs) -> None:
     for name in ("j", "k", "l"):
         jobs.submit(name)
     jobs.end("j")
@@ -194,7 +192,7 @@ def test_burying_moves_a_job_from_the_live_to_the_ended_and_may_be_repeated(stor
     assert members(store, store.keys.jobs) == {b"j", b"k", b"l"}
 
 
-def test_jobs_are_listed_newest_first_and_live_ones_alone_if_asked(
+def test_jobs_are_listed_newest_first_and_optionally_only_live_ones(
     make_store: Stores, store: Store, jobs: Jobs
 ) -> None:
     for at, name in enumerate(("first", "second", "third")):
@@ -232,8 +230,8 @@ def test_there_is_a_snapshot_of_every_agent_in_manifest_order(store: Store, jobs
     assert found[0]["last_heartbeat_at"] is not None
 
 
-def test_a_snapshot_is_of_one_moment(store: Store, jobs: Jobs, make_store: Stores) -> None:
-    """An agent at work has a claim, and one that has none is not at work, however often it changes meanwhile."""
+def test_a_snapshot_is_one_transaction(store: Store, jobs: Jobs, make_store: Stores) -> None:
+    """A running agent has a claim, and a queued one has none, although another thread claims and commits meanwhile."""
     jobs.submit("j", initial_inputs={"x": [1]})
     jobs.open("j")
     job, other, over = jobs.ref("j"), make_store(), threading.Event()
@@ -264,7 +262,7 @@ def claimed(agent: AgentSnapshot) -> tuple[str, bool]:
 
 @pytest.mark.parametrize("state", [28, None, [], "text", {"n": 1}])
 def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -> None:
-    """What an executor prints as its `next_state`."""
+    """An executor prints its state as `next_state`."""
     jobs.submit("j", initial_inputs={"x": [1]})
     jobs.open("j")
     store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
@@ -272,7 +270,7 @@ def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -
     assert store.agents(store.job("j"))[1]["current_state"] == state  # type: ignore[arg-type]
 
 
-def test_a_snapshot_shows_what_the_last_commit_left(store: Store, jobs: Jobs) -> None:
+def test_a_snapshot_shows_the_state_of_the_last_commit(store: Store, jobs: Jobs) -> None:
     jobs.submit("j", initial_inputs={"x": [1, 2]})
     jobs.open("j")
     job = jobs.ref("j")
@@ -284,7 +282,7 @@ def test_a_snapshot_shows_what_the_last_commit_left(store: Store, jobs: Jobs) ->
     assert (found["metadata"]["unrouted"], found["metadata"]["outbound_edges"]) == (1, 1)
 
 
-def test_events_are_read_from_the_start_after_one_or_the_newest(store: Store, jobs: Jobs) -> None:
+def test_events_are_read_from_the_start_or_after_an_event_or_the_newest_ones(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.open("j")
     jobs.end("j")
@@ -302,12 +300,12 @@ def test_events_are_read_from_the_start_after_one_or_the_newest(store: Store, jo
     assert store.follow("j", every[3]["id"], 10) == every[4:]
 
 
-def test_no_events_at_all_may_be_asked_for(store: Store, jobs: Jobs) -> None:
+def test_a_limit_of_0_returns_no_events(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     assert store.events("j", limit=0) == []
 
 
-def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Store, jobs: Jobs) -> None:
+def test_the_last_body_of_an_agent_is_the_last_emitted_else_the_last_received(store: Store, jobs: Jobs) -> None:
     jobs.submit("j", initial_inputs={"x": {"n": 1}, "join": [1, 2]})
     jobs.open("j")
     job = jobs.ref("j")
@@ -318,7 +316,7 @@ def test_the_last_bodies_are_what_was_emitted_else_what_was_received(store: Stor
     assert store.last_bodies("j", ["x", "join", "a", "nobody"]) == {"x": [9], "join": 2, "a": {}}, "`a` has mail"
 
 
-def test_what_waits_was_received_after_what_was_consumed(store: Store, jobs: Jobs) -> None:
+def test_a_message_in_the_mailbox_is_newer_than_a_consumed_one(store: Store, jobs: Jobs) -> None:
     jobs.submit("j", initial_inputs={"x": [1, 2]})
     jobs.open("j")
     (held,) = store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"]).claims
@@ -326,7 +324,7 @@ def test_what_waits_was_received_after_what_was_consumed(store: Store, jobs: Job
     assert store.last_bodies("j", ["x"]) == {"x": 2}
 
 
-def test_the_agents_of_a_job_that_was_deleted_meanwhile_are_not_found(store: Store, jobs: Jobs) -> None:
+def test_reading_the_agents_of_a_deleted_job_raises_job_not_found(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     job = store.known_job("j")
     jobs.end("j")
@@ -335,7 +333,7 @@ def test_the_agents_of_a_job_that_was_deleted_meanwhile_are_not_found(store: Sto
         store.agents(job)
 
 
-def test_a_worker_that_is_silent_is_listed_no_more_and_at_last_forgotten(store: Store) -> None:
+def test_a_worker_without_heartbeats_is_not_listed_and_later_removed_from_the_index(store: Store) -> None:
     store.registry.register(NODE, 60)
     assert 0 < store.client.ttl(store.keys.node("n1")) <= 60
     store.client.delete(store.keys.node("n1"))  # it has expired
@@ -348,14 +346,14 @@ def test_a_worker_that_is_silent_is_listed_no_more_and_at_last_forgotten(store: 
     assert store.client.exists(store.keys.node("n2")) == 0
 
 
-def test_what_waits_in_a_queue_is_counted_only_where_the_queues_are_here(make_store: Stores) -> None:
+def test_queue_lengths_are_known_only_if_the_broker_is_the_store_server(make_store: Stores) -> None:
     here, elsewhere = make_store(), make_store(broker_url="amqp://elsewhere")
     here.registry.register(NODE, 60)
     here.client.rpush(queue(here.keys.ns, "light"), "task")
     assert [store.registry.nodes()[0]["pools"]["light"]["queued"] for store in (here, elsewhere)] == [1, None]
 
 
-def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
+def test_a_registered_worker_is_listed_until_it_unregisters(store: Store) -> None:
     store.registry.register({**NODE, "name": "n2"}, 60)
     store.registry.register(NODE, 60)
     assert [found["name"] for found in store.registry.nodes()] == ["n1", "n2"]
@@ -364,8 +362,8 @@ def test_a_registered_worker_is_listed_until_it_leaves(store: Store) -> None:
     assert [found["name"] for found in store.registry.nodes()] == ["n2"]
 
 
-def test_of_a_job_not_many_more_events_are_kept_than_the_settings_say(make_store: Stores) -> None:
-    """The server cuts a stream by whole blocks, of a hundred events or so."""
+def test_the_number_of_kept_events_is_limited_approximately(make_store: Stores) -> None:
+    """The server trims a stream by whole blocks of about a hundred events."""
     store = make_store(events_max=1)
     jobs = Jobs(store)
     jobs.submit("j", initial_inputs={"x": [1]})
@@ -378,8 +376,8 @@ def test_of_a_job_not_many_more_events_are_kept_than_the_settings_say(make_store
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_job_that_is_deleted_leaves_nothing_behind(store: Store, jobs: Jobs, lost: bool) -> None:
-    """Not even for the time of retention, and also where its bundle is lost, which says what agents it has."""
+def test_deleting_a_job_removes_all_its_keys(store: Store, jobs: Jobs, lost: bool) -> None:
+    """At once, and also if its bundle, which lists its agents, is lost."""
     jobs.submit("other")
     jobs.submit("j", initial_inputs={"a": [1], "x": [2, 3]})
     before = {name for name in keys(store) if "{j}" not in name}
@@ -403,7 +401,7 @@ def test_a_job_that_is_deleted_leaves_nothing_behind(store: Store, jobs: Jobs, l
     assert store.delete("j", ["a", "x", "join"]) is False
 
 
-def test_the_end_is_the_last_update_of_a_job_and_its_event_says_how_it_ended(make_store: Stores) -> None:
+def test_the_end_is_the_last_update_of_a_job_and_its_event_has_the_summary(make_store: Stores) -> None:
     now = [1_700_000_000_000]
     store = make_store(clock=lambda: now[0])
     jobs = Jobs(store)

@@ -23,7 +23,7 @@ def client(settings: Settings) -> Client:
 
 
 def without(*names: str) -> bytes:
-    """What never changes of a job's record, less some of it."""
+    """The constant part of a job's record, without the fields *names*."""
     return encode({k: v for k, v in static("bad", packed({})[0]).items() if k not in names})
 
 
@@ -45,7 +45,7 @@ def without(*names: str) -> bytes:
         ("run", b"first", "first"),
     ],
 )
-def test_a_damaged_job_hides_no_other_and_is_told_of_to_who_asks(
+def test_a_damaged_job_does_not_hide_others_and_raises_when_it_is_read(
     client: Client,
     store: Store,
     jobs: Jobs,
@@ -72,7 +72,7 @@ def test_a_damaged_job_hides_no_other_and_is_told_of_to_who_asks(
 
 
 @pytest.mark.parametrize("value", [b"5", b"[", b'["a"]'])
-def test_a_result_that_is_none_is_told_of(client: Client, store: Store, jobs: Jobs, value: bytes) -> None:
+def test_a_damaged_result_raises_record_damaged(client: Client, store: Store, jobs: Jobs, value: bytes) -> None:
     jobs.submit("bad")
     jobs.end("bad", JobStatus.FAILED)
     store.client.hset(store.keys.job("bad"), "result", value)
@@ -83,7 +83,7 @@ def test_a_result_that_is_none_is_told_of(client: Client, store: Store, jobs: Jo
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"[]", b'{"name": "n0"}', encode({**NODE, "pools": {"light": 1}}), encode({**NODE, "pid": "x"})]
 )
-def test_a_damaged_registration_hides_no_other_node(
+def test_a_damaged_registration_does_not_hide_other_nodes(
     client: Client, store: Store, caplog: pytest.LogCaptureFixture, raw: bytes
 ) -> None:
     for name in ("n0", "n1"):
@@ -96,7 +96,7 @@ def test_a_damaged_registration_hides_no_other_node(
 
 
 @pytest.mark.parametrize("fields", [{"t": "x", "p": "{"}, {"t": b"\xff"}, {"x": "y"}])
-def test_a_damaged_event_hides_no_other(
+def test_a_damaged_event_does_not_hide_others(
     client: Client, store: Store, jobs: Jobs, caplog: pytest.LogCaptureFixture, fields: dict[str, Any]
 ) -> None:
     jobs.submit("j")
@@ -111,7 +111,7 @@ def test_a_damaged_event_hides_no_other(
     assert entry.decode() in caplog.text
 
 
-def test_a_stream_goes_on_after_a_page_of_which_nothing_can_be_read(client: Client, store: Store, jobs: Jobs) -> None:
+def test_a_stream_continues_after_a_page_without_a_readable_event(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     before = client.events("j")
     for _ in range(450):
@@ -121,7 +121,7 @@ def test_a_stream_goes_on_after_a_page_of_which_nothing_can_be_read(client: Clie
     assert [event["type"] for event in client.stream_events("j")] == [*(e["type"] for e in before), "job_completed"]
 
 
-def test_damaged_output_and_dead_letters_hide_no_other(client: Client, store: Store, jobs: Jobs) -> None:
+def test_damaged_output_and_dead_letters_do_not_hide_others(client: Client, store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     good = {"i": "m", "a": "x", "r": "why", "m": b"{}"}
     for row in ({**good, "m": b"{"}, good, {"i": "m"}):
@@ -133,7 +133,9 @@ def test_damaged_output_and_dead_letters_hide_no_other(client: Client, store: St
 
 
 @pytest.mark.parametrize(("field", "value"), [("state", b"["), ("state", b"[]"), ("processed", b"x")])
-def test_a_damaged_agent_is_told_of(client: Client, store: Store, jobs: Jobs, field: str, value: bytes) -> None:
+def test_a_damaged_agent_raises_record_damaged(
+    client: Client, store: Store, jobs: Jobs, field: str, value: bytes
+) -> None:
     jobs.submit("j")
     store.client.hset(store.keys.agent("j", "a"), field, value)
     with pytest.raises(RecordDamaged, match=r"^agent 'a' of job 'j' cannot be read: "):

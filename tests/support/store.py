@@ -43,7 +43,7 @@ NODE: dict[str, Any] = {
 
 
 class Jobs:
-    """Puts jobs of `GRAPH` into a store, and ends them without a worker."""
+    """Creates jobs of `GRAPH` in a store, and ends them without a worker."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

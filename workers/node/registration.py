@@ -21,7 +21,7 @@ from mirrorneuron.job import iso
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.processes.by_environment import kill_with
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from workers import runtime
 from workers.disk.slots import Slots
@@ -102,7 +102,7 @@ class NodeStep(bootsteps.StartStopStep):
                     for pool, own in slots.items():
                         node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
                     store.registry.register(node, KEPT_S)
-            except AWAY as error:
+            except UNREACHABLE as error:
                 log.warning("the heartbeat did not reach the job store: %s", error)
             except Exception:
                 log.exception("the heartbeat failed")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from workers.lifecycle.run_handle import RunHandle
@@ -94,21 +94,21 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         """Renew the claims at every interval, and at once when a job ends, to end its runs. Never returns."""
-        with self._store.client.pubsub(ignore_subscribe_messages=True) as ends:
+        with self._store.job_ends() as ends:
             due = time.monotonic() + self._interval_s
             while True:
                 try:
                     if self._has_handles and not ends.subscribed:
-                        ends.subscribe(self._store.keys.ends)
+                        ends.subscribe()
                     left = max(0.0, due - time.monotonic())
-                    woken = ends.get_message(timeout=left) if ends.subscribed else self._woken.wait(left)
-                except AWAY as error:
+                    woken = ends.wait(left) if ends.subscribed else self._woken.wait(left)
+                except UNREACHABLE as error:
                     log.warning("the job store is unavailable: %s", error)
-                    woken = None
+                    woken = False
                     time.sleep(min(self._interval_s, RETRY_S))
                 except Exception:  # the thread must survive: it is not restarted, and without it every claim expires
                     log.exception("cannot listen for ended jobs")
-                    woken = None
+                    woken = False
                     ends.reset()
                     time.sleep(min(self._interval_s, RETRY_S))
                 self._woken.clear()
@@ -123,7 +123,7 @@ class LeaseKeeper:
         for holding in holdings:
             try:
                 word = self._scripts.renew(holding.job, holding.token, holding.agents)
-            except AWAY as error:  # the claim is valid until the store refuses it; the next tick tries again
+            except UNREACHABLE as error:  # the claim is valid until the store refuses it; the next tick tries again
                 log.warning("job %s: cannot renew the claim: %s", holding.job.job_id, error)
                 continue
             except Exception:

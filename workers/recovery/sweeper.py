@@ -21,7 +21,7 @@ from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import Message
 from mirrorneuron.pools import LIGHT, queue
-from mirrorneuron.store.connection import AWAY
+from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from workers.lifecycle.fork_guard import FORKS
@@ -69,13 +69,12 @@ class Sweeper:
         while not self._stop.wait(self._interval_s):
             try:
                 self.tick()
-            except AWAY as error:
+            except UNREACHABLE as error:
                 self._store_failed = True
                 log.warning("sweep failed: the job store is unavailable: %s", error)
             except Exception:
                 log.exception("sweep failed")
-        if self._store.client.get(self._store.keys.sweeper) == self._token.encode():
-            self._store.client.delete(self._store.keys.sweeper)
+        self._store.sweep_lease.release(self._token)
 
     def stop(self) -> None:
         self._stop.set()
@@ -84,11 +83,11 @@ class Sweeper:
     def tick(self) -> bool:
         """Sweep once if this worker holds the sweeper's lease. Returns True if it does."""
         begun = time.monotonic()
-        if not self._store.lead(self._token, self._lease_ms):
+        if not self._store.sweep_lease.take(self._token, self._lease_ms):
             self._store_failed, self._answered_at = False, time.monotonic()
             return False
         # All leases are compared with this one time, so that a slow sweep does not expire claims.
-        now_ms, since_last_ms = self._store.mark_sweep()
+        now_ms, since_last_ms = self._store.sweep_lease.mark_sweep()
         after_gap = self._after_gap(since_last_ms, begun)
         live = self._store.index.live()
         self._room = {}
@@ -96,12 +95,12 @@ class Sweeper:
             self._renew_at = time.monotonic() + RENEWED_S
             self._store.bundles.renew(self._store.index.digests(live))
         for number, job_id in enumerate(live, start=1):
-            if number % JOBS_A_LEASE == 0 and not self._store.lead(self._token, self._lease_ms):
+            if number % JOBS_A_LEASE == 0 and not self._store.sweep_lease.take(self._token, self._lease_ms):
                 break  # the sweep took so long that another worker has taken the lease
             FORKS.give_way()
             try:
                 self._sweep_job(job_id, now_ms, after_gap, len(live))
-            except AWAY:
+            except UNREACHABLE:
                 raise
             except Exception:  # one damaged job must not stop the sweep of the others
                 log.exception("job %s: sweep failed", job_id)
@@ -189,7 +188,7 @@ class Sweeper:
 
     def _head_message_id(self, job_id: str, agent: str) -> str | None:
         """The id of the first message in the agent's mailbox; None if it cannot be parsed."""
-        raw = self._store.client.lindex(self._store.keys.mail(job_id, agent), 0)
+        raw = self._store.first_message(job_id, agent)
         with suppress(ValueError):
             return Message.parse(raw or b"").id
         return None

@@ -1,12 +1,12 @@
--- claim: take agents that are due, under one token, with a lease. A pending job is opened first if asked to.
--- Idempotent by token: asked again, it returns what this token holds.
+-- claim: claim ready agents under one token, with a lease. With 'open', a pending job becomes running first.
+-- Idempotent by token: a repeated call returns the claims of this token.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
---       7 most messages   8 most bytes of mail   9 'open' or ''   10 bundle digest
+--       7 maximum of messages   8 maximum of bytes of mail   9 'open' or ''   10 bundle digest
 --       11 count of wanted pools
---       then pool, most agents for each: the first that has any is taken from;
---       then agents: this one alone if it is due, and those after it as long as they are free and have no mail, so that
---            what it sends them can be answered in the same commit (of the one wanted pool)
+--       then pool, maximum of agents for each: agents of the first pool that has any are claimed;
+--       then agents, of the one wanted pool: the first is claimed if it is due, and those after it up to the first
+--            that is claimed or has mail, so that they can handle its messages in the same commit
 -- Reply {CLAIMED | PAUSED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: job_scheduled, job_running, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end

@@ -1,14 +1,14 @@
--- commit: what the runs of one claim did: mail consumed, states, mail sent, events, perhaps the end of the job; all or
--- nothing. The claim is given back, and the next agents may be claimed in the same breath.
--- Idempotent by token: a commit that has landed answers again, and changes nothing.
+-- commit: write the runs of one claim, all or nothing: mail consumed, states, mail sent, events, perhaps the end of the
+-- job. Releases the claim, and may claim the next agents.
+-- Idempotent by token: a repeated commit replies again and changes nothing.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
---       7 most messages   8 most bytes of mail   9 next token   10 count of wanted pools
+--       7 maximum of messages   8 maximum of bytes of mail   9 next token   10 count of wanted pools
 --       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
---       then pool, most agents for each wanted pool (the first that has any is claimed from);
+--       then pool, maximum of agents for each wanted pool (agents of the first that has any are claimed);
 --       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only for each agent
---            ('' for state, last, output and threshold: unchanged; inline_only 1: it was handed mail within this commit, so its
---            mailbox must be empty, or that mail would overtake what is in it);
+--            ('' for state, last, output and threshold: unchanged; inline_only 1: it consumed mail sent within this commit,
+--            so its mailbox must be empty, because older mail must be handled first);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in the prelude reads it
@@ -51,7 +51,7 @@ for i = first, outgoing - 1, FIELDS do
   end
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
 end
-redis.call('ZREM', JOB .. ':claims', unpack(names)) -- as many as one claim takes
+redis.call('ZREM', JOB .. ':claims', unpack(names)) -- limited by the size of one claim, so unpack is safe
 for i = outgoing, events - 1, 2 do
   redis.call('RPUSH', JOB .. ':mail:' .. ARGV[i], ARGV[i + 1])
 end

@@ -1,7 +1,7 @@
--- create: the record of a new job, with its first mail. Idempotent by job id: the same bundle finds its job.
+-- create: create a job with its initial mail. Idempotent by job id and bundle.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 digest   3 static job map JSON   4 pools, separated by blanks   5 events kept
---       6 job time-out (ms) or ''   7 idle time-out (ms) or ''   8 losses of a run that its worker may have
+--       6 job time-out (ms) or ''   7 idle time-out (ms) or ''   8 maximum of workers that a run may lose
 --       9 recovery mode   10 count of agents   11 count of messages
 --       then agent, pool, threshold, batch_max for each agent that is not a plain light one; then agent, message JSON each
 -- Reply CREATED | EXISTS | CONFLICT, and the job's status    Events: job_pending, job_validated

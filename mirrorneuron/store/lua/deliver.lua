@@ -1,8 +1,8 @@
 -- deliver: append one message from outside to an agent's mailbox. Idempotent by agent and message id, for the newest ids.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 agent   3 message id   4 message JSON   5 ids kept
---       6 entry of the dead letter that it replays, which is taken off their list, or ''
--- Reply {DELIVERED | DUPLICATE | GONE (there is no such entry any more) | ENDED | MISSING, status, waiting}
+--       6 stream entry of the dead letter that the message replays, which is deleted; or ''
+-- Reply {DELIVERED | DUPLICATE | GONE (the entry does not exist) | ENDED | MISSING, status, waiting}
 if not status then return { 'MISSING', '', {} } end
 if not LIVE[status] then return { 'ENDED', status, {} } end
 local now, ids, name = clock(ARGV[1]), JOB .. ':delivered', ARGV[2] .. '\n' .. ARGV[3]

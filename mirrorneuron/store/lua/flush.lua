@@ -1,7 +1,7 @@
--- flush: in a job that was seen idle, agents that wait for a full batch may act on what they hold, provided that nothing
--- has moved since. Their next commit asks for full batches again. Idempotent: asked again, it tells again.
+-- flush: in an idle job, make agents ready that wait for a full batch, if nothing has changed since the job was found idle.
+-- Their next commit sets the threshold to a full batch again. Idempotent: a repeated call replies the same.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 run number   3 revision when it was seen idle   4.. agents
+-- ARGV  1 now (ms or '')   2 run number   3 revision at which it was idle   4.. agents
 -- Reply {FLUSHED | MOVED | STALE | ENDED | MISSING, revision, 0, waiting, {}}: see prelude
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end

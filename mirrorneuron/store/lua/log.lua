@@ -1,6 +1,6 @@
--- log: keep what running commands of a job have printed; the oldest makes way for it.
+-- log: append output of running commands of a job; the oldest output is deleted to make room.
 -- KEYS  1 job HASH
--- ARGV  1 bytes kept of the job   2 seconds to keep them once it has ended (0: for ever)
+-- ARGV  1 bytes kept of the job   2 seconds to keep the output after the end (0: for ever)
 --       then agent, stream, text for each chunk
 -- Reply LOGGED | MISSING
 if not status then return 'MISSING' end
@@ -16,6 +16,6 @@ while size > tonumber(ARGV[1]) do
   redis.call('XDEL', logs, oldest[1])
 end
 redis.call('HSET', JOB, 'log_bytes', size)
--- What was printed last may come after the end.
+-- The last output may arrive after the end of the job.
 if not LIVE[status] and ARGV[2] ~= '0' then redis.call('EXPIRE', logs, ARGV[2]) end
 return 'LOGGED'

@@ -1,12 +1,12 @@
--- prelude: what the scripts of a job share. Prepended to each of them; KEYS[1] is always the job HASH.
--- User JSON is an opaque string here: nothing is decoded or encoded.
+-- prelude: functions that the scripts of a job share. Prepended to each script; KEYS[1] is always the job HASH.
+-- User JSON is an opaque string: the scripts neither decode nor encode it.
 local JOB = KEYS[1]
 local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'revision')
 local status, run, pools, events_max, digest, revision = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
-local REMEMBERED = 60000 -- ms for which a claim or commit that is sent again is known
-local BESIDE = { ':events', ':delivered', ':dead', ':logs' } -- keys of the job that belong to no agent
+local REMEMBERED = 60000 -- ms for which a repeated claim or commit is recognized
+local JOB_SUFFIXES = { ':events', ':delivered', ':dead', ':logs' } -- suffixes of the job's keys that do not belong to one agent
 local LIVE = { pending = true, running = true, paused = true }
-local newly = {} -- pool -> how many agents this script made ready
+local newly = {} -- pool -> number of agents that this script made ready
 
 local function clock(given) -- milliseconds: ARGV in tests, server time otherwise
   if given ~= '' then return tonumber(given) end
@@ -18,8 +18,8 @@ local function record(kind, agent, payload)
   redis.call('XADD', JOB .. ':events', 'MAXLEN', '~', events_max, '*', 't', kind, 'a', agent, 'p', payload)
 end
 
--- THE definition of ready: unclaimed, and mail >= threshold (default 1). The set's score is the time from which it is due.
--- That the job runs is checked where agents are claimed, so pausing and resuming a job moves no agent.
+-- The definition of ready: unclaimed, and mail >= threshold (default 1). The score is the time from which the agent is due.
+-- The status of the job is checked when agents are claimed, so a pause does not change the ready sets.
 local function evaluate(agent, now)
   local depth = redis.call('LLEN', JOB .. ':mail:' .. agent)
   if depth == 0 then return end
@@ -32,7 +32,7 @@ local function evaluate(agent, now)
 end
 
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
--- *empty*: it is known to have no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
+-- *empty*: the caller knows that it has no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
 local function claim_one(agent, pool, score, c, empty)
   local key, box = JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent
   local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'batch_max', 'threshold')
@@ -56,7 +56,7 @@ local function claim_one(agent, pool, score, c, empty)
   return { agent, h[1] or '', h[2] or '0', h[3] or '0', math.max(0, c.now - score), mail }
 end
 
--- Claims agents that are due: the first of *wanted* ({pool, most} ...) that has any. Never of a job that does not run.
+-- Claims due agents of the first pool of *wanted* ({pool, maximum} ...) that has any. Claims none if the job is not running.
 local function claim_ready(wanted, c)
   local claims = {}
   if status ~= 'running' then return claims end
@@ -72,7 +72,7 @@ local function claim_ready(wanted, c)
   return claims
 end
 
--- What is ready now: {pool, how many are due, how many of these this script made ready, the one if it is one} ...
+-- The due agents: {pool, count, how many of these this script made ready, the agent if the count is 1} for each pool.
 local function waiting(now)
   local list = {}
   if status ~= 'running' then return list end
@@ -86,14 +86,14 @@ local function waiting(now)
   return list
 end
 
--- The same, where nobody was told yet, or the reply that told was lost.
+-- Like `waiting`, but counts all due agents as new: they were not announced, or the reply with them was lost.
 local function waiting_anew(now)
   local list = waiting(now)
   for _, row in ipairs(list) do row[3] = row[2] end
   return list
 end
 
-local function idle() -- nothing claimed, and no agent holds mail that it can act on, now or later
+local function idle() -- True if no agent is claimed, and none is ready now or later.
   if redis.call('ZCARD', JOB .. ':claims') > 0 then return false end
   for pool in string.gmatch(pools, '%S+') do
     if redis.call('ZCARD', JOB .. ':ready:' .. pool) > 0 then return false end
@@ -101,7 +101,7 @@ local function idle() -- nothing claimed, and no agent holds mail that it can ac
   return true
 end
 
--- Answers a claim or commit again whose reply was lost: with what its token holds, and all that waits.
+-- Replies again to a claim or commit whose reply was lost: with the claims of its token, and all due agents.
 local function replay(word, c)
   local claims = {}
   for _, agent in ipairs(redis.call('ZRANGE', JOB .. ':claims', 0, -1)) do
@@ -112,14 +112,14 @@ local function replay(word, c)
   return { word, revision, #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
 end
 
--- Ends the job: ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of
--- the keepers, seconds to keep its keys (0: for ever), count of agents, agents. Mail and states stay as long as the record, for a retry.
+-- Ends the job. ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of the
+-- lease keepers, TTL of its keys (s; 0: none), count of agents, agents. Mail and states stay with the record, for a retry.
 local function finish(at, now)
-  -- Whoever still runs something of this job is told at once; the renewal of the claim would tell it later.
+  -- Notify the lease keepers of runs that continue; otherwise they would learn it from their next renewal.
   local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
   if #held > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
   for _, agent in ipairs(held) do
-    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was cut off
+    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was interrupted
   end
   redis.call('DEL', JOB .. ':claims')
   for pool in string.gmatch(pools, '%S+') do redis.call('DEL', JOB .. ':ready:' .. pool) end
@@ -130,7 +130,7 @@ local function finish(at, now)
   local keep = tonumber(ARGV[at + 6])
   if keep > 0 then
     redis.call('EXPIRE', JOB, keep)
-    for _, suffix in ipairs(BESIDE) do redis.call('EXPIRE', JOB .. suffix, keep) end
+    for _, suffix in ipairs(JOB_SUFFIXES) do redis.call('EXPIRE', JOB .. suffix, keep) end
     for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do
       redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
       redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)

@@ -1,7 +1,7 @@
--- renew: give the claims of one token a new lease.
+-- renew: renew the lease of the claims of one token.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 lease (ms)   5.. agents
--- Reply RENEWED | STALE (one of them is no longer held) | ENDED | MISSING
+-- Reply RENEWED | STALE (one of the claims is lost) | ENDED | MISSING
 if not status then return 'MISSING' end
 if not LIVE[status] then return 'ENDED' end
 if run ~= ARGV[2] then return 'STALE' end

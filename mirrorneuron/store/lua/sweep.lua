@@ -1,12 +1,13 @@
--- sweep: free the claims of one job whose lease is over, and tell what else needs doing for it.
+-- sweep: free the claims of one job whose lease is over, and reply what else the job needs.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: every claim gets one fresh lease instead
---       4 first wait before a lost announcement is made again (ms); doubles up to   5 longest wait (ms)
+-- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: every claim gets a new lease instead
+--       4 first wait before a lost announcement is repeated (ms); doubles up to   5 longest wait (ms)
 --       6 event payload JSON
 -- Reply {word, run, digest, revision, waiting (rows to announce), agent, losses}
---       word  OPEN (pending, and its chain never arrived) | AGAIN (waiting was announced, and nobody came)
---             IDLE (nobody settled it) | POISONED (agent: its claim stays, nobody's) | LATE (older than its time-out) | OVERDUE
---             ENDED | MISSING | RUNNING (nothing but what waiting says: it was freed by this sweep)
+--       word  OPEN (pending: its chain was lost) | AGAIN (waiting was announced, and no worker came)
+--             IDLE (not settled) | POISONED (agent: its claim stays, under no token of a worker)
+--             LATE (older than its time-out) | OVERDUE (idle for longer than its idle time-out)
+--             ENDED | MISSING | RUNNING (only waiting is to be announced: this sweep made it ready)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0 } end
 local h = redis.call('HMGET', JOB, 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
@@ -23,7 +24,7 @@ if status == 'running' and past(h[3], h[4]) then return answer('OVERDUE') end
 local claims = JOB .. ':claims'
 if ARGV[3] == '1' then
   for _, agent in ipairs(redis.call('ZRANGE', claims, 0, -1)) do
-    redis.call('ZADD', claims, 'GT', now + lease, agent) -- a sweep that was held up may come after a renewal
+    redis.call('ZADD', claims, 'GT', now + lease, agent) -- GT: a delayed sweep must not undo a renewal
   end
 end
 for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
@@ -31,7 +32,7 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local losses = tonumber(redis.call('HGET', key, 'losses') or '') or 0
   if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses = losses + 1 end
   if losses > 0 and losses >= tonumber(h[5] or '3') then
-    redis.call('HSET', key, 'token', 'poisoned') -- whoever still holds it lands nothing more: the job is to fail of it
+    redis.call('HSET', key, 'token', 'poisoned') -- the old token cannot commit any more; the sweeper fails the job
     return answer('POISONED', {}, agent, losses)
   end
   redis.call('HSET', key, 'token', '', 'losses', losses)
@@ -46,14 +47,14 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   record('agent_recovered', agent, '')
 end
 
--- A long queue is not a loss: wait, and wait longer each time, as long as the revision stays.
+-- A long queue is not a loss: wait, and double the wait each time, while the revision is unchanged.
 local still = revision == h[9]
 local wait = still and tonumber(h[8] or '') or tonumber(ARGV[4])
 if not still then
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait', wait, 'announced_revision', revision)
 elseif now - tonumber(h[7]) >= wait then
   local rows = waiting_anew(now)
-  local told = status == 'pending' or #rows > 0 -- with nobody to tell of, the next who is due shall not wait longer
+  local told = status == 'pending' or #rows > 0 -- without a due agent, reset the wait for the next one
   redis.call('HSET', JOB, 'announced_at', now, 'announced_wait',
     told and math.min(2 * wait, tonumber(ARGV[5])) or ARGV[4])
   if status == 'pending' then return answer('OPEN') end
