@@ -64,14 +64,24 @@ _raising_refusals: Final = _Refusals()
 
 
 class _Retry(Retry):
-    """Retries a refusal too, on a new connection: after a fail-over the host name may lead to another server."""
+    """Retries a refusal too, on a new connection: after a fail-over the host name may lead to another server.
 
-    def call_with_retry(self, do: Callable[[], T], *args: Any, **options: Any) -> T:
+    An exception that does not come from redis-py, such as one raised by a signal handler, closes the connection: the
+    reply to the interrupted command may still arrive, and must not become the reply to the next command.
+    """
+
+    def call_with_retry(self, do: Callable[[], T], fail: Callable[..., Any], *args: Any, **options: Any) -> T:
         def attempt() -> T:
-            with _raising_refusals:
-                return do()
+            try:
+                with _raising_refusals:
+                    return do()
+            except (ResponseError, *UNREACHABLE):  # the reply was read whole, or the caller closes the connection
+                raise
+            except BaseException as error:
+                fail(error, 1) if options.get("with_failure_count") else fail(error)
+                raise
 
-        return super().call_with_retry(attempt, *args, **options)
+        return super().call_with_retry(attempt, fail, *args, **options)
 
 
 class _AsyncRetry(AsyncRetry):

@@ -114,10 +114,13 @@ def job_map(job_id: str, row: Raw) -> JobMap | None:
     if static is None and status is None:
         return None
     with reading(f"the record of job {job_id!r}"):
+        known = {**decode(static or b"")}
+        if known.get("job_id", job_id) != job_id:
+            raise ValueError(f"the server answered with the record of job {known['job_id']!r}")
         return _checked(
             JobMap,
             {
-                **decode(static or b""),
+                **known,
                 "job_id": job_id,
                 "status": JobStatus((status or b"").decode()).value,
                 "run": int(run or 1),

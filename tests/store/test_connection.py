@@ -1,8 +1,10 @@
-"""`rediss://`: the store, the broker and the result backend read one URL, and all three check certificates."""
+"""Connections: one URL for store, broker and result backend, with certificates checked; and interrupted commands."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -76,3 +78,34 @@ def test_ssl_check_hostname_false_applies_to_store_broker_and_backend() -> None:
     app = make_app(settings)
     assert app.connection_for_write().ssl["ssl_check_hostname"] is False
     assert app.backend.client.connection_pool.make_connection().check_hostname is False
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises: a soft time limit, or Ctrl-C."""
+
+
+@pytest.mark.parametrize("reader", ["client", "pipeline", "transaction"])
+@pytest.mark.parametrize("error", [Interrupted, ValueError, TimeoutError], ids=lambda kind: kind.__name__)
+def test_the_reply_to_an_interrupted_command_is_never_the_reply_to_the_next(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, reader: str, error: type[BaseException]
+) -> None:
+    """The reply arrives late, on a connection that the client could use again: the connection must be closed."""
+    client = connect(redis_url)
+    client.set("after", "right")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise error
+
+    late: Callable[[], Any]
+    if reader == "client":
+        late = lambda: client.blpop("no-such-list", 0.3)  # noqa: E731
+        monkeypatch.setattr(client, "parse_response", interrupted)
+    else:
+        pipe = client.pipeline(transaction=reader == "transaction")
+        monkeypatch.setattr(pipe, "parse_response", interrupted)
+        late = pipe.blpop("no-such-list", 0.3).execute
+    with pytest.raises(error):
+        late()
+    monkeypatch.undo()
+    assert client.get("after") == b"right"
+    client.close()

@@ -34,6 +34,7 @@ def without(*names: str) -> bytes:
         ("static", b"[]", "mapping"),
         ("static", b"{}", "graph_id"),
         ("static", without("daemon"), "daemon"),
+        ("static", encode({**static("bad", packed({})[0]), "job_id": "other"}), "the record of job 'other'"),
         ("static", without("manifest_ref"), "manifest_ref"),
         ("static", None, "EOF"),
         ("status", b"\xff", "utf-8"),
