@@ -22,9 +22,9 @@ from workers.disk.slots import Slots
 from workers.modules.pool import ModulePool
 from workers.recovery.lease_keeper import LeaseKeeper
 from workers.recovery.task_watchdog import TaskWatchdog
-from workers.runners import RUNNERS
 from workers.runners.command import cluster_of, mark_of
 from workers.runners.live_output import LiveOutput
+from workers.runners.registry import RUNNERS
 
 PLANS: Final = 64  # most plans kept in memory
 CACHED_BUNDLES: Final = 8  # size of the cache folder, as a multiple of MIRROR_NEURON_MAX_BUNDLE_BYTES

@@ -20,13 +20,13 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import JobRef, Reply, ReplyCode, Step, new_token
 from workers.agents.draft import StepContext
-from workers.announcer import Announcer
 from workers.attempt import attempt
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shutdown import STOP
 from workers.light_batch import run_light, without_inline_mail
 from workers.recovery.settle import failed, settle
 from workers.runtime import Runtime
+from workers.task_announcer import TaskAnnouncer
 
 SLICE_S: Final = 0.1  # how long one task claims more work; Celery's overhead of 1 ms a task is then a few per cent
 LIGHT_BATCH: Final = 128  # most light agents in one claim
@@ -52,7 +52,7 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
     pool = plan.nodes[start.agent].pool if start.agent else start.pool
     agents = _claimed_with(plan, agent) if agent and plan.nodes[agent].pool == pool else []
     chains = Chains(app, runtime.settings.redis_namespace, plan)
-    announcer = Announcer(chains, job, pool, rest, runtime.task_watchdog.next_step)
+    announcer = TaskAnnouncer(chains, job, pool, rest, runtime.task_watchdog.next_step)
     wanted = [(pool, LIGHT_BATCH if pool == LIGHT else 1)]
     if STOP.begun.is_set():  # the worker is stopping: claim no agent, and re-announce the work to the other nodes
         agents, wanted = [], [(pool, 0)]
@@ -87,7 +87,7 @@ class Visit:
     """One task's visit to one job. It runs the job's light agents and the executors and modules of *pool*."""
 
     def __init__(
-        self, runtime: Runtime, job: JobRef, plan: Plan, payloads: str | None, pool: str, announcer: Announcer
+        self, runtime: Runtime, job: JobRef, plan: Plan, payloads: str | None, pool: str, announcer: TaskAnnouncer
     ) -> None:
         self._runtime = runtime
         self._job = job

@@ -24,8 +24,8 @@ from workers.agents.draft import Draft, RunFailed
 from workers.agents.executor_output import parse_output
 from workers.agents.run_context import Run
 from workers.lifecycle.run_handle import RunHandle
-from workers.runners import RunRequest, RunResult
 from workers.runners.output_capture import Capture
+from workers.runners.protocol import RunRequest, RunResult
 
 ORDER = {
     "emit_messages": [

@@ -28,7 +28,7 @@ LAYERS = """
     workers.celery_overrides  workers.lifecycle
     workers.disk
     workers.modules  workers.runners
-    workers.announcer  workers.recovery
+    workers.task_announcer  workers.recovery
     workers.runtime
     workers.agents  workers.node
     workers.attempt  workers.light_batch

@@ -16,9 +16,11 @@ import pytest
 from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.settings import Settings
 from workers.lifecycle.run_handle import RunHandle
-from workers.runners import RUNNERS, HostLocal, RunRequest, RunResult
 from workers.runners.command import cluster_of
+from workers.runners.host_local import HostLocal
 from workers.runners.output_capture import Capture
+from workers.runners.protocol import RunRequest, RunResult
+from workers.runners.registry import RUNNERS
 
 CAP_BYTES = 4096
 SHOW_ENVIRONMENT = ["env", "-0"]
@@ -103,7 +105,7 @@ def test_a_new_runner_removes_abandoned_folders_but_no_folder_in_use(bench, sett
     (abandoned / "deep").mkdir(parents=True)
     os.utime(abandoned, (0, 0))
     other_node = (
-        "import os; from mirrorneuron.settings import Settings; from workers.runners import HostLocal\n"
+        "import os; from mirrorneuron.settings import Settings; from workers.runners.host_local import HostLocal\n"
         f"os.utime('.', (0, 0)); HostLocal(Settings.load(temp_dir={str(settings.temp_dir)!r})); open('kept', 'w')"
     )
     bench.out([sys.executable, "-c", other_node], environment={"PYTHONPATH": str(Path(__file__).parents[2])})

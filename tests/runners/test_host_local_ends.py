@@ -19,9 +19,11 @@ from mirrorneuron.message import Message, seed
 from mirrorneuron.processes.by_environment import pids_with
 from mirrorneuron.settings import Settings
 from workers.lifecycle.run_handle import RunHandle
-from workers.runners import HostLocal, RunRequest, RunResult, child_process
+from workers.runners import child_process
 from workers.runners.command import mark_of
+from workers.runners.host_local import HostLocal
 from workers.runners.orphan_killer import DEATH_WATCH
+from workers.runners.protocol import RunRequest, RunResult
 
 CAP_BYTES = 100_000
 

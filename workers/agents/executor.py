@@ -12,7 +12,7 @@ from mirrorneuron.message import Message
 from workers.agents.draft import USER, DefaultEmit, Draft, RunFailed
 from workers.agents.executor_output import UNSET, parse_output, structured_key
 from workers.agents.run_context import Run
-from workers.runners import RunRequest
+from workers.runners.protocol import RunRequest
 
 
 def handle(draft: Draft, run: Run) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 AGENT_ARG = len(JobRef._fields)  # index of the agent in the arguments of a visit task
 
 
-class Announcer:
+class TaskAnnouncer:
     """Publishes the announcements of one task.
 
     *rest* is the rest of the task's Celery chain, last step first; it is changed in place. *published* is called after
