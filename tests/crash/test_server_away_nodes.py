@@ -89,7 +89,7 @@ def test_a_claim_survives_an_outage_between_two_sweeps(
     assert claimed() is ReplyCode.RENEWED
 
 
-@pytest.mark.parametrize("where", ["lead", "mark_sweep", "live", "sweep"])
+@pytest.mark.parametrize("where", ["take", "mark_sweep", "live", "sweep"])
 def test_a_claim_survives_an_outage_within_a_sweep(
     mortal: ValkeyServer,
     store: Store,
@@ -99,7 +99,7 @@ def test_a_claim_survives_an_outage_within_a_sweep(
     where: str,
 ) -> None:
     """At any call of the sweep: a call that was sent reaches the server when it is back."""
-    asked = {"live": store.index, "sweep": store.scripts}.get(where, store)
+    asked = {"live": store.index, "sweep": store.scripts}.get(where, store.sweep_lease)
     call = getattr(asked, where)
 
     def held_up(*args: Any, **options: Any) -> Any:
@@ -126,13 +126,13 @@ def test_a_claim_survives_an_outage_within_the_first_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither an earlier sweep nor an error shows the outage."""
-    lead = store.lead
+    take = store.sweep_lease.take
 
     def held_up(*args: Any) -> bool:
         cut_off(mortal)
-        return lead(*args)
+        return take(*args)
 
-    monkeypatch.setattr(store, "lead", held_up)
+    monkeypatch.setattr(store.sweep_lease, "take", held_up)
     assert first.tick()
     assert claimed() is ReplyCode.RENEWED
 

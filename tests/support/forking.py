@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import Registry
+from mirrorneuron.store.sweep_lease import SweepLease
 from workers.lifecycle.fork_guard import FORKS
 from workers.recovery.queue_depth import QueueDepth
 from workers.tasks import app
@@ -24,7 +24,7 @@ __all__ = ["PARTS", "app"]
 #: name of a thread -> the method that it calls repeatedly
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
-    "sweeper": (Store, "mark_sweep"),
+    "sweeper": (SweepLease, "mark_sweep"),
     "watch": (QueueDepth, "of"),
 }
 MIDDLE = threading.Lock()
