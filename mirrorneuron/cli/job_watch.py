@@ -22,7 +22,7 @@ from mirrorneuron.job import JobMap
 
 NODE_POLL_S: Final = 2.0  #: between two queries of the nodes
 RECONNECT_S: Final = 1.0  #: before the events are read again after the store was unreachable
-EVENTS_LAG_S: Final = 2.0  #: how long to wait for the last events after the job has ended
+EVENTS_LAG_S: Final = 5.0  #: how long to wait for the last events after the job has ended
 
 
 @dataclass(frozen=True, slots=True)
