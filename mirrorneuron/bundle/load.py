@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.bundle import archive
+from mirrorneuron.bundle.exact_json import duplicate_keys, inexact_values
 from mirrorneuron.bundle.issue_subjects import with_subjects
 from mirrorneuron.bundle.lint import warnings
 from mirrorneuron.bundle.manifest import Manifest
@@ -115,13 +116,15 @@ def _load_folder(path: Path) -> JobBundle:
     if not os.path.isfile(manifest_path):
         raise _problem(f"folder {path} has no {MANIFEST_FILE}")
     try:
-        raw = decode(manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        text = manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        raw = decode(text)
     except OSError as error:
         raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise _problem(f"{manifest_path} is not valid JSON: {error}") from None
     payloads = path / PAYLOADS
-    return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None)
+    twice = [Issue(key, "duplicate key", "keep one of them") for key in duplicate_keys(text)]
+    return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None, twice)
 
 
 def _load_again(bundle: JobBundle) -> JobBundle:
@@ -151,9 +154,11 @@ def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
             _unfill(raw[key], value)
 
 
-def _checked(raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None) -> JobBundle:
-    """Check manifest and payloads; raise ManifestError with the issues of both."""
-    issues = _payload_issues(payloads) if payloads else []
+def _checked(
+    raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None, issues: Iterable[Issue] = ()
+) -> JobBundle:
+    """Check manifest and payloads; raise ManifestError with the issues of both and the given *issues*."""
+    issues = [*issues, *(_payload_issues(payloads) if payloads else [])]
     usable = payloads if payloads and payloads.is_dir() else None
     sources = Sources(usable) if path else Sources(usable, _NO_FOLDER)
     try:
@@ -183,9 +188,16 @@ def _payload_issues(payloads: Path) -> list[Issue]:
 
 
 def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
-    """A manifest as plain JSON values that share nothing with the caller's objects."""
+    """A manifest as plain JSON values that share nothing with the caller's objects.
+
+    Raises ManifestError for values that JSON cannot hold exactly.
+    """
+    given = value if isinstance(value, Manifest) else dict(value)
+    issues = _inexact(given)
+    if issues:
+        raise ManifestError(issues)
     try:
-        plain: dict[str, Any] = decode(encode(value if isinstance(value, Manifest) else dict(value)))
+        plain: dict[str, Any] = decode(encode(given))
     except (ValueError, TypeError, RecursionError) as error:
         raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
     return plain
@@ -196,7 +208,13 @@ def _encoded(manifest: Manifest) -> bytes:
     try:
         return encode([manifest])[1:-1]
     except (ValueError, TypeError, RecursionError) as error:
+        if issues := _inexact(manifest):
+            raise ManifestError(issues) from None
         raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
+
+
+def _inexact(manifest: Mapping[str, Any] | Manifest) -> list[Issue]:
+    return with_subjects([Issue(path, problem) for path, problem in inexact_values(manifest)], manifest)
 
 
 def _problem(message: str, path: str = "", hint: str = "") -> ManifestError:

@@ -22,7 +22,7 @@ from mirrorneuron.bundle.schema import Model, words
 from mirrorneuron.message import EMIT_FIELDS, ENVELOPE_EFFECTS, PART_EFFECTS, seed
 from mirrorneuron.reference import manifest_reference, settings_reference
 from mirrorneuron.settings import PREFIX, UNIT, Settings
-from workers.attempt import DEFAULT_BACKOFF_MS, LONGEST_BACKOFF_MS
+from workers.attempt import DEFAULT_BACKOFF_MS, MAX_BACKOFF_MS
 from workers.runners.host_local import DEFAULT_PREFIX
 from workers.runners.sandbox_paths import SANDBOX_ROOT
 
@@ -59,7 +59,7 @@ def test_every_setting_has_a_meaning_and_every_number_a_unit() -> None:
 def test_the_defaults_in_the_reference_are_those_of_the_workers() -> None:
     executor = CONFIG_KEYS[AgentType.EXECUTOR]
     assert executor["retry_backoff_ms"].default == f"`{DEFAULT_BACKOFF_MS}`"
-    assert LONGEST_BACKOFF_MS == 3_600_000  # "up to one hour"
+    assert MAX_BACKOFF_MS == 3_600_000  # "up to one hour"
     assert executor["name_prefix"].default == f"`{DEFAULT_PREFIX}`"
     assert executor["sandbox_upload_path"].default == f"`{SANDBOX_ROOT}`"
 
