@@ -23,6 +23,7 @@ from mirrorneuron.bundle.parse import kind
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.bundle.validate import check
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
+from mirrorneuron.limits import unsandboxed_allowed
 from mirrorneuron.message import decode, encode
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -56,6 +57,15 @@ BundleInput = str | os.PathLike[str] | Mapping[str, Any] | JobBundle
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """The paths of a bundle; all None for a manifest given as a mapping."""
+
+    path: Path | None = None
+    manifest_path: Path | None = None
+    payloads_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PackedBundle:
     """The bytes of a bundle; the folder is not needed any more."""
 
@@ -65,21 +75,24 @@ class PackedBundle:
     digest: str  #: SHA-256 of the manifest and the payloads' digest
 
 
-def load(input: BundleInput) -> JobBundle:
+def validate_manifest(input: BundleInput) -> JobBundle:
     """Read and check a bundle folder, a manifest, or a loaded bundle.
 
     Returns the same object for a loaded bundle that was not changed. Writes nothing. Raises ManifestError.
     """
+    return load(input)
+
+
+def load(input: BundleInput, allow_unsandboxed: bool | None = None) -> JobBundle:
+    """As `validate_manifest`; *allow_unsandboxed* is the setting of that name, by default read from the environment."""
+    allowed = unsandboxed_allowed(os.environ) if allow_unsandboxed is None else allow_unsandboxed
     if isinstance(input, JobBundle):
-        return _load_again(input)
+        return _load_again(input, allowed)
     if isinstance(input, Mapping):
-        return _checked(_plain(input), None, None, None)
+        return _checked(_plain(input), _Place(), allowed)
     if isinstance(input, str | os.PathLike):
-        return _load_folder(Path(os.fsdecode(input)))
+        return _load_folder(Path(os.fsdecode(input)), allowed)
     raise _problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
-
-
-validate_manifest = load  # its name in the public API
 
 
 def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
@@ -104,7 +117,7 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
     return PackedBundle(text, payloads, payloads_digest, digest)
 
 
-def _load_folder(path: Path) -> JobBundle:
+def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
     path = path.absolute()
     manifest_path = path / MANIFEST_FILE
     # `os.path` returns False for a path that is too long or not accessible; methods of `Path` raise.
@@ -124,10 +137,11 @@ def _load_folder(path: Path) -> JobBundle:
         raise _problem(f"{manifest_path} is not valid JSON: {error}") from None
     payloads = path / PAYLOADS
     twice = [Issue(key, "duplicate key", "keep one of them") for key in duplicate_keys(text)]
-    return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None, twice)
+    place = _Place(path, manifest_path, payloads if os.path.lexists(payloads) else None)
+    return _checked(raw, place, allow_unsandboxed, twice)
 
 
-def _load_again(bundle: JobBundle) -> JobBundle:
+def _load_again(bundle: JobBundle, allow_unsandboxed: bool) -> JobBundle:
     origin, manifest = bundle._origin, bundle.manifest
     if not isinstance(manifest, Manifest | Mapping):
         raise _problem(f"bundle.manifest must be a Manifest or a mapping, not {_type_name(manifest)}")
@@ -141,7 +155,8 @@ def _load_again(bundle: JobBundle) -> JobBundle:
         raw = _plain(manifest)
         _unfill(raw, origin.filled)
     payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
-    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # payload files may have been removed
+    place = _Place(bundle.path, bundle.manifest_path, payloads)
+    checked = _checked(raw, place, allow_unsandboxed)  # payload files may have been removed
     return bundle if unchanged else checked
 
 
@@ -154,15 +169,14 @@ def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
             _unfill(raw[key], value)
 
 
-def _checked(
-    raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None, issues: Iterable[Issue] = ()
-) -> JobBundle:
+def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[Issue] = ()) -> JobBundle:
     """Check manifest and payloads; raise ManifestError with the issues of both and the given *issues*."""
+    payloads = place.payloads_path
     issues = [*issues, *(_payload_issues(payloads) if payloads else [])]
     usable = payloads if payloads and payloads.is_dir() else None
-    sources = Sources(usable) if path else Sources(usable, _NO_FOLDER)
+    sources = Sources(usable) if place.path else Sources(usable, _NO_FOLDER)
     try:
-        checked = check(raw, sources)
+        checked = check(raw, sources, allow_unsandboxed)
     except ManifestError as error:
         raise ManifestError([*with_subjects(error.issues, raw), *issues]) from None
     if issues:
@@ -170,7 +184,7 @@ def _checked(
     text = _encoded(checked.manifest)
     origin = Origin(text, payloads, checked.filled)
     found = tuple(with_subjects(warnings(checked.manifest), raw))
-    return JobBundle(checked.manifest, path, manifest_path, payloads, found, origin)
+    return JobBundle(checked.manifest, place.path, place.manifest_path, payloads, found, origin)
 
 
 def _payload_issues(payloads: Path) -> list[Issue]:

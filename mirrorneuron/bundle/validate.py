@@ -67,7 +67,7 @@ class Checked:
     filled: dict[str, Any]  #: the defaults that validation filled in, in the shape of the manifest
 
 
-def check(raw: Any, sources: Sources) -> Checked:
+def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checked:
     """Validate the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
     if not isinstance(raw, dict):
         raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
@@ -79,7 +79,7 @@ def check(raw: Any, sources: Sources) -> Checked:
     entrypoints = _entrypoints(raw.get("entrypoints"), draft)
     inputs = _initial_inputs(raw.get("initial_inputs"), entrypoints, draft)
     for path, node, read_node in draft.nodes:
-        _check_config(path, node, _agent_type(node, read_node), sources, draft)
+        _check_config(path, node, _agent_type(node, read_node), sources, allow_unsandboxed, draft)
     if draft.issues or head is None or policies is None:
         raise ManifestError(draft.issues)
     head.nodes = [node for _, _, node in draft.nodes if node is not None]
@@ -273,13 +273,18 @@ def _check_seed(payload: Any, path: str, draft: Draft) -> None:
 
 
 def _check_config(
-    path: str, node: dict[str, Any], agent_type: AgentType | None, sources: Sources, draft: Draft
+    path: str,
+    node: dict[str, Any],
+    agent_type: AgentType | None,
+    sources: Sources,
+    allow_unsandboxed: bool,
+    draft: Draft,
 ) -> None:
     config = _or(node.get("config"), {})
     if not isinstance(config, dict):
         return  # `read` has added the issue
     where = f"{path}.config"
-    draft.issues.extend(node_config.problems(agent_type, config, where))
+    draft.issues.extend(node_config.problems(agent_type, config, where, allow_unsandboxed))
     if agent_type is AgentType.EXECUTOR:
         draft.issues.extend(uploads.problems(config, where, sources))
     elif agent_type is AgentType.MODULE:

@@ -55,11 +55,6 @@ def test_unknown_keys_get_a_warning_with_a_suggestion() -> None:
     }
 
 
-def test_config_keys_that_resemble_no_key_of_the_runtime_get_no_warning() -> None:
-    assert warned({"a": executor(**{"from": "x", "tty": False, "no_keep": True, "gpu": 1})}) == {}
-    assert warned({"a": {"module": {"module": "m:C", "comand": 1}}}) == {}
-
-
 def test_an_unreachable_node_gets_a_warning() -> None:
     found = warned({"a": router(), "b": router(), "c": router()}, "b x c")
     assert set(found) == {"nodes[1]", "nodes[2]"}
