@@ -1,7 +1,7 @@
 """The keys of a node's `config` that the runtime reads: one table for validation and for the manifest reference.
 
-Of a module's config the runtime reads only `MODULE_KEYS`; all other keys belong to the module's author. On the other agent types a
-key that is not in the table has no effect, and `config_lint` warns about it.
+Of a module's config the runtime reads only `MODULE_KEYS`; all other keys belong to the module's author. On the other
+agent types a key that is not in the table has no effect, and `config_lint` warns about it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mirrorneuron.bundle import node_config, uploads
+from mirrorneuron.bundle import node_config, other_formats, uploads
 from mirrorneuron.bundle.conditions import compile_condition
 from mirrorneuron.bundle.manifest import (
     ROOT_ROLES,
@@ -71,6 +71,8 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
     """Validate the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
     if not isinstance(raw, dict):
         raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
+    if foreign := other_formats.issues(raw):
+        raise ManifestError(foreign)
     draft = Draft()
     head = _read_head(raw, draft)
     _read_nodes(raw.get("nodes"), draft)
@@ -284,6 +286,9 @@ def _check_config(
     if not isinstance(config, dict):
         return  # `read` has added the issue
     where = f"{path}.config"
+    if agent_type is AgentType.MODULE and other_formats.is_elixir(config):
+        draft.issues.append(other_formats.elixir_issue(config, where))
+        return
     draft.issues.extend(node_config.problems(agent_type, config, where, allow_unsandboxed))
     if agent_type is AgentType.EXECUTOR:
         draft.issues.extend(uploads.problems(config, where, sources))
