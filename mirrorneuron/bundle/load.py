@@ -183,7 +183,7 @@ def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[
         raise ManifestError(issues)
     text = _encoded(checked.manifest)
     origin = Origin(text, payloads, checked.filled)
-    found = tuple(with_subjects(warnings(checked.manifest), raw))
+    found = tuple(with_subjects([*checked.warnings, *warnings(checked.manifest)], raw))
     return JobBundle(checked.manifest, place.path, place.manifest_path, payloads, found, origin)
 
 

@@ -25,7 +25,7 @@ def manifest(agent_type: str, config: dict[str, Any], **node: Any) -> dict[str, 
 
 def hints(agent_type: str, config: dict[str, Any], **node: Any) -> dict[str, str]:
     """Key -> message and hint of its warning."""
-    required = {"executor": {"command": ["true"]}, "module": {"module": "m:C"}}.get(agent_type, {})
+    required = {"executor": {"command": ["true"]}, "module": {"module": "json:C"}}.get(agent_type, {})
     found = load(manifest(agent_type, {**required, **config}, **node)).warnings
     prefix = "nodes[0].config."
     return {w.path.removeprefix(prefix): f"{w.message} ({w.hint})" for w in found if w.path.startswith(prefix)}
@@ -147,7 +147,7 @@ def test_a_sandbox_policy_is_an_error_unless_the_host_is_accepted(monkeypatch: p
     assert [w.path for w in load(raw, allow_unsandboxed=True).warnings] == ["nodes[0].config.policy"]
     for runner in ("host_local", "MirrorNeuron.Runner.HostLocal"):
         assert list(hints("executor", {"policy": "p", "runner_module": runner})) == ["policy"]
-    assert load(manifest("module", {"module": "m:C", "policy": "p"}))
+    assert load(manifest("module", {"module": "json:C", "policy": "p"}))
     monkeypatch.setenv(ALLOW_UNSANDBOXED, "1")
     assert [w.path for w in load(raw).warnings] == ["nodes[0].config.policy"]
     with pytest.raises(ManifestError):
