@@ -27,7 +27,15 @@ def new_job_id(value: Any) -> None:
     """The id that a new job shall have, or None. Raises ManifestError for a string that can be no id."""
     text("job_id", value, optional=True)
     if value is not None and not is_job_id(value):
-        raise ManifestError([Issue("job_id", f"{value!r} is no job id", "1 to 128 of A-Z a-z 0-9 . _ -")])
+        raise ManifestError(
+            [
+                Issue(
+                    "job_id",
+                    f"{value!r} is no job id",
+                    "1 to 128 of A-Z a-z 0-9 . _ -, first a letter or digit",
+                )
+            ]
+        )
 
 
 def text(name: str, value: Any, *, optional: bool = False) -> None:

@@ -158,7 +158,10 @@ def test_without_any_server_a_command_exits_5_and_says_what_to_do(mn: Mn, nowher
 def test_a_job_id_that_can_be_none_is_told_of_before_anything_starts(mn: Mn, nowhere):
     ended = mn("run", RESEARCH, "--job-id", "a b", env=nowhere)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert last_line(ended.stderr) == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -)"
+    assert (
+        last_line(ended.stderr)
+        == "mn: job_id: 'a b' is no job id (1 to 128 of A-Z a-z 0-9 . _ -, first a letter or digit)"
+    )
     assert not Path(nowhere["MIRROR_NEURON_HOME"]).exists()
 
 

@@ -77,7 +77,7 @@ def test_arguments_that_make_no_sense_are_type_errors_and_submit_nothing(unserve
     assert unserved.list_jobs() == []
 
 
-@pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n"])
+@pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n", ".", "..", "-x", "_x"])
 def test_a_job_id_must_be_one(unserved, job_id):
     with pytest.raises(ManifestError, match="is no job id") as caught:
         unserved.run_manifest(line(3), job_id=job_id)
