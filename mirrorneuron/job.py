@@ -197,7 +197,7 @@ class ClusterOverview(TypedDict):
     counts: dict[str, int]
 
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # `-x` would be an option of a command, `.` and `..` are folders
 _NOT_ID = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -206,8 +206,12 @@ def is_job_id(text: str) -> bool:
 
 
 def new_job_id(graph_id: str) -> str:
-    """`{graph_id}-{unix ms}-{12 hex digits}`, at most 128 characters, with `-` for characters not allowed in an id."""
-    return f"{_NOT_ID.sub('-', graph_id)[:100]}-{time.time_ns() // 1_000_000}-{secrets.token_hex(6)}"
+    """`{graph_id}-{unix ms}-{12 hex digits}`, at most 128 characters, with `-` for characters not allowed in an id.
+
+    Leading characters that are not a letter or digit are left out; `job` stands for a graph id without any other.
+    """
+    name = _NOT_ID.sub("-", graph_id).lstrip("._-")[:100] or "job"
+    return f"{name}-{time.time_ns() // 1_000_000}-{secrets.token_hex(6)}"
 
 
 def iso(ms: int) -> str:

@@ -1,4 +1,7 @@
-"""Settings: read once from the environment, checked, then passed down. No other module reads them from `os.environ`."""
+"""Settings: read once from the environment, checked, then passed down. No other module reads them from `os.environ`.
+
+Exception: validation reads `allow_unsandboxed` by `limits.unsandboxed_allowed`, because it must not load this module.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +94,12 @@ class Settings(BaseSettings):
         4 * MIB,
         description="Output of commands and modules that is kept of one job for `mn logs`; `0` keeps none.",
         json_schema_extra={UNIT: "bytes"},
+    )
+
+    allow_unsandboxed: bool = Field(
+        False,
+        description="`1` accepts executors with a sandbox `policy`; their commands run on the host without it.",
+        json_schema_extra={UNIT: "boolean"},
     )
 
     @field_validator("executor_pool_capacities", mode="before")

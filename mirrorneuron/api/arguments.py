@@ -14,6 +14,7 @@ from mirrorneuron.job import JobStatus, is_job_id
 
 MAX_COUNT: Final = 2**63 - 1  # the largest integer of a Redis server
 _EVENT_ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
+_JOB_ID_HINT: Final = "use 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit"
 
 
 def job_id(value: Any) -> None:
@@ -27,9 +28,7 @@ def new_job_id(value: Any) -> None:
     """Check the id for a new job, or None. Raises ManifestError for a string that is not a valid id."""
     text("job_id", value, optional=True)
     if value is not None and not is_job_id(value):
-        raise ManifestError(
-            [Issue("job_id", f"{value!r} is not a valid job id", "use 1 to 128 characters of A-Z a-z 0-9 . _ -")]
-        )
+        raise ManifestError([Issue("job_id", f"{value!r} is not a valid job id", _JOB_ID_HINT)])
 
 
 def text(name: str, value: Any, *, optional: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 from mirrorneuron.api import arguments
 from mirrorneuron.api.resources import Resources
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
-from mirrorneuron.bundle.load import BundleInput, JobBundle, validate_manifest
+from mirrorneuron.bundle.load import BundleInput, JobBundle, load, validate_manifest
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
@@ -105,7 +105,7 @@ class Client:
             raise TypeError("timeout requires await_=True")
         deadline = Deadline.after(timeout)
         arguments.new_job_id(job_id)
-        bundle = validate_manifest(given)
+        bundle = load(given, self.settings.allow_unsandboxed)
         with reaching(self.settings.redis_url, job_id):
             submitted = self._live_parts().submission.submit(bundle, job_id)
         if not await_:

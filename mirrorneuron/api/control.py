@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from mirrorneuron.bundle.exact_json import inexact_values
 from mirrorneuron.bundle.parse import kind
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.chains import Chains
@@ -76,6 +77,8 @@ class Control:
             raise MessageInvalid(
                 f'a message must be an object, not {kind(payload)} (put the value into a body: {{"body": ...}})'
             )
+        for path, problem in inexact_values(dict(payload)):
+            raise MessageInvalid(f"{path or 'the message'} {problem}")
         new = secrets.token_hex(16)
         try:
             message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())

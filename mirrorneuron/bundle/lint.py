@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorneuron.bundle import node_config
 from mirrorneuron.bundle.conditions import unknown_roots
+from mirrorneuron.bundle.config_lint import keys_without_effect, node_key_hint, priorities
 from mirrorneuron.bundle.manifest import ANY_TYPE, AgentType, Edge, Manifest, Node, OnIdle, RoutingMode
 from mirrorneuron.bundle.message_bounds import bounds, declared_type, type_key
 from mirrorneuron.bundle.parse import below
@@ -20,7 +20,6 @@ from mirrorneuron.bundle.suggest import did_you_mean
 from mirrorneuron.errors import Issue
 
 _ALIASES: Final[dict[type, tuple[str, ...]]] = {Manifest: ("long_lived",)}
-_CONFIG_WORDS: Final = (*node_config.KEYS, *node_config.UPLOAD_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ def warnings(manifest: Manifest) -> list[Issue]:
     graph = Graph.of(manifest)
     return [
         *_unknown_keys(manifest),
+        *priorities(manifest),
         *_unreachable(graph),
         *_unrouted_types(graph),
         *_dead_edges(graph),
@@ -72,8 +72,7 @@ def _unknown_keys(manifest: Manifest) -> Iterator[Issue]:
     for index, node in enumerate(manifest.nodes):
         path = below("nodes", index)
         yield from _extras(node, path)
-        if node.agent_type is not AgentType.MODULE:
-            yield from _misspelt(node, f"{path}.config")
+        yield from keys_without_effect(node, path)
     for index, edge in enumerate(manifest.edges):
         path = below("edges", index)
         yield from _extras(edge, path)
@@ -85,14 +84,8 @@ def _extras(model: Model, path: str) -> Iterator[Issue]:
     if model.model_extra:
         known = (*words(type(model)), *_ALIASES.get(type(model), ()))
         for key in model.model_extra:
-            yield Issue(below(path, key), "unknown key; kept but not used", did_you_mean(key, known))
-
-
-def _misspelt(node: Node, path: str) -> Iterator[Issue]:
-    """A config may contain any key, so only a key that resembles a key of the runtime gets a warning."""
-    for key in node.config:
-        if key not in _CONFIG_WORDS and (hint := did_you_mean(key, _CONFIG_WORDS)):
-            yield Issue(below(path, key), "unknown key; not used", hint)
+            hint = did_you_mean(key, known) or (node_key_hint(key) if isinstance(model, Node) else "")
+            yield Issue(below(path, key), "unknown key; kept but not used", hint)
 
 
 def _unreachable(graph: Graph) -> Iterator[Issue]:

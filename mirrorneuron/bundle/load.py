@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.bundle import archive
+from mirrorneuron.bundle.exact_json import duplicate_keys, inexact_values
 from mirrorneuron.bundle.issue_subjects import with_subjects
 from mirrorneuron.bundle.lint import warnings
 from mirrorneuron.bundle.manifest import Manifest
@@ -22,6 +23,7 @@ from mirrorneuron.bundle.parse import kind
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.bundle.validate import check
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
+from mirrorneuron.limits import unsandboxed_allowed
 from mirrorneuron.message import decode, encode
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -55,6 +57,15 @@ BundleInput = str | os.PathLike[str] | Mapping[str, Any] | JobBundle
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """The paths of a bundle; all None for a manifest given as a mapping."""
+
+    path: Path | None = None
+    manifest_path: Path | None = None
+    payloads_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PackedBundle:
     """The bytes of a bundle; the folder is not needed any more."""
 
@@ -64,21 +75,24 @@ class PackedBundle:
     digest: str  #: SHA-256 of the manifest and the payloads' digest
 
 
-def load(input: BundleInput) -> JobBundle:
+def validate_manifest(input: BundleInput) -> JobBundle:
     """Read and check a bundle folder, a manifest, or a loaded bundle.
 
     Returns the same object for a loaded bundle that was not changed. Writes nothing. Raises ManifestError.
     """
+    return load(input)
+
+
+def load(input: BundleInput, allow_unsandboxed: bool | None = None) -> JobBundle:
+    """As `validate_manifest`; *allow_unsandboxed* is the setting of that name, by default read from the environment."""
+    allowed = unsandboxed_allowed(os.environ) if allow_unsandboxed is None else allow_unsandboxed
     if isinstance(input, JobBundle):
-        return _load_again(input)
+        return _load_again(input, allowed)
     if isinstance(input, Mapping):
-        return _checked(_plain(input), None, None, None)
+        return _checked(_plain(input), _Place(), allowed)
     if isinstance(input, str | os.PathLike):
-        return _load_folder(Path(os.fsdecode(input)))
+        return _load_folder(Path(os.fsdecode(input)), allowed)
     raise _problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
-
-
-validate_manifest = load  # its name in the public API
 
 
 def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
@@ -103,7 +117,7 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
     return PackedBundle(text, payloads, payloads_digest, digest)
 
 
-def _load_folder(path: Path) -> JobBundle:
+def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
     path = path.absolute()
     manifest_path = path / MANIFEST_FILE
     # `os.path` returns False for a path that is too long or not accessible; methods of `Path` raise.
@@ -115,16 +129,19 @@ def _load_folder(path: Path) -> JobBundle:
     if not os.path.isfile(manifest_path):
         raise _problem(f"folder {path} has no {MANIFEST_FILE}")
     try:
-        raw = decode(manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        text = manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        raw = decode(text)
     except OSError as error:
         raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise _problem(f"{manifest_path} is not valid JSON: {error}") from None
     payloads = path / PAYLOADS
-    return _checked(raw, path, manifest_path, payloads if os.path.lexists(payloads) else None)
+    twice = [Issue(key, "duplicate key", "keep one of them") for key in duplicate_keys(text)]
+    place = _Place(path, manifest_path, payloads if os.path.lexists(payloads) else None)
+    return _checked(raw, place, allow_unsandboxed, twice)
 
 
-def _load_again(bundle: JobBundle) -> JobBundle:
+def _load_again(bundle: JobBundle, allow_unsandboxed: bool) -> JobBundle:
     origin, manifest = bundle._origin, bundle.manifest
     if not isinstance(manifest, Manifest | Mapping):
         raise _problem(f"bundle.manifest must be a Manifest or a mapping, not {_type_name(manifest)}")
@@ -138,7 +155,8 @@ def _load_again(bundle: JobBundle) -> JobBundle:
         raw = _plain(manifest)
         _unfill(raw, origin.filled)
     payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
-    checked = _checked(raw, bundle.path, bundle.manifest_path, payloads)  # payload files may have been removed
+    place = _Place(bundle.path, bundle.manifest_path, payloads)
+    checked = _checked(raw, place, allow_unsandboxed)  # payload files may have been removed
     return bundle if unchanged else checked
 
 
@@ -151,21 +169,22 @@ def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
             _unfill(raw[key], value)
 
 
-def _checked(raw: Any, path: Path | None, manifest_path: Path | None, payloads: Path | None) -> JobBundle:
-    """Check manifest and payloads; raise ManifestError with the issues of both."""
-    issues = _payload_issues(payloads) if payloads else []
+def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[Issue] = ()) -> JobBundle:
+    """Check manifest and payloads; raise ManifestError with the issues of both and the given *issues*."""
+    payloads = place.payloads_path
+    issues = [*issues, *(_payload_issues(payloads) if payloads else [])]
     usable = payloads if payloads and payloads.is_dir() else None
-    sources = Sources(usable) if path else Sources(usable, _NO_FOLDER)
+    sources = Sources(usable) if place.path else Sources(usable, _NO_FOLDER)
     try:
-        checked = check(raw, sources)
+        checked = check(raw, sources, allow_unsandboxed)
     except ManifestError as error:
         raise ManifestError([*with_subjects(error.issues, raw), *issues]) from None
     if issues:
         raise ManifestError(issues)
     text = _encoded(checked.manifest)
     origin = Origin(text, payloads, checked.filled)
-    found = tuple(with_subjects(warnings(checked.manifest), raw))
-    return JobBundle(checked.manifest, path, manifest_path, payloads, found, origin)
+    found = tuple(with_subjects([*checked.warnings, *warnings(checked.manifest)], raw))
+    return JobBundle(checked.manifest, place.path, place.manifest_path, payloads, found, origin)
 
 
 def _payload_issues(payloads: Path) -> list[Issue]:
@@ -183,9 +202,16 @@ def _payload_issues(payloads: Path) -> list[Issue]:
 
 
 def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
-    """A manifest as plain JSON values that share nothing with the caller's objects."""
+    """A manifest as plain JSON values that share nothing with the caller's objects.
+
+    Raises ManifestError for values that JSON cannot hold exactly.
+    """
+    given = value if isinstance(value, Manifest) else dict(value)
+    issues = _inexact(given)
+    if issues:
+        raise ManifestError(issues)
     try:
-        plain: dict[str, Any] = decode(encode(value if isinstance(value, Manifest) else dict(value)))
+        plain: dict[str, Any] = decode(encode(given))
     except (ValueError, TypeError, RecursionError) as error:
         raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
     return plain
@@ -196,7 +222,13 @@ def _encoded(manifest: Manifest) -> bytes:
     try:
         return encode([manifest])[1:-1]
     except (ValueError, TypeError, RecursionError) as error:
+        if issues := _inexact(manifest):
+            raise ManifestError(issues) from None
         raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
+
+
+def _inexact(manifest: Mapping[str, Any] | Manifest) -> list[Issue]:
+    return with_subjects([Issue(path, problem) for path, problem in inexact_values(manifest)], manifest)
 
 
 def _problem(message: str, path: str = "", hint: str = "") -> ManifestError:

@@ -1,6 +1,7 @@
 """The keys of a node's `config` that the runtime reads: one table for validation and for the manifest reference.
 
-All other keys are free for the agent's author. Of a module's config the runtime reads only `MODULE_KEYS`.
+Of a module's config the runtime reads only `MODULE_KEYS`; all other keys belong to the module's author. On the other
+agent types a key that is not in the table has no effect, and `config_lint` warns about it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,30 @@ from mirrorneuron.bundle.config_checks import (
 )
 from mirrorneuron.bundle.manifest import DEFAULT_BATCH, EXECUTOR_RESULT, SENSOR_READY, AgentType
 from mirrorneuron.errors import Issue
+from mirrorneuron.limits import ALLOW_UNSANDBOXED
 from mirrorneuron.message import ENCODINGS
 from mirrorneuron.pools import DEFAULT_POOL
 
 HOST_LOCAL: Final = "host_local"  # the default runner of an executor
 RUNNERS: Final = (HOST_LOCAL, "MirrorNeuron.Runner.HostLocal")
 RETRY_ON: Final = ("any", "transient")
+#: keys for the sandbox that is the default runner of the Elixir implementation; `host_local` reads none of them
+SANDBOX_KEYS: Final = frozenset(
+    {
+        "auto_providers",
+        "from",
+        "gpu",
+        "no_auto_providers",
+        "no_keep",
+        "no_tty",
+        "policy",
+        "providers",
+        "remote",
+        "sandbox_cli",
+        "ssh_key",
+        "tty",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +214,22 @@ KEYS: Final[dict[str, Check]] = {
 REQUIRED: Final = {AgentType.EXECUTOR: "command", AgentType.MODULE: "module"}
 
 
-def problems(agent_type: AgentType | None, config: dict[str, Any], path: str) -> Iterator[Issue]:
-    """Every issue in one node's config. If the agent type is unknown (None), the config is checked as a module's."""
+def problems(
+    agent_type: AgentType | None, config: dict[str, Any], path: str, allow_unsandboxed: bool
+) -> Iterator[Issue]:
+    """Every issue in one node's config. If the agent type is unknown (None), the config is checked as a module's.
+
+    An executor that asks for a sandbox policy has an issue unless *allow_unsandboxed*.
+    """
     checks = MODULE_KEYS if agent_type in (AgentType.MODULE, None) else KEYS
     for key, value in config.items():
         if value is not None and key in checks:
             yield from checks[key](value, f"{path}.{key}")
+    unsandboxed = allow_unsandboxed or config.get("runner_module") is not None
+    if agent_type is AgentType.EXECUTOR and config.get("policy") not in (None, "") and not unsandboxed:
+        message = "asks for a sandbox, and this runner has none: the command would run on the host without the policy"
+        hint = f'set runner_module to "{HOST_LOCAL}" to accept that, or {ALLOW_UNSANDBOXED}=1 for all bundles'
+        yield Issue(f"{path}.policy", message, hint)
     required = REQUIRED.get(agent_type) if agent_type else None
     if required and config.get(required) is None:
         example = '"package.module:Class"' if required == "module" else '["python3", "{workdir}/main.py"]'

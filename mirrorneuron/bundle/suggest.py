@@ -6,12 +6,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import Final
+
+CUTOFF: Final = 0.75  #: similarity from 0 to 1 at which a word is suggested
 
 
 @lru_cache(maxsize=1024)
-def did_you_mean(word: str, known: tuple[str, ...]) -> str:
+def did_you_mean(word: str, known: tuple[str, ...], cutoff: float = CUTOFF) -> str:
     """`did you mean "aggregate"?`, or "" if no word of *known* (a small, fixed choice) is similar."""
-    return _nearest(word, known)
+    return _nearest(word, known, cutoff)
 
 
 def one_of(word: str, known: tuple[str, ...]) -> str:
@@ -39,6 +42,6 @@ class Suggestions:
         return _nearest(word, sample)
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word[:200], known, n=1, cutoff=0.75)
+def _nearest(word: str, known: Sequence[str], cutoff: float = CUTOFF) -> str:
+    near = difflib.get_close_matches(word[:200], known, n=1, cutoff=cutoff)
     return f'did you mean "{near[0]}"?' if near else ""

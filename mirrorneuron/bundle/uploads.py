@@ -26,6 +26,15 @@ class Sources:
         self._known: dict[str, tuple[str, str]] = {}
         self._suggestions = Suggestions()
 
+    @property
+    def folder(self) -> Path | None:
+        """The payloads folder; None if there is none."""
+        return self._folder
+
+    def name(self, file: Path) -> str:
+        """The name of a file in the payloads folder for an error, like `payloads/main.py`."""
+        return f"payloads/{file.relative_to(self._folder)}" if self._folder else str(file)
+
     def problem(self, source: str) -> tuple[str, str]:
         """The issue's message and hint; the message is "" if *source* is valid."""
         if source not in self._known:

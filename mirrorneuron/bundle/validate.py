@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mirrorneuron.bundle import node_config, uploads
+from mirrorneuron.bundle import node_config, other_formats
 from mirrorneuron.bundle.conditions import compile_condition
 from mirrorneuron.bundle.manifest import (
     ROOT_ROLES,
@@ -26,6 +26,7 @@ from mirrorneuron.bundle.manifest import (
     Template,
 )
 from mirrorneuron.bundle.parse import below, kind, read, shown
+from mirrorneuron.bundle.payload_checks import PayloadChecks
 from mirrorneuron.bundle.suggest import Suggestions
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.errors import Issue, ManifestError
@@ -43,6 +44,7 @@ class Draft:
     """A manifest while it is being read. A part that could not be read is left out, and has an entry in `issues`."""
 
     issues: list[Issue] = field(default_factory=list)
+    warnings: list[Issue] = field(default_factory=list)  #: problems of payload files that may not be fatal
     nodes: list[tuple[str, dict[str, Any], Node | None]] = field(default_factory=list)  #: path, JSON, model
     edges: list[Edge] = field(default_factory=list)
     ids: dict[str, str] = field(default_factory=dict)  #: node id -> path of the first node that has it
@@ -65,12 +67,15 @@ class Checked:
 
     manifest: Manifest
     filled: dict[str, Any]  #: the defaults that validation filled in, in the shape of the manifest
+    warnings: list[Issue]  #: those about payload files; `lint` adds those about the manifest
 
 
-def check(raw: Any, sources: Sources) -> Checked:
+def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checked:
     """Validate the JSON value *raw* as a manifest. Raises ManifestError with every issue."""
     if not isinstance(raw, dict):
         raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
+    if foreign := other_formats.issues(raw):
+        raise ManifestError(foreign)
     draft = Draft()
     head = _read_head(raw, draft)
     _read_nodes(raw.get("nodes"), draft)
@@ -78,8 +83,9 @@ def check(raw: Any, sources: Sources) -> Checked:
     policies = read(Policies, _or(raw.get("policies"), {}), "policies", draft.issues)
     entrypoints = _entrypoints(raw.get("entrypoints"), draft)
     inputs = _initial_inputs(raw.get("initial_inputs"), entrypoints, draft)
+    payloads = PayloadChecks(sources)
     for path, node, read_node in draft.nodes:
-        _check_config(path, node, _agent_type(node, read_node), sources, draft)
+        _check_config(path, node, _agent_type(node, read_node), payloads, allow_unsandboxed, draft)
     if draft.issues or head is None or policies is None:
         raise ManifestError(draft.issues)
     head.nodes = [node for _, _, node in draft.nodes if node is not None]
@@ -87,7 +93,7 @@ def check(raw: Any, sources: Sources) -> Checked:
         model.config = node_config.without_nulls(model.agent_type, model.config)
     head.edges = draft.edges
     head.entrypoints, head.initial_inputs, head.policies = entrypoints, inputs, policies
-    return Checked(head, _fill(head, raw))
+    return Checked(head, _fill(head, raw), draft.warnings)
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -273,17 +279,28 @@ def _check_seed(payload: Any, path: str, draft: Draft) -> None:
 
 
 def _check_config(
-    path: str, node: dict[str, Any], agent_type: AgentType | None, sources: Sources, draft: Draft
+    path: str,
+    node: dict[str, Any],
+    agent_type: AgentType | None,
+    payloads: PayloadChecks,
+    allow_unsandboxed: bool,
+    draft: Draft,
 ) -> None:
     config = _or(node.get("config"), {})
     if not isinstance(config, dict):
         return  # `read` has added the issue
     where = f"{path}.config"
-    draft.issues.extend(node_config.problems(agent_type, config, where))
-    if agent_type is AgentType.EXECUTOR:
-        draft.issues.extend(uploads.problems(config, where, sources))
-    elif agent_type is AgentType.MODULE:
-        draft.issues.extend(uploads.module_source_problem(config, where, sources))
+    if agent_type is AgentType.MODULE and other_formats.is_elixir(config):
+        draft.issues.append(other_formats.elixir_issue(config, where))
+        return
+    before = len(draft.issues)
+    draft.issues.extend(node_config.problems(agent_type, config, where, allow_unsandboxed))
+    if agent_type in (AgentType.EXECUTOR, AgentType.MODULE):
+        draft.issues.extend(payloads.issues(agent_type, config, where))
+        if len(draft.issues) == before:  # the values can be relied on
+            issue, fatal = payloads.content(agent_type, config, where) or (None, False)
+            if issue is not None:
+                (draft.issues if fatal else draft.warnings).append(issue)
 
 
 def _fill(manifest: Manifest, raw: Mapping[str, Any]) -> dict[str, Any]:

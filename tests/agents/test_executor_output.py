@@ -67,6 +67,22 @@ def test_intended_structured_output_that_is_not_valid_json_is_an_error_with_its_
         parse_output(stdout)
 
 
+@pytest.mark.parametrize(
+    ("stdout", "said"),
+    [
+        ('{"emit_messages": [{"type": "a"}], "emit_messages": []}', "emit_messages: duplicate key"),
+        ('{"next_state": {"n": 1, "n": 2}}', "next_state.n: duplicate key"),
+    ],
+)
+def test_a_duplicate_key_of_structured_output_is_an_error_with_its_path(stdout, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        parse_output(stdout)
+
+
+def test_plain_output_may_have_duplicate_keys():
+    assert parse_output('{"a": 1, "a": 2}') is None
+
+
 def test_white_space_around_the_object_is_ignored():
     assert parse_output('\n {"next_state": 1}\n\n').next_state == 1
 

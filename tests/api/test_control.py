@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.chains import Chains
-from mirrorneuron.errors import JobStateError, MessageNotFound, PayloadTooLarge
+from mirrorneuron.errors import JobStateError, MessageInvalid, MessageNotFound, PayloadTooLarge
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.pools import LIGHT
@@ -103,6 +104,18 @@ def test_a_message_announces_the_agents_that_it_makes_ready(client: Client, jobs
     assert announced == [], "`join` has one of two messages, and `x` was announced before"
     client.send_message("j", "join", {"n": 2})
     assert announced == [(LIGHT, 1, "join")]
+
+
+def test_a_message_with_a_value_that_json_cannot_hold_is_refused(client: Client, jobs: Jobs) -> None:
+    jobs.submit("j")
+    jobs.open("j")
+    for message, text in (
+        ({"body": {1: "a", "1": "b"}}, "body has the key 1; keys of JSON objects are strings"),
+        ({"body": {"s": [{1}]}}, "body.s[0] is of type set, which is not a JSON type; use a list"),
+        ({"n": float("nan")}, "n is nan; NaN and Infinity are not valid JSON"),
+    ):
+        with pytest.raises(MessageInvalid, match=f"^{re.escape(text)}$"):
+            client.send_message("j", "x", message)
 
 
 def test_a_message_may_have_as_many_bytes_as_the_settings_say(client: Client, store: Store, jobs: Jobs) -> None:

@@ -164,7 +164,7 @@ def test_the_source_of_a_module_must_exist(tmp_path: Path) -> None:
     write(tmp_path, **{"n.py": ""})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert refusal(tmp_path).startswith('nodes[0].config.module_source (node "a"): "m.py" is not in payloads/')
-    (tmp_path / "payloads" / "m.py").touch()
+    (tmp_path / "payloads" / "m.py").write_text("from elsewhere import C")
     load(tmp_path)
 
 

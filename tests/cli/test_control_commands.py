@@ -113,6 +113,7 @@ def test_send_reads_a_file_or_stdin_and_prints_the_message_id(mn: Mn, client, fe
         (b'{"a":\n }', "<stdin> is not valid JSON: expected value at line 2 column 2"),
         (b"[NaN]", "<stdin> is not valid JSON: expected value at line 1 column 2"),
         (b"\xff", "<stdin> is not valid JSON: expected value at line 1 column 1"),
+        (b'{"body": {"n": 1, "n": 2}}', "<stdin>: body.n: duplicate key"),
         (b'{"envelope": 1}', "envelope must be an object"),
         (b'{"headers": []}', "headers must be an object"),
         (b'{"priority": -1}', "priority must be a number of 0 or more"),

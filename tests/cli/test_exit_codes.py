@@ -160,7 +160,7 @@ def test_an_invalid_job_id_is_reported_before_anything_starts(mn: Mn, nowhere):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert (
         last_line(ended.stderr)
-        == "mn: job_id: 'a b' is not a valid job id (use 1 to 128 characters of A-Z a-z 0-9 . _ -)"
+        == "mn: job_id: 'a b' is not a valid job id (use 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit)"
     )
     assert not Path(nowhere["MIRROR_NEURON_HOME"]).exists()
 

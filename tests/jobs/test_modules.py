@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.errors import ManifestError
 from tests.support.graphs import agent, completed, ended, failed, manifest, payloads, router, snapshots
 
 SOURCE = """
@@ -139,7 +140,13 @@ def test_a_module_that_emits_invalid_json_fails_with_the_reason(client, bundle):
 
 
 def test_a_missing_class_fails_with_its_name(client, bundle):
-    result = failed(client, bundle([module("lamp", "Nobody")]))
+    """Validation sees that a source lacks a class, unless the source may bind the name when it is imported."""
+    folder = bundle([module("lamp", "Nobody")])
+    with pytest.raises(ManifestError, match="has no class Nobody"):
+        client.run_manifest(str(folder))
+    source = folder / "payloads" / "lamps.py"
+    source.write_text(source.read_text() + "\nglobals()['X'] = 1\n")
+    result = failed(client, folder)
     assert "Nobody" in result["error"]
 
 

@@ -77,7 +77,7 @@ def test_invalid_arguments_are_type_errors_and_submit_nothing(unserved, argument
     assert unserved.list_jobs() == []
 
 
-@pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n"])
+@pytest.mark.parametrize("job_id", ["", "a b", "ü", "x" * 129, "a/b", "a\n", ".", "..", "-x", "_x"])
 def test_an_invalid_job_id_is_a_manifest_error(unserved, job_id):
     with pytest.raises(ManifestError, match="is not a valid job id") as caught:
         unserved.run_manifest(line(3), job_id=job_id)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.limits import ALLOW_UNSANDBOXED, unsandboxed_allowed
 from mirrorneuron.settings import PREFIX, Settings
 
 
@@ -31,6 +34,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "logs_max_bytes": 4 * 1024 * 1024,
         "retention_seconds": 7 * 86_400,
         "events_max": 100_000,
+        "allow_unsandboxed": False,
     }
 
 
@@ -176,3 +180,15 @@ def test_settings_are_frozen() -> None:
 def test_settings_constructed_directly_raise_the_same_errors() -> None:
     with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must start"):
         Settings(redis_url="foo")
+
+
+@pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes", "on", "t", "y", "0", "false", "no", "off", "f", "n"])
+def test_validation_reads_the_switch_for_missing_sandboxes_as_the_settings_do(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv(ALLOW_UNSANDBOXED, text)
+    assert unsandboxed_allowed(os.environ) == Settings.load().allow_unsandboxed
+
+
+def test_an_absent_or_unknown_word_allows_nothing() -> None:
+    assert [unsandboxed_allowed({}), unsandboxed_allowed({ALLOW_UNSANDBOXED: "maybe"})] == [False, False]

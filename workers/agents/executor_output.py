@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
+from mirrorneuron.bundle.exact_json import duplicate_keys
 from mirrorneuron.message import EMIT_FIELDS, check_emit_fields, decode
 
 OCTETS: Final = "application/octet-stream"
@@ -56,6 +57,8 @@ def parse_output(stdout: str) -> StructuredOutput | None:
         return None
     if not isinstance(found, dict) or _KEYS.isdisjoint(found):
         return None
+    for path in duplicate_keys(stdout):
+        raise ValueError(f"{path}: duplicate key")
     actions: list[Action] = [Record(entry["type"], entry.get("payload")) for entry, _ in _entries(found, "events")]
     actions += [_emit(entry, where) for entry, where in _entries(found, "emit_messages")]
     by_default = found.get("complete_job?")

@@ -47,7 +47,7 @@ def graph(
 
 
 def _is_job(source: str) -> bool:
-    return is_job_id(source) and not Path(source).exists() and source not in (".", "..")
+    return is_job_id(source) and not Path(source).exists()
 
 
 def _of_job(job_id: str) -> tuple[Manifest, Marks]:

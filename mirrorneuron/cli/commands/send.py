@@ -6,6 +6,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from mirrorneuron.bundle.exact_json import duplicate_keys
 from mirrorneuron.cli import output, target
 from mirrorneuron.cli.options import JobId, Json, utf8
 from mirrorneuron.errors import MessageInvalid
@@ -38,10 +39,14 @@ def send(job: JobId, agent: AgentId, message: File, json: Json = False) -> None:
 
 
 def _read(file: BinaryIO) -> Any:
-    """Return the JSON value of *file*. Raises BadParameter with line and column."""
+    """Return the JSON value of *file*. Raises BadParameter with line and column, or a duplicate key's path."""
     try:
-        return decode(file.read())
+        text = file.read()
+        value = decode(text)
     except ValueError as error:
         raise typer.BadParameter(f"{file.name} is not valid JSON: {error}", param_hint=HINT) from error
     except OSError as error:
         raise typer.BadParameter(f"cannot read {file.name}: {error}", param_hint=HINT) from error
+    for path in duplicate_keys(text):
+        raise typer.BadParameter(f"{file.name}: {path}: duplicate key", param_hint=HINT)
+    return value
