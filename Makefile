@@ -1,11 +1,13 @@
 # Requires make and Python 3.11 or later.
 #
 #   make demo      run an example from submission to result, on an embedded server
-#   make test      the tests
-#   make check     what every change must pass: format, lint, types, docs, tests
+#   make test      what every change must pass: format, lint, types, docs, tests
+#   make check     the same
+#   make pytest    the tests alone
 #   make format    correct format and lint
 #   make docs      build the documents into site/; every warning is an error
 #   make docs-reference   write the generated parts of the reference pages again
+#   make release   build the distributions into dist/ and check them
 #   make bench     benchmarks, compared with other software
 #   make clean     end the demo's processes and remove all generated files
 
@@ -17,7 +19,7 @@ EXAMPLE ?= examples/prime_sweep_scale
 DEMO_HOME := $(CURDIR)/.demo
 MN := MIRROR_NEURON_HOME="$(DEMO_HOME)" $(VENV)/bin/mirrorneuron
 
-.PHONY: demo test check docs docs-reference format bench clean
+.PHONY: demo test check pytest release docs docs-reference format bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -31,10 +33,8 @@ demo: $(READY)
 	@echo "      $(VENV)/bin/mn dashboard"
 	@echo "      $(VENV)/bin/mn down          ends both now"
 
+# The checks that are fast come first.
 test: $(READY)
-	@$(PY) -m pytest
-
-check: $(READY)
 	@echo "==> format"
 	@$(PY) -m ruff format --check -q .
 	@echo "==> lint"
@@ -46,6 +46,11 @@ check: $(READY)
 	@echo "==> tests"
 	@$(PY) -m pytest
 
+check: test
+
+pytest: $(READY)
+	@$(PY) -m pytest
+
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict -q
 
@@ -55,6 +60,11 @@ docs-reference: $(READY)
 format: $(READY)
 	@$(PY) -m ruff check -q --fix-only .
 	@$(PY) -m ruff format .
+
+release: $(READY)
+	@rm -rf dist
+	@$(PY) -m build --no-isolation >/dev/null
+	@$(PY) -m twine check --strict dist/*
 
 bench: $(READY)
 	@$(PY) -m benchmarks

@@ -95,7 +95,8 @@ class Cluster:
         """Submit a job, and return its id and the worker that runs its command."""
         job_id = self.client.run_manifest(gated(folder))
         harness.until(lambda: starts(folder))
-        return job_id, self.server.hget(self.keys.agent(job_id, AGENT), "node").decode()
+        worker: Any = self.server.hget(self.keys.agent(job_id, AGENT), "node")
+        return job_id, worker.decode()
 
     def _kill(self, busy: str, job_id: str, folder: Path) -> Recovery:
         killed_at = time.time()

@@ -587,7 +587,7 @@ def test_all_agents_run_while_the_commit_is_not_full(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("part", ["state", "last", "output", "events", "dead"])
 def test_every_part_of_a_step_counts_for_its_size(part: str) -> None:
     text = b"x" * 100
-    rows = {"events": [("t", text)], "dead": [DeadLetterDraft("m", "a", "why", text)]}
+    rows: dict[str, Any] = {"events": [("t", text)], "dead": [DeadLetterDraft("m", "a", "why", text)]}
     assert replace(Step("n"), **{part: rows.get(part, text)}).size == 100
 
 

@@ -74,7 +74,8 @@ def test_a_cancel_that_loses_against_a_retry_cancels_the_retried_run(
     jobs.submit("j")
     jobs.open("j")
     scripts = client._live_parts().store.scripts
-    finish, lost = scripts.finish, []
+    lost: list[Any] = []
+    finish = scripts.finish
 
     def retried_meanwhile(job: JobRef, *args: Any) -> ReplyCode:
         if not lost:

@@ -133,7 +133,7 @@ def test_a_wait_that_times_out_does_not_affect_the_job(store: Store, jobs: Jobs,
     jobs.submit("j")
     with pytest.raises(WaitTimeout, match="'j' has not ended in time") as caught:
         until_ended(store, "j", Deadline.after(timeout))
-    assert (caught.value.job_id, store.job("j")["status"]) == ("j", "pending")  # type: ignore[index]
+    assert (caught.value.job_id, store.job("j")["status"]) == ("j", "pending")
     wait_until(lambda: listeners(store, "j") == 0)
 
 

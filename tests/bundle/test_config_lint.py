@@ -25,7 +25,8 @@ def manifest(agent_type: str, config: dict[str, Any], **node: Any) -> dict[str, 
 
 def hints(agent_type: str, config: dict[str, Any], **node: Any) -> dict[str, str]:
     """Key -> message and hint of its warning."""
-    required = {"executor": {"command": ["true"]}, "module": {"module": "json:C"}}.get(agent_type, {})
+    needed: dict[str, dict[str, Any]] = {"executor": {"command": ["true"]}, "module": {"module": "json:C"}}
+    required = needed.get(agent_type, {})
     found = load(manifest(agent_type, {**required, **config}, **node)).warnings
     prefix = "nodes[0].config."
     return {w.path.removeprefix(prefix): f"{w.message} ({w.hint})" for w in found if w.path.startswith(prefix)}

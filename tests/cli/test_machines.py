@@ -9,6 +9,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_a_worker_is_a_node_with_the_given_name_and_pool(mn: Mn, env, client):
     assert (code, out) == (0, ""), err
 
 
-def both(nodes: list[dict[str, object]]) -> list[dict[str, object]]:
+def both(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return nodes if len(nodes) == 2 else []
 
 

@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 def waiters(server: ValkeyServer, job: str) -> int:
     """The number of clients that wait for the notification of the end of *job*."""
-    [(_, number)] = server.client.pubsub_numsub(result_channel(job))  # type: ignore[misc]
+    [(_, number)] = server.client.pubsub_numsub(result_channel(job))
     return int(number)
 
 

@@ -32,7 +32,7 @@ def counted(folder: Path) -> dict[str, Any]:
     for n in range(LEAVES):
         fails = f"[ -e {folder}/tried{n} ] || {{ touch {folder}/tried{n}; exit 1; }}"
         emits = f'echo \'{{"emit_messages": [{{"type": "n", "body": {n}}}]}}\''
-        more = {"output_message_type": None, "max_attempts": 9, "retry_backoff_ms": 50}
+        more: dict[str, Any] = {"output_message_type": None, "max_attempts": 9, "retry_backoff_ms": 50}
         leaves.append(executor(f"leaf{n}", f"{fails}; {emits}", **more))
     edges = [("spread", leaf["node_id"], "go") for leaf in leaves]
     edges += [(leaf["node_id"], "relay", "n") for leaf in leaves] + [("relay", "sum", "n")]

@@ -94,7 +94,7 @@ def test_a_rolling_restart_under_load_loses_nothing(own: RealNode, jobs: Client,
             for name in ("default", "light"):
                 done = len(ids)
                 assert own.replace(name).wait(60) == 0
-                wait_until(lambda done=done: len(ids) >= done + 3 or any(p.done() for p in producers))
+                wait_until(lambda done=done: len(ids) >= done + 3 or any(p.done() for p in producers))  # type: ignore[misc]
         finally:
             over.set()
         for producer in producers:

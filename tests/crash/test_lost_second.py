@@ -44,7 +44,7 @@ def completed(client: Client, job_id: str) -> JobMap:
     return job
 
 
-def live(server: ValkeyServer, client: Client) -> set[bytes]:
+def live(server: ValkeyServer, client: Client) -> set[bytes | str]:
     """The ids in the live index, which the sweeper sweeps."""
     return server.client.smembers(Keys(client.settings.redis_namespace).live)
 

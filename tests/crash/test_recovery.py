@@ -39,7 +39,7 @@ def test_a_message_that_kills_its_workers_fails_the_job(own: RealNode, jobs: Cli
     """A poison message is not run forever."""
     job_id = jobs.run_manifest(gated(tmp_path, max_agent_restart_attempts=2))
     for deaths in (1, 2):
-        wait_until(lambda deaths=deaths: len(starts(tmp_path)) == deaths)
+        wait_until(lambda deaths=deaths: len(starts(tmp_path)) == deaths)  # type: ignore[misc]
         own.restart("default")
     job = jobs.wait_for_job(job_id, timeout=60_000)
     assert job["result"] is not None

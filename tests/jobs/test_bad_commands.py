@@ -76,7 +76,7 @@ def test_children_that_outlive_their_command_are_killed(client, outside):
     assert completed(client, single(script))["sandbox"]["stdout"] == "said\n"
     for name in ("one", "two"):
         pid = int((outside / name).read_text())
-        wait_until(lambda pid=pid: not is_alive(pid))
+        wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
 
 
 def test_200_megabytes_of_output_are_truncated(client, slot_pids):

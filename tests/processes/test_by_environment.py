@@ -100,7 +100,7 @@ def test_a_pid_that_was_reused_during_the_search_is_not_killed(start, monkeypatc
     def environ(process: psutil.Process) -> dict[str, str]:
         found = read(process)
         if process.pid == pid:
-            process._ident = (pid, 0.0)  # the start of a process before this one
+            process._ident = (pid, 0.0)  # type: ignore[attr-defined]  # the start of a process before this one
         return found
 
     monkeypatch.setattr(psutil.Process, "environ", environ)

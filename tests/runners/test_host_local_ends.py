@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_a_shortage_of_resources_is_transient(run, monkeypatch):
     def fork_fails(*args, **kwargs):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(child_process.subprocess, "Popen", fork_fails)
+    monkeypatch.setattr(subprocess, "Popen", fork_fails)
     result = run("true")
     assert result.error == "command cannot be run: bash: Resource temporarily unavailable"
     assert result.transient
@@ -253,7 +254,7 @@ def test_a_kill_just_before_the_start_is_not_lost(run, monkeypatch):
         handle.kill("cancelled")
         return start(*args, **kwargs)
 
-    monkeypatch.setattr(child_process.subprocess, "Popen", late)
+    monkeypatch.setattr(subprocess, "Popen", late)
     assert run("exec sleep 1000", handle).error == "cancelled"
 
 
@@ -353,7 +354,7 @@ def test_without_descriptors_for_its_pipes_no_command_is_started(run, monkeypatc
     def none_left():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(child_process.selectors, "DefaultSelector", none_left)
+    monkeypatch.setattr(selectors, "DefaultSelector", none_left)
     result = run("exec sleep 1000", environment={"LEFT_ALONE": str(tmp_path)})
     assert "Too many open files" in result.error
     assert result.transient
@@ -361,5 +362,5 @@ def test_without_descriptors_for_its_pipes_no_command_is_started(run, monkeypatc
 
 
 def test_many_runs_at_once_do_not_mix(run):
-    results = [in_background(lambda n=n: run(f"echo {n}; echo {n} >&2")) for n in range(16)]
+    results = [in_background(lambda n=n: run(f"echo {n}; echo {n} >&2")) for n in range(16)]  # type: ignore[misc]
     assert [result().sandbox["logs"] for result in results] == [f"{n}\n{n}\n" for n in range(16)]

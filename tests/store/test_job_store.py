@@ -70,7 +70,7 @@ def test_creating_a_job_is_idempotent(store: Store, jobs: Jobs) -> None:
 def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.PENDING)
-    assert store.job("j")["graph_id"] == "g"  # type: ignore[index]
+    assert store.job("j")["graph_id"] == "g"
 
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
@@ -220,7 +220,7 @@ def test_there_is_a_snapshot_of_every_agent_in_manifest_order(store: Store, jobs
     jobs.submit("j", initial_inputs={"a": 1, "join": 2})
     jobs.open("j")
     store.scripts.claim(jobs.ref("j"), "t", (("light", 1),))
-    found = store.agents(store.job("j"))  # type: ignore[arg-type]
+    found = store.agents(store.job("j"))
     assert [(a["agent_id"], a["status"], a["mailbox_depth"]) for a in found] == [
         ("a", "busy", 1),
         ("x", "ready", 0),
@@ -267,7 +267,7 @@ def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -
     jobs.open("j")
     store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
     store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, encode({"user": state}))], new_token())
-    assert store.agents(store.job("j"))[1]["current_state"] == state  # type: ignore[arg-type]
+    assert store.agents(store.job("j"))[1]["current_state"] == state
 
 
 def test_a_snapshot_shows_the_state_of_the_last_commit(store: Store, jobs: Jobs) -> None:
@@ -277,7 +277,7 @@ def test_a_snapshot_shows_the_state_of_the_last_commit(store: Store, jobs: Jobs)
     store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
     step = Step("x", 1, 1, b'{"user":{"sum":3},"unrouted":1}', attempts=0, error="")
     store.scripts.commit(job, "t", [step], new_token())
-    found = store.agents(store.job("j"))[1]  # type: ignore[arg-type]
+    found = store.agents(store.job("j"))[1]
     assert (found["current_state"], found["processed_messages"], found["status"]) == ({"sum": 3}, 1, "queued")
     assert (found["metadata"]["unrouted"], found["metadata"]["outbound_edges"]) == (1, 1)
 

@@ -54,7 +54,8 @@ def executor(node_id: str, script: str, template: str = "generic", **config: Any
 def single(script: str, *, inputs: Any = None, **config: Any) -> dict[str, Any]:
     """A graph of one executor, `work`, which completes the job unless its config says otherwise."""
     node = executor("work", script, **{"complete_job": True, **config})
-    return manifest([node], **({} if inputs is None else {"initial_inputs": {"work": inputs}}))
+    more: dict[str, Any] = {} if inputs is None else {"initial_inputs": {"work": inputs}}
+    return manifest([node], **more)
 
 
 def line(length: int) -> dict[str, Any]:

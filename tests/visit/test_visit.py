@@ -22,6 +22,7 @@ from mirrorneuron.store.protocol import JobRef, ReplyCode
 from tests.support.graphs import executor, fan, job_ref, line, processed, single
 from tests.support.waiting import wait_until
 from workers import visit as visit_module
+from workers.attempt import attempt as run_attempt
 from workers.lifecycle.shutdown import Stop
 from workers.runtime import Runtime
 from workers.visit import SLICE_S, Start, visit
@@ -80,7 +81,8 @@ def test_mail_that_arrives_during_a_claim_is_not_overtaken_by_inline_mail(
     graph = line(3)
     graph["nodes"][-1]["config"]["complete_after"] = 2
     job = job_ref(client, client.run_manifest(graph))
-    commit, words = scripts.commit, []
+    words: list[Any] = []
+    commit = scripts.commit
 
     def late(*args: Any, **more: Any) -> Any:
         if not words:
@@ -178,7 +180,7 @@ def test_a_task_that_comes_while_the_worker_stops_only_re_announces(
 def test_a_worker_that_stops_during_a_run_claims_nothing_more(
     settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch, heavy: Callable[..., JobRef]
 ) -> None:
-    job, stop, attempt = heavy(three()), Stop(), visit_module.attempt
+    job, stop, attempt = heavy(three()), Stop(), run_attempt
     monkeypatch.setattr(visit_module, "STOP", stop)
 
     def last(*args: Any) -> Any:

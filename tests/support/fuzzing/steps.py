@@ -14,7 +14,7 @@ CAP: Final = 20_000
 NOW_MS: Final = 1_769_860_800_000
 LONGEST_ERROR: Final = 2_000
 
-_EDGES: Final = [
+_EDGES: Final[list[dict[str, Any]]] = [
     {"to_node": "a", "message_type": "*"},
     {"to_node": "b", "message_type": "x", "routing_mode": "first_match", "conditions": {"expr": "body.x"}},
     {"to_node": "a", "message_type": "x", "routing_mode": "round_robin"},
@@ -24,10 +24,11 @@ _EDGES: Final = [
 
 def plan_of(agent_type: str, **config: Any) -> Plan:
     """A plan of the agent `n`, with edges of every kind to the routers `a` and `b`."""
-    required = {"executor": {"command": "true"}, "module": {"module": "m:C"}}.get(agent_type, {})
+    needed: dict[str, dict[str, Any]] = {"executor": {"command": "true"}, "module": {"module": "m:C"}}
+    required = needed.get(agent_type, {})
     nodes = [{"node_id": "n", "agent_type": agent_type, "config": {**required, **config}}]
     nodes += [{"node_id": name, "agent_type": "router"} for name in "ab"]
-    edges = [{"from_node": "n", **edge} for edge in _EDGES]
+    edges = [{**edge, "from_node": "n"} for edge in _EDGES]
     head = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
     return make_plan(load({**head, "nodes": nodes, "edges": edges}).manifest)
 
