@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from types import MappingProxyType
 from typing import Any
 
@@ -160,10 +158,3 @@ def test_the_manifest_shares_no_objects_with_the_callers_mapping() -> None:
     manifest = load(MappingProxyType(raw)).manifest
     manifest.nodes[0].config["command"] = "false"
     assert nodes[0]["config"]["command"] == "true"
-
-
-def test_validation_needs_neither_celery_nor_redis() -> None:
-    """Validation also loads no settings, no command line and no pydantic models, so that its import stays fast."""
-    code = "import sys; from mirrorneuron.bundle.load import load; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"celery", "kombu", "redis", "pydantic", "pydantic_settings", "typer", "rich"} & set(loaded)

@@ -107,16 +107,8 @@ def test_validating_a_manifest_loads_neither_celery_nor_redis() -> None:
 import sys, mirrorneuron
 mirrorneuron.validate_manifest({"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["a"],
     "nodes": [{"node_id": "a", "agent_type": "router"}]})
-heavy = {"celery", "kombu", "redis", "psutil", "pydantic_settings", "flower", "typer", "rich", "asyncio"}
+heavy = {"celery", "kombu", "redis", "psutil", "pydantic", "pydantic_settings", "flower", "typer", "rich", "asyncio"}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "[]"
-
-
-def test_a_nodes_child_process_loads_no_celery() -> None:
-    """The child process of a module agent imports only this module, so that it starts fast."""
-    heavy = "{'celery', 'redis', 'psutil', 'pydantic_settings'}"
-    program = f"import sys, workers.modules.module_child; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

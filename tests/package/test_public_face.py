@@ -109,14 +109,6 @@ def test_a_star_import_works_in_a_fresh_interpreter() -> None:
     assert done.stdout.split() == ["mirrorneuron.api.client", "running"]
 
 
-def test_importing_loads_neither_celery_nor_redis() -> None:
-    program = (
-        "import sys, mirrorneuron; print([name for name in ('celery', 'redis', 'pydantic') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "[]\n"
-
-
 def test_a_bad_environment_is_reported_by_the_first_call_and_not_by_the_import() -> None:
     program = """
 from mirrorneuron import *
