@@ -1,7 +1,7 @@
 """The job API for asyncio: the same calls as coroutines, on a default client or on `aio.Client(settings)`.
 
-Calls are a few round trips and run in a thread. Waits need no thread: all waits of one event loop share one
-subscription, so that a thousand of them use one connection.
+Calls are a few round trips and run in a thread. Waits and streams need no thread: all waits of one event loop share
+one subscription, so that a thousand of them use one connection, and each open stream has a connection of its own.
 """
 
 from __future__ import annotations
@@ -10,58 +10,64 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
 from mirrorneuron.api import arguments, client
+from mirrorneuron.api.async_streams import follow_events, follow_logs
 from mirrorneuron.api.default_client import default_client
-from mirrorneuron.api.waiting import PATIENT_S, REREAD_S, Deadline, Timeout
+from mirrorneuron.api.ends_listener import EndsListener, cancels
+from mirrorneuron.api.waiting import REREAD_S, Deadline, Timeout
 from mirrorneuron.bundle.load import BundleInput, JobBundle
 from mirrorneuron.bundle.load import validate_manifest as _validate
-from mirrorneuron.errors import JobNotFound, WaitTimeout
+from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.diagnostics.job_diagnosis import Diagnosis
+from mirrorneuron.errors import WaitTimeout
 from mirrorneuron.job import (
-    TERMINAL,
     AgentSnapshot,
     ClusterOverview,
+    DeadLetter,
     Event,
     JobDetails,
     JobMap,
-    JobStatus,
     JobSummary,
+    LogChunk,
     NodeInfo,
 )
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import records
 from mirrorneuron.store.connection import (
     MAX_OUTAGE_S,
     RETRY_S,
     UNREACHABLE,
-    RedisClient,
-    connect_async,
-    handed_on_async,
     reaching,
 )
-from mirrorneuron.store.job_store import FAIL_FAST_S
-from mirrorneuron.store.keys import Keys, result_channel
-
-READERS: Final = 8  # concurrent reads of records, each on one connection
 
 __all__ = [
     "Client",
+    "cancel",
+    "cleanup_jobs",
     "cluster_overview",
+    "dead_letters",
     "events",
     "inspect_agents",
     "inspect_job",
     "inspect_nodes",
     "job_details",
+    "job_manifest",
     "list_jobs",
+    "logs",
+    "pause",
+    "replay",
+    "resume",
+    "retry",
     "run_manifest",
+    "send_message",
     "stream_events",
     "validate_manifest",
     "wait_for_job",
+    "why",
 ]
 
 
@@ -70,7 +76,7 @@ class Client:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
-        self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ends] = WeakKeyDictionary()
+        self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, EndsListener] = WeakKeyDictionary()
         self._own: client.Client | None = client.Client(settings) if settings else None
 
     @property
@@ -126,10 +132,10 @@ class Client:
         loop = asyncio.get_running_loop()
         ends = self._ends.get(loop)
         if ends is None or ends.pid != os.getpid():
-            ends = self._ends[loop] = _Ends(self.sync.settings)
+            ends = self._ends[loop] = EndsListener(self.sync.settings)
         with reaching(self.sync.settings.redis_url, job_id):
             async with ends.connected():
-                cancels = _cancels()
+                before = cancels()
                 away_since: float | None = None
                 answered = False
                 while True:
@@ -137,7 +143,7 @@ class Client:
                         if job := await ends.read(job_id, deadline):
                             return job
                         answered, away_since = True, None
-                        return await self._pushed(ends, job_id, deadline, cancels)
+                        return await self._pushed(ends, job_id, deadline, before)
                     except UNREACHABLE:
                         away_since = away_since or time.monotonic()
                         # Fail at once if the store has never answered.
@@ -149,11 +155,11 @@ class Client:
                                 f"job {job_id!r} has not ended, and the job store does not answer", job_id
                             ) from None
 
-    async def _pushed(self, ends: _Ends, job_id: str, deadline: Deadline, cancels: int) -> JobMap:
+    async def _pushed(self, ends: EndsListener, job_id: str, deadline: Deadline, before: int) -> JobMap:
         async with ends.listening(job_id) as news:
             while True:
                 # redis-py sends with `asyncio.wait_for`, which may lose a cancellation before Python 3.12.
-                if _cancels() > cancels:
+                if cancels() > before:
                     raise asyncio.CancelledError
                 with suppress(TimeoutError):  # a push may get lost: read again
                     async with asyncio.timeout(deadline.left(REREAD_S)):
@@ -191,124 +197,50 @@ class Client:
 
     async def stream_events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The job's events as they happen, to the one that ends it. Raises JobNotFound at the first iteration."""
-        found = await asyncio.to_thread(self.sync.stream_events, job_id, after=after)
-        while (event := await asyncio.to_thread(next, found, None)) is not None:
+        arguments.event_id(after)
+        async for event in follow_events(self.sync.settings, job_id, after or "0"):
             yield event
 
+    async def logs(self, job_id: str, agent_id: str | None = None, *, follow: bool = False) -> AsyncIterator[LogChunk]:
+        """`mirrorneuron.logs`. Raises JobNotFound and AgentNotFound at the first iteration."""
+        chunks = await asyncio.to_thread(self.sync.logs, job_id, agent_id)
+        if not follow:
+            for chunk in await asyncio.to_thread(list, chunks):
+                yield chunk
+            return
+        async for chunk in follow_logs(self.sync.settings, job_id):
+            if agent_id in (None, chunk["agent_id"]):
+                yield chunk
 
-def _cancels() -> int:
-    """The number of cancellation requests of the current task."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
+    async def job_manifest(self, job_id: str) -> Manifest:
+        return await asyncio.to_thread(self.sync.job_manifest, job_id)
 
+    async def pause(self, job_id: str) -> JobMap:
+        return await asyncio.to_thread(self.sync.pause, job_id)
 
-class _Ends:
-    """Waits of one event loop for the ends of jobs, on one subscription; closed when the last wait is over."""
+    async def resume(self, job_id: str) -> JobMap:
+        return await asyncio.to_thread(self.sync.resume, job_id)
 
-    def __init__(self, settings: Settings) -> None:
-        self.pid = os.getpid()
-        self._url = settings.redis_url
-        self._keys = Keys(settings.redis_namespace)
-        self._news: dict[str, set[asyncio.Event]] = {}  #: channel -> one event for each wait
-        self._waits = 0
-        self._reads = asyncio.Semaphore(READERS)
-        self._server: RedisClient = None
-        self._pubsub: RedisClient = None
-        self._listener: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()  #: set when the set of channels has changed
+    async def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
+        return await asyncio.to_thread(self.sync.cancel, job_id, reason=reason)
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[None]:
-        """Hold the connections for one wait; concurrent waits share them."""
-        self._waits += 1
-        if self._server is None:
-            self._server = connect_async(self._url)
-            self._pubsub = self._server.pubsub(push_handler_func=handed_on_async)
-        try:
-            yield
-        finally:
-            self._waits -= 1
-            if not self._waits:
-                await self._close()
+    async def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
+        return await asyncio.to_thread(self.sync.send_message, job_id, agent_id, message)
 
-    async def _close(self) -> None:
-        server, pubsub, listener = self._server, self._pubsub, self._listener
-        self._server = self._pubsub = self._listener = None
-        if listener is not None:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
-        await pubsub.aclose()
-        await server.aclose()
+    async def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
+        return await asyncio.to_thread(self.sync.retry, job_id, from_agent=from_agent)
 
-    async def read(self, job_id: str, deadline: Deadline) -> JobMap | None:
-        """The job map of an ended job, None if live. Raises JobNotFound, and UNREACHABLE soon after the deadline."""
-        try:
-            async with asyncio.timeout(deadline.left(PATIENT_S) + FAIL_FAST_S), self._reads:
-                job = records.job_map(job_id, await self._server.hmget(self._keys.job(job_id), records.JOB_FIELDS))
-        except TimeoutError:
-            raise RedisTimeoutError("no answer in time") from None
-        if job is None:
-            raise JobNotFound(job_id)
-        return job if JobStatus(job["status"]) in TERMINAL else None
+    async def why(self, job_id: str) -> Diagnosis:
+        return await asyncio.to_thread(self.sync.why, job_id)
 
-    @asynccontextmanager
-    async def listening(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the job may have ended: at each push, and when the subscription is confirmed."""
-        channel, news = result_channel(job_id), asyncio.Event()
-        waits = self._news.setdefault(channel, set())
-        if waits:  # the subscription may be confirmed already
-            news.set()
-        waits.add(news)
-        self._changed.set()
-        if self._listener is None:
-            self._listener = asyncio.create_task(self._listen())
-        try:
-            yield news
-        finally:
-            waits.discard(news)
-            if not waits and self._news.get(channel) is waits:
-                del self._news[channel]
-                self._changed.set()
+    async def dead_letters(self, job_id: str) -> list[DeadLetter]:
+        return await asyncio.to_thread(self.sync.dead_letters, job_id)
 
-    async def _listen(self) -> None:
-        """Subscribe to the channels of the waits, and wake them. Only this task uses the subscription.
+    async def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
+        return await asyncio.to_thread(self.sync.replay, job_id, message_id, to_agent=to_agent)
 
-        Any call on it may reconnect, and two concurrent ones would read each other's replies.
-        """
-        pubsub, have = self._pubsub, set[str]()
-        while self._pubsub is pubsub:
-            self._changed.clear()
-            try:
-                if new := self._news.keys() - have:
-                    await pubsub.subscribe(*new)
-                    have |= new
-                if old := have - self._news.keys():
-                    await pubsub.unsubscribe(*old)
-                    have -= old
-                if self._pubsub is not pubsub:  # a cancellation may get lost while sending, see `_pushed`
-                    return
-                if not have:
-                    await self._changed.wait()
-                    continue
-                message = await self._next(pubsub)
-            except UNREACHABLE:  # redis-py reconnects and subscribes again; the confirmations then wake the waits
-                await asyncio.sleep(RETRY_S)
-                continue
-            if message is not None and message["type"] in ("message", "subscribe"):
-                for news in self._news.get(message["channel"].decode(), ()):
-                    news.set()
-
-    async def _next(self, pubsub: RedisClient) -> dict[str, Any] | None:
-        """The next message of the subscription; None if none arrived, or if the channels have changed first."""
-        reading = asyncio.ensure_future(pubsub.get_message(timeout=REREAD_S))
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (reading, changed):
-                task.cancel()
-            await asyncio.gather(reading, changed, return_exceptions=True)
-        return None if reading.cancelled() else reading.result()
+    async def cleanup_jobs(self, *, all: bool = False, older_than: timedelta | None = None) -> list[str]:
+        return await asyncio.to_thread(self.sync.cleanup_jobs, all=all, older_than=older_than)
 
 
 _default: Final = Client()
@@ -323,6 +255,17 @@ job_details = _default.job_details
 cluster_overview = _default.cluster_overview
 events = _default.events
 stream_events = _default.stream_events
+job_manifest = _default.job_manifest
+logs = _default.logs
+pause = _default.pause
+resume = _default.resume
+cancel = _default.cancel
+send_message = _default.send_message
+retry = _default.retry
+why = _default.why
+dead_letters = _default.dead_letters
+replay = _default.replay
+cleanup_jobs = _default.cleanup_jobs
 
 
 async def validate_manifest(input: BundleInput) -> JobBundle:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import redis
 
-from mirrorneuron import JobNotFound, ManifestError, WaitTimeout, aio
+from mirrorneuron import JobNotFound, JobStateError, ManifestError, MessageNotFound, WaitTimeout, aio
 from mirrorneuron.api.client import Client
 from tests.support.graphs import PATIENCE_MS, finish, line, single, until_there
 from tests.support.waiting import wait_until
@@ -162,3 +163,64 @@ def test_a_bundle_is_validated_in_a_thread(tmp_path):
     assert asyncio.run(aio.validate_manifest(line(3))).manifest.graph_id == "graph"
     with pytest.raises(ManifestError):
         asyncio.run(aio.validate_manifest(tmp_path / "nowhere"))
+
+
+STREAMS = 40  # more than the default executor of an event loop has threads
+
+
+def test_open_streams_hold_no_thread_of_the_event_loop(unserved, server):
+    """Other calls are answered while many streams are open; a cancelled stream frees its connection."""
+
+    async def main() -> None:
+        client = aio.Client(unserved.settings)
+        job_id = await client.run_manifest(line(3))
+        seen = 0
+
+        async def follow(stream) -> None:
+            nonlocal seen
+            async for _ in stream:
+                seen += 1
+
+        events = [asyncio.create_task(follow(client.stream_events(job_id))) for _ in range(STREAMS)]
+        logs = [asyncio.create_task(follow(client.logs(job_id, follow=True))) for _ in range(STREAMS)]
+        async with asyncio.timeout(60):
+            while seen < 2 * STREAMS:  # job_pending and job_validated
+                await asyncio.sleep(0.01)
+            assert (await client.inspect_job(job_id))["status"] == "pending"
+            for stream in (*events[1:], *logs[1:]):
+                stream.cancel()
+            given_up = await asyncio.gather(*events[1:], *logs[1:], return_exceptions=True)
+            assert all(isinstance(error, asyncio.CancelledError) for error in given_up)
+            await client.cancel(job_id, reason="enough")
+            await asyncio.gather(events[0], logs[0])
+        assert seen == 2 * STREAMS + 1  # the end, for the stream that is left
+
+    asyncio.run(main())
+    wait_until(lambda: not [row for row in server.client.client_list() if row["cmd"] == "xread"])
+
+
+def test_control_has_the_same_calls(client, outside):
+    async def main() -> None:
+        own = aio.Client(client.settings)
+        job_id = await own.run_manifest(single(f"echo out; until [ -e {outside}/go ]; do sleep 0.02; done"))
+        chunks = [chunk async for chunk in own.logs(job_id)]
+        async for chunk in own.logs(job_id, "work", follow=True):
+            chunks.append(chunk)
+            assert (await own.pause(job_id))["status"] == "paused"
+            assert (await own.why(job_id))["cause"] == "paused"
+            assert (await own.resume(job_id))["status"] == "running"
+            (outside / "go").touch()
+        assert "out" in "".join(chunk["text"] for chunk in chunks)
+        assert (await own.wait_for_job(job_id))["status"] == "completed"
+        assert [await own.dead_letters(job_id), (await own.job_manifest(job_id)).graph_id] == [[], "graph"]
+        for call in (own.send_message(job_id, "work", {}), own.retry(job_id), own.cancel(job_id)):
+            with pytest.raises(JobStateError):
+                await call
+        with pytest.raises(MessageNotFound):
+            await own.replay(job_id, "none")
+        with pytest.raises(JobNotFound):
+            async for _ in own.stream_events("no-such-job"):
+                pass
+        assert job_id not in await own.cleanup_jobs(older_than=timedelta(days=1))
+
+    asyncio.run(main())
