@@ -272,3 +272,24 @@ def test_only_existing_ended_jobs_are_deleted(client: Client, jobs: Jobs) -> Non
         jobs.submit(name)
     jobs.end("j")
     assert client._live_parts().control.delete(["gone", "j", "live", "j"]) == ["j"]
+
+
+def test_a_cancel_takes_effect_although_its_user_may_publish_nothing(
+    settings: Settings, store: Store, jobs: Jobs, announced: Announced
+) -> None:
+    """A push is a hint. An error of the server in the middle of a script would leave the end half written."""
+    jobs.submit("j")
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), new_token(), ((LIGHT, 1),))
+    user = settings.redis_namespace
+    store.client.acl_setuser(
+        user, enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"], reset_channels=True
+    )
+    try:
+        url = re.sub(r"^redis://([^@]*@)?", f"redis://{user}:secret@", settings.redis_url)
+        limited = Client(settings.model_copy(update={"redis_url": url}))
+        assert limited.cancel("j")["status"] == "cancelled"
+        assert limited.events("j")[-1]["type"] == "job_cancelled"
+        assert store.client.zcard(store.keys.claims("j")) == 0
+    finally:
+        store.client.acl_deluser(user)

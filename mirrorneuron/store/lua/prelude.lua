@@ -115,9 +115,10 @@ end
 -- Ends the job. ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of the
 -- lease keepers, TTL of its keys (s; 0: none), count of agents, agents. Mail and states stay with the record, for a retry.
 local function finish(at, now)
-  -- Notify the lease keepers of runs that continue; otherwise they would learn it from their next renewal.
+  -- Notify the lease keepers of runs that continue; otherwise they would learn it from their next renewal. `pcall`,
+  -- because a push is a hint: a user that may not publish must not leave the end half written.
   local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
-  if #held > 0 then redis.call('PUBLISH', ARGV[at + 5], JOB) end
+  if #held > 0 then redis.pcall('PUBLISH', ARGV[at + 5], JOB) end
   for _, agent in ipairs(held) do
     redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was interrupted
   end
@@ -136,5 +137,5 @@ local function finish(at, now)
       redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)
     end
   end
-  redis.call('PUBLISH', ARGV[at + 3], ARGV[at + 4])
+  redis.pcall('PUBLISH', ARGV[at + 3], ARGV[at + 4])
 end
