@@ -115,8 +115,7 @@ end
 -- Ends the job. ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of the
 -- lease keepers, TTL of its keys (s; 0: none), count of agents, agents. Mail and states stay with the record, for a retry.
 local function finish(at, now)
-  -- Notify the lease keepers of runs that continue; otherwise they would learn it from their next renewal. `pcall`,
-  -- because a push is a hint: a user that may not publish must not leave the end half written.
+  -- Tell the lease keepers before their next renewal. `pcall`: no error of a hint may leave the end half written.
   local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
   if #held > 0 then redis.pcall('PUBLISH', ARGV[at + 5], JOB) end
   for _, agent in ipairs(held) do
