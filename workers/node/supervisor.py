@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.limits import wait_until_s
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.processes.parent_death import die_with
@@ -237,9 +238,9 @@ class _Fleet:
             worker.rest = rest[-PIPE_BYTES:]
 
     def _sleep_until(self, moment: float | None) -> None:
-        """Sleep until the monotonic *moment*, a signal (also SIGCHLD: a child has ended), or output of a worker."""
-        wait_s = None if moment is None else max(0.0, moment - time.monotonic())
-        for key, _ in self.selector.select(wait_s):
+        """Sleep until the monotonic *moment*, a signal (also SIGCHLD: a child has ended), or output of a worker;
+        an hour at most."""
+        for key, _ in self.selector.select(wait_until_s(moment)):
             if key.data is None:
                 with suppress(BlockingIOError):
                     while self.wakeup.recv(4096):
