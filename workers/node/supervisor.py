@@ -270,7 +270,8 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
             handlers[ending] = note
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # `mn worker` blocks them until there are these handlers
+    # `mn worker` blocks ENDING until there are these handlers; the starter of the node may have blocked any signal.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         yield reader, received
     finally:
