@@ -27,6 +27,7 @@ from mirrorneuron.limits import wait_until_s
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.processes.parent_death import die_with
+from mirrorneuron.processes.reaper import reap_orphans
 from mirrorneuron.text import signal_name
 
 logger = logging.getLogger(__name__)
@@ -247,6 +248,14 @@ class _Fleet:
                         pass
             else:
                 self._read_stderr(key.data)
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """As process 1 of a container: reap what commands have left behind. Exit codes of workers are not lost."""
+        children = [worker.child for worker in self.workers if worker.child]
+        for child in children:
+            child.poll()
+        reap_orphans([child.pid for child in children])
 
 
 @contextmanager
