@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, urlsplit
+
 import pytest
 from pydantic import ValidationError
 
@@ -176,3 +178,15 @@ def test_settings_are_frozen() -> None:
 def test_settings_constructed_directly_raise_the_same_errors() -> None:
     with pytest.raises(SettingsError, match=r"^MIRROR_NEURON_REDIS_URL: 'foo' must start"):
         Settings(redis_url="foo")
+
+
+def test_relative_paths_are_those_of_the_folder_in_which_settings_are_read(tmp_path, monkeypatch):
+    """A node runs in another folder than `mn worker` was started in."""
+    monkeypatch.chdir(tmp_path)
+    url = "rediss://h:6379/0?ssl_ca_certs=certs/my+ca.pem&ssl_keyfile=/k.pem"
+    settings = Settings(redis_url=url, broker_url=url, temp_dir="here")
+    monkeypatch.chdir("/")
+    assert settings.temp_dir == tmp_path / "here"
+    for read in (settings.redis_url, settings.broker_url):
+        options = dict(parse_qsl(urlsplit(read).query))
+        assert (options["ssl_ca_certs"], options["ssl_keyfile"]) == (str(tmp_path / "certs/my ca.pem"), "/k.pem")
