@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, overload
 
 MOST: Final = 10**12  #: upper bound of every integer setting: 31 years in ms, 1 TB in bytes
+LONGEST_WAIT_S: Final = 3600.0  #: `poll` and epoll take a C int of milliseconds, 24.8 days at most
 ALLOW_UNSANDBOXED: Final = "MIRROR_NEURON_ALLOW_UNSANDBOXED"
 _TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})  # the words that Settings reads as true
 
@@ -13,3 +15,23 @@ _TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})  # the words that
 def unsandboxed_allowed(environ: Mapping[str, str]) -> bool:
     """The setting `allow_unsandboxed` in *environ*, for validation, which does not load the other settings."""
     return environ.get(ALLOW_UNSANDBOXED, "").lower() in _TRUE
+
+
+@overload
+def wait_until_s(due: float) -> float: ...
+
+
+@overload
+def wait_until_s(due: None) -> None: ...
+
+
+@overload
+def wait_until_s(due: float | None) -> float | None: ...
+
+
+def wait_until_s(due: float | None) -> float | None:
+    """Return how long one call may wait for the monotonic moment *due*: at most LONGEST_WAIT_S, never negative.
+
+    None (no deadline) stays None. The caller must loop until *due*: the wait may end before it.
+    """
+    return None if due is None else min(max(0.0, due - time.monotonic()), LONGEST_WAIT_S)

@@ -25,6 +25,7 @@ from mirrorneuron.text import without_password
 PREFIX = "MIRROR_NEURON_"
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 MIB = 1024 * 1024
+FILE_OPTIONS = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"})  #: options of a URL
 UNIT = "unit"  #: key of the unit in the description of a setting
 
 Positive = Annotated[int, Field(ge=1, le=MOST)]
@@ -144,7 +145,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"the database in {without_password(value)!r} is not a number; write it like redis://host:6379/0"
             )
-        value = _with_certificate_mode(value)
+        value = _with_absolute_files(_with_certificate_mode(value))
         _check_redis_url(value)
         return value
 
@@ -161,7 +162,7 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{without_password(url)!r} must start with a scheme that kombu knows, like redis:// or amqp://"
                 )
-        return ";".join(map(_with_certificate_mode, urls))
+        return ";".join(_with_absolute_files(_with_certificate_mode(url)) for url in urls)
 
     @field_validator("temp_dir", mode="before")
     @classmethod
@@ -169,6 +170,11 @@ class Settings(BaseSettings):
         if value == "":
             raise ValueError("must not be empty")
         return value
+
+    @field_validator("temp_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.absolute()  # a node runs in another folder than the one in which it was started
 
     def __init__(self, **given: Any) -> None:
         try:
@@ -232,6 +238,17 @@ def _with_certificate_mode(url: str) -> str:
     if known not in ("required", "optional", "none"):
         raise ValueError(f"ssl_cert_reqs must be required, optional or none, not {given!r}")
     return urlunsplit(parts._replace(query=urlencode({**query, "ssl_cert_reqs": known}, safe="/")))
+
+
+def _with_absolute_files(url: str) -> str:
+    """*url* with absolute paths of certificate files: a node runs in another folder than `mn worker` was started in."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    relative = {name: path for name, path in query.items() if name in FILE_OPTIONS and not os.path.isabs(path)}
+    if not relative:
+        return url
+    absolute = {name: os.path.abspath(path) for name, path in relative.items()}
+    return urlunsplit(parts._replace(query=urlencode({**query, **absolute}, safe="/")))
 
 
 def _check_redis_url(url: str) -> None:

@@ -19,6 +19,7 @@ from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from workers.disk.bundle_cache import BundleCache
 from workers.disk.slots import Slots
+from workers.lifecycle.inherited_state import clean_signals
 from workers.modules.pool import ModulePool
 from workers.recovery.lease_keeper import LeaseKeeper
 from workers.recovery.task_watchdog import TaskWatchdog
@@ -158,6 +159,7 @@ def runtime(settings: Settings) -> Runtime:
     """The runtime of this process."""
     pid = os.getpid()
     if pid not in _runtimes:
+        clean_signals()  # here, because billiard ignores SIGINT after Celery's signal `worker_process_init`
         _runtimes.clear()
         _runtimes[pid] = Runtime(settings, _name)
     return _runtimes[pid]

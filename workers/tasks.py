@@ -10,6 +10,7 @@ from typing import Any
 from celery import Task, signals
 
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
+from mirrorneuron.processes.standard_streams import open_missing
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
 from workers.celery_overrides.batched_events import EventsInBatches
@@ -18,6 +19,7 @@ from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
+open_missing()  # a daemon may be started without descriptors 0 to 2
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
 app.steps["consumer"].update((EventsInBatches, SurviveUndecodable))

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from mirrorneuron.errors import WaitTimeout
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
+from mirrorneuron.limits import MOST
 from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import result_channel
@@ -33,6 +34,8 @@ class Deadline:
             return cls(None)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float | timedelta):
             raise TypeError(f"timeout must be milliseconds, a timedelta or None, not {timeout!r}")
+        if isinstance(timeout, int):  # a float cannot hold every int
+            timeout = min(max(timeout, -1), MOST)
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout / 1000
         if math.isnan(seconds) or seconds < 0:
             raise ValueError(f"timeout must not be negative, not {timeout!r}")

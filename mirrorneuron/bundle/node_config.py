@@ -65,8 +65,9 @@ class ConfigKey:
 _FOR_EVER: Final = "no limit"
 _PARTS: Final = "list of `{source, target}`"
 _COMMAND: Final = (
-    "The command. A list runs without a shell, with `{input_file}`, `{context_file}`, `{message_file}`, `{body_file}`,"
-    " `{workdir}`, `{job_id}` and `{agent_id}` filled in; a string is run by `bash -c`."
+    "The command. A list runs without a shell; a string is run by `bash -c`. `{input_file}`, `{context_file}`,"
+    " `{message_file}`, `{body_file}`, `{workdir}`, `{job_id}`, `{agent_id}` and `{python}` (the worker's Python) are"
+    " filled in, in a string with the quotes that the shell needs."
 )
 _COMPLETE_AFTER: Final = ConfigKey(
     whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."

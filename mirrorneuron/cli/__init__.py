@@ -14,12 +14,14 @@ import sys
 
 from mirrorneuron.cli.command_table import root
 from mirrorneuron.cli.exits import run_command
+from mirrorneuron.processes.standard_streams import open_missing
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code."""
+    open_missing()
     code = run_command(root())
     gc.freeze()  # saves the garbage collection at exit, a tenth of the time of a short command
     sys.exit(code)

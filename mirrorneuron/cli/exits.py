@@ -60,7 +60,8 @@ CODES: Final[tuple[tuple[type[MirrorNeuronError], Code], ...]] = (
     (MirrorNeuronError, Code.USAGE),
 )
 
-NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})  # disk full, quota, file size limit
+#: Why stdout cannot be written: disk full, quota, file size limit, closed when the command was started.
+UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 _verbose = False
 
@@ -140,7 +141,7 @@ def _run(command: TyperGroup) -> int:
         return Code.INTERRUPTED
     except Exception as error:
         _trace()
-        if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is None:
             raise  # an OSError without a file name comes from writing to stdout
         more = "" if _verbose else " (-v shows the traceback)"
         complain(f"internal error: {type(error).__name__}: {error}{more}")

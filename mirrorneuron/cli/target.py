@@ -45,8 +45,30 @@ class Place:
         return Client(self.settings)
 
     def environment(self) -> Mapping[str, str]:
-        """Return the environment for a child process that uses the same runtime."""
-        return {**os.environ, f"{PREFIX}REDIS_URL": self.settings.redis_url}
+        """Return the environment for a child process that uses the same runtime, in whatever folder it runs."""
+        settings = self.settings
+        broker = {f"{PREFIX}BROKER_URL": settings.broker_url} if settings.broker_url else {}
+        return {
+            **os.environ,
+            f"{PREFIX}REDIS_URL": settings.redis_url,
+            **broker,
+            f"{PREFIX}TEMP_DIR": str(settings.temp_dir),
+            **_absolute_paths(),
+        }
+
+
+def _absolute_paths() -> dict[str, str]:
+    """The variables of the environment that hold paths relative to the working folder, with absolute ones.
+
+    An empty entry of PYTHONPATH is the working folder. `~` at the beginning of the home stays.
+    """
+    found = {}
+    if folders := os.environ.get("PYTHONPATH"):
+        found["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders.split(os.pathsep)))
+    home = os.environ.get(HOME_VARIABLE)
+    if home and not home.startswith("~"):
+        found[HOME_VARIABLE] = os.path.abspath(home)
+    return found
 
 
 def client() -> Client:

@@ -241,3 +241,8 @@ def test_a_server_that_stays_unreachable_ends_the_wait_with_its_url(
             with pytest.raises(RuntimeUnavailable, match=str(server.port)) as caught:
                 future.result(timeout=60)
         assert caught.value.job_id == "j"
+
+
+@pytest.mark.parametrize("timeout", [10**400, float("inf"), timedelta.max])
+def test_a_deadline_may_be_later_than_any_clock(timeout: Any) -> None:
+    assert Deadline.after(timeout).left(NEVER_S) == NEVER_S

@@ -9,7 +9,7 @@ import pytest
 from mirrorneuron import embedded
 from mirrorneuron.cli import target
 from mirrorneuron.errors import RuntimeUnavailable
-from mirrorneuron.settings import DEFAULT_REDIS_URL
+from mirrorneuron.settings import DEFAULT_REDIS_URL, Settings
 
 _answers = target.answers  # the original; tests replace it
 EMBEDDED = "redis://:secret@127.0.0.1:1/0"
@@ -63,3 +63,14 @@ def test_a_server_that_rejects_the_credentials_does_not_count(server):
 def test_child_processes_use_the_same_runtime(monkeypatch):
     monkeypatch.setattr(embedded, "find", lambda: EMBEDDED)
     assert target.find().environment()["MIRROR_NEURON_REDIS_URL"] == EMBEDDED
+
+
+def test_a_child_process_finds_relative_paths_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "lib:/abs:")
+    monkeypatch.setenv("MIRROR_NEURON_HOME", "home")
+    monkeypatch.setenv("MIRROR_NEURON_TEMP_DIR", "temp")
+    environment = target.Place(Settings()).environment()
+    assert environment["PYTHONPATH"] == f"{tmp_path}/lib:/abs:{tmp_path}"
+    assert environment["MIRROR_NEURON_HOME"] == f"{tmp_path}/home"
+    assert environment["MIRROR_NEURON_TEMP_DIR"] == f"{tmp_path}/temp"

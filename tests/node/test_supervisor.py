@@ -316,3 +316,12 @@ def test_a_real_worker_that_cannot_load_its_app_ends_with_usage_words(supervised
     supervised.start([("light", argv)])
     assert supervised.wait() == 2
     assert "no_such_app" in supervised.log().partition("5 times in a row")[2]
+
+
+def test_a_stop_grace_of_more_than_24_days_is_only_a_late_deadline(supervised):
+    """`epoll` takes a C int of milliseconds."""
+    supervised.fakes("polite", grace_s=10**9)
+    supervised.signal(signal.SIGTERM)
+    assert supervised.wait() == 0
+    assert "Overflow" not in supervised.log()
+    assert list(supervised.folder.glob("bye-*"))

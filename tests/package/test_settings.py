@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -192,3 +193,15 @@ def test_validation_reads_the_switch_for_missing_sandboxes_as_the_settings_do(
 
 def test_an_absent_or_unknown_word_allows_nothing() -> None:
     assert [unsandboxed_allowed({}), unsandboxed_allowed({ALLOW_UNSANDBOXED: "maybe"})] == [False, False]
+
+
+def test_relative_paths_are_those_of_the_folder_in_which_settings_are_read(tmp_path, monkeypatch):
+    """A node runs in another folder than `mn worker` was started in."""
+    monkeypatch.chdir(tmp_path)
+    url = "rediss://h:6379/0?ssl_ca_certs=certs/my+ca.pem&ssl_keyfile=/k.pem"
+    settings = Settings(redis_url=url, broker_url=url, temp_dir="here")
+    monkeypatch.chdir("/")
+    assert settings.temp_dir == tmp_path / "here"
+    for read in (settings.redis_url, settings.broker_url):
+        options = dict(parse_qsl(urlsplit(read).query))
+        assert (options["ssl_ca_certs"], options["ssl_keyfile"]) == (str(tmp_path / "certs/my ca.pem"), "/k.pem")

@@ -60,9 +60,13 @@ def claimed(store: Store) -> tuple[JobRef, str]:
     return job, token
 
 
-def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store) -> None:
-    """A cancelled job's command is ended at once, however long the lease is, also after claims without a handle."""
-    keeper = LeaseKeeper(store, 600)
+@pytest.mark.parametrize("interval_s", [600, 10**9 / 3])
+def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Store, interval_s: float, caplog) -> None:
+    """A cancelled job's command is ended at once, however long the lease is, also after claims without a handle.
+
+    A lease may be longer than `poll` can wait: 24.8 days.
+    """
+    keeper = LeaseKeeper(store, interval_s)
     with keeper.holding(*claimed(store), ["work"]):  # starts the thread, with a claim without a handle
         (job, token), handle = claimed(store), RunHandle()
     with keeper.holding(job, token, ["work"], handle):
@@ -70,6 +74,7 @@ def test_the_end_of_a_job_ends_its_run_without_waiting_for_a_renewal(store: Stor
         Client(store.settings).cancel(job.job_id)
         wait_until(lambda: handle.reason)
     assert handle.reason == "the job has ended"
+    assert "cannot listen" not in caplog.text
 
 
 def test_a_run_that_begins_after_the_grace_period_is_given_back(store: Store) -> None:

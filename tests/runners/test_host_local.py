@@ -116,15 +116,23 @@ def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeyp
     monkeypatch.setenv("SECRET", "s3")
     monkeypatch.setenv("SHARED", "from the node")
     monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{os.path.dirname(sys.executable)}")
     monkeypatch.delenv("TMPDIR", raising=False)
     given = {"SHARED": "default", "COUNT": 3, "ON": True, "NOTHING": None, "MIRROR_NEURON_JOB_ID": "forged"}
     text = bench.out(SHOW_ENVIRONMENT, environment=given, pass_env=["SHARED", "ABSENT"])
     seen = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
+    short = {name: seen.pop(name) for name in list(seen) if name.startswith("MN_")}
+    assert short == {
+        name.replace("MIRROR_NEURON_", "MN_"): value
+        for name, value in seen.items()
+        if name.startswith("MIRROR_NEURON_") and name != "MIRROR_NEURON_RUN_MARKER"
+    }
     files = {name: seen.pop(name) for name in sorted(seen) if name.endswith("_FILE")}
     assert list(files) == [f"MIRROR_NEURON_{name}_FILE" for name in ("BODY", "CONTEXT", "INPUT", "MESSAGE")]
     assert seen.pop("MIRROR_NEURON_WORKDIR") == str(Path(files["MIRROR_NEURON_BODY_FILE"]).parent)
     assert seen == {
         "PATH": os.environ["PATH"],
+        "MIRROR_NEURON_PYTHON": sys.executable,
         "HOME": os.environ["HOME"],
         "LANG": "C.UTF-8",
         "SHARED": "from the node",
@@ -189,7 +197,7 @@ def test_content_type_and_encoding_of_the_config_override_those_of_the_message(b
     assert out == "application/x-ndjson gzip\n1\n2\n"
 
 
-def test_placeholders_are_filled_in_for_exactly_the_seven_names(bench):
+def test_placeholders_are_filled_in_for_exactly_the_eight_names(bench):
     command = [
         "printf",
         "%s\\n",
@@ -203,7 +211,7 @@ def test_placeholders_are_filled_in_for_exactly_the_seven_names(bench):
     assert literal == '{"x":{y},"{job}":"{ job_id }"}'
     assert workdir.startswith(f"{{{bench.runs}/")
     assert input_file.endswith("/mirror_neuron_input.json")
-    assert bench.out("echo {job_id}") == "{job_id}\n"
+    assert bench.out(["{python}", "-c", "import sys; print(sys.executable)"]).strip() == sys.executable
 
 
 def test_every_upload_form_arrives_and_keeps_its_executable_bit(bench, payloads):

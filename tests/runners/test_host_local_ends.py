@@ -364,3 +364,9 @@ def test_without_descriptors_for_its_pipes_no_command_is_started(run, monkeypatc
 def test_many_runs_at_once_do_not_mix(run):
     results = [in_background(lambda n=n: run(f"echo {n}; echo {n} >&2")) for n in range(16)]  # type: ignore[misc]
     assert [result().sandbox["logs"] for result in results] == [f"{n}\n{n}\n" for n in range(16)]
+
+
+@pytest.mark.parametrize("timeout_s", [2_147_484, 2_592_000, 10**9])
+def test_a_timeout_of_more_than_24_days_is_only_a_late_deadline(run, timeout_s):
+    """`epoll` takes a C int of milliseconds."""
+    assert run(["echo", "ran"], timeout_seconds=timeout_s).sandbox["stdout"] == "ran\n"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from mirrorneuron.pools import queue
+from mirrorneuron.processes.standard_streams import open_missing
 from workers.node import supervisor
 
 USAGE: Final = 2  #: exit code: a worker cannot be started
@@ -20,6 +21,7 @@ BUG: Final = 70  #: exit code: an exception that no code expects
 
 def main(words: Sequence[str]) -> int:
     """Run the node that *words* describe until a signal ends it; return the exit code of `mn worker`."""
+    open_missing()
     logging.lastResort = _LogLines(logging.WARNING)
     node = _parser().parse_args(words)
     pools = dict(map(_pool_slots, node.pool))

@@ -23,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 
 from mirrorneuron.errors import SettingsError
+from mirrorneuron.limits import wait_until_s
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.processes.groups import kill_group
 from mirrorneuron.processes.parent_death import die_with
+from mirrorneuron.processes.reaper import reap_orphans
 from mirrorneuron.text import signal_name
 
 logger = logging.getLogger(__name__)
@@ -237,15 +239,23 @@ class _Fleet:
             worker.rest = rest[-PIPE_BYTES:]
 
     def _sleep_until(self, moment: float | None) -> None:
-        """Sleep until the monotonic *moment*, a signal (also SIGCHLD: a child has ended), or output of a worker."""
-        wait_s = None if moment is None else max(0.0, moment - time.monotonic())
-        for key, _ in self.selector.select(wait_s):
+        """Sleep until the monotonic *moment*, a signal (also SIGCHLD: a child has ended), or output of a worker;
+        an hour at most."""
+        for key, _ in self.selector.select(wait_until_s(moment)):
             if key.data is None:
                 with suppress(BlockingIOError):
                     while self.wakeup.recv(4096):
                         pass
             else:
                 self._read_stderr(key.data)
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """As process 1 of a container: reap what commands have left behind. Exit codes of workers are not lost."""
+        children = [worker.child for worker in self.workers if worker.child]
+        for child in children:
+            child.poll()
+        reap_orphans([child.pid for child in children])
 
 
 @contextmanager
@@ -269,7 +279,8 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
             handlers[ending] = note
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # `mn worker` blocks them until there are these handlers
+    # `mn worker` blocks ENDING until there are these handlers; the starter of the node may have blocked any signal.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         yield reader, received
     finally:

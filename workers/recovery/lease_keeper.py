@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mirrorneuron.limits import wait_until_s
 from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
@@ -100,7 +101,7 @@ class LeaseKeeper:
                 try:
                     if self._has_handles and not ends.subscribed:
                         ends.subscribe()
-                    left = max(0.0, due - time.monotonic())
+                    left = wait_until_s(due)
                     woken = ends.wait(left) if ends.subscribed else self._woken.wait(left)
                 except UNREACHABLE as error:
                     log.warning("the job store is unavailable: %s", error)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mirrorneuron.limits import wait_until_s
 from mirrorneuron.processes.by_environment import kill_with
 from mirrorneuron.processes.groups import kill_group
 from workers.lifecycle.run_handle import RunHandle
@@ -123,9 +124,8 @@ class _Child:
             self.pipes_open += 1
 
     def read(self, due: float | None) -> None:
-        """Read available output, waiting for it until *due*. Returns early if the command ends or `kill` is called."""
-        wait_s = None if due is None else max(0.0, due - time.monotonic())
-        for key, _ in self._selector.select(wait_s):
+        """Read available output, waiting for it until *due*. May return early; the caller loops until *due*."""
+        for key, _ in self._selector.select(wait_until_s(due)):
             if key.data is None:  # the command has ended, or `kill` was called and has set `reason`
                 self.ended = self.ended or key.fd == self._exit_fd
                 self._selector.unregister(key.fd)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
-from mirrorneuron.settings import Settings
+from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.text import without_password
 from workers.runners.body_file import body_bytes
 from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
+from workers.runners.shell_text import substitute
 
 INHERITED: Final = (
     "PATH",
@@ -26,7 +29,8 @@ INHERITED: Final = (
 )  # the only variables of the worker that a command sees without `pass_env`
 MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
-_PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id)\}")
+_PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id|python)\}")
+_IN_SHELL: Final = re.compile(rf"(?<!\$){_PLACEHOLDER.pattern}")  # `${job_id}` is a variable of the script
 
 
 def cluster_of(settings: Settings) -> str:
@@ -85,12 +89,13 @@ def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, c
         "MIRROR_NEURON_JOB_ID": request.job_id,
         "MIRROR_NEURON_AGENT_ID": request.agent_id,
         "MIRROR_NEURON_WORKDIR": str(workdir),
+        "MIRROR_NEURON_PYTHON": sys.executable,
         MARKER: f"{cluster}:{request.node_name}:{request.job_id}:{request.agent_id}",
     }
 
 
 def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of the command: `INHERITED`, then `environment`, `pass_env` and *variables*.
+    """The whole environment of the command: `INHERITED`, `environment`, `pass_env`, and *variables* (also as `MN_*`).
 
     Later ones override earlier ones, so an entry of `environment` is the default of a variable that `pass_env` names.
     """
@@ -106,19 +111,22 @@ def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> d
                 f"config.environment: {name!r} cannot be set (a name is empty or holds `=`, or there is a NUL)"
             )
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    environment["PATH"] = _search_path(environment.get("PATH", os.defpath))
     environment |= {name: _text(value) for name, value in given.items()}
     environment |= {name: os.environ[name] for name in names if name in os.environ}
-    return environment | dict(variables)
+    short = {name.replace(PREFIX, "MN_", 1): value for name, value in variables.items() if name != MARKER}
+    return environment | short | dict(variables)
 
 
 def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: SandboxPaths) -> list[str]:
-    """The arguments to execute: a list with its placeholders replaced, or `bash -c` and a string.
+    """The arguments to execute: a list, or `bash -c` and a string.
 
-    Sandbox paths are mapped in both; in a list only at the beginning of a word. Other braces are left unchanged.
+    Placeholders are replaced in both, in a string with the quotes that the shell needs. Sandbox paths are mapped in
+    both; in a list only at the beginning of a word. Other braces are left unchanged, and `${job_id}` in a string.
     """
     command = config.get("command")
     if isinstance(command, str) and command.strip():
-        return ["bash", "-c", paths.text(command)]
+        return ["bash", "-c", substitute(paths.text(command), _IN_SHELL, partial(_values, variables))]
     if not isinstance(command, list) or not command:
         raise RunRefused("config.command: must be a list of words or a string")
     words = []
@@ -130,6 +138,20 @@ def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: San
     if not words[0]:
         raise RunRefused("config.command[0]: must not be empty")
     return words
+
+
+def _values(variables: Mapping[str, str], found: re.Match[str]) -> tuple[str, str, str]:
+    variable = f"{PREFIX}{found[1].upper()}"
+    return variables[variable], f"${{{variable}}}", ""
+
+
+def _search_path(path: str) -> str:
+    """Put the folder of the worker's Python first in *path*, unless it is in it.
+
+    A worker may be started without its virtual environment activated; `python3` must still be the worker's.
+    """
+    folder = os.path.dirname(sys.executable)
+    return path if folder in path.split(os.pathsep) else os.pathsep.join((folder, path))
 
 
 def _text(value: Any) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from workers.runners.protocol import RunRefused
+from workers.runners.shell_text import substitute
 
 SANDBOX_ROOT: Final = "/sandbox/job"
+FOLDER_IN_SHELL: Final = "${MIRROR_NEURON_INPUT_FILE%/*}"  #: the run folder: the input file is in it
 
 
 class SandboxPaths:
@@ -36,8 +38,15 @@ class SandboxPaths:
         return self._local(found[1]) + word[found.end() :] if found else word
 
     def text(self, text: str) -> str:
-        """Return shell *text* with all paths mapped that begin with a sandbox prefix."""
-        return self._in_text.sub(lambda found: self._local(found[1]), text)
+        """Return shell *text* with all paths mapped that begin with a sandbox prefix.
+
+        The folder of the node may have a name that a shell would parse; what follows it stays as the manifest has it.
+        """
+
+        def values(found: re.Match[str]) -> tuple[str, str, str]:
+            return str(self.folder), FOLDER_IN_SHELL, self._local(found[1]).removeprefix(str(self.folder))
+
+        return substitute(text, self._in_text, values)
 
     def target(self, target: str) -> Path:
         """Return the path of an upload on the node: always in the run folder. Raises RunRefused for `..`."""

@@ -19,6 +19,7 @@ from mirrorneuron.cli.options import Json, utf8
 from mirrorneuron.cli.output import Section, Sections
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, ClusterOverview, JobDetails, JobStatus
+from mirrorneuron.limits import LONGEST_WAIT_S
 
 EVENTS: Final = 10  # the newest events of a job
 QUERY_SHARE: Final = 0.2  # largest share of the time spent on queries: with many jobs a query is slow
@@ -92,7 +93,7 @@ def _snapshots(query: Callable[[], Snapshot], interval_s: float) -> Iterator[Sna
             last = replace(last, error=str(error))
         yield last
         if not last.final:
-            time.sleep(max(interval_s, (time.monotonic() - began) / QUERY_SHARE))
+            time.sleep(min(LONGEST_WAIT_S, max(interval_s, (time.monotonic() - began) / QUERY_SHARE)))
 
 
 def _print(sections: Sections) -> None:

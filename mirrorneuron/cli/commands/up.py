@@ -21,11 +21,13 @@ from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
 from mirrorneuron.embedded.launcher import NODE_STOP_MARGIN_S
+from mirrorneuron.processes.reaper import reap_orphans
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
 
 NODE: Final = (*target.MN, "worker", "--log-level", "warning")
 DASHBOARD: Final = (*target.MN, "dashboard")
+REAP_S: Final = 2.0  # between two searches for orphans
 
 
 def up(
@@ -135,8 +137,9 @@ class Children:
         self._ended.set()
 
     def wait(self) -> None:
-        """Block until a child has exited."""
-        self._ended.wait()
+        """Block until a child has exited. As process 1 of a container, reap what commands have left behind."""
+        while not self._ended.wait(REAP_S):
+            reap_orphans([child.pid for child in self._children.values()])
 
     def stop(self) -> None:
         """Send SIGTERM to the children and wait. A Ctrl-C meanwhile sends it again, which stops a node at once."""

@@ -120,17 +120,7 @@ def _environment(place: Place, pools: Mapping[str, int]) -> dict[str, str]:
     return {
         **place.environment(),
         f"{PREFIX}EXECUTOR_POOL_CAPACITIES": capacities,
-        f"{PREFIX}TEMP_DIR": str(settings.temp_dir.absolute()),
-        **_absolute_import_path(),
     }
-
-
-def _absolute_import_path() -> dict[str, str]:
-    """PYTHONPATH for the workers, which run in another folder."""
-    folders = os.environ.get("PYTHONPATH")
-    if not folders:
-        return {}
-    return {"PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in folders.split(os.pathsep))}
 
 
 def _pools(settings: Settings, pool: str | None, slots: int | None) -> dict[str, int]:
