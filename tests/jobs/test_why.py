@@ -17,7 +17,7 @@ from tests.support.graphs import PATIENCE_MS, agent, collector, ended, executor,
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {}}]}' """
+OLD = {"timestamp": "2020-01-01T00:00:00.000Z", "ttl_ms": 600_000, "body": 1}
 
 
 class Live(Client):
@@ -127,7 +127,8 @@ def test_an_aggregator_that_is_one_short_says_whose_message_matched_no_edge(live
 
 
 def test_an_aggregator_whose_messages_are_dead_letters_says_so(live: Live) -> None:
-    graph = manifest([executor("work", LOST, output_message_type=None), collector("all")], [("work", "all", "t")])
+    nodes = [agent("work", "router"), collector("all")]
+    graph = manifest(nodes, [("work", "all", "*")], initial_inputs={"work": OLD})
     found = live.until(live.submit(graph), Cause.INCOMPLETE)
     assert found["message"] == "all has 0 of 1 message, and nobody can send it more; 1 dead letter"
     assert "mn dead-letters" in found["hint"]
