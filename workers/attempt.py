@@ -13,7 +13,8 @@ from mirrorneuron.job import EventType
 from mirrorneuron.message import Message, encode
 from mirrorneuron.store.protocol import Claim, JobRef, Step, untouched
 from workers.agents import executor, module
-from workers.agents.draft import Draft, RunFailed, StepContext, run_failure
+from workers.agents.draft import Draft, StepContext
+from workers.agents.failures import RunFailed, run_failure
 from workers.agents.run_context import Run
 from workers.disk.slots import NotEnoughSlots
 from workers.lifecycle.run_handle import RunHandle
@@ -113,7 +114,7 @@ def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any]) 
     config, attempts = draft.node.config, draft.claim.attempts + 1
     error = str(failure)
     events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
-    retryable = failure.transient or config.get("retry_on", "any") == "any"
+    retryable = not failure.permanent and (failure.transient or config.get("retry_on", "any") == "any")
     if attempts < config.get("max_attempts", 1) and retryable:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})

@@ -16,7 +16,8 @@ from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.bundle.plan import Plan, PlannedNode
 from mirrorneuron.store.protocol import Claim, Step, untouched
 from workers.agents import aggregator, router, sensor
-from workers.agents.draft import FULL_BYTES, FULL_MESSAGES, Draft, StepContext, run_failure
+from workers.agents.draft import FULL_BYTES, FULL_MESSAGES, Draft, StepContext
+from workers.agents.failures import run_failure
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
     AgentType.ROUTER: router.handle,

@@ -14,7 +14,8 @@ from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
 from mirrorneuron.store.protocol import Claim, DeadLetterDraft, Step
-from workers.agents.draft import DefaultEmit, Draft, RunFailed, StepContext
+from workers.agents.draft import DefaultEmit, Draft, StepContext
+from workers.agents.failures import RunFailed
 from workers.light_batch import run, run_light, without_inline_mail
 
 STAMP = "2026-01-31T12:00:00.000Z"
@@ -147,24 +148,29 @@ def test_emit_with_to_ignores_the_edges() -> None:
     assert (sent(step), bodies(step)) == (["e", "n", "a"], [1, 2, 3])
 
 
-def test_emit_to_a_missing_agent_is_a_dead_letter() -> None:
-    step = answered(plan_of({}, mode("a", "broadcast")), [Emit("t", 1, "nobody"), Emit("t", 2)])
-    (kind, payload), *_ = events(step)
-    (dead,) = step.dead
-    assert (kind, payload["to"], payload["type"], payload["message_id"]) == (
-        "dead_letter",
-        "nobody",
-        "t",
-        dead.message_id,
-    )
-    assert (dead.agent_id, dead.reason, decode(dead.message)["body"]) == ("nobody", "no agent 'nobody'", 1)
-    assert sent(step) == ["a"]
+def test_emit_to_a_missing_agent_fails_the_run_for_good() -> None:
+    plan = plan_of({}, mode("a", "broadcast"))
+    for name in ("nobody", ""):
+        error = f"emit 't': no agent {name!r}; use the node_id of a node of the manifest"
+        with pytest.raises(RunFailed, match=f"^{error}$") as caught:
+            answered(plan, [Emit("t", 1, name)])
+        assert (caught.value.permanent, caught.value.details["message"]["body"]) == (True, 1)
 
 
-def test_an_unrouted_message_is_counted_and_recorded() -> None:
-    plan = plan_of({}, mode("a", "broadcast", message_type="x"))
-    step = answered(plan, [Emit("y", 1), DefaultEmit("z", 2), Emit("x", 3)], state={"unrouted": 5})
-    assert (sent(step), state(step)["unrouted"]) == (["a"], 7)
+def test_a_type_that_no_edge_of_the_node_carries_fails_the_run_for_good() -> None:
+    plan = plan_of({}, mode("a", "broadcast", message_type="finding"))
+    error = "^emit 'fnding': no edge of 'n' carries this type; did you mean \"finding\"\\?$"
+    with pytest.raises(RunFailed, match=error) as caught:
+        answered(plan, [Emit("fnding", 42)])
+    assert (caught.value.permanent, caught.value.details["message"]["body"]) == (True, 42)
+    with pytest.raises(RunFailed, match=r"; its edges carry: finding$"):
+        answered(plan, [Emit("other", 1)])
+
+
+def test_an_unrouted_message_is_counted_and_recorded_if_an_edge_carries_its_type() -> None:
+    plan = plan_of({}, mode("a", "broadcast", "body == `1`", "y"), mode("b", "broadcast", message_type="x"))
+    step = answered(plan, [Emit("y", 2), DefaultEmit("z", 2), Emit("x", 3)], state={"unrouted": 5})
+    assert (sent(step), state(step)["unrouted"]) == (["b"], 7)
     assert events(step) == [("message_unrouted", {"type": "y"})]
 
 
@@ -261,6 +267,7 @@ def test_a_run_over_the_limits_of_messages_events_or_bytes_fails(monkeypatch: py
         ([Emit("t", 1)] * 6, "more than 10 messages"),
         ([Record("e")] * 11, "more than 10 events"),
         ([Emit("t", "x" * 3_000)], "more than 6000 bytes"),
+        ([Record("e", "x" * 3_000)] * 2, "more than 6000 bytes"),
     ):
         with pytest.raises(RunFailed, match=what):
             answered(plan, actions)
@@ -318,13 +325,13 @@ def test_a_router_forwards_with_its_emit_type() -> None:
     assert [Message.parse(raw).type for _, raw in step.outgoing] == ["out"]
 
 
-@pytest.mark.parametrize(("config", "recorded"), [({}, False), ({"emit_type": "out"}, True)])
-def test_an_unrouted_message_of_a_router_is_recorded_only_for_a_declared_type(
-    config: dict[str, Any], recorded: bool
-) -> None:
-    step = step_of(plan_of({"config": config}, mode("a", "broadcast", message_type="other")), message())
-    assert state(step)["unrouted"] == 1
-    assert ("message_unrouted" in kinds(step)) is recorded
+def test_an_unrouted_message_of_a_router_fails_the_run_only_for_a_declared_type() -> None:
+    step = step_of(plan_of({}, mode("a", "broadcast", message_type="other")), message())
+    assert (state(step)["unrouted"], "message_unrouted" in kinds(step)) == (1, False)
+    declared = {"config": {"emit_type": "out"}}
+    step = step_of(plan_of(declared, mode("a", "broadcast", message_type="other")), message())
+    assert step.end is not None
+    assert "no edge of 'n' carries this type" in decode(step.end.result)["error"]
 
 
 def test_the_limit_of_messages_applies_to_each_handled_message() -> None:

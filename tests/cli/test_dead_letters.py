@@ -9,17 +9,19 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from tests.cli.conftest import Mn
-from tests.support.graphs import agent, executor, manifest
+from tests.support.graphs import agent, manifest
 from tests.support.waiting import wait_until
 
-LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody"}, {"type": "t", "to": "nobody", "body": 2}]}' """
+OLD = {"timestamp": "2020-01-01T00:00:00.000Z", "ttl_ms": 600_000}
+EXPIRED = "expired: older than its ttl_ms (600000)"
 
 
 @pytest.fixture
 def job(client: Client) -> str:
     """A job with two dead letters, which completes with two messages to `end`."""
     end = agent("end", "sensor", complete_job=True, complete_after=2)
-    graph = manifest([executor("work", LOST, output_message_type=None), end], [("work", "end", "never")])
+    inputs = {"work": [{**OLD, "body": 1}, {**OLD, "body": 2}]}
+    graph = manifest([agent("work", "sensor"), end], [("work", "end", "sensor_ready")], initial_inputs=inputs)
     job_id: str = client.run_manifest(graph, job_id=f"dead-{uuid.uuid4().hex[:8]}")
     wait_until(lambda: client.dead_letters(job_id))
     return job_id
@@ -31,14 +33,14 @@ def test_dead_letters_are_a_table_with_their_reasons(mn: Mn, client: Client, job
     heading, *rows = shown.stdout.splitlines()
     assert heading.split() == ["MESSAGE", "AGENT", "WHEN", "REASON"]
     found = client.dead_letters(job)
-    expected = [[dead["message_id"], "nobody", dead["timestamp"], "no agent 'nobody'"] for dead in found]
+    expected = [[dead["message_id"], "work", dead["timestamp"], EXPIRED] for dead in found]
     assert [row.split(maxsplit=3) for row in rows] == expected
     assert json.loads(mn("dead-letters", job, "--json").stdout) == found
 
 
 def test_a_replayed_dead_letter_leaves_the_list(mn: Mn, client: Client, job: str):
     first, second = (dead["message_id"] for dead in client.dead_letters(job))
-    refused = mn("replay", job, first)
+    refused = mn("replay", job, first, "--to", "nobody")
     assert (refused.returncode, refused.stdout) == (3, "")
     assert (
         refused.stderr

@@ -20,8 +20,9 @@ from tests.scripts.machine.stage import EXECUTOR, JOB, Stage
 from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context, plan_of
 from tests.support.fuzzing.values import ANYTHING, documents, mutated, nested
 from workers.agents import executor
-from workers.agents.draft import Draft, RunFailed
+from workers.agents.draft import Draft
 from workers.agents.executor_output import parse_output
+from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.lifecycle.run_handle import RunHandle
 from workers.runners.output_capture import Capture

@@ -20,7 +20,8 @@ from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context
 from tests.support.fuzzing.values import ANYTHING, documents, garbled, mutated, nested
 from tests.support.modules import WHO, Bundle, pid_of
 from workers.agents import module
-from workers.agents.draft import Draft, RunFailed
+from workers.agents.draft import Draft
+from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.lifecycle.run_handle import RunHandle
 from workers.modules.module_child import HEADER, Sources

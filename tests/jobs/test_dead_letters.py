@@ -11,34 +11,20 @@ from mirrorneuron.errors import AgentNotFound, JobNotFound, JobStateError, Messa
 from tests.support.graphs import PATIENCE_MS, agent, executor, failed, manifest
 from tests.support.waiting import wait_until
 
-LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {"n": 1}}]}' """
+OLD = {"timestamp": "2020-01-01T00:00:00.000Z", "ttl_ms": 600_000, "body": {"n": 1}}
 
 
 def waiting() -> dict[str, Any]:
-    """An executor that emits to an agent that does not exist, and a sensor that completes the job."""
-    nodes = [executor("work", LOST, output_message_type=None), agent("end", "sensor", complete_job=True)]
-    return manifest(nodes, [("work", "end", "never")])
-
-
-def test_a_message_without_recipient_is_kept_with_its_reason(client: Client) -> None:
-    job_id = client.run_manifest(waiting())
-    (dead,) = wait_until(lambda: client.dead_letters(job_id))
-    assert (dead["agent_id"], dead["reason"], dead["message"]["body"]) == ("nobody", "no agent 'nobody'", {"n": 1})
-    (told,) = [event for event in client.events(job_id) if event["type"] == "dead_letter"]
-    assert told["payload"] == {
-        "reason": "no agent 'nobody'",
-        "to": "nobody",
-        "type": "t",
-        "message_id": dead["message_id"],
-    }
-    client.cancel(job_id)
+    """An agent whose only message has expired, and a sensor that completes the job."""
+    nodes = [agent("work", "sensor"), agent("end", "sensor", complete_job=True)]
+    return manifest(nodes, [("work", "end", "sensor_ready")], initial_inputs={"work": OLD})
 
 
 def test_a_dead_letter_is_replayed_once_to_the_given_agent(client: Client) -> None:
     job_id = client.run_manifest(waiting())
     (dead,) = wait_until(lambda: client.dead_letters(job_id))
     with pytest.raises(AgentNotFound, match="nobody"):
-        client.replay(job_id, dead["message_id"])
+        client.replay(job_id, dead["message_id"], to_agent="nobody")
     new = client.replay(job_id, dead["message_id"], to_agent="end")
     job = client.wait_for_job(job_id, PATIENCE_MS)
     assert job["result"] is not None

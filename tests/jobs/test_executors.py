@@ -149,12 +149,10 @@ def test_plain_output_is_the_body(client):
 
 
 def test_a_command_may_emit_by_type_or_by_name(client, outside):
-    """By type along the edges, or to an agent by name; for an unknown name it is a dead letter."""
+    """By type along the edges, or to an agent by name."""
     emits = [
         {"type": "found", "body": {"n": 1}},
         {"type": "note", "to": "second", "payload": "p", "headers": {"h": 1}},
-        {"type": "note", "to": "nobody", "body": 1},
-        {"type": "unheard", "body": 2},
         {"type": "raw", "to": "second", "body_base64": "aGk="},
     ]
     nodes = [
@@ -166,9 +164,20 @@ def test_a_command_may_emit_by_type_or_by_name(client, outside):
     output = job["result"]["output"]
     assert output["first"]["sandbox"]["stdout"] == '{"n":1}'
     assert (outside / "second").read_text() == '"p"\nhi\n'
-    (letter,) = payloads(client, job["job_id"], "dead_letter")
-    assert (letter["to"], letter["reason"]) == ("nobody", "no agent 'nobody'")
-    assert payloads(client, job["job_id"], "message_unrouted") == [{"type": "unheard"}]
+
+
+@pytest.mark.parametrize(
+    ("emit", "error"),
+    [
+        ({"type": "found", "to": "frist"}, "emit 'found': no agent 'frist'; did you mean \"first\"?"),
+        ({"type": "fuond"}, "emit 'fuond': no edge of 'work' carries this type; did you mean \"found\"?"),
+    ],
+)
+def test_a_message_to_an_unknown_agent_or_of_an_unknown_type_fails_without_a_retry(client, outside, emit, error):
+    work = executor("work", say(outside, emit_messages=[emit]), output_message_type=None, max_attempts=3)
+    job = ended(client, manifest([work, executor("first", "true")], [("work", "first", "found")]))
+    assert (job["status"], job["result"]["error"]) == ("failed", error)
+    assert (job["result"]["details"]["attempts"], payloads(client, job["job_id"], "executor_retry")) == (1, [])
 
 
 def test_a_command_may_write_events_and_keep_a_state(client, outside):

@@ -17,7 +17,7 @@ from tests.support.graphs import PATIENCE_MS, agent, collector, ended, executor,
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
-LOST = """echo '{"emit_messages": [{"type": "t", "to": "nobody", "body": {}}]}' """
+OLD = {"timestamp": "2020-01-01T00:00:00.000Z", "ttl_ms": 600_000, "body": 1}
 
 
 class Live(Client):
@@ -119,15 +119,19 @@ def test_a_job_that_waits_for_a_message_from_outside_names_its_sensor(live: Live
 
 
 def test_an_aggregator_without_enough_messages_names_the_agent_whose_message_matched_no_edge(live: Live) -> None:
-    works = [executor(f"w{n}", "true", output_message_type="odd" if n == 3 else "done") for n in range(5)]
+    works = [executor(f"w{n}", "true", output_message_type="done") for n in range(5)]
     edges = [("spread", f"w{n}", "go") for n in range(5)] + [(f"w{n}", "all", "done") for n in range(5)]
-    found = live.until(live.submit(manifest([router("spread"), *works, collector("all", 5)], edges)), Cause.INCOMPLETE)
+    graph = manifest([router("spread"), *works, collector("all", 5)], edges)
+    (edge,) = [edge for edge in graph["edges"] if edge["from_node"] == "w3"]
+    edge["conditions"] = {"expr": "body.agent_id == 'w4'"}
+    found = live.until(live.submit(graph), Cause.INCOMPLETE)
     told = "all has 4 of 5 messages, and no agent can send it more; 1 message of w3 matched no edge"
     assert (found["message"], found["agent_id"]) == (told, "all")
 
 
 def test_an_aggregator_without_enough_messages_reports_dead_letters(live: Live) -> None:
-    graph = manifest([executor("work", LOST, output_message_type=None), collector("all")], [("work", "all", "t")])
+    nodes = [agent("work", "router"), collector("all")]
+    graph = manifest(nodes, [("work", "all", "*")], initial_inputs={"work": OLD})
     found = live.until(live.submit(graph), Cause.INCOMPLETE)
     assert found["message"] == "all has 0 of 1 message, and no agent can send it more; 1 dead letter"
     assert "mn dead-letters" in found["hint"]

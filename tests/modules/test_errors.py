@@ -50,14 +50,26 @@ def test_text_that_is_not_valid_unicode_is_refused(handle: Handle) -> None:
 @pytest.mark.parametrize(
     ("method", "kind"),
     [
-        ("async def handle(self, message, context): pass", "async"),
-        ("async def handle(self, message, context): yield", "async"),
+        ("async def handle(self, message, context): pass", "a coroutine function"),
+        ("async def handle(self, message, context): yield", "a coroutine function"),
         ("def handle(self, message, context): yield", "a generator"),
     ],
 )
 def test_an_async_or_generator_handle_is_refused(pool: ModulePool, bundle: Bundle, method: str, kind: str) -> None:
     bundle.write("agent.py", f"class It(Agent):\n    {method}")
-    assert bundle.run(pool).error == f"It.handle is {kind}; it must be a plain method"
+    result = bundle.run(pool)
+    assert (result.error or "").startswith(f"It.handle is {kind}")
+    assert "not supported" in (result.error or "")
+    assert result.permanent
+
+
+def test_a_returned_value_is_refused(pool: ModulePool, bundle: Bundle) -> None:
+    bundle.write("agent.py", "class It(Agent):\n    def handle(self, message, context): return {}")
+    result = bundle.run(pool)
+    assert (result.error or "").startswith(
+        "It.handle returned a value of type dict, which has no effect; use context.emit"
+    )
+    assert result.permanent
 
 
 def test_an_exception_comes_with_a_traceback_that_begins_in_the_module(handle: Handle) -> None:

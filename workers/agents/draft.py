@@ -6,43 +6,30 @@ The state of an agent is a JSON object. Its key `user` belongs to the agent (a m
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.bundle.conditions import holds
 from mirrorneuron.bundle.manifest import RoutingMode, Template
 from mirrorneuron.bundle.plan import PlannedEdge, PlannedNode
+from mirrorneuron.bundle.suggest import Suggestions
 from mirrorneuron.job import EventType, JobStatus, iso
 from mirrorneuron.message import Message, decode, encode, respond
 from mirrorneuron.store.protocol import Claim, DeadLetterDraft, JobEnd, Step
-from workers.agents.failures import encode_lossy, failure_result, one_line, utf8_safe
+from workers.agents.failures import RunFailed, encode_lossy, failure_result, utf8_safe
 
 MAX_OUTGOING: Final = 100_000  # messages that the actions for one message may send; the same for events
-MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024  # of these messages; Redis disconnects a client that sends 1 GiB at once
+MAX_OUTGOING_BYTES: Final = (
+    256 * 1024 * 1024
+)  # of these messages and events; Redis disconnects a client that sends 1 GiB at once
 FULL_MESSAGES: Final = 10_000  # outgoing messages after which light agents leave the rest of their mail for later
 FULL_BYTES: Final = 16 * 1024 * 1024  # the same in bytes
+SHOWN_TYPES: Final = 10  # of the edges of a node, in an error
 USER: Final = "user"
-
-
-class RunFailed(Exception):
-    """The run failed. It is retried, or the job fails with this one-line error and its details."""
-
-    def __init__(self, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False) -> None:
-        super().__init__(one_line(error))
-        self.details = dict(details or {})
-        self.transient = transient  #: a retry may succeed
-        self.events: list[tuple[str, Any]] = []  #: recorded in the job's history although the run failed
-
-
-def run_failure(error: Exception) -> RunFailed:
-    """Convert *error* to a RunFailed with its traceback. Call it in the `except` block that caught the error."""
-    if isinstance(error, RunFailed):
-        return error
-    return RunFailed(f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +54,8 @@ class Draft:
         self.context = context
         self.stamp = iso(context.now_ms)
         self._step = Step(claim.agent_id)
-        self._bytes = self._max_bytes = 0  #: of the outgoing messages; and the most that one message may raise it to
+        self._bytes = 0  #: of the outgoing messages, the events and the dead letters
+        self._max_bytes = MAX_OUTGOING_BYTES  #: the most to which the actions for one message may raise `_bytes`
         self._consumed = len(claim.mail)
 
     @cached_property
@@ -102,7 +90,9 @@ class Draft:
             if len(self._step.outgoing) >= FULL_MESSAGES or self._bytes >= FULL_BYTES:
                 self._consumed = number
                 return
-            if not message.expired(self.context.now_ms):
+            if message.expired(self.context.now_ms):
+                self._bytes += len(self.claim.mail[number])  # it becomes a dead letter
+            else:
                 yield message
 
     def apply(self, cause: Message, actions: Sequence[Action]) -> None:
@@ -120,15 +110,16 @@ class Draft:
                     case Complete():
                         self.complete(action.output)
             except ValueError as error:  # the value has no JSON form
-                raise RunFailed(f"{_described(action)}: {error}") from None
+                raise RunFailed(f"{_described(action)}: {error}", permanent=True) from None
             if len(self._step.outgoing) - sent > MAX_OUTGOING:
-                raise RunFailed(f"the run emits more than {MAX_OUTGOING} messages")
+                raise RunFailed(f"the run emits more than {MAX_OUTGOING} messages", permanent=True)
             if len(self._step.events) - recorded > MAX_OUTGOING:
-                raise RunFailed(f"the run records more than {MAX_OUTGOING} events")
+                raise RunFailed(f"the run records more than {MAX_OUTGOING} events", permanent=True)
 
     def record(self, kind: str, payload: Any = None) -> None:
         """Append an event to the job's history."""
         text = b"" if payload is None else self._checked(encode(payload), f"payload of event {kind!r}")
+        self._add_bytes(len(kind) + len(text))
         self._step.events.append((kind, text))
 
     def complete(self, output: Any) -> None:
@@ -141,13 +132,11 @@ class Draft:
     def _emit(self, cause: Message, action: Emit) -> None:
         sender = self.node.node_id
         message = respond(cause, action.fields, sender=sender, type=action.type, body=action.body, timestamp=self.stamp)
-        if action.to is None:
-            targets = self._route(message)
-        elif action.to in self.context.agents:
-            targets = [action.to]
-        else:
-            self._dead_letter(message, action.to)
-            return
+        if action.to is not None and action.to not in self.context.agents:
+            raise self._unknown_agent(message, action.to)
+        if action.to is None and self._is_mistyped(action):
+            raise self._unknown_type(message, action.type)
+        targets = self._route(message) if action.to is None else [action.to]
         if not self.node.out_degree:
             self._step.output = self._checked(encode(action.body), f"the body of {action.type!r}")
         if not targets:
@@ -158,35 +147,43 @@ class Draft:
             envelope["message_id"] = f"{self.context.token}:{sender}:{len(self._step.outgoing)}"
             envelope["to"] = target
             text = self._checked(encode(message), f"message to {target!r}")
-            self._bytes += len(text)
-            if self._bytes > self._max_bytes:
-                raise RunFailed(f"the run emits more than {MAX_OUTGOING_BYTES} bytes of messages")
+            self._add_bytes(len(text))
             self._step.outgoing.append((target, text))
 
-    def _dead_letter(self, message: dict[str, Any], to: str) -> None:
-        """Keep a message to an agent that does not exist as a dead letter."""
-        name = f"{self.context.token}:{self.node.node_id}:dead-{len(self._step.dead)}"
-        message["envelope"] |= {"message_id": name, "to": to}
-        reason = f"no agent {to!r}"
-        text = self._checked(encode(message), f"message to {to!r}")
-        self._step.dead.append(DeadLetterDraft(name, to, reason, text))
-        self.record(
-            EventType.DEAD_LETTER,
-            {"reason": reason, "to": to, "type": message["envelope"]["type"], "message_id": name},
-        )
+    def _is_mistyped(self, action: Emit) -> bool:
+        """True if no edge carries the action's type, although the author chose the type and the node has edges.
+
+        A node without edges is the end of a graph. A `DefaultEmit` has a type that the author did not choose.
+        """
+        return bool(self.node.edges) and not isinstance(action, DefaultEmit) and not self.node.edges_for(action.type)
+
+    def _unknown_agent(self, message: dict[str, Any], to: str) -> RunFailed:
+        hint = Suggestions().near(to, sorted(self.context.agents)) or "use the node_id of a node of the manifest"
+        error = f"emit {message['envelope']['type']!r}: no agent {to!r}; {hint}"
+        return RunFailed(error, {"message": message}, permanent=True)
+
+    def _unknown_type(self, message: dict[str, Any], kind: str) -> RunFailed:
+        carried = ", ".join(islice(sorted(self.node.edges), SHOWN_TYPES))
+        hint = Suggestions().near(kind, sorted(self.node.edges)) or f"its edges carry: {carried}"
+        error = f"emit {kind!r}: no edge of {self.node.node_id!r} carries this type; {hint}"
+        return RunFailed(error, {"message": message}, permanent=True)
+
+    def _add_bytes(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self._max_bytes:
+            error = f"the run emits and records more than {MAX_OUTGOING_BYTES} bytes of messages and events"
+            raise RunFailed(error, permanent=True)
 
     def _checked(self, text: bytes, what: str) -> bytes:
         """Return *text*. Raises RunFailed if it is larger than a message may be; *what* names it in the error."""
         if len(text) > self.context.max_message_bytes:
             limit = f"MIRROR_NEURON_MAX_MESSAGE_BYTES ({self.context.max_message_bytes} bytes)"
-            raise RunFailed(f"{what} has {len(text)} bytes, which exceeds {limit}; send less or raise the limit")
+            error = f"{what} has {len(text)} bytes, which exceeds {limit}; send less or raise the limit"
+            raise RunFailed(error, permanent=True)
         return text
 
     def _count_unrouted(self, action: Emit) -> None:
-        """Count a message that no edge takes, and record an event for it.
-
-        No event is recorded for a DefaultEmit whose type no edge of the node carries.
-        """
+        """Count a message that no edge takes. Record an event for it, unless it is a DefaultEmit without an edge."""
         self.state["unrouted"] = self.state.get("unrouted", 0) + 1
         if not isinstance(action, DefaultEmit) or self.node.edges_for(action.type):
             self.record(EventType.MESSAGE_UNROUTED, {"type": action.type})
@@ -259,7 +256,7 @@ class Draft:
         try:
             return encode(self.state) if self.state else b""
         except ValueError as error:  # it has no JSON form, or is nested too deeply
-            raise RunFailed(f"the agent's state cannot be written as JSON: {error}") from None
+            raise RunFailed(f"the agent's state cannot be written as JSON: {error}", permanent=True) from None
 
     def discard_changes(self) -> None:
         """Return to the claimed state, because a failed run must not change it."""

@@ -9,8 +9,9 @@ from mirrorneuron.bundle.manifest import EXECUTOR_RESULT
 from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message
-from workers.agents.draft import USER, DefaultEmit, Draft, RunFailed
+from workers.agents.draft import USER, DefaultEmit, Draft
 from workers.agents.executor_output import UNSET, parse_output, structured_key
+from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.runners.protocol import RunRequest
 

@@ -1,14 +1,44 @@
-"""Encode the record of a failed run. Nothing here raises, whatever the error and its details contain."""
+"""A failed run: the exception that says so, and its record.
+
+Encoding the record does not raise, whatever the error and its details contain.
+"""
 
 from __future__ import annotations
 
 import json
+import traceback
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mirrorneuron.message import decode, encode
 
 KEPT_CHARACTERS: Final = 2_000  # of each text in details that are too large
 ERROR_CHARACTERS: Final = 1_000  # of an error, which is stored in the result, in events and in the agent's record
+
+
+class RunFailed(Exception):
+    """The run failed. It is retried, or the job fails with this one-line error and its details."""
+
+    def __init__(
+        self,
+        error: str,
+        details: Mapping[str, Any] | None = None,
+        *,
+        transient: bool = False,
+        permanent: bool = False,
+    ) -> None:
+        super().__init__(one_line(error))
+        self.details = dict(details or {})
+        self.transient = transient  #: a retry may succeed, so `retry_on: transient` retries it
+        self.permanent = permanent  #: a retry cannot succeed, so the run is not retried
+        self.events: list[tuple[str, Any]] = []  #: recorded in the job's history although the run failed
+
+
+def run_failure(error: Exception) -> RunFailed:
+    """Convert *error* to a RunFailed with its traceback. Call it in the `except` block that caught the error."""
+    if isinstance(error, RunFailed):
+        return error
+    return RunFailed(f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
 
 
 def utf8_safe(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from workers.agents.draft import USER, Draft, RunFailed, record_received
+from workers.agents.draft import USER, Draft, record_received
+from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.modules.pool import ModuleRequest
 
@@ -24,7 +25,7 @@ def handle(draft: Draft, run: Run) -> None:
         run.handle,
     )
     if result.error:
-        raise RunFailed(result.error, result.details, transient=result.transient)
+        raise RunFailed(result.error, result.details, transient=result.transient, permanent=result.permanent)
     if result.state or USER in draft.state:
         draft.state[USER] = result.state
     draft.apply(run.message, result.actions)

@@ -142,7 +142,7 @@ class Sources:
         try:
             return self._run(decode(question))
         except Refusal as refusal:
-            return _failure(str(refusal), "")
+            return _failure(str(refusal), "", permanent=True)
         except BaseException as error:
             return _failure(_one_line(error), _traceback(error))
 
@@ -160,11 +160,7 @@ class Sources:
         agent = agent_class()
         agent.state = question["state"]
         returned: object = agent.handle(message, context)  # type: ignore[func-returns-value]
-        if hasattr(returned, "__await__") or isinstance(returned, Generator | AsyncGenerator):
-            with suppress(Exception):
-                returned.close()  # type: ignore[attr-defined]  # or Python warns that nobody awaited it
-            kind = "a generator" if isinstance(returned, Generator) else "async"
-            raise Refusal(f"{agent_class.__qualname__}.handle is {kind}; it must be a plain method")
+        _reject_returned(returned, f"{agent_class.__qualname__}.handle")
         return _success(agent.state, list(context.actions))
 
     def _find(self, config: dict[str, Any], payloads: str | None) -> type[Agent]:
@@ -193,6 +189,21 @@ class Sources:
         if folder is not None:
             sys.path.insert(0, str(folder))  # first, like the folder of a script
             sys.modules.update(self._kept_aside.pop(folder, {}))
+
+
+def _reject_returned(returned: object, name: str) -> None:
+    """Raise Refusal for a value that `handle` returned: the author expects an effect that it does not have."""
+    if returned is None:
+        return
+    if hasattr(returned, "__await__") or isinstance(returned, Generator | AsyncGenerator):
+        with suppress(Exception):
+            returned.close()  # type: ignore[attr-defined]  # otherwise Python warns that it was never awaited
+        if isinstance(returned, Generator):
+            raise Refusal(f"{name} is a generator, which is not supported; send each message with context.emit")
+        hint = "make it a plain method, which may call asyncio.run"
+        raise Refusal(f"{name} is a coroutine function (async def), which is not supported yet; {hint}")
+    hint = "use context.emit to send a message, or context.complete_job for the job's output"
+    raise Refusal(f"{name} returned a value of type {type(returned).__name__}, which has no effect; {hint}")
 
 
 def _source_folder(payloads: str | None, source: str | None) -> Path | None:
@@ -308,11 +319,11 @@ def _path(where: object) -> str:
     return f"{where}{''.join(reversed(keys))}"[:200]
 
 
-def _failure(error: str, trace: str) -> bytes:
+def _failure(error: str, trace: str, *, permanent: bool = False) -> bytes:
     def clean(text: str) -> str:  # the text may hold half a surrogate pair
         return text.encode("utf-8", "replace").decode()
 
-    return encode({"error": clean(error), "traceback": clean(trace)})
+    return encode({"error": clean(error), "traceback": clean(trace), "permanent": permanent})
 
 
 def _one_line(error: BaseException) -> str:

@@ -55,6 +55,7 @@ class ModuleResult:
     error: str | None  #: None is success
     details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
     transient: bool = False  #: a retry may succeed: timed out, killed, the child died
+    permanent: bool = False  #: a retry cannot succeed: the module did something invalid
 
 
 class ModulePool:
@@ -247,9 +248,11 @@ def _result(request: ModuleRequest, answer: bytes, child: ModuleProcess) -> Modu
         match decode(answer):
             case {"state": dict(state), "actions": list(packed)}:
                 return ModuleResult(state, [_action(item) for item in packed], None, child.printed())
-            case {"error": str(error), "traceback": str(trace)} if error:
+            case {"error": str(error), "traceback": str(trace), "permanent": bool(permanent)} if error:
                 details = {"traceback": trace} if trace else {}
-                return _failed(request, error, details | child.printed())
+                if request.echo is not None:  # after all output of the run, like an uncaught exception of a script
+                    request.echo("stderr", f"{(trace or error).rstrip()}\n".encode(errors="replace"))
+                return _failed(request, error, details | child.printed(), permanent=permanent)
     except ValueError as error:
         raise ProtocolBroken(f"the module's answer cannot be read: {error}") from None
     raise ProtocolBroken("the module's answer is neither a result nor an error")
@@ -283,6 +286,11 @@ def _death(request: ModuleRequest, child: ModuleProcess) -> ModuleResult:
 
 
 def _failed(
-    request: ModuleRequest, error: str, details: Mapping[str, Any] | None = None, *, transient: bool = False
+    request: ModuleRequest,
+    error: str,
+    details: Mapping[str, Any] | None = None,
+    *,
+    transient: bool = False,
+    permanent: bool = False,
 ) -> ModuleResult:
-    return ModuleResult(request.state, [], error, dict(details or {}), transient)
+    return ModuleResult(request.state, [], error, dict(details or {}), transient, permanent)
