@@ -135,7 +135,7 @@ def path() -> Iterator[None]:
 @given(documents(QUESTION))
 def test_any_request_has_an_answer(question: bytes) -> None:
     """The process ends by itself only when its socket is closed."""
-    assert decode(Sources().answer(question)).keys() <= {"error", "traceback", "state", "actions"}
+    assert decode(Sources().answer(question)).keys() <= {"error", "traceback", "permanent", "state", "actions"}
 
 
 FORGER = """

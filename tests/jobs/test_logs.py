@@ -64,6 +64,26 @@ def test_the_output_of_a_module_is_logged_too(client: Client, tmp_path: Path) ->
     assert text(client, job_id) == "hello from the module\n"
 
 
+def test_the_traceback_of_each_failed_attempt_of_a_module_is_logged(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "breaker.py").write_text(
+        "from mirrorneuron import Agent\n"
+        "class Breaker(Agent):\n"
+        "    def handle(self, message, context):\n"
+        "        raise ValueError('broken here')\n"
+    )
+    config = {"module": "breaker:Breaker", "module_source": "breaker.py", "max_attempts": 2, "retry_backoff_ms": 1}
+    graph = manifest([{"node_id": "m", "agent_type": "module", "config": config}])
+    (tmp_path / "manifest.json").write_text(json.dumps(graph))
+    job_id, job = client.run_manifest(tmp_path, await_=True, timeout=PATIENCE_MS)
+    assert job["status"] == "failed"
+    said = [chunk for chunk in client.logs(job_id, "m") if "Traceback" in chunk["text"]]
+    assert [chunk["stream"] for chunk in said] == ["stderr", "stderr"]
+    for chunk in said:
+        assert 'breaker.py", line 4, in handle' in chunk["text"]
+        assert "ValueError: broken here" in chunk["text"]
+
+
 def test_unknown_jobs_and_agents_are_errors_at_once(client: Client) -> None:
     job_id = client.run_manifest(single("true"))
     with pytest.raises(AgentNotFound, match="nobody"):

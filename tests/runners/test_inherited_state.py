@@ -30,11 +30,17 @@ print(subprocess.run(["false"]).returncode)  # an ignored SIGCHLD would lose it
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
+def ignored_signals(mask: str) -> int:
+    """A mask of /proc without signals 32 and 33, which the C library keeps for itself and lets no program change."""
+    return int(mask, 16) & ~(0b11 << 31)
+
+
 @linux
 def test_a_command_inherits_neither_ignored_nor_blocked_signals():
     root = Path(__file__).resolve().parents[2]
     told = subprocess.run([sys.executable, "-c", CLEANED], capture_output=True, text=True, cwd=root, check=True).stdout
-    assert told.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16, "1"]
+    _, blocked, _, ignored, code = told.split()
+    assert (int(blocked, 16), ignored_signals(ignored), code) == (0, 0, "1")
 
 
 @linux
@@ -45,7 +51,7 @@ def test_a_command_of_a_node_starts_as_in_a_shell(client: Client):
     os.umask(umask)
     here = subprocess.run(["sh", "-c", "ulimit -n"], capture_output=True, text=True, check=True).stdout.strip()
     _, blocked, _, ignored, *rest = sandbox["stdout"].split()
-    assert (int(blocked, 16), int(ignored, 16)) == (0, 0)
+    assert (int(blocked, 16), ignored_signals(ignored)) == (0, 0)
     assert rest == ["0", "1", "2", f"{umask:04o}", here]
 
 
