@@ -40,7 +40,7 @@ class Submission:
         packed = pack(bundle, self._store.settings.max_bundle_bytes)
         plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
         job_id = wanted_id or new_job_id(plan.graph_id)
-        word, status = self._store.create(job_id, plan, packed, _static(job_id, bundle, packed))
+        word, status = self._store.create_job(job_id, plan, packed, _static(job_id, bundle, packed))
         digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, packed)
         # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
         if status is JobStatus.PENDING:
@@ -62,7 +62,7 @@ class Submission:
         raise JobExists(job_id)
 
     def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
-        """Store a bundle unless the store has it, and plan it. `create` renews and checks the known ones."""
+        """Store a bundle unless the store has it, and plan it. `Store.create_job` renews and checks the known ones."""
         if not self._store.bundles.has(packed):
             self._store.bundles.put(packed)
         if len(self._known) >= KNOWN:

@@ -59,7 +59,7 @@ class Expected:
 
 def of_job(store: Store, job_id: str, expected: Expected) -> list[Violation]:
     """Return the violations of a job that should have completed. Reads only."""
-    job = store.job(job_id)
+    job = store.read_job(job_id)
     if job is None:
         return [Violation(Flaw.LOST, job_id, "the job has no record in the store")]
     status = JobStatus(job["status"])
@@ -79,7 +79,7 @@ def of_store(store: Store) -> list[Violation]:
     """Return what ended jobs have left behind. Reads only; scans every key of the namespace."""
     found = [Violation(Flaw.LEAKED, key, "the key belongs to no live job and has no TTL") for key in leaked_keys(store)]
     for job_id in store.index.live():
-        job = store.job(job_id)
+        job = store.read_job(job_id)
         if job is None or JobStatus(job["status"]) in TERMINAL:
             said = "has ended" if job else "does not exist"
             found.append(Violation(Flaw.LEAKED, job_id, f"the job is in the live index and {said}"))

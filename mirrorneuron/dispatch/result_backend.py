@@ -151,7 +151,7 @@ class JobMapBackend(RedisBackend):
         return self.store.has_job(task_id)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        job = self.store.job(task_id)
+        job = self.store.read_job(task_id)
         if job is not None:
             return task_meta(job)
         found: dict[str, Any] = super()._get_task_meta_for(task_id)

@@ -131,7 +131,7 @@ class Store:
         """Close the connections. The next command connects again."""
         self.client.close()
 
-    def create(
+    def create_job(
         self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
     ) -> tuple[ReplyCode, JobStatus]:
         """Create a `pending` job with its initial mail. One atomic script, idempotent by job id.
@@ -205,7 +205,7 @@ class Store:
             {name.removeprefix(f"{stem}:{p}:") for name in names for p in ("agent", "mail") if f"{stem}:{p}:" in name}
         )
 
-    def job(self, job_id: str) -> JobMap | None:
+    def read_job(self, job_id: str) -> JobMap | None:
         """Return the job map, None if there is no such job. One read. Raises RecordDamaged."""
         return records.job_map(job_id, self.client.hmget(self.keys.job(job_id), records.JOB_FIELDS))
 
@@ -215,7 +215,7 @@ class Store:
 
     def known_job(self, job_id: str) -> JobMap:
         """Return the job map. One read. Raises JobNotFound and RecordDamaged."""
-        job = self.job(job_id)
+        job = self.read_job(job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job

@@ -136,7 +136,7 @@ def test_an_initial_input_over_the_cap_creates_no_job(store: Store) -> None:
     small = Store(store.settings.model_copy(update={"max_message_bytes": 1_000}))
     with pytest.raises(PayloadTooLarge, match="MIRROR_NEURON_MAX_MESSAGE_BYTES is 1000"):
         Jobs(small).submit("j", initial_inputs={"a": ["x" * 1_001]})
-    assert store.job("j") is None
+    assert store.read_job("j") is None
     assert store.index.live() == []
     small.client.close()
 

@@ -133,7 +133,7 @@ def test_a_wait_that_times_out_does_not_affect_the_job(store: Store, jobs: Jobs,
     jobs.submit("j")
     with pytest.raises(WaitTimeout, match="'j' has not ended in time") as caught:
         until_ended(store, "j", Deadline.after(timeout))
-    assert (caught.value.job_id, store.job("j")["status"]) == ("j", "pending")
+    assert (caught.value.job_id, store.read_job("j")["status"]) == ("j", "pending")
     wait_until(lambda: listeners(store, "j") == 0)
 
 
@@ -197,14 +197,14 @@ def test_a_long_wait_survives_a_restart_too(tmp_path: Path, wait: Wait, monkeypa
             Store(Settings(redis_url=server.url, redis_namespace="long"), retries=0),
             threading.Semaphore(0),
         )
-        read = store.job
+        read = store.read_job
 
         def counted(job_id: str) -> JobMap | None:
             found = read(job_id)
             readings.release()
             return found
 
-        monkeypatch.setattr(store, "job", counted)
+        monkeypatch.setattr(store, "read_job", counted)
         jobs = Jobs(store)
         jobs.submit("j")
         future = wait(store, "j")

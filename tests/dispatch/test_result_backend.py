@@ -77,7 +77,7 @@ def test_the_result_of_a_completed_job_is_its_job_map(app: Celery, store: Store,
     jobs.end("j", output={"sum": 55})
     result = AsyncResult("j", app=app)
     assert (result.state, result.ready(), result.successful()) == ("SUCCESS", True, True)
-    assert result.get(timeout=20) == store.job("j")
+    assert result.get(timeout=20) == store.read_job("j")
     assert result.get(timeout=20)["result"] == {"agent_id": "join", "output": {"sum": 55}}
     assert result.date_done is not None
 
@@ -88,7 +88,7 @@ def test_a_failed_job_raises_with_its_job_map(app: Celery, store: Store, jobs: J
     result = AsyncResult("j", app=app)
     with pytest.raises(JobFailed, match="job j failed: it broke") as caught:
         result.get(timeout=20)
-    assert caught.value.job_map == store.job("j")
+    assert caught.value.job_map == store.read_job("j")
     assert (result.state, result.failed()) == ("FAILURE", True)
 
 
@@ -203,7 +203,7 @@ def test_a_task_of_another_app_still_waits_for_its_own_results(
 def test_our_own_app_keeps_its_jobs_in_its_result_backend(settings: Settings, jobs: Jobs) -> None:
     app = make_app(settings)
     jobs.submit("j")
-    assert app.backend.store.job("j")["status"] == "pending"
+    assert app.backend.store.read_job("j")["status"] == "pending"
     assert app.AsyncResult("j").state == "PENDING"
     app.backend.store.client.close()
     app.close()

@@ -32,7 +32,7 @@ def store(redis_url: str) -> Iterator[Store]:
     """A store in which one job is kept."""
     made = Store(Settings(redis_url=redis_url, redis_namespace=f"live-{secrets.token_hex(6)}", retention_seconds=100))
     bundle = validate_manifest(GRAPH)
-    made.create(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB})
+    made.create_job(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB})
     yield made
     made.client.close()
 
@@ -54,9 +54,9 @@ def all_of(store: Store) -> list[LogChunk]:
 def test_output_is_readable_while_the_run_continues(store: Store, live: LiveOutput) -> None:
     with live.of(JOB, "a") as echo:
         echo("stdout", b"one\n")
-        live.flush()
+        live.write_pending()
         echo("stderr", b"two\n")
-        live.flush()
+        live.write_pending()
         assert [(c["agent_id"], c["stream"], c["text"]) for c in all_of(store)] == [
             ("a", "stdout", "one\n"),
             ("a", "stderr", "two\n"),
@@ -67,17 +67,17 @@ def test_a_character_that_comes_in_two_pieces_is_one(store: Store, live: LiveOut
     euro = "€".encode()
     with live.of(JOB, "a") as echo:
         echo("stdout", b"1 " + euro[:1])
-        live.flush()
+        live.write_pending()
         echo("stdout", euro[1:] + b"\xff")
-        live.flush()
-    live.flush()
+        live.write_pending()
+    live.write_pending()
     assert "".join(texts(store)) == "1 €\ufffd"
 
 
 def test_half_a_character_at_the_end_is_not_lost(store: Store, live: LiveOutput) -> None:
     with live.of(JOB, "a") as echo:
         echo("stdout", "€".encode()[:2])
-    live.flush()
+    live.write_pending()
     assert texts(store) == ["\ufffd"]
 
 
@@ -108,7 +108,7 @@ def test_the_newest_output_of_a_job_is_kept(store: Store) -> None:
     with live.of(JOB, "a") as echo:
         for number in range(5):
             echo("stdout", b"%d..." % number)
-            live.flush()
+            live.write_pending()
     assert texts(store) == ["3...", "4..."]
 
 
@@ -116,7 +116,7 @@ def test_nothing_is_kept_when_live_output_is_off(store: Store) -> None:
     live = LiveOutput(store, kept_bytes=0)
     with live.of(JOB, "a") as echo:
         echo("stdout", b"secret")
-    live.flush()
+    live.write_pending()
     assert texts(store) == []
 
 
@@ -124,7 +124,7 @@ def test_output_after_the_end_of_the_job_lives_as_long_as_its_record(store: Stor
     store.client.hset(store.keys.job(JOB), "status", "completed")
     with live.of(JOB, "a") as echo:
         echo("stdout", b"late")
-    live.flush()
+    live.write_pending()
     assert texts(store) == ["late"]
     assert 0 < store.client.ttl(store.keys.logs(JOB)) <= 100
 
@@ -143,7 +143,7 @@ def test_output_of_a_live_job_or_one_kept_for_ever_does_not_expire(store: Store,
 def test_output_of_a_deleted_job_leaves_no_key(store: Store, live: LiveOutput) -> None:
     with live.of("gone", "a") as echo:
         echo("stdout", b"late")
-    live.flush()
+    live.write_pending()
     assert not store.client.exists(store.keys.logs("gone"), store.keys.job("gone"))
 
 

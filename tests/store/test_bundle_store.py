@@ -80,7 +80,7 @@ def test_creating_a_job_renews_its_bundle(store: Store, tmp_path: Path) -> None:
     store.bundles.put(bundle)
     for name in parts(store, bundle):
         store.client.expire(name, 60)
-    store.create("j", plan, bundle, {"job_id": "j"})
+    store.create_job("j", plan, bundle, {"job_id": "j"})
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
@@ -91,7 +91,7 @@ def test_creating_a_job_stores_missing_parts_of_its_bundle(store: Store, tmp_pat
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
     store.client.delete(parts(store, bundle)[lost])
-    assert store.create("j", plan, bundle, {"job_id": "j"})[0] is ReplyCode.CREATED
+    assert store.create_job("j", plan, bundle, {"job_id": "j"})[0] is ReplyCode.CREATED
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
@@ -100,7 +100,7 @@ def test_a_sweep_renews_the_bundles_of_live_jobs_only(store: Store, jobs: Jobs, 
     (tmp_path / "file").write_text("x")
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
-    store.create("live", plan, bundle, {"job_id": "live"})
+    store.create_job("live", plan, bundle, {"job_id": "live"})
     jobs.submit("over", graph_id="other")
     jobs.end("over")
     store.index.mark_ended(["over"])
@@ -131,7 +131,7 @@ def test_a_bundle_expires_soon_after_its_last_job_was_deleted(
     for name, graph in (("one", "g"), ("same", "g"), ("other", "h")):
         bundles[name], plan = packed({"graph_id": graph}, tmp_path)
         store.bundles.put(bundles[name])
-        store.create(name, plan, bundles[name], static(name, bundles[name]))
+        store.create_job(name, plan, bundles[name], static(name, bundles[name]))
     manifest, payloads = parts(store, bundles["one"])
     client = Client(store.settings)
     lasts = []
@@ -205,7 +205,9 @@ def test_a_job_with_a_damaged_bundle_fails_and_does_not_stop_the_sweep_of_others
     for _ in range(2):
         now[0] += 600_000
         assert sweeper.tick()
-    errors = [(job["status"], job["result"]["error"]) for name in names if (job := store.job(name)) and job["result"]]
+    errors = [
+        (job["status"], job["result"]["error"]) for name in names if (job := store.read_job(name)) and job["result"]
+    ]
     assert [status for status, _ in errors] == ["failed"] * 3
     for said, (_, error) in zip(("cannot be read", "is not in the store", "job_timeout_ms"), errors, strict=True):
         assert said in error

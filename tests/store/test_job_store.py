@@ -51,12 +51,12 @@ def test_a_new_job_is_pending_and_indexed_and_has_its_initial_mail(store: Store,
 def test_a_job_map_has_the_fields_of_the_contract(make_store: Stores) -> None:
     store = make_store(clock=lambda: 1_700_000_000_123)
     Jobs(store).submit("j")
-    job = store.job("j")
+    job = store.read_job("j")
     assert job is not None
     assert (job["job_id"], job["status"], job["run"], job["result"]) == ("j", "pending", 1, None)
     assert job["submitted_at"] == job["updated_at"] == iso(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
     assert (job["started_at"], job["finished_at"], job["idle_since"]) == (None, None, None)
-    assert store.job("no-job") is None
+    assert store.read_job("no-job") is None
 
 
 def test_creating_a_job_is_idempotent(store: Store, jobs: Jobs) -> None:
@@ -70,12 +70,12 @@ def test_creating_a_job_is_idempotent(store: Store, jobs: Jobs) -> None:
 def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.PENDING)
-    assert store.job("j")["graph_id"] == "g"
+    assert store.read_job("j")["graph_id"] == "g"
 
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
     bundle, plan = packed({})
-    assert store.create("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
+    assert store.create_job("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
@@ -220,7 +220,7 @@ def test_there_is_a_snapshot_of_every_agent_in_manifest_order(store: Store, jobs
     jobs.submit("j", initial_inputs={"a": 1, "join": 2})
     jobs.open("j")
     store.scripts.claim(jobs.ref("j"), "t", (("light", 1),))
-    found = store.agents(store.job("j"))
+    found = store.agents(store.read_job("j"))
     assert [(a["agent_id"], a["status"], a["mailbox_depth"]) for a in found] == [
         ("a", "busy", 1),
         ("x", "ready", 0),
@@ -241,7 +241,7 @@ def test_a_snapshot_is_one_transaction(store: Store, jobs: Jobs, make_store: Sto
             held = other.scripts.claim(job, new_token(), (("default", 1),))
             other.scripts.commit(job, held.token, [untouched(claim) for claim in held.claims], new_token())
 
-    record = store.job("j")
+    record = store.read_job("j")
     assert record is not None
     seen: set[tuple[str, bool]] = set()
     with ThreadPoolExecutor(1) as pool:
@@ -267,7 +267,7 @@ def test_an_agents_state_may_be_any_json(store: Store, jobs: Jobs, state: Any) -
     jobs.open("j")
     store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
     store.scripts.commit(jobs.ref("j"), "t", [Step("x", 1, 1, encode({"user": state}))], new_token())
-    assert store.agents(store.job("j"))[1]["current_state"] == state
+    assert store.agents(store.read_job("j"))[1]["current_state"] == state
 
 
 def test_a_snapshot_shows_the_state_of_the_last_commit(store: Store, jobs: Jobs) -> None:
@@ -277,7 +277,7 @@ def test_a_snapshot_shows_the_state_of_the_last_commit(store: Store, jobs: Jobs)
     store.scripts.claim(job, "t", (("default", 1),), agents=["x"])
     step = Step("x", 1, 1, b'{"user":{"sum":3},"unrouted":1}', attempts=0, error="")
     store.scripts.commit(job, "t", [step], new_token())
-    found = store.agents(store.job("j"))[1]
+    found = store.agents(store.read_job("j"))[1]
     assert (found["current_state"], found["processed_messages"], found["status"]) == ({"sum": 3}, 1, "queued")
     assert (found["metadata"]["unrouted"], found["metadata"]["outbound_edges"]) == (1, 1)
 

@@ -55,5 +55,5 @@ def _left(store: Store) -> Iterator[Violation]:
     yield from of_store(store)
     for summary in store.jobs():
         with suppress(JobNotFound):  # it has been deleted in the meantime
-            if job := store.job(summary["job_id"]):
+            if job := store.read_job(summary["job_id"]):
                 yield from claims(store, job["job_id"], store.agents(job))

@@ -51,7 +51,7 @@ class Jobs:
     def submit(self, job_id: str, **changes: Any) -> tuple[ReplyCode, JobStatus]:
         bundle, plan = packed(changes)
         self.store.bundles.put(bundle)
-        return self.store.create(job_id, plan, bundle, static(job_id, bundle))
+        return self.store.create_job(job_id, plan, bundle, static(job_id, bundle))
 
     def ref(self, job_id: str) -> JobRef:
         found = self.store.ref(job_id)

@@ -20,7 +20,7 @@ from workers.lifecycle.threads import started
 from workers.runners.output_capture import HeadAndTail
 from workers.runners.protocol import Echo
 
-FLUSH_S: Final = 0.25  # between two writes
+WRITE_EVERY_S: Final = 0.25  # between two writes
 CHUNK_BYTES: Final = 16 * 1024  # of one entry
 HALF_BYTES: Final = 64 * 1024  # kept of one stream between two writes: this many of the first bytes, and of the last
 
@@ -64,22 +64,22 @@ class LiveOutput:
                 for stream in streams.values():
                     stream.over = True
             if streams:
-                self.flush()
+                self.write_pending()
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
             self._printed.wait()
-            pause.wait(FLUSH_S)
+            pause.wait(WRITE_EVERY_S)
             self._printed.clear()
-            self.flush()
+            self.write_pending()
 
-    def flush(self) -> None:
-        """Write what was collected since the last flush."""
+    def write_pending(self) -> None:
+        """Write what was collected since the last write."""
         with self._writing:
-            self._flush()
+            self._write_chunks()
 
-    def _flush(self) -> None:
+    def _write_chunks(self) -> None:
         with self._lock:
             chunks = [(stream.job_id, chunk) for stream in self._streams for chunk in stream.take()]
             self._streams = [stream for stream in self._streams if not stream.over]
