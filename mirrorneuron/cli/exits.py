@@ -22,6 +22,7 @@ from mirrorneuron.errors import (
     WaitTimeout,
 )
 from mirrorneuron.job import JobMap, JobStatus
+from mirrorneuron.text import printable
 
 
 class Code(IntEnum):
@@ -81,11 +82,6 @@ def complain(text: str) -> None:
     with suppress(OSError):
         for line in text.splitlines() or [""]:
             print(f"mn: {printable(line)}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Return *text* with escapes for the characters that could control a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def code_of_job(job: JobMap) -> Code:

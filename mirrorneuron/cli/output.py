@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from mirrorneuron.cli.exits import printable
+from mirrorneuron.text import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import typer
 from mirrorneuron.api import arguments
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli import output, target
-from mirrorneuron.cli.exits import Code, complain, printable
+from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.job import Event
+from mirrorneuron.text import printable
 
 LIMIT_MAX = 10**9  # well below the largest integer that the store accepts
 

@@ -11,10 +11,11 @@ import typer
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.cli import output, target
-from mirrorneuron.cli.exits import Code, complain, printable
+from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.cli.target import plan_of
 from mirrorneuron.job import LogChunk
+from mirrorneuron.text import printable
 
 LINE_MAX: Final = 64 * 1024  # characters; a longer unfinished line is printed at once
 PREFIX_MAX: Final = 24  # characters to which the names before the lines are padded

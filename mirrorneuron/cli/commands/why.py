@@ -8,11 +8,11 @@ from typing import Final
 import typer
 
 from mirrorneuron.cli import output, target
-from mirrorneuron.cli.exits import Code, printable
+from mirrorneuron.cli.exits import Code
 from mirrorneuron.cli.options import JobId, Json
 from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
-from mirrorneuron.text import span
+from mirrorneuron.text import printable, span
 
 UNREACHABLE: Final = frozenset({Cause.STORE_AWAY, Cause.BROKER_AWAY})
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mirrorneuron.chaos.driver import Progress
-from mirrorneuron.cli.exits import printable
 from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, grid_of_fields
+from mirrorneuron.text import printable
 
 
 class Screen:

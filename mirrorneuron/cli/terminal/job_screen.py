@@ -6,9 +6,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mirrorneuron.cli.exits import printable
 from mirrorneuron.cli.job_progress import Progress
 from mirrorneuron.cli.terminal.widgets import PER_SECOND, bar, console, grid_of_fields, styled
+from mirrorneuron.text import printable
 
 
 def screen(progress: Progress) -> Live:

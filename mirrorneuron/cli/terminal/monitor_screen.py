@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.text import Text
 
 from mirrorneuron.cli import output
-from mirrorneuron.cli.exits import printable
 from mirrorneuron.cli.output import Section, Sections
 from mirrorneuron.cli.terminal.widgets import console, tabled
+from mirrorneuron.text import printable
 
 TABLE: Final = 4  # lines of a table in addition to its rows
 
