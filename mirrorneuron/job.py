@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NotRequired
@@ -221,5 +222,14 @@ def iso(ms: int) -> str:
 
 
 def ms_of(moment: str) -> int:
-    """The inverse of `iso`."""
-    return round(datetime.fromisoformat(moment).timestamp() * 1000)
+    """The inverse of `iso`, for any ISO 8601 time; without a zone it is UTC. Raises ValueError."""
+    found = datetime.fromisoformat(moment)
+    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def is_time(moment: str) -> bool:
+    """True if *moment* is an ISO 8601 time."""
+    with suppress(ValueError):
+        ms_of(moment)
+        return True
+    return False

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
+
+from mirrorneuron.job import is_time, ms_of
 
 SPEC_VERSION: Final = "mn-msg/1"
 SENDER_OF_SEEDS: Final = "runtime"
@@ -142,10 +143,9 @@ class Message:
         if ttl_ms is None:
             return False
         try:
-            sent_ms = datetime.fromisoformat(str(self.envelope["timestamp"])).timestamp() * 1000
-        except (KeyError, ValueError, OverflowError, OSError):
+            return bool(now_ms > ms_of(str(self.envelope["timestamp"])) + ttl_ms)
+        except (KeyError, ValueError):
             return False
-        return bool(now_ms > sent_ms + ttl_ms)
 
 
 def seed(payload: Any, *, job_id: str, to: str, message_id: str, timestamp: str) -> dict[str, Any]:
@@ -210,6 +210,8 @@ def _check(fields: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must not be empty")
         if name in _NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool) or not _natural(value)):
             raise ValueError(f"{name} must be a number of 0 or more")
+        if name == "timestamp" and not is_time(value):
+            raise ValueError("timestamp must be an ISO 8601 time, like 2026-01-31T12:00:00Z")
         if name in _PARTS and not isinstance(value, _PARTS[name]):
             raise ValueError(f"{name} must be {'a list' if name == 'artifacts' else 'an object'}")
 

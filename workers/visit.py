@@ -143,7 +143,8 @@ class Visit:
         handle = RunHandle()
         context = StepContext(
             token=reply.token,
-            now_ms=time.time_ns() // 1_000_000,
+            now_ms=self._runtime.store.clock.now_ms(),
+            clock=self._runtime.store.clock.now_ms,
             agents=self._plan.nodes.keys(),
             max_message_bytes=self._runtime.settings.max_message_bytes,
         )

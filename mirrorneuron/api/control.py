@@ -6,10 +6,9 @@ import getpass
 import logging
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from mirrorneuron.bundle.exact_json import inexact_values
@@ -25,7 +24,7 @@ from mirrorneuron.errors import (
     MessageNotFound,
     PayloadTooLarge,
 )
-from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso
+from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso, ms_of
 from mirrorneuron.message import encode, seed
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.job_store import Store
@@ -81,7 +80,7 @@ class Control:
             raise MessageInvalid(f"{path or 'the message'} {problem}")
         new = secrets.token_hex(16)
         try:
-            message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=_now())
+            message = seed(payload, job_id=job_id, to=agent, message_id=new, timestamp=self._stamp())
             text = encode(message)
         except ValueError as error:
             raise MessageInvalid(str(error)) from error
@@ -99,7 +98,7 @@ class Control:
                 f"job {job_id!r} failed on this message and keeps it in the mailbox: retry the job instead"
             )
         target, new = agent or dead["agent_id"], secrets.token_hex(16)
-        fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": _now()}
+        fresh = {"message_id": new, "to": target, "causation_id": message_id, "timestamp": self._stamp()}
         message = {**dead["message"], "envelope": {**dead["message"]["envelope"], **fresh}}
         return self._append(job_id, target, new, encode(message), entry)
 
@@ -143,7 +142,7 @@ class Control:
         chosen: list[str] = []
         for job in list(self._store.jobs()):
             ended = JobStatus(job["status"]) in TERMINAL
-            age = datetime.now(UTC) - datetime.fromisoformat(job["updated_at"])
+            age = timedelta(milliseconds=self._store.clock.now_ms() - ms_of(job["updated_at"]))
             if (not ended and not live_too) or (older_than is not None and age < older_than):
                 continue
             if not ended:
@@ -185,6 +184,9 @@ class Control:
             raise JobStateError(f"job {job_id!r} cannot be {done}: it is {moved.status}")
         return job
 
+    def _stamp(self) -> str:
+        return iso(self._store.clock.now_ms())
+
     def _ref(self, job_id: str) -> JobRef:
         ref = self._store.ref(job_id)
         if ref is None:
@@ -219,10 +221,6 @@ def _user() -> str:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):  # a user without a name, as in some containers
         return socket.gethostname()
-
-
-def _now() -> str:
-    return iso(time.time_ns() // 1_000_000)
 
 
 def _who() -> bytes:

@@ -6,7 +6,6 @@ Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `stor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
@@ -45,6 +44,7 @@ from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Scripts
+from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
 from mirrorneuron.store.sweep_lease import SweepLease
 
@@ -120,6 +120,11 @@ class Store:
         return KeyAudit(self.client, self.keys)
 
     @cached_property
+    def clock(self) -> ServerClock:
+        """The server's time. It stamps messages and judges their age."""
+        return ServerClock(self.now_ms, *((0.0,) if self._clock else ()))
+
+    @cached_property
     def sweep_lease(self) -> SweepLease:
         return SweepLease(self.client, self.keys, self.now_ms)
 
@@ -139,7 +144,7 @@ class Store:
         Returns CREATED; EXISTS if the job exists with this bundle; or CONFLICT if it exists with another bundle.
         Also renews the bundle's time to live in the same round trip, and stores the bundle if a part of it is missing.
         """
-        now = self._clock() if self._clock else time.time_ns() // 1_000_000
+        now = self.clock.now_ms()
         stamp = iso(now)
         mail = [
             (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))

@@ -41,8 +41,9 @@ class Registry:
         return found
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
-        """Write a worker's registration, which expires after *seconds*."""
+        """Write a worker's registration, which expires after *seconds*. Its times are the server's."""
         now = now_ms(self._client)
+        node.setdefault("started_at", iso(now))
         pipe = self._client.pipeline(transaction=False)
         pipe.zadd(self._keys.nodes, {node["name"]: now})
         pipe.set(self._keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)

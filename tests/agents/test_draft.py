@@ -42,7 +42,7 @@ def claim(*mail: bytes, state: dict[str, Any] | None = None, agent: str = "n", p
 
 
 def context(plan: Plan, now_ms: int = NOW_MS) -> StepContext:
-    return StepContext("tok", now_ms, plan.nodes.keys(), CAP)
+    return StepContext("tok", now_ms, lambda: now_ms, plan.nodes.keys(), CAP)
 
 
 def step_of(plan: Plan, *mail: bytes, state: dict[str, Any] | None = None, now_ms: int = NOW_MS) -> Step:

@@ -15,7 +15,8 @@ LONGEST = 350  # most lines of a module
 
 # Each name is a package or module in `mirrorneuron`, or in `workers` if it begins with `workers.`.
 LAYERS = """
-    errors  job  limits  message  pools  text
+    errors  job  limits  pools  text
+    message
     agent  bundle  processes  settings
     drawing  embedded  reference  store
     dispatch

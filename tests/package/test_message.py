@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from mirrorneuron.job import ms_of
 from mirrorneuron.message import EMIT_FIELDS, Message, check_emit_fields, decode, encode, respond, seed
 
 STAMP = "2026-01-31T12:00:00.000Z"
@@ -168,16 +171,30 @@ def test_a_message_without_a_time_to_live_never_expires() -> None:
     assert cause().expired(STAMP_MS * 1_000) is False
 
 
-@pytest.mark.parametrize(
-    "stamp",
-    [
-        "yesterday",
-        "",
-        "0001-01-01T00:00:00",
-    ],
-)
+@pytest.mark.parametrize("stamp", ["yesterday", ""])
 def test_a_message_with_an_unreadable_timestamp_never_expires(stamp: str) -> None:
-    assert cause(timestamp=stamp, ttl_ms=1).expired(STAMP_MS) is False
+    old = cause(ttl_ms=1)
+    damaged = replace(old, envelope={**old.envelope, "timestamp": stamp})
+    assert damaged.expired(STAMP_MS * 1_000) is False
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_a_time_without_a_zone_is_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        stamp = "2026-01-31T12:00:00"
+        assert ms_of(stamp) == ms_of(f"{stamp}Z") == ms_of("2026-01-31T21:00:00+09:00")
+        assert [cause(timestamp=stamp, ttl_ms=5).expired(ms_of(stamp) + late) for late in (5, 6)] == [False, True]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("stamp", ["yesterday", "", "12:00", "1769860800", "2026-13-01T00:00:00Z"])
+def test_a_timestamp_that_is_no_time_is_refused(stamp: str) -> None:
+    with pytest.raises(ValueError, match="timestamp must be an ISO 8601 time, like 2026-"):
+        seed({"timestamp": stamp, "body": 1}, job_id="j", to="a", message_id="m", timestamp="2026-01-31T12:00:00.000Z")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [-float("inf")], {"a": float("nan")}])

@@ -15,12 +15,16 @@ import pytest
 from celery import Celery
 
 from mirrorneuron.api.client import Client
+from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.message import Message
 from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef, ReplyCode
-from tests.support.graphs import executor, fan, job_ref, line, processed, single
+from mirrorneuron.store.server_clock import ServerClock
+from tests.support.graphs import collector, executor, fan, job_ref, line, manifest, processed, single
 from tests.support.waiting import wait_until
+from workers import attempt as attempt_module
 from workers import visit as visit_module
 from workers.attempt import attempt as run_attempt
 from workers.lifecycle.shutdown import Stop
@@ -232,3 +236,49 @@ def test_queue_wait_ms_includes_the_wait_for_a_slot(
     result = client.inspect_job(job.job_id)["result"]
     assert result is not None
     assert result["output"]["messages"][0]["sandbox"]["lease"]["queue_wait_ms"] > age_s * 1000
+
+
+@pytest.mark.parametrize("ahead_s", [-7_200, 7_200])
+@pytest.mark.parametrize("whose", ["producer", "node"])
+def test_a_message_lives_by_the_clock_of_the_server(
+    settings: Settings, app: Celery, monkeypatch: pytest.MonkeyPatch, whose: str, ahead_s: int
+) -> None:
+    """Also if the clock of the producer or of the node is off by two hours."""
+    client, wall, wall_ns = Client(settings), time.time, time.time_ns
+
+    def as_seen_by(who: str) -> None:
+        off_s = ahead_s if who == whose else 0
+        monkeypatch.setattr(time, "time", lambda: wall() + off_s)
+        monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + off_s * 10**9)
+
+    as_seen_by("producer")
+    graph = line(3) | {"initial_inputs": {"r0": {"ttl_ms": 60_000, "body": {"n": 1}}}}
+    job = job_ref(client, client.run_manifest(graph))
+    as_seen_by("node")
+    visit(Runtime(settings, "worker@test"), app, job, None, Start(opening=True))
+    assert client.dead_letters(job.job_id) == []
+    assert client.inspect_job(job.job_id)["status"] == "completed"
+
+
+def test_a_message_lives_from_the_end_of_the_run_that_emitted_it(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may last longer than its messages live."""
+    now_ms, store = [0], runtime.store
+    monkeypatch.setattr(store, "clock", ServerClock(lambda: now_ms[0], valid_s=0))
+    handler = attempt_module.HANDLERS[AgentType.EXECUTOR]
+
+    def long(draft: Any, run: Any) -> None:
+        now_ms[0] += 3_600_000
+        handler(draft, run)
+
+    monkeypatch.setitem(attempt_module.HANDLERS, AgentType.EXECUTOR, long)
+    client = Client(settings)
+    graph = manifest(
+        [executor("work", "true", output_message_type="done"), collector("end")], [("work", "end", "done")]
+    )
+    job = job_ref(client, client.run_manifest(graph))
+    visit(runtime, app, job, None, Start(opening=True))
+    visit(runtime, app, job, None, Start(pool="default"))
+    last = store.client.hget(store.keys.agent(job.job_id, "end"), "last")
+    assert Message.parse(last).envelope["timestamp"] == "1970-01-01T01:00:00.000Z"

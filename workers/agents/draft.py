@@ -6,7 +6,7 @@ The state of an agent is a JSON object. Its key `user` belongs to the agent (a m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -37,7 +37,8 @@ class StepContext:
     """What a step depends on besides its claim."""
 
     token: str  #: of the claim; part of the ids of emitted messages: unique, and the same if a commit is repeated
-    now_ms: int
+    now_ms: int  #: the server's time when the run began; messages that have expired by then are not handled
+    clock: Callable[[], int]  #: the server's time now (ms), which stamps emitted messages
     agents: Collection[str]  #: every agent of the job
     max_message_bytes: int
 
@@ -52,7 +53,6 @@ class Draft:
         self.node = node
         self.claim = claim
         self.context = context
-        self.stamp = iso(context.now_ms)
         self._step = Step(claim.agent_id)
         self._bytes = 0  #: of the outgoing messages, the events and the dead letters
         self._max_bytes = MAX_OUTGOING_BYTES  #: the most to which the actions for one message may raise `_bytes`
@@ -99,11 +99,14 @@ class Draft:
         """Carry out the *actions* with which the agent answered *cause*. Raises RunFailed."""
         sent, recorded = len(self._step.outgoing), len(self._step.events)
         self._max_bytes = self._bytes + MAX_OUTGOING_BYTES
+        stamp = iso(
+            self.context.clock()
+        )  # not the run's begin: a run may last longer than the `ttl_ms` of its messages
         for action in actions:
             try:
                 match action:
                     case Emit():
-                        self._emit(cause, action)
+                        self._emit(cause, action, stamp)
                     case Record():
                         self._checked(action.type.encode(), "the type of an event")
                         self.record(action.type, action.payload)
@@ -129,9 +132,9 @@ class Draft:
             summary = encode({"agent_id": self.node.node_id})
             self._step.end = JobEnd(JobStatus.COMPLETED, self._checked(result, "the job's output"), summary)
 
-    def _emit(self, cause: Message, action: Emit) -> None:
+    def _emit(self, cause: Message, action: Emit, stamp: str) -> None:
         sender = self.node.node_id
-        message = respond(cause, action.fields, sender=sender, type=action.type, body=action.body, timestamp=self.stamp)
+        message = respond(cause, action.fields, sender=sender, type=action.type, body=action.body, timestamp=stamp)
         if action.to is not None and action.to not in self.context.agents:
             raise self._unknown_agent(message, action.to)
         if action.to is None and self._is_mistyped(action):

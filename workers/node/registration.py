@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import threading
-import time
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,6 @@ from urllib.parse import quote
 
 from celery import bootsteps, signals
 
-from mirrorneuron.job import iso
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.processes.by_environment import kill_with
 from mirrorneuron.settings import Settings
@@ -143,7 +141,6 @@ def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
         "name": worker.hostname,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started_at": iso(time.time_ns() // 1_000_000),
         "queues": names,
         "pools": {pool: {"slots": slots, "in_use": 0} for pool in served},
         "hardware": {

@@ -34,7 +34,7 @@ def plan_of(agent_type: str, **config: Any) -> Plan:
 
 
 def context(plan: Plan, cap: int = CAP) -> StepContext:
-    return StepContext("token", NOW_MS, plan.nodes.keys(), cap)
+    return StepContext("token", NOW_MS, lambda: NOW_MS, plan.nodes.keys(), cap)
 
 
 def claim_of(*payloads: Any, state: bytes = b"") -> Claim:
