@@ -126,7 +126,7 @@ class Store:
 
     @cached_property
     def sweep_lease(self) -> SweepLease:
-        return SweepLease(self.client, self.keys, self.now_ms)
+        return SweepLease(self.client, self.keys, self._clock)
 
     def job_ends(self) -> EndsSubscription:
         """Return a new subscription to the ends of jobs. It connects when `subscribe` is called."""

@@ -39,7 +39,6 @@ class ReplyCode(StrEnum):
     LOGGED = "LOGGED"
     RUNNING = "RUNNING"
     OPEN = "OPEN"
-    AGAIN = "AGAIN"
     IDLE = "IDLE"
     LATE = "LATE"
     OVERDUE = "OVERDUE"
@@ -93,15 +92,24 @@ class ControlReply:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingAgents(ReadyAgents):
+    """Ready agents, with the one of them that has been ready for longest."""
+
+    oldest: str
+    ready_ms: int  #: when `oldest` became ready (server time)
+
+
+@dataclass(frozen=True, slots=True)
 class SweepReply:
     """The reply to a sweep of one job."""
 
     word: ReplyCode
     job: JobRef | None  #: None if the job does not exist
     revision: int
-    waiting: tuple[ReadyAgents, ...]  #: to be announced
+    waiting: tuple[WaitingAgents, ...]
     agent_id: str  #: the agent of POISONED; else empty
     losses: int  #: how many workers died while they ran its message
+    since_ms: int  #: when the job was submitted or retried last (server time)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from mirrorneuron.store.protocol import (
     ReplyCode,
     Step,
     SweepReply,
+    WaitingAgents,
 )
 
 MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher threshold gets that many
@@ -206,26 +207,27 @@ class Scripts:
         return ReplyCode(self._call("delete", job_id, list(agents)).decode())
 
     def sweep(
-        self, job_id: str, *, now_ms: int | None = None, after_gap: bool, first_wait_ms: int, longest_wait_ms: int
+        self, job_id: str, *, now_ms: int | None = None, after_gap: bool = False, set_back: bool = False
     ) -> SweepReply:
-        """Free the claims whose lease was over at *now_ms* (server time). The reply says what else the job needs."""
-        payload = encode({"node_name": self._node})
-        args = [
-            self._now() if now_ms is None else now_ms,
-            self._lease_ms,
-            int(after_gap),
-            first_wait_ms,
-            longest_wait_ms,
-            payload,
-        ]
-        word, run, digest, revision, waiting, agent, losses = self._call("sweep", job_id, args)
+        """Free the claims whose lease was over at *now_ms* (server time). The reply says what else the job needs.
+
+        *after_gap*: no claim could be renewed since the last sweep, so each gets a fresh lease, once. *set_back*: the
+        server's clock was set back, so leases and delays are shortened to what they would be if they began now.
+        """
+        now = self._now() if now_ms is None else now_ms
+        args: list[Arg] = [now, self._lease_ms, int(after_gap), int(set_back), encode({"node_name": self._node})]
+        word, run, digest, revision, waiting, agent, losses, since = self._call("sweep", job_id, args)
         return SweepReply(
             ReplyCode(word.decode()),
             JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
             int(revision),
-            _ready_agents(waiting),
+            tuple(
+                WaitingAgents(pool.decode(), due, new, one.decode(), oldest.decode(), int(ready))
+                for pool, due, new, one, oldest, ready in waiting
+            ),
             agent.decode(),
             int(losses),
+            int(since),
         )
 
     def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], max_bytes: int) -> ReplyCode:

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 
 
-class SweepLease:
-    """The lease of one namespace. *now_ms* returns the server's time."""
+class Turn(NamedTuple):
+    """The reply to an attempt to take the lease."""
 
-    def __init__(self, client: RedisClient, keys: Keys, now_ms: Callable[[], int]) -> None:
+    held: bool
+    now_ms: int  #: the server's time
+    swept_ms: int | None  #: the server's time at the last mark of a sweep, by any worker; None if there was none
+
+
+class SweepLease:
+    """The lease of one namespace. *clock* (ms) replaces the server's time in tests."""
+
+    def __init__(self, client: RedisClient, keys: Keys, clock: Callable[[], int] | None = None) -> None:
         self._client = client
         self._keys = keys
-        self._now_ms = now_ms
+        self._clock = clock
 
-    def take(self, token: str, lease_ms: int) -> bool:
-        """Take or renew the lease under *token*. Returns False while another token holds it."""
+    def take(self, token: str, lease_ms: int) -> Turn:
+        """Take or renew the lease under *token*, unless another token holds it, and mark that a sweep goes on.
+
+        The time is read in the same round trip, so that it does not include the delay of an earlier one.
+        """
         key = self._keys.sweeper
-        if self._client.set(key, token, nx=True, px=lease_ms):
-            return True
-        if self._client.get(key) != token.encode():
-            return False
-        return bool(self._client.pexpire(key, lease_ms))
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.set(key, token, nx=True, px=lease_ms)
+        pipe.get(key)
+        pipe.pttl(key)
+        pipe.get(self._keys.swept)
+        (seconds, micros), _, holder, left_ms, swept = pipe.execute()
+        now_ms = self._clock() if self._clock else int(seconds) * 1000 + int(micros) // 1000
+        held = holder == token.encode()
+        if held or left_ms > lease_ms:  # longer than a lease: the server's clock was set back
+            pipe.pexpire(key, lease_ms)
+            if held:
+                pipe.set(self._keys.swept, now_ms)
+            pipe.execute()
+        return Turn(held, now_ms, int(swept) if swept else None)
 
     def release(self, token: str) -> None:
         """Delete the lease if *token* holds it."""
         if self._client.get(self._keys.sweeper) == token.encode():
             self._client.delete(self._keys.sweeper)
 
-    def mark_sweep(self) -> tuple[int, int]:
-        """Record that a sweep begins. Returns the server's time and the time since the last sweep began, both in ms;
-        the second is 0 if there was no sweep before.
-        """
-        now = self._now_ms()
-        before = self._client.set(self._keys.swept, now, get=True)
-        return now, now - int(before) if before else 0
-
     def last_sweep_ms(self) -> int | None:
-        """Return when the last sweep began (server time, ms); None if there was none."""
+        """Return the time of the last mark of a sweep (server time, ms); None if there was none."""
         swept = self._client.get(self._keys.swept)
         return int(swept) if swept else None

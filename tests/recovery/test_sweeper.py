@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.support.store import Jobs
 from tests.support.waiting import wait_until
 from workers.recovery import sweeper
 from workers.recovery.queue_depth import QueueDepth
+from workers.recovery.reminders import Reminders
 from workers.recovery.sweeper import Sweeper
 
 JOBS = 3
@@ -29,7 +31,7 @@ JOBS = 3
 @pytest.fixture
 def impatient(store: Store, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
     """A sweeper that takes an announcement for lost if it was not picked up by the next sweep."""
-    monkeypatch.setattr(sweeper, "FIRST_WAIT_MS", 0)
+    monkeypatch.setattr(sweeper, "Reminders", partial(Reminders, first_wait_s=0))
     return sweeper_of(store)
 
 
@@ -83,8 +85,7 @@ def test_a_broker_that_reports_no_queue_length_still_gets_re_announcements(
     Client(store.settings).run_manifest(line(3))
     light = queue(store.settings.redis_namespace, LIGHT)
     store.client.delete(light)
-    for _ in range(2):  # the first sweep stores the time
-        assert impatient.tick()
+    assert impatient.tick()
     assert store.client.llen(light) == 1
 
 
@@ -142,8 +143,9 @@ def test_a_poison_message_fails_the_job_with_its_id_and_losses(make_store: Calla
     one = sweeper_of(store)
     assert one.tick()
     assert store.known_job("j")["status"] == "running"
-    now[0] += store.settings.claim_lease_ms
-    assert one.tick()
+    for _ in range(3):  # a longer time between two sweeps would be an outage
+        now[0] += store.settings.claim_lease_ms // 3
+        assert one.tick()
     assert store.known_job("j")["result"] == {
         "agent_id": "x",
         "error": "the worker died while it ran this message (losses: 1, limit: policies.max_agent_restart_attempts)",
@@ -213,94 +215,42 @@ def test_a_sweep_that_loses_the_store_raises(store: Store, jobs: Jobs, monkeypat
         sweeper_of(store).tick()
 
 
-class Gaps:
-    """Records for each sweep of the only job whether it comes after a gap. *now* is the monotonic clock in seconds."""
-
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_000.0
-        self.seen: list[bool] = []
-        self.fail, self.failed_after = False, 0
-        self._sweep = store.scripts.sweep
-        monkeypatch.setattr(store.scripts, "sweep", self.sweep)
-        monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: self.now))
-
-    def sweep(self, job_id: str, *, after_gap: bool, **options: Any) -> Any:
-        if self.fail:
-            self.fail, self.failed_after = False, len(self.seen)
-            raise ConnectionError("cut")
-        self.seen.append(after_gap)
-        return self._sweep(job_id, after_gap=after_gap, **options)
-
-
-@pytest.fixture
-def gaps(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Gaps:
-    jobs.submit("j")
-    return Gaps(store, monkeypatch)
-
-
-def test_a_long_time_between_two_sweeps_is_a_gap(store: Store, gaps: Gaps) -> None:
-    """The store may have been unreachable for lease keepers just as long."""
-    one = sweeper_of(store)
-    for seconds in (0.0, 1.0, 3.0, 3.1, 1.0):
-        gaps.now += seconds
-        assert one.tick()
-    assert gaps.seen == [False, False, False, True, False]
-
-
-def test_sweeps_of_another_worker_leave_no_gap(store: Store, gaps: Gaps) -> None:
-    """Nor does its death: the store answered, so live workers could renew."""
-    one = sweeper_of(store)
-    assert one.tick()
-    store.client.set(store.keys.sweeper, "another")
-    for _ in range(60):
-        gaps.now += 1.0
-        assert not one.tick()
-    store.client.delete(store.keys.sweeper)
-    gaps.now += 1.0
-    assert one.tick()
-    assert gaps.seen == [False, False]
-
-
-def test_a_connection_error_is_a_gap_however_short(make_store: Callable[..., Store], gaps: Gaps) -> None:
-    """The last renewals may be much older than the outage."""
-    store = make_store(claim_lease_ms=400)
-    store.scripts.sweep = gaps.sweep  # type: ignore[method-assign]
-    one = sweeper_of(store)
-    thread = threading.Thread(target=one.run)
-    thread.start()
-    wait_until(lambda: gaps.seen)
-    gaps.fail = True
-    wait_until(lambda: not gaps.fail and len(gaps.seen) > gaps.failed_after + 1)
-    one.stop()
-    thread.join(timeout=60)
-    assert [number for number, after_gap in enumerate(gaps.seen) if after_gap] == [gaps.failed_after]
-
-
-@pytest.mark.parametrize(("ago_ms", "after_gap"), [(0, False), (6_000, False), (6_001, True)])
-def test_a_new_sweeper_compares_the_last_sweep_of_any_worker(
-    make_store: Callable[..., Store], ago_ms: int, after_gap: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If that is longer ago than a lease, the whole fleet or the store was down."""
+def test_claims_get_a_fresh_lease_after_an_outage(make_store: Callable[..., Store]) -> None:
+    """The last sweep of the fleet is longer ago than a lease. The next sweep frees what was not renewed."""
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0])
-    Jobs(store).submit("j")
-    gaps = Gaps(store, monkeypatch)
+    jobs, lease_ms = Jobs(store), store.settings.claim_lease_ms
+    jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
     assert sweeper_of(store).tick()
     store.client.delete(store.keys.sweeper)
-    now[0] += ago_ms
-    assert sweeper_of(store).tick()
-    assert gaps.seen == [False, after_gap]
+    now[0] += lease_ms + 1
+    one = sweeper_of(store)
+    assert one.tick()
+    assert store.client.zscore(store.keys.claims("j"), "x") == now[0] + lease_ms
+    for _ in range(3):
+        now[0] += lease_ms // 3
+        assert one.tick()
+    assert store.client.zscore(store.keys.claims("j"), "x") is None
 
 
-def test_with_a_short_lease_the_delay_of_a_busy_machine_is_not_a_gap(
-    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_the_clock_was_set_back_delays_are_not_longer(make_store: Callable[..., Store]) -> None:
     now = [time.time_ns() // 1_000_000]
-    store = make_store(clock=lambda: now[0], claim_lease_ms=1_000)
-    Jobs(store).submit("j")
-    gaps = Gaps(store, monkeypatch)
-    for ago_ms in (0, sweeper.MIN_GAP_MS, sweeper.MIN_GAP_MS + 1):
-        now[0] += ago_ms
-        assert sweeper_of(store).tick()
-        store.client.delete(store.keys.sweeper)
-    assert gaps.seen == [False, False, True]
+    store = make_store(clock=lambda: now[0])
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
+    jobs.open("j")
+    one = sweeper_of(store)
+    assert one.tick()
+    now[0] -= 600_000
+    assert store.client.zscore(store.keys.ready("j", "default"), "x") > now[0]
+    assert one.tick()
+    assert store.client.zscore(store.keys.ready("j", "default"), "x") == now[0]
+
+
+def test_the_lease_of_a_sweeper_does_not_outlast_a_clock_that_was_set_back(store: Store) -> None:
+    """Its holder may be dead. The time to live of a key is an absolute time in the server."""
+    store.client.set(store.keys.sweeper, "dead", px=600_000)
+    assert not sweeper_of(store).tick()
+    assert store.client.pttl(store.keys.sweeper) <= sweeper.LEASE_MS

@@ -8,16 +8,14 @@ import pytest
 
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
-from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import ControlReply, JobRef, ReplyCode, SweepReply, new_token
 from tests.scripts.machine.stage import EXECUTOR, JOB, LEASE_MS, Kind, Stage, cancelled, failed
 
 Stages = Callable[..., Stage]
-FIRST_WAIT_MS = 5_000
 
 
 def sweep(one: Stage) -> SweepReply:
-    return one.scripts.sweep(JOB.job_id, after_gap=False, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
+    return one.scripts.sweep(JOB.job_id)
 
 
 def retry(one: Stage, start: str = "") -> ControlReply:
@@ -60,18 +58,6 @@ def test_a_claim_repeated_while_the_job_is_paused_still_returns_what_it_holds(st
     one.scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}")
     again = one.claim("a", token="t")
     assert (again.word, [claim.mail for claim in again.claims]) == (ReplyCode.CLAIMED, [(b"1",)])
-
-
-def test_the_agents_of_a_job_that_was_opened_late_are_re_announced_after_the_first_wait(stage: Stages) -> None:
-    one = stage(x=EXECUTOR)
-    one.create(("x", b"1"))
-    for _ in range(4):
-        one.now += 300_000
-        sweep(one)
-    one.scripts.claim(JOB, new_token(), ((LIGHT, 1),), opening=True)
-    assert not sweep(one).waiting
-    one.now += FIRST_WAIT_MS
-    assert [row.agent_id for row in sweep(one).waiting] == ["x"]
 
 
 @pytest.mark.parametrize("way", ["resume", "retry", "deliver"])
@@ -142,5 +128,5 @@ def test_a_slow_sweep_after_a_gap_does_not_shorten_a_lease(stage: Stages) -> Non
     token, begun = one.claim("x").token, one.now
     one.now += 2 * LEASE_MS
     assert one.scripts.renew(JOB, token, ["x"]) is ReplyCode.RENEWED
-    one.scripts.sweep(JOB.job_id, now_ms=begun, after_gap=True, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=300_000)
+    one.scripts.sweep(JOB.job_id, now_ms=begun, after_gap=True)
     assert one.claims() == {"x": one.now + LEASE_MS}

@@ -109,8 +109,8 @@ def test_a_sweeper_releases_only_its_own_lease(store: Store) -> None:
 
 def test_the_time_of_the_last_sweep_is_known_after_the_first_one(store: Store) -> None:
     assert store.sweep_lease.last_sweep_ms() is None
-    now_ms, _ = store.sweep_lease.mark_sweep()
-    assert store.sweep_lease.last_sweep_ms() == now_ms
+    turn = store.sweep_lease.take("one", 60_000)
+    assert store.sweep_lease.last_sweep_ms() == turn.now_ms
 
 
 def test_a_server_that_accepts_writes_has_no_refusal(store: Store) -> None:

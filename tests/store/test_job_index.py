@@ -210,14 +210,14 @@ def test_a_job_that_cannot_be_indexed_is_an_error(store: Store, jobs: Jobs) -> N
 
 
 def test_one_sweeper_holds_the_lease_until_it_is_over(store: Store) -> None:
-    assert store.sweep_lease.take("one", 600_000) is True
-    assert store.sweep_lease.take("two", 600_000) is False
-    assert store.sweep_lease.take("one", 1_200_000) is True
+    assert store.sweep_lease.take("one", 600_000).held is True
+    assert store.sweep_lease.take("two", 600_000).held is False
+    assert store.sweep_lease.take("one", 1_200_000).held is True
     assert store.client.pttl(store.keys.sweeper) > 600_000, "it was renewed"
     store.client.delete(store.keys.sweeper)  # its lease is over
-    assert store.sweep_lease.take("two", 600_000) is True
+    assert store.sweep_lease.take("two", 600_000).held is True
     assert 0 < store.client.pttl(store.keys.sweeper) <= 600_000
-    assert store.sweep_lease.take("one", 600_000) is False
+    assert store.sweep_lease.take("one", 600_000).held is False
 
 
 def test_a_sweeper_without_the_lease_does_not_sweep(store: Store, jobs: Jobs) -> None:
@@ -228,12 +228,13 @@ def test_a_sweeper_without_the_lease_does_not_sweep(store: Store, jobs: Jobs) ->
     assert store.index.live() == ["j"]
 
 
-def test_mark_sweep_returns_the_time_since_the_last_sweep_began(make_store: Callable[..., Store]) -> None:
+def test_taking_the_lease_returns_the_time_of_the_last_sweep(make_store: Callable[..., Store]) -> None:
     now = [1_700_000_000_000]
     store = make_store(clock=lambda: now[0])
-    assert store.sweep_lease.mark_sweep() == (now[0], 0)
+    assert store.sweep_lease.take("one", 60_000) == (True, now[0], None)
     now[0] += 7_000
-    assert store.sweep_lease.mark_sweep() == (now[0], 7_000)
+    assert store.sweep_lease.take("two", 60_000) == (False, now[0], now[0] - 7_000)
+    assert store.sweep_lease.take("one", 60_000) == (True, now[0], now[0] - 7_000)
 
 
 def test_cleanup_counts_the_age_of_a_job_from_its_end(

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.store.scripts import Scripts
 from workers import visit
 from workers.recovery import sweeper, task_watchdog
+from workers.recovery.reminders import Reminders
 from workers.tasks import app
 from workers.visit import Visit
 
@@ -118,4 +120,4 @@ match os.environ.get("FAULT"):
     case "clock_behind":
         shift_clock(-AN_HOUR_S)
 
-sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # re-announce soon
+sweeper.Reminders = partial(Reminders, first_wait_s=0.3)  # type: ignore[assignment,attr-defined]  # re-announce soon

@@ -24,7 +24,7 @@ __all__ = ["PARTS", "app"]
 #: name of a thread -> the method that it calls repeatedly
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
-    "sweeper": (SweepLease, "mark_sweep"),
+    "sweeper": (SweepLease, "take"),
     "watch": (QueueDepth, "of"),
 }
 MIDDLE = threading.Lock()

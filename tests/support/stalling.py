@@ -7,18 +7,20 @@ continues. Both create the file *trace* first.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from celery.worker.control import control_command
 
 from workers.recovery import consumer_watchdog, sweeper
+from workers.recovery.reminders import Reminders
 from workers.tasks import app
 
 __all__ = ["app"]
 
 consumer_watchdog.INTERVAL_S, consumer_watchdog.EXIT_S = 0.1, 0.5  # type: ignore[misc]
-sweeper.FIRST_WAIT_MS = 300  # type: ignore[misc]  # the first task may be received before the consumer stops
+sweeper.Reminders = partial(Reminders, first_wait_s=0.3)  # type: ignore[assignment,attr-defined]  # the first task may be received before the consumer stops
 
 
 @control_command()

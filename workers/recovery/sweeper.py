@@ -25,16 +25,16 @@ from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from workers.lifecycle.fork_guard import FORKS
+from workers.recovery.outages import Outages
 from workers.recovery.queue_depth import QueueDepth
+from workers.recovery.reminders import Key, Ready, Reminders
 from workers.recovery.settle import failed, settle
 
 INTERVAL_S: Final = 1.0  # between two sweeps, or a quarter of a claim's lease if that is less
 LEASE_MS: Final = 4_000  # of the sweeper, or two thirds of a claim's lease if that is less
 MIN_LEASE_MS: Final = 1_000
 MIN_OUTAGE_S: Final = 2.0  # between two answers of the store; a shorter time may be the delay of a busy machine
-MIN_GAP_MS: Final = 4_000  # between the last sweep by any worker and the first by a new one; more counts as an outage
-FIRST_WAIT_MS: Final = 5_000  # before an announcement that no worker has picked up is repeated; doubles each time
-LONGEST_WAIT_MS: Final = 300_000
+MIN_GAP_S: Final = 4.0  # between the last sweep by any worker and the first by a new one; more counts as an outage
 RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
 JOBS_A_LEASE: Final = 500  # jobs that are swept before the sweeper's lease is renewed
 ORPHAN_MS: Final = 60_000  # age at which an index entry without a job is taken for that of a failed submission
@@ -57,12 +57,13 @@ class Sweeper:
         self._renew_at = 0.0
         self._depth = QueueDepth(app)
         self._room: dict[str, int] = {}  #: pool -> tasks that this sweep may still add to its queue
+        self._seen: set[Key] = set()  #: jobs and pools with agents that this sweep found waiting
         lease_ms = store.settings.claim_lease_ms
         self._interval_s = min(INTERVAL_S, lease_ms / 4_000)
         self._lease_ms = max(MIN_LEASE_MS, min(LEASE_MS, lease_ms * 2 // 3))
-        self._outage_s = max(MIN_OUTAGE_S, self._interval_s + lease_ms / 3_000)  #: a longer silence is an outage
-        self._store_failed = False  #: since its last answer
-        self._answered_at: float | None = None  #: when the store answered last (monotonic)
+        silence_s = max(MIN_OUTAGE_S, self._interval_s + lease_ms / 3_000)
+        self._outages = Outages(silence_s, max(lease_ms / 1_000, MIN_GAP_S))
+        self._reminders = Reminders()
 
     def run(self) -> None:
         """Sweep until `stop` is called. A failed sweep is logged, and the next one tries again."""
@@ -70,7 +71,7 @@ class Sweeper:
             try:
                 self.tick()
             except UNREACHABLE as error:
-                self._store_failed = True
+                self._outages.failed = True
                 log.warning("sweep failed: the job store is unavailable: %s", error)
             except Exception:
                 log.exception("sweep failed")
@@ -82,21 +83,25 @@ class Sweeper:
     @FORKS.held_off()
     def tick(self) -> bool:
         """Sweep once if this worker holds the sweeper's lease. Returns True if it does."""
-        begun = time.monotonic()
-        if not self._store.sweep_lease.take(self._token, self._lease_ms):
-            self._store_failed, self._answered_at = False, time.monotonic()
-            return False
-        # All leases are compared with this one time, so that a slow sweep does not expire claims.
-        now_ms, since_last_ms = self._store.sweep_lease.mark_sweep()
-        after_gap = self._after_gap(since_last_ms, begun)
+        self._outages.tick_begins(time.monotonic())
+        turn = self._store.sweep_lease.take(self._token, self._lease_ms)
+        after_gap = self._outages.reading(turn.now_ms, turn.swept_ms, time.monotonic())
+        if turn.held:
+            self._sweep(turn.now_ms, after_gap)
+        self._outages.answered(time.monotonic())
+        return turn.held
+
+    def _sweep(self, now_ms: int, after_gap: bool) -> None:
+        """Sweep all live jobs. All leases are compared with *now_ms*, so that a slow sweep does not expire claims."""
         live = self._store.index.live()
-        self._room = {}
+        self._outages.answered(time.monotonic())
+        self._room, self._seen = {}, set()
         if time.monotonic() >= self._renew_at:
             self._renew_at = time.monotonic() + RENEWED_S
             self._store.bundles.renew(self._store.index.digests(live))
         for number, job_id in enumerate(live, start=1):
-            if number % JOBS_A_LEASE == 0 and not self._store.sweep_lease.take(self._token, self._lease_ms):
-                break  # the sweep took so long that another worker has taken the lease
+            if number % JOBS_A_LEASE == 0 and not self._store.sweep_lease.take(self._token, self._lease_ms).held:
+                return  # the sweep took so long that another worker has taken the lease
             FORKS.give_way()
             try:
                 self._sweep_job(job_id, now_ms, after_gap, len(live))
@@ -104,29 +109,13 @@ class Sweeper:
                 raise
             except Exception:  # one damaged job must not stop the sweep of the others
                 log.exception("job %s: sweep failed", job_id)
+            self._outages.answered(time.monotonic())
         self._store.index.forget_expired()
-        self._answered_at = time.monotonic()
-        return True
-
-    def _after_gap(self, since_last_ms: int, begun: float) -> bool:
-        """True if the store was unavailable since its last answer.
-
-        No claim can be renewed during an outage, so expired leases do not mean dead workers after it, and every claim
-        gets a fresh lease. The last renewals may be older than the outage; therefore an outage much shorter than a
-        lease counts as well. The death of the worker that swept before is not an outage. A sweeper that has just
-        started also compares the time of the last sweep by any worker, because the whole fleet may have been down.
-        """
-        now, before = time.monotonic(), self._answered_at
-        gap = self._store_failed or now - (before or begun) > self._outage_s
-        if before is None:
-            gap = gap or since_last_ms > max(self._store.settings.claim_lease_ms, MIN_GAP_MS)
-        self._store_failed, self._answered_at = False, now
-        return gap
+        self._reminders.sweep_ended(self._seen)
+        self._outages.set_back = False
 
     def _sweep_job(self, job_id: str, now_ms: int, after_gap: bool, live: int) -> None:
-        swept = self._store.scripts.sweep(
-            job_id, now_ms=now_ms, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
-        )
+        swept = self._store.scripts.sweep(job_id, now_ms=now_ms, after_gap=after_gap, set_back=self._outages.set_back)
         match swept.word:
             case ReplyCode.ENDED:
                 self._store.index.mark_ended([job_id])
@@ -141,10 +130,20 @@ class Sweeper:
             case ReplyCode.OVERDUE:
                 self._fail(swept, "the job timed out: it was idle for longer than policies.idle_timeout_ms")
             case _:
-                self._announce(swept, live)
+                self._announce(swept, now_ms, live)
 
-    def _announce(self, swept: SweepReply, live: int) -> None:
-        if swept.job is None or (swept.word is ReplyCode.RUNNING and not swept.waiting):
+    def _announce(self, swept: SweepReply, now_ms: int, live: int) -> None:
+        """Settle an idle job. Announce the agents that this sweep made ready, and those that wait for too long."""
+        if swept.job is None:
+            return
+        job_id = swept.job.job_id
+        opens = swept.word is ReplyCode.OPEN and self._is_due(job_id, LIGHT, ("", swept.since_ms), now_ms, live)
+        rows = [
+            row
+            for row in swept.waiting
+            if row.new or self._is_due(job_id, row.pool, (row.oldest, row.ready_ms), now_ms, live)
+        ]
+        if not (opens or rows or swept.word is ReplyCode.IDLE):
             return
         try:
             plan = self._plan_of(swept.job.digest)
@@ -152,16 +151,25 @@ class Sweeper:
             self._fail(swept, f"{error}: it was deleted or lost; submit the job again")
             return
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
-        if swept.word is ReplyCode.OPEN and self._has_room(LIGHT, live):
-            log.info("job %s: not opened yet: re-announced", swept.job.job_id)
+        if swept.word is ReplyCode.IDLE:
+            for flushed in settle(self._store, swept.job, plan, swept.revision):
+                chains.announce(swept.job, flushed)
+        if opens:
+            log.info("job %s: not opened yet: announced again", job_id)
             chains.publish(chains.opening(swept.job), swept.job)
-        elif swept.word is ReplyCode.IDLE:
-            for row in settle(self._store, swept.job, plan, swept.revision):
-                chains.announce(swept.job, row)
-        for row in swept.waiting:
-            if swept.word is not ReplyCode.AGAIN or self._has_room(row.pool, live):
-                log.info("job %s: %s agents ready in pool %s: re-announced", swept.job.job_id, row.due, row.pool)
-                chains.announce(swept.job, row)
+            self._reminders.announced((job_id, LIGHT), time.monotonic())
+        for row in rows:
+            log.info("job %s: %s agents ready in pool %s: announced again", job_id, row.due, row.pool)
+            chains.announce(swept.job, row)
+            if (job_id, row.pool) in self._seen:
+                self._reminders.announced((job_id, row.pool), time.monotonic())
+
+    def _is_due(self, job_id: str, pool: str, oldest: Ready, now_ms: int, live: int) -> bool:
+        """True if the ready agents of *pool* have waited for so long that their announcement may be lost."""
+        key = (job_id, pool)
+        self._seen.add(key)
+        waited_s = (now_ms - oldest[1]) / 1_000
+        return self._reminders.is_due(key, oldest, waited_s, time.monotonic()) and self._has_room(pool, live)
 
     def _has_room(self, pool: str, live: int) -> bool:
         """True if one more task may be added to the queue of *pool*, for a job whose task may have been lost.

@@ -18,7 +18,6 @@ local c = { token = ARGV[3], node = ARGV[4], lease = tonumber(ARGV[5]), lease_ev
 local agents = 12 + 2 * tonumber(ARGV[11])
 if ARGV[9] == 'open' and status == 'pending' then
   redis.call('HSET', JOB, 'status', 'running', 'started_at', now, 'updated_at', now)
-  redis.call('HDEL', JOB, 'announced_at', 'announced_wait', 'announced_revision') -- other waits begin
   status = 'running'
   record('job_scheduled', '', ARGV[6])
   record('job_running', '', '')

@@ -49,6 +49,7 @@ for i = first, outgoing - 1, FIELDS do
   for name, offset in pairs({ state = 2, last = 3, output = 4, threshold = 6 }) do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
   end
+  if ARGV[i + 8] ~= '' then set[#set + 1], set[#set + 2] = 'delay', ARGV[i + 8] end
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
 end
 redis.call('ZREM', JOB .. ':claims', unpack(names)) -- limited by the size of one claim, so unpack is safe

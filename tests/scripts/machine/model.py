@@ -40,6 +40,8 @@ class Agent:
     processed: int = 0
     attempts: int = 0
     losses: int = 0  #: workers that died since its last commit
+    fresh_ms: int | None = None  #: the end of the last lease that it got after a gap
+    delay_ms: int = 0  #: from its last commit to `due_ms`
     cut: bool = False  #: the job ended while the agent was claimed
 
     @property
@@ -223,7 +225,7 @@ class Job:
         agent.output, agent.error = step.output or agent.output, step.error.encode()
         agent.processed, agent.attempts = step.processed, step.attempts
         agent.threshold = agent.threshold if step.threshold is None else step.threshold
-        agent.due_ms = 0 if step.delay_ms is None else now + step.delay_ms
+        agent.due_ms, agent.delay_ms = (0, 0) if step.delay_ms is None else (now + step.delay_ms, step.delay_ms)
         self.log += [(kind, agent.name) for kind, _ in step.events]
 
     def _end(self, now: int, end: JobEnd) -> None:

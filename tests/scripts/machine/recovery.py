@@ -15,49 +15,52 @@ class Finding:
     """The reply to a sweep."""
 
     word: ReplyCode
-    waiting: Reported = field(default_factory=dict)  #: to be announced
+    waiting: Reported = field(default_factory=dict)
     agent: str = ""
     losses: int = 0
-
-
-@dataclass
-class Unchanged:
-    """Since when the revision of a job is the same, as far as its sweepers know."""
-
-    revision: int = -1
-    opened: bool = False
-    since_ms: int = 0  #: or since its last re-announcement
-    wait_ms: int = 0
+    oldest: dict[str, tuple[str, int]] = field(default_factory=dict)  #: pool -> agent ready for longest, since when
 
 
 class Recovery:
     """The sweeps of one job, by any number of sweepers in turn."""
 
-    def __init__(self, job: Job, first_wait_ms: int, longest_wait_ms: int) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._first_ms = first_wait_ms
-        self._longest_ms = longest_wait_ms
-        self._unchanged = Unchanged()
 
-    def sweep(self, now: int, after_gap: bool) -> Finding:
+    def sweep(self, now: int, after_gap: bool, set_back: bool = False) -> Finding:
         job = self._job
         if not job.live:
             return Finding(ReplyCode.ENDED)
         if over := self._time_is_over(now):
             return Finding(over)
         job.begin()
-        if after_gap:  # workers could not renew either
-            for agent in job.held():
-                agent.until_ms = now + job.lease_ms
+        if after_gap:
+            self._renew_once(now)
+        if set_back:
+            self._shorten(now)
         if poisoned := self._free_lost_claims(now):
             return Finding(ReplyCode.POISONED, {}, poisoned.name, poisoned.losses + 1)
-        if self._is_to_be_announced_again(now):
-            if job.status is JobStatus.PENDING:
-                return Finding(ReplyCode.OPEN)
-            return Finding(ReplyCode.AGAIN, job.waiting(now, report_all=True))
+        if job.status is JobStatus.PENDING:
+            return Finding(ReplyCode.OPEN)
         if job.idle and job.idle_since_ms is None:
             return Finding(ReplyCode.IDLE)
-        return Finding(ReplyCode.RUNNING, {pool: row for pool, row in job.waiting(now).items() if row[1]})
+        waiting = job.waiting(now)
+        oldest = {pool: min((at, name) for name, at in job.ready(pool).items()) for pool in waiting}
+        return Finding(ReplyCode.RUNNING, waiting, oldest={pool: (name, at) for pool, (at, name) in oldest.items()})
+
+    def _renew_once(self, now: int) -> None:
+        """Workers could not renew either. A claim that was not renewed since the last gap belongs to a dead worker."""
+        for agent in self._job.held():
+            if agent.until_ms < now + self._job.lease_ms and agent.until_ms != agent.fresh_ms:
+                agent.until_ms = agent.fresh_ms = now + self._job.lease_ms
+
+    def _shorten(self, now: int) -> None:
+        """The clock was set back: no lease and no delay ends later than if it began now."""
+        for agent in self._job.agents.values():
+            if agent.holder:
+                agent.until_ms = min(agent.until_ms, now + 2 * self._job.lease_ms)
+            if agent.ready_ms is not None:
+                agent.ready_ms = min(agent.ready_ms, now + (agent.delay_ms if agent.due_ms else 0))
 
     def _time_is_over(self, now: int) -> ReplyCode | None:
         """LATE or OVERDUE. The age counts from the submission or the last retry, idleness from the settling."""
@@ -83,20 +86,3 @@ class Recovery:
                 job.record("job_paused", agent=agent.name)
             job.look(now)
         return None
-
-    def _is_to_be_announced_again(self, now: int) -> bool:
-        """True if the wait is over. It doubles while the revision stays, because a long queue is not a loss.
-
-        While no agent is ready it does not double, so that the next agent that is due does not wait longer.
-        """
-        unchanged = self._unchanged
-        job = self._job
-        if (unchanged.revision, unchanged.opened) != (job.revision, job.opened):
-            self._unchanged = Unchanged(job.revision, job.opened, now, self._first_ms)
-            return False
-        if now - unchanged.since_ms < unchanged.wait_ms:
-            return False
-        reported = job.status is JobStatus.PENDING or job.waiting(now)
-        wait_ms = min(2 * unchanged.wait_ms, self._longest_ms) if reported else self._first_ms
-        self._unchanged = Unchanged(job.revision, job.opened, now, wait_ms)
-        return True

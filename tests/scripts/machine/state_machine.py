@@ -44,8 +44,6 @@ KINDS = {
 }
 POOLS = (LIGHT, DEFAULT)
 RUNS = (("a",), ("a", "c"), ("a", "c", "b"), ("b", "c"), ("c",), ("join",), ("x",), ("y",), ("batch",))
-FIRST_WAIT_MS = 5_000
-LONGEST_WAIT_MS = 15_000
 
 agents = st.sampled_from(sorted(KINDS))
 pools_wanted = st.permutations([(LIGHT, 2), (DEFAULT, 1)]) | st.sampled_from([((LIGHT, 1),), ((DEFAULT, 2),)])
@@ -85,7 +83,7 @@ class Base(Actor):
         super().__init__()
         self.stage = Stage(self.url, KINDS)
         self.job = Job(KINDS, LEASE_MS)
-        self.recovery = Recovery(self.job, FIRST_WAIT_MS, LONGEST_WAIT_MS)
+        self.recovery = Recovery(self.job)
         self.ledger = Ledger()
         self.held: list[ClaimedAgent] = []
         self.over: list[ClaimedAgent] = []  # committed, refused or lost: these must not be committed again

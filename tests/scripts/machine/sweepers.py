@@ -10,7 +10,8 @@ from mirrorneuron.store.protocol import ReplyCode, SweepReply
 from tests.scripts.machine.acts import act
 from tests.scripts.machine.operators import Operators
 from tests.scripts.machine.stage import JOB, LEASE_MS, failed
-from tests.scripts.machine.state_machine import FIRST_WAIT_MS, KINDS, LONGEST_WAIT_MS, alive, running
+from tests.scripts.machine.state_machine import KINDS, alive, rarely, running
+from workers.recovery.reminders import FIRST_WAIT_S, Reminders
 
 FATAL = (ReplyCode.LATE, ReplyCode.OVERDUE, ReplyCode.POISONED)
 
@@ -21,25 +22,74 @@ class Sweepers(Operators):
         """Let time pass. An expired claim stays valid until a sweep frees it; time alone changes nothing else."""
         self.stage.now += ms
 
-    @act(1, after_gap=st.booleans(), acts=st.booleans(), repeated=st.booleans())
-    def sweep(self, after_gap: bool, acts: bool, repeated: bool) -> None:
+    @act(1, after_gap=st.booleans(), set_back=rarely, acts=st.booleans(), repeated=st.booleans())
+    def sweep(self, after_gap: bool, set_back: bool, acts: bool, repeated: bool) -> None:
         """Sweep. The sweeper may die before it acts on the reply; the next sweep gets the same reply."""
-        swept = self._sweep(after_gap)
+        swept = self._sweep(after_gap, set_back)
         if acts:
             self._act(swept, repeated)
 
-    @act(2, alive, ms=st.sampled_from([LEASE_MS, FIRST_WAIT_MS, 2 * FIRST_WAIT_MS, 30_000]), another=st.booleans())
+    @act(2, alive, ms=st.sampled_from([LEASE_MS, 2 * LEASE_MS, 30_000]), another=st.booleans())
     def all_workers_are_silent_until_the_next_sweep(self, ms: int, another: bool) -> None:
         self.stage.now += ms
-        swept = self._sweep(after_gap=False)
+        swept = self._sweep()
         if another:
-            assert not self._sweep(after_gap=False).waiting
+            assert not new(self._sweep())
         self._act(swept, repeated=False)
+
+    @act(1, alive, gaps=st.integers(3, 5))
+    def every_sweep_comes_after_a_gap(self, gaps: int) -> None:
+        """The claims of dead workers are freed all the same, one lease later, or two after the clock was set back."""
+        held = self.job.held()
+        for _ in range(gaps):
+            self.stage.now += LEASE_MS
+            swept = self._sweep(after_gap=True)
+        lost = [agent.name for agent in held if agent.holder not in ("", "poisoned")]
+        assert not lost or not self.job.live or swept.word in FATAL
+
+    @act(1, alive, ms=st.sampled_from([2_000, 20_000, 600_000]))
+    def the_clock_of_the_server_is_set_back(self, ms: int) -> None:
+        """Nothing that is due waits longer than if it had begun after the step."""
+        self.stage.now -= ms
+        swept = self._sweep(set_back=True)
+        if swept.word in FATAL:
+            return
+        assert all(agent.until_ms <= self.now + 2 * LEASE_MS for agent in self.job.held())
+        for agent in self.job.agents.values():
+            assert agent.ready_ms is None or agent.ready_ms <= self.now + (agent.delay_ms if agent.due_ms else 0)
+
+    @act(2, alive, data=st.data(), seconds=st.integers(7, 20), handover=st.booleans())
+    def announcements_are_lost_while_mail_arrives(self, data: st.DataObject, seconds: int, handover: bool) -> None:
+        """Liveness: whatever has been ready for longer than the first wait is announced, however much else happens."""
+        reminders = Reminders()
+        since: dict[str, int] = {}  # pool -> when an agent of it was due first
+        announced: set[str] = set()
+        for _ in range(seconds):
+            self.stage.now += 1_000
+            if data.draw(st.booleans()):
+                self.send(data, data.draw(st.sampled_from(sorted(KINDS))), used=False, repeated=False)
+            swept = self._sweep()
+            if swept.word in FATAL:
+                return
+            seen = set()
+            for row in swept.waiting:
+                key, at_s = (JOB.job_id, row.pool), self.now / 1_000
+                seen.add(key)
+                told = reminders.is_due(key, (row.oldest, row.ready_ms), at_s - row.ready_ms / 1_000, at_s)
+                if told:
+                    reminders.announced(key, at_s)
+                if told or row.new:
+                    announced.add(row.pool)
+                waited_ms = self.now - since.setdefault(row.pool, self.now)
+                assert row.pool in announced or waited_ms < 1_000 * FIRST_WAIT_S
+            reminders.sweep_ended(seen)
+            if handover and data.draw(rarely):
+                reminders = Reminders()  # another worker sweeps
 
     @act(2, lambda self: self.job.status is JobStatus.PENDING)
     def the_job_is_not_opened(self) -> None:
-        self.stage.now += FIRST_WAIT_MS
-        self._sweep(after_gap=False)
+        self.stage.now += LEASE_MS
+        assert self._sweep().word in (ReplyCode.OPEN, *FATAL)
 
     @act(1, running, data=st.data(), times=st.integers(1, 3))
     def a_message_kills_its_workers(self, data: st.DataObject, times: int) -> None:
@@ -47,14 +97,13 @@ class Sweepers(Operators):
         for _ in range(times):
             self.claim(self.ref, [(KINDS[run[0]].pool, 1)], run)
             self.stage.now += LEASE_MS
-            self._act(self._sweep(after_gap=False), repeated=False)
+            self._act(self._sweep(), repeated=False)
 
     @act(1, alive, gaps=st.tuples(st.booleans(), st.booleans()), repeated=st.booleans())
     def two_sweepers_sweep_at_once(self, gaps: tuple[bool, bool], repeated: bool) -> None:
-        """Each sweep finds what the other one left; nothing is announced twice, and the job ends once."""
+        """Each sweep finds what the other one left; nothing is new twice, and the job ends once."""
         first, second = self._sweep(gaps[0]), self._sweep(gaps[1])
-        assert not (first.waiting and second.waiting)
-        assert (first.word, second.word) != (ReplyCode.OPEN, ReplyCode.OPEN)
+        assert not (new(first) and new(second))
         self._act(first, repeated)
         self._act(second, repeated)
 
@@ -68,12 +117,15 @@ class Sweepers(Operators):
         elif swept.word in FATAL:
             self.finish(swept.job, failed(), repeated)
 
-    def _sweep(self, after_gap: bool) -> SweepReply:
-        swept = self.stage.scripts.sweep(
-            JOB.job_id, after_gap=after_gap, first_wait_ms=FIRST_WAIT_MS, longest_wait_ms=LONGEST_WAIT_MS
-        )
-        expected = self.recovery.sweep(self.now, after_gap)
+    def _sweep(self, after_gap: bool = False, set_back: bool = False) -> SweepReply:
+        swept = self.stage.scripts.sweep(JOB.job_id, after_gap=after_gap, set_back=set_back)
+        expected = self.recovery.sweep(self.now, after_gap, set_back)
         assert (swept.word, swept.agent_id, swept.losses) == (expected.word, expected.agent, expected.losses)
-        assert (swept.job, swept.revision) == (self.ref, self.job.revision)
+        assert (swept.job, swept.revision, swept.since_ms) == (self.ref, self.job.revision, self.job.aged_from_ms)
         self.compare_waiting(swept.waiting, expected.waiting)
+        assert {row.pool: (row.oldest, row.ready_ms) for row in swept.waiting} == expected.oldest
         return swept
+
+
+def new(swept: SweepReply) -> bool:
+    return any(row.new for row in swept.waiting)
