@@ -92,8 +92,11 @@ class Store:
 
     @cached_property
     def fail_fast(self) -> Store:
-        """The same store with a 1 s timeout and no retries."""
-        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=FAIL_FAST_S))
+        return self.impatient(FAIL_FAST_S)
+
+    def impatient(self, timeout_s: float) -> Store:
+        """The same store on other connections, with this timeout and no retries."""
+        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=timeout_s))
 
     @cached_property
     def index(self) -> JobIndex:
@@ -157,10 +160,7 @@ class Store:
             for n in plan.nodes.values()
             if not n.plain
         ]
-        index_and_bundle = [
-            *self.index.entries(job_id, now),
-            *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
-        ]
+        renewals = self.bundles.renewals(bundle.digest, bundle.payloads_digest)
         word, status, replies = self.scripts.create(
             job_id,
             digest=bundle.digest,
@@ -170,7 +170,7 @@ class Store:
             policies=plan.policies,
             agents=agents,
             mail=mail,
-            same_round_trip=index_and_bundle,
+            same_round_trip=[*self.index.entries(job_id, now), *renewals],
         )
         if word is not ReplyCode.CONFLICT and not all(replies[2:]):
             self.bundles.put(bundle)

@@ -35,9 +35,13 @@ Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
 
 
+ENDING: Final = ("commit", "settle", "finish")  # scripts that can end a job
+
+
 def _load(name: str) -> str:
     lua = files("mirrorneuron.store") / "lua"
-    return (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
+    parts = ["prelude", *(["ending"] if name in ENDING else []), name]
+    return "".join((lua / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
 NAMES: Final = (

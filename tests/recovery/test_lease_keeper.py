@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from mirrorneuron.api.client import Client
+from mirrorneuron.chaos.proxy import Proxy
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, new_token
@@ -123,3 +125,20 @@ def test_claims_are_renewed_although_the_thread_could_not_be_started_before(
     with keeper.holding(job, token, ["work"], handle):
         seen = lease_end(store, job)
         wait_until(lambda: lease_end(store, job) > seen)
+
+
+def test_a_claim_survives_a_connection_that_is_dead(own_server: ValkeyServer, tmp_path: Path) -> None:
+    """The peer has gone without a word, so an answer never comes. The renewal is sent again on a new connection."""
+    with Proxy(own_server.port) as proxy:
+        settings = Settings(redis_url=f"redis://127.0.0.1:{proxy.port}/0", claim_lease_ms=3_000, temp_dir=tmp_path)
+        client = Client(Settings(redis_url=own_server.url))
+        job = job_ref(client, client.run_manifest(single("true")))
+        direct, token = Store(client.settings), new_token()
+        direct.scripts.claim(job, token, (("default", 1),), opening=True)
+        with LeaseKeeper(Store(settings), 1).holding(job, token, ["work"], RunHandle()):
+            seen = lease_end(direct, job)
+            wait_until(lambda: lease_end(direct, job) > seen)
+            proxy.make_dead()
+            seen = lease_end(direct, job)
+            wait_until(lambda: lease_end(direct, job) > seen)
+            assert lease_end(direct, job) - seen < 3_000, "renewed before the lease was over"

@@ -13,8 +13,9 @@ from mirrorneuron.store.scripts import SOURCES
 
 LUA = files("mirrorneuron.store") / "lua"
 NAMES = sorted(path.name for path in LUA.iterdir() if path.name.endswith(".lua"))
-SCRIPTS = [name for name in NAMES if name != "prelude.lua"]
-LONGEST = {"prelude.lua": 140}  # a library; every other file is one state change
+LIBRARIES = ("prelude.lua", "ending.lua")
+SCRIPTS = [name for name in NAMES if name not in LIBRARIES]
+LONGEST = {"prelude.lua": 140}  # every other file is one state change
 
 
 def head_and_body(name: str) -> tuple[str, str]:

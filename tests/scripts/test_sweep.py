@@ -128,6 +128,47 @@ def test_a_commit_resets_the_losses(stage: Stages) -> None:
     assert lose(one, "x").word is ReplyCode.RUNNING
 
 
+@pytest.mark.parametrize("way", ["renew", "commit"])
+def test_a_loss_does_not_count_if_the_worker_turns_out_to_live(stage: Stages, way: str) -> None:
+    """It was frozen, or its connection was dead: only a process that died is a reason to suspect the message."""
+    one = stage(Policies(max_agent_restart_attempts=2), x=EXECUTOR).open(("x", b"1"))
+    for _ in range(3):
+        held = one.claim("x")
+        one.now += LEASE_MS
+        assert sweep(one).word is ReplyCode.RUNNING
+        assert one.agent("x", "losses") == "1"
+        for _ in range(2):  # its loss is taken back once
+            if way == "renew":
+                assert one.scripts.renew(JOB, held.token, ["x"]) is ReplyCode.STALE
+            else:
+                step = one.answer(held.claims[0])
+                assert one.scripts.commit(JOB, held.token, [step], new_token()).word is ReplyCode.STALE
+            assert one.agent("x", "losses") == "0"
+
+
+def test_only_the_loss_of_a_worker_that_lives_is_taken_back(stage: Stages) -> None:
+    one = stage(Policies(max_agent_restart_attempts=9), x=EXECUTOR).open(("x", b"1"))
+    tokens = []
+    for _ in range(3):
+        tokens.append(one.claim("x").token)
+        one.now += LEASE_MS
+        sweep(one)
+    for token, losses in ((tokens[1], "2"), (tokens[1], "2"), (new_token(), "2"), (tokens[0], "1")):
+        one.scripts.renew(JOB, token, ["x"])
+        assert one.agent("x", "losses") == losses
+
+
+def test_a_worker_that_was_lost_before_the_last_commit_takes_no_later_loss_back(stage: Stages) -> None:
+    one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
+    old = one.claim("x").token
+    one.now += LEASE_MS
+    sweep(one)
+    one.run("x")
+    lose(one, "x")
+    one.scripts.renew(JOB, old, ["x"])
+    assert one.agent("x", "losses") == "1"
+
+
 def test_a_claim_without_mail_does_not_count_as_a_loss(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=1)).open(("a", b"1"))
     held = one.claim("a", "b")

@@ -49,7 +49,8 @@ class LeaseKeeper:
     def __init__(self, store: Store, interval_s: float, stop: Stop = STOP) -> None:
         self._store = store
         self._stop = stop
-        self._scripts = store.scripts
+        # A command that waits on a dead connection must not outlast a lease, so renewals have connections of their own.
+        self._scripts = store.impatient(interval_s).scripts
         self._interval_s = interval_s
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
@@ -114,11 +115,15 @@ class LeaseKeeper:
                     time.sleep(min(self._interval_s, RETRY_S))
                 self._woken.clear()
                 if woken or time.monotonic() >= due:
-                    self.tick()
-                    due = time.monotonic() + self._interval_s
+                    renewed = self.tick()
+                    due = time.monotonic() + (self._interval_s if renewed else min(self._interval_s, RETRY_S))
 
-    def tick(self) -> None:
-        """Renew all claims once. End the runs whose claim the store refuses to renew."""
+    def tick(self) -> bool:
+        """Renew all claims once. End the runs whose claim the store refuses to renew.
+
+        Returns False if the store did not answer: the rest of the claims is left for the next tick, which comes soon
+        and on a new connection.
+        """
         with self._lock:
             holdings = list(self._holdings.values())
         for holding in holdings:
@@ -126,7 +131,7 @@ class LeaseKeeper:
                 word = self._scripts.renew(holding.job, holding.token, holding.agents)
             except UNREACHABLE as error:  # the claim is valid until the store refuses it; the next tick tries again
                 log.warning("job %s: cannot renew the claim: %s", holding.job.job_id, error)
-                continue
+                return False
             except Exception:
                 log.exception("job %s: cannot renew the claim", holding.job.job_id)
                 continue
@@ -134,3 +139,4 @@ class LeaseKeeper:
                 # Give the run back instead of failing it: a server that lost its last second of writes in a crash may
                 # have lost the end of the job as well.
                 holding.handle.give_back(REASONS.get(word, str(word)))
+        return True

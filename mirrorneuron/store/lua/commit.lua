@@ -11,7 +11,7 @@
 --            so its mailbox must be empty, because older mail must be handled first);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
---       then '' or the end, as `finish` in the prelude reads it
+--       then '' or the end, as `finish` in `ending` reads it
 -- Reply {COMMITTED | MOVED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
@@ -32,8 +32,10 @@ if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 0, {}, {} } e
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
 if landed then return replay('COMMITTED', c) end
+local all = true
+for i = first, outgoing - 1, FIELDS do all = holds(ARGV[i], token) and all end
+if not all then return { 'STALE', 0, 0, {}, {} } end
 for i = first, outgoing - 1, FIELDS do
-  if redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') ~= token then return { 'STALE', 0, 0, {}, {} } end
   if ARGV[i + 10] == '1' and redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then
     return { 'MOVED', 0, 0, {}, {} }
   end

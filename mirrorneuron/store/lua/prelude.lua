@@ -31,6 +31,19 @@ local function evaluate(agent, now)
   if due <= now then newly[pool] = (newly[pool] or 0) + 1 end
 end
 
+-- True if *token* holds *agent*. If the sweep has freed its claim, its process lives, so its loss does not count.
+local function holds(agent, token)
+  local key = JOB .. ':agent:' .. agent
+  local h = redis.call('HMGET', key, 'token', 'lost', 'losses')
+  if h[1] == token then return true end
+  local from, to = string.find(h[2] or '', token, 1, true)
+  if from then
+    redis.call('HSET', key, 'lost', string.sub(h[2], 1, from - 1) .. string.sub(h[2], to + 1),
+      'losses', math.max(0, (tonumber(h[3] or '') or 0) - 1))
+  end
+  return false
+end
+
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
 -- *empty*: the caller knows that it has no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
 local function claim_one(agent, pool, score, c, empty)
@@ -110,31 +123,4 @@ local function replay(word, c)
   end
   local left = waiting_anew(c.now)
   return { word, revision, #claims == 0 and status == 'running' and idle() and 1 or 0, left, claims }
-end
-
--- Ends the job. ARGV from *at*: end status, result JSON, summary JSON (event payload), channel, notice, channel of the
--- lease keepers, TTL of its keys (s; 0: none), count of agents, agents. Mail and states stay with the record, for a retry.
-local function finish(at, now)
-  -- Tell the lease keepers before their next renewal. `pcall`: no error of a hint may leave the end half written.
-  local held = redis.call('ZRANGE', JOB .. ':claims', 0, -1)
-  if #held > 0 then redis.pcall('PUBLISH', ARGV[at + 5], JOB) end
-  for _, agent in ipairs(held) do
-    redis.call('HSET', JOB .. ':agent:' .. agent, 'token', '', 'cut', 1) -- its run was interrupted
-  end
-  redis.call('DEL', JOB .. ':claims')
-  for pool in string.gmatch(pools, '%S+') do redis.call('DEL', JOB .. ':ready:' .. pool) end
-  status = ARGV[at]
-  redis.call('HSET', JOB, 'status', status, 'result', ARGV[at + 1], 'finished_at', now, 'updated_at', now,
-    'idle_since', '')
-  record('job_' .. status, '', ARGV[at + 2])
-  local keep = tonumber(ARGV[at + 6])
-  if keep > 0 then
-    redis.call('EXPIRE', JOB, keep)
-    for _, suffix in ipairs(JOB_SUFFIXES) do redis.call('EXPIRE', JOB .. suffix, keep) end
-    for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do
-      redis.call('EXPIRE', JOB .. ':agent:' .. ARGV[i], keep)
-      redis.call('EXPIRE', JOB .. ':mail:' .. ARGV[i], keep)
-    end
-  end
-  redis.pcall('PUBLISH', ARGV[at + 3], ARGV[at + 4])
 end

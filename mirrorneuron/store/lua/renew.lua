@@ -1,14 +1,14 @@
 -- renew: renew the lease of the claims of one token.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 lease (ms)   5.. agents
--- Reply RENEWED | STALE (one of the claims is lost) | ENDED | MISSING
+-- Reply RENEWED | STALE (one of the claims is lost; a loss that was counted for it is taken back) | ENDED | MISSING
 if not status then return 'MISSING' end
 if not LIVE[status] then return 'ENDED' end
 if run ~= ARGV[2] then return 'STALE' end
 local now = clock(ARGV[1])
-for i = 5, #ARGV do
-  if redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') ~= ARGV[3] then return 'STALE' end
-end
+local all = true
+for i = 5, #ARGV do all = holds(ARGV[i], ARGV[3]) and all end
+if not all then return 'STALE' end
 for i = 5, #ARGV do
   redis.call('ZADD', JOB .. ':claims', 'XX', now + tonumber(ARGV[4]), ARGV[i])
 end

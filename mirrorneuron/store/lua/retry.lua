@@ -44,7 +44,7 @@ for i = all, #ARGV do
   redis.call('PERSIST', key)
   redis.call('PERSIST', box)
   if redis.call('EXISTS', key) == 1 then
-    redis.call('HDEL', key, 'token', 'attempts', 'due', 'error', 'losses', 'cut')
+    redis.call('HDEL', key, 'token', 'attempts', 'due', 'error', 'losses', 'lost', 'cut')
   end
   evaluate(ARGV[i], now)
 end

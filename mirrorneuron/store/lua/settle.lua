@@ -1,6 +1,6 @@
 -- settle: end an idle job or record that it is idle, if nothing has changed since it was found idle.
 -- KEYS  1 job HASH
--- ARGV  1 now (ms or '')   2 run number   3 revision at which it was idle   4 'wait', or the end as `finish` in the prelude
+-- ARGV  1 now (ms or '')   2 run number   3 revision at which it was idle   4 'wait', or the end as `finish` in `ending`
 --       reads it
 -- Reply SETTLED | MOVED | STALE | ENDED | MISSING    Events: job_idle, or job_completed | job_failed
 if not status then return 'MISSING' end

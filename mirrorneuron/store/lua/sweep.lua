@@ -49,13 +49,15 @@ if ARGV[4] == '1' then
 end
 for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local key = JOB .. ':agent:' .. agent
-  local losses = tonumber(redis.call('HGET', key, 'losses') or '') or 0
-  if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses = losses + 1 end
+  local a = redis.call('HMGET', key, 'losses', 'token', 'lost')
+  local losses, lost = tonumber(a[1] or '') or 0, ''
+  if losses > 0 then lost = a[3] or '' end -- else of losses before the last commit
+  if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses, lost = losses + 1, lost .. (a[2] or '') end
   if losses > 0 and losses >= tonumber(h[5] or '3') then
     redis.call('HSET', key, 'token', 'poisoned') -- the old token cannot commit any more; the sweeper fails the job
     return answer('POISONED', {}, agent, losses)
   end
-  redis.call('HSET', key, 'token', '', 'losses', losses)
+  redis.call('HSET', key, 'token', '', 'losses', losses, 'lost', lost)
   redis.call('ZREM', claims, agent)
   record('agent_recovery_started', agent, ARGV[5])
   if h[6] == 'manual_recover' and status == 'running' then

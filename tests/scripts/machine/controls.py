@@ -75,6 +75,7 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
         job.agents[start].mail += again
     for agent in job.agents.values():
         agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
+        agent.interrupted, agent.lost = False, []
     job.look(now)
     return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
 
@@ -84,7 +85,7 @@ def _last_input(agent: Agent) -> tuple[list[bytes], int]:
 
     It is the input of a run that failed or was cut off, else the last message consumed, else the first in the mailbox.
     """
-    was_at_it = agent.error or agent.losses or agent.cut
+    was_at_it = agent.error or agent.interrupted or agent.cut
     mail = agent.mail[: agent.kind.take or agent.kind.threshold or 1]
     if mail and (was_at_it or not agent.last):
         return mail, len(mail)

@@ -40,6 +40,8 @@ class Agent:
     processed: int = 0
     attempts: int = 0
     losses: int = 0  #: workers that died since its last commit
+    interrupted: bool = False  #: a claim was freed since its last commit
+    lost: list[str] = field(default_factory=list)  #: the tokens of their claims
     fresh_ms: int | None = None  #: the end of the last lease that it got after a gap
     delay_ms: int = 0  #: from its last commit to `due_ms`
     cut: bool = False  #: the job ended while the agent was claimed
@@ -128,7 +130,7 @@ class Job:
         self.begin()
         if token in self.landed:
             return self._again(ReplyCode.COMMITTED, now, next_token)
-        if any(self.agents[step.agent_id].holder != token for step in steps):
+        if self._is_stale(token, [step.agent_id for step in steps]):
             return Answer(ReplyCode.STALE)
         if any(step.inline_only and self.agents[step.agent_id].mail for step in steps):
             return Answer(ReplyCode.MOVED)
@@ -148,7 +150,7 @@ class Job:
     def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> ReplyCode:
         if refused := self._refused(run):
             return refused
-        if any(self.agents[name].holder != token for name in agents):
+        if self._is_stale(token, agents):
             return ReplyCode.STALE
         for name in agents:
             self.agents[name].until_ms = now + self.lease_ms
@@ -217,10 +219,19 @@ class Job:
             return ReplyCode.ENDED
         return ReplyCode.STALE if run != self.run else None
 
+    def _is_stale(self, token: str, names: Sequence[str]) -> bool:
+        """True if *token* holds not all of these agents any more. Its worker lives, so its losses do not count."""
+        stale = [self.agents[name] for name in names if self.agents[name].holder != token]
+        for agent in stale:
+            if token in agent.lost:
+                agent.lost.remove(token)
+                agent.losses = max(0, agent.losses - 1)
+        return bool(stale)
+
     def _land(self, now: int, step: Step) -> None:
         agent = self.agents[step.agent_id]
         del agent.mail[: step.consumed]
-        agent.holder, agent.losses = "", 0
+        agent.holder, agent.losses, agent.interrupted = "", 0, False
         agent.state, agent.last = step.state or agent.state, step.last or agent.last
         agent.output, agent.error = step.output or agent.output, step.error.encode()
         agent.processed, agent.attempts = step.processed, step.attempts

@@ -79,7 +79,8 @@ class Recovery:
             if lost and lost >= job.policies.max_agent_restart_attempts:
                 agent.holder = "poisoned"  # its worker may only be slow, and must not commit
                 return agent
-            agent.holder, agent.losses = "", lost
+            agent.lost = [*(agent.lost if agent.losses else []), *([agent.holder] if agent.mail else [])]
+            agent.holder, agent.losses, agent.interrupted = "", lost, True
             job.record("agent_recovery_started", "agent_recovered", agent=agent.name)
             if job.policies.recovery_mode is RecoveryMode.MANUAL_RECOVER and job.status is JobStatus.RUNNING:
                 job.status = JobStatus.PAUSED
