@@ -17,7 +17,7 @@ LONGEST = 350  # most lines of a module
 LAYERS = """
     errors  job  limits  message  pools  text
     agent  bundle  processes  settings
-    drawing  embedded  reference  store
+    drawing  embedded  modules  reference  store
     dispatch
     diagnostics
     api
