@@ -15,6 +15,7 @@ from mirrorneuron.bundle.config_checks import (
     boolean,
     command,
     environment,
+    log_level,
     pass_env,
     pool,
     python_class,
@@ -197,6 +198,12 @@ CONFIG_KEYS: Final[dict[AgentType, dict[str, ConfigKey]]] = {
         ),
         "module_source": ConfigKey(
             text, "path in `payloads/`", "", "File or folder that is put on the import path for this bundle."
+        ),
+        "log_level": ConfigKey(
+            log_level,
+            "name of a level, such as `DEBUG`",
+            "`INFO`",
+            "Level of the log records that go to `mn logs`; a level that the module itself sets has precedence.",
         ),
         **_RUN_KEYS,
     },

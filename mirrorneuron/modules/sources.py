@@ -13,6 +13,7 @@ from typing import Any
 from mirrorneuron.agent import Agent, Context
 from mirrorneuron.message import Message, decode
 from mirrorneuron.modules.answers import ImportFailed, Refusal, failure, one_line, reject_returned, success, trace_of
+from mirrorneuron.modules.logs import DEFAULT_LEVEL, Logs
 
 
 class Sources:
@@ -23,7 +24,8 @@ class Sources:
     kept aside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logs: Logs | None = None) -> None:
+        self._logs = logs
         self._classes: dict[tuple[str, str | None, str | None], tuple[Path | None, type[Agent]]] = {}
         self._current: Path | None = None
         self._kept_aside: dict[Path, dict[str, ModuleType]] = {}
@@ -38,6 +40,8 @@ class Sources:
             return failure(one_line(error), trace_of(error))
 
     def _run(self, question: dict[str, Any]) -> bytes:
+        if self._logs is not None:
+            self._logs.set_level(question["config"].get("log_level", DEFAULT_LEVEL))
         agent_class = self._find(question["config"], question["payloads_path"])
         parts = question["message"]
         message = Message(*(parts[name] for name in ("envelope", "body", "headers", "artifacts", "stream")))

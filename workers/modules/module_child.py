@@ -20,6 +20,7 @@ from os import read, write  # by name, so that a bundle that patches `os` does n
 from typing import Final, NoReturn
 
 from mirrorneuron.message import encode
+from mirrorneuron.modules.logs import Logs
 from mirrorneuron.modules.sources import Sources
 from mirrorneuron.processes.parent_death import die_with
 
@@ -40,7 +41,7 @@ def main() -> NoReturn:
         after_in_child=lambda: os.close(channel)
     )  # processes forked by the bundle's code must not answer
     _clean_process()
-    sources = Sources()
+    sources = Sources(Logs())
     try:
         # `encode` imports `uuid` and others at its first use: now, while the bundle's folder is not on the import path.
         _send(channel, 0, encode({}))
