@@ -36,6 +36,7 @@ from mirrorneuron.message import Message
 if TYPE_CHECKING:
     from mirrorneuron.api.client import Client
     from mirrorneuron.api.default_client import (
+        async_result,
         cancel,
         cleanup_jobs,
         cluster_overview,
@@ -116,6 +117,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "WaitTimeout",
+    "async_result",
     "cancel",
     "cleanup_jobs",
     "cluster_overview",
@@ -150,6 +152,7 @@ _HOME = {
     "Settings": "settings",
     **dict.fromkeys(
         (
+            "async_result",
             "cancel",
             "cleanup_jobs",
             "cluster_overview",

@@ -15,6 +15,8 @@ from datetime import timedelta
 from typing import Any, Final, Literal, overload
 from weakref import WeakKeyDictionary
 
+from celery.result import AsyncResult
+
 from mirrorneuron.api import arguments, client
 from mirrorneuron.api.async_streams import follow_events, follow_logs
 from mirrorneuron.api.default_client import default_client
@@ -46,6 +48,7 @@ from mirrorneuron.store.connection import (
 
 __all__ = [
     "Client",
+    "async_result",
     "cancel",
     "cleanup_jobs",
     "cluster_overview",
@@ -170,6 +173,10 @@ class Client:
                 if deadline.over:
                     raise WaitTimeout(f"job {job_id!r} has not ended in time; it continues", job_id)
 
+    async def async_result(self, job_id: str) -> AsyncResult:
+        """`mirrorneuron.async_result`: its methods block, `get()` until the job has ended; `wait_for_job` does not."""
+        return await asyncio.to_thread(self.sync.async_result, job_id)
+
     async def inspect_job(self, job_id: str) -> JobMap:
         return await asyncio.to_thread(self.sync.inspect_job, job_id)
 
@@ -247,6 +254,7 @@ _default: Final = Client()
 
 run_manifest = _default.run_manifest
 wait_for_job = _default.wait_for_job
+async_result = _default.async_result
 inspect_job = _default.inspect_job
 inspect_agents = _default.inspect_agents
 inspect_nodes = _default.inspect_nodes

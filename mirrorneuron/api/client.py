@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
+from celery.result import AsyncResult
+
 from mirrorneuron.api import arguments
 from mirrorneuron.api.resources import Resources
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
@@ -123,6 +125,12 @@ class Client:
     def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
         with self._resources(job_id) as resources:
             return until_ended(resources.store, job_id, deadline, fresh=fresh)
+
+    def async_result(self, job_id: str) -> AsyncResult:
+        """The job as a Celery `AsyncResult` of this client's own app. Raises JobNotFound; `get()` refuses in a task."""
+        with self._resources(job_id) as resources:
+            resources.store.known_job(job_id)
+            return resources.app.AsyncResult(job_id)
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
@@ -249,11 +257,8 @@ class Client:
         jobs = self.list_jobs()
         for job in jobs:
             counts[job["status"]] += 1
-        return {
-            "nodes": self.inspect_nodes(),
-            "jobs": jobs[: RECENT_JOBS if limit is None else limit],
-            "counts": counts,
-        }
+        newest = jobs[: RECENT_JOBS if limit is None else limit]
+        return {"nodes": self.inspect_nodes(), "jobs": newest, "counts": counts}
 
     def pause(self, job_id: str) -> JobMap:
         """Pause a job: runs in progress finish, no new one starts. Raises JobNotFound, JobStateError."""
@@ -313,10 +318,7 @@ class Client:
             return resources.control.replay(job_id, message_id, to_agent)
 
     def why(self, job_id: str) -> Diagnosis:
-        """Why the job does not move, since when, and what to do. An unreachable store or broker is a cause as well.
-
-        Raises JobNotFound.
-        """
+        """Why the job does not move, since when, what to do; an unreachable store is a cause. Raises JobNotFound."""
         try:
             with self._resources(job_id) as resources:
                 return resources.diagnosis(job_id)

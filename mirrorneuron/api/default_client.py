@@ -23,6 +23,7 @@ default_client: Final = DefaultClient()
 
 run_manifest = default_client.run_manifest
 wait_for_job = default_client.wait_for_job
+async_result = default_client.async_result
 inspect_job = default_client.inspect_job
 job_manifest = default_client.job_manifest
 inspect_agents = default_client.inspect_agents

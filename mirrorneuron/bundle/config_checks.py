@@ -14,6 +14,7 @@ from mirrorneuron.pools import pool_problem
 
 Check = Callable[[Any, str], Iterator[Issue]]
 
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _VARIABLE_HINT: Final = "a name is not empty and contains neither `=` nor NUL"
 _CLASS: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -65,6 +66,11 @@ def word(choices: tuple[str, ...]) -> Check:
             yield Issue(path, f"unknown value {shown(value)}", one_of(value, choices))
 
     return check
+
+
+def log_level(value: Any, path: str) -> Iterator[Issue]:
+    if not isinstance(value, str) or value.upper() not in LOG_LEVELS:
+        yield Issue(path, f"must be the name of a log level, not {shown(value)}", f"one of: {', '.join(LOG_LEVELS)}")
 
 
 def pool(value: Any, path: str) -> Iterator[Issue]:

@@ -37,6 +37,7 @@ _SYNONYMS: Final[dict[str, str]] = {
     "complete_after": "count expect expected min_messages quorum threshold wait_for",
     "complete_on_message": "every_message",
     "complete_job": "complete finish_job final is_final",
+    "log_level": "log log_lvl logging logging_level verbosity",
     "emit_type": "emit emits message_type out_type output_message_type output_type",
     "output_message_type": "emit emit_type emits message_type out_type output_type",
 }

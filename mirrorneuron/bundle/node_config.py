@@ -15,6 +15,7 @@ from mirrorneuron.bundle.config_checks import (
     boolean,
     command,
     environment,
+    log_level,
     pass_env,
     pool,
     python_class,
@@ -66,8 +67,8 @@ _FOR_EVER: Final = "no limit"
 _PARTS: Final = "list of `{source, target}`"
 _COMMAND: Final = (
     "The command. A list runs without a shell; a string is run by `bash -c`. `{input_file}`, `{context_file}`,"
-    " `{message_file}`, `{body_file}`, `{workdir}`, `{job_id}`, `{agent_id}` and `{python}` (the worker's Python) are"
-    " filled in, in a string with the quotes that the shell needs."
+    " `{message_file}`, `{body_file}`, `{answer_file}`, `{workdir}`, `{job_id}`, `{agent_id}` and `{python}` (the"
+    " worker's Python) are filled in, in a string with the quotes that the shell needs."
 )
 _COMPLETE_AFTER: Final = ConfigKey(
     whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."
@@ -197,6 +198,12 @@ CONFIG_KEYS: Final[dict[AgentType, dict[str, ConfigKey]]] = {
         ),
         "module_source": ConfigKey(
             text, "path in `payloads/`", "", "File or folder that is put on the import path for this bundle."
+        ),
+        "log_level": ConfigKey(
+            log_level,
+            "name of a level, such as `DEBUG`",
+            "`INFO`",
+            "Level of the log records that go to `mn logs`; a level that the module itself sets has precedence.",
         ),
         **_RUN_KEYS,
     },

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorneuron.message import decode, encode
+from mirrorneuron.modules.sources import Sources
 from mirrorneuron.store.protocol import Claim, JobRef, Step
 from tests.fuzz.conftest import fuzzed
 from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context, plan_of
@@ -24,7 +25,7 @@ from workers.agents.draft import Draft
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.lifecycle.run_handle import RunHandle
-from workers.modules.module_child import HEADER, Sources
+from workers.modules.module_child import HEADER
 from workers.modules.module_process import ProtocolBroken, _Exchange
 from workers.modules.pool import ModulePool, ModuleRequest, ModuleResult, _result
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery import Celery, current_app
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeout
+from celery.result import AsyncResult
 
-from mirrorneuron import JobFailed
+from mirrorneuron import JobFailed, JobNotFound
 from tests.support.graphs import ended, finish, line, single, until_there
 from tests.support.waiting import wait_until
 
@@ -70,3 +72,32 @@ def test_other_results_are_handled_by_celerys_own_backend(other):
     assert other.AsyncResult("a-task-of-its-own").get(timeout=30) == {"x": 1}
     other.AsyncResult("a-task-of-its-own").forget()
     assert other.AsyncResult("a-task-of-its-own").state == "PENDING"
+
+
+def test_async_result_of_a_client_does_not_depend_on_the_current_app(client):
+    """The host's app is current and has a backend of its own, in which the job's id is PENDING for ever."""
+    job_id = ended(client, line(3))["job_id"]
+    host = Celery("host", broker="memory://", backend="cache+memory://", set_as_current=False)
+    before = current_app._get_current_object()
+    host.set_current()
+    try:
+        assert AsyncResult(job_id).state == "PENDING"
+        result = client.async_result(job_id)
+        assert (result.id, result.state, result.get(timeout=30)) == (job_id, "SUCCESS", client.inspect_job(job_id))
+        assert current_app._get_current_object() is host
+    finally:
+        before.set_current()
+
+
+def test_async_result_of_a_client_waits_and_knows_failures(client, outside):
+    job_id = client.run_manifest(single(f"{until_there(outside / 'gate')}; exit 3"))
+    result = client.async_result(job_id)
+    assert not result.ready()
+    (outside / "gate").touch()
+    with pytest.raises(JobFailed, match="command exited with code 3"):
+        result.get(timeout=60)
+
+
+def test_async_result_of_an_unknown_job_is_an_error_and_not_pending(client):
+    with pytest.raises(JobNotFound):
+        client.async_result("no-such-job")

@@ -130,7 +130,7 @@ def test_a_timeout_kills_the_command_and_its_children(client, outside):
     wait_until(lambda: not is_alive(child))
 
 
-# ------------------------------------------------------------------ structured output
+# ------------------------------------------------------------------ answers
 
 
 def test_plain_output_is_the_body(client):
@@ -178,6 +178,80 @@ def test_a_message_to_an_unknown_agent_or_of_an_unknown_type_fails_without_a_ret
     job = ended(client, manifest([work, executor("first", "true")], [("work", "first", "found")]))
     assert (job["status"], job["result"]["error"]) == ("failed", error)
     assert (job["result"]["details"]["attempts"], payloads(client, job["job_id"], "executor_retry")) == (1, [])
+
+
+def test_an_answer_counts_after_other_text_and_travels_on(client, outside):
+    """A print before the answer, and one after it: the next agent gets its mail."""
+    emit = say(outside, emit_messages=[{"type": "found", "body": {"n": 1}}])
+    nodes = [
+        executor("work", f"echo loading; {emit}; echo; echo bye", output_message_type=None),
+        executor("next", f"cat {{input_file}}; printf 'done: '; {say(outside, complete_job={'rows': 3})}"),
+    ]
+    assert completed(client, manifest(nodes, [("work", "next", "found")])) == {"rows": 3}
+
+
+@pytest.mark.parametrize("file", ['"$MIRROR_NEURON_ANSWER_FILE"', '"$MN_ANSWER_FILE"', "{answer_file}"])
+def test_an_answer_in_the_file_replaces_one_on_stdout(client, outside, file):
+    script = f"{say(outside, complete_job=1)} > {file}; {say(outside, complete_job=2, next_state=3)}"
+    job = ended(client, single(script, complete_job=False))
+    assert (job["status"], job["result"]["output"]) == ("completed", 1)
+    assert snapshots(client, job["job_id"])["work"]["current_state"] == {}
+
+
+def test_an_empty_answer_in_the_file_makes_all_output_plain(client, outside):
+    script = f"echo '{{}}' > $MN_ANSWER_FILE; {say(outside, complete_job=2)}"
+    assert completed(client, single(script))["sandbox"]["stdout"] == '{"complete_job": 2}'
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        (
+            """printf '{"complete_job": {"rows"' > $MN_ANSWER_FILE""",
+            "MIRROR_NEURON_ANSWER_FILE: is not valid JSON: EOF while parsing an object at line 1 column 24; was it",
+        ),
+        ("mkdir $MN_ANSWER_FILE", "MIRROR_NEURON_ANSWER_FILE: is not a regular file"),
+        (
+            "truncate -s 20M $MN_ANSWER_FILE",
+            "MIRROR_NEURON_ANSWER_FILE: has 20971520 bytes, more than MIRROR_NEURON_MAX_MESSAGE_BYTES (8388608)",
+        ),
+        (
+            """echo '{"emit_messages": 5}' > $MN_ANSWER_FILE""",
+            "MIRROR_NEURON_ANSWER_FILE: emit_messages: must be a list",
+        ),
+        (
+            """echo loading; echo "{'complete_job': 1}" """,
+            "stdout: contains complete_job, but is not valid JSON: key must be a string at line 2 column 2; print",
+        ),
+        (
+            r"""printf '{"complete_job": "caf\351"}'""",
+            "stdout: contains an answer that is not UTF-8; print it in UTF-8",
+        ),
+        (
+            """echo note; echo '{"complete_job": 1}' >&2""",
+            "stderr: contains an answer, which is not read there; print it to stdout",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_carried_out_fails_the_run(client, script, error):
+    result = failed(client, single(script))
+    assert result["error"].startswith(error)
+    assert result["details"]["exit_code"] == 0
+
+
+def test_a_log_on_stderr_is_no_answer(client):
+    script = """echo '{"level": "info", "next_state": "RUNNING"}' >&2; echo 'x {"complete_job": 1}' >&2"""
+    assert completed(client, single(script))["sandbox"]["stdout"] == ""
+
+
+def test_an_answer_behind_cut_output_counts_and_one_that_may_be_cut_fails(client, outside):
+    """Only the beginning and the end of the output are kept."""
+    noise = "head -c 3000000 /dev/zero | tr '\\0' x; echo"
+    answer = say(outside, complete_job={"rows": 3})
+    assert completed(client, single(f"echo begun; {noise}; {answer}", complete_job=False)) == {"rows": 3}
+    error = failed(client, single(f"{noise}; {answer}; echo; {noise}"))["error"]
+    sizes = "6000032 bytes exceed MIRROR_NEURON_MAX_OUTPUT_BYTES (1048576)"
+    assert error == f"stdout: contains complete_job, but was truncated: {sizes}; print less or raise the limit"
 
 
 def test_a_command_may_write_events_and_keep_a_state(client, outside):

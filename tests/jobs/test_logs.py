@@ -50,10 +50,12 @@ def test_output_can_be_read_for_one_agent(client: Client) -> None:
 def test_the_output_of_a_module_is_logged_too(client: Client, tmp_path: Path) -> None:
     (tmp_path / "payloads").mkdir()
     (tmp_path / "payloads" / "talker.py").write_text(
+        "import logging\n"
         "from mirrorneuron import Agent\n"
         "class Talker(Agent):\n"
         "    def handle(self, message, context):\n"
         "        print('hello from the module')\n"
+        "        logging.getLogger('my.agent').info('rows: %s', 3)\n"
         "        context.complete_job(1)\n"
     )
     config = {"module": "talker:Talker", "module_source": "talker.py"}
@@ -61,7 +63,8 @@ def test_the_output_of_a_module_is_logged_too(client: Client, tmp_path: Path) ->
     (tmp_path / "manifest.json").write_text(json.dumps(graph))
     job_id, job = client.run_manifest(tmp_path, await_=True, timeout=PATIENCE_MS)
     assert job["status"] == "completed"
-    assert text(client, job_id) == "hello from the module\n"
+    said = {chunk["stream"]: chunk["text"] for chunk in client.logs(job_id)}
+    assert said == {"stdout": "hello from the module\n", "stderr": "INFO my.agent: rows: 3\n"}
 
 
 def test_the_traceback_of_each_failed_attempt_of_a_module_is_logged(client: Client, tmp_path: Path) -> None:

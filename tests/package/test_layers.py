@@ -18,7 +18,7 @@ LAYERS = """
     errors  job  limits  pools  text
     message
     agent  bundle  processes  settings
-    drawing  embedded  reference  store
+    drawing  embedded  modules  reference  store
     dispatch
     diagnostics
     api

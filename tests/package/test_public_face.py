@@ -19,6 +19,7 @@ FUNCTIONS = {
     "validate_manifest": "(input)",
     "run_manifest": "(input=None, *, await_=False, timeout=None, job_bundle=None, job_id=None)",
     "wait_for_job": "(job_id, timeout=None)",
+    "async_result": "(job_id)",
     "inspect_job": "(job_id)",
     "inspect_agents": "(job_id)",
     "events": "(job_id, *, after=None, limit=None)",

@@ -128,7 +128,7 @@ def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeyp
         if name.startswith("MIRROR_NEURON_") and name != "MIRROR_NEURON_RUN_MARKER"
     }
     files = {name: seen.pop(name) for name in sorted(seen) if name.endswith("_FILE")}
-    assert list(files) == [f"MIRROR_NEURON_{name}_FILE" for name in ("BODY", "CONTEXT", "INPUT", "MESSAGE")]
+    assert list(files) == [f"MIRROR_NEURON_{name}_FILE" for name in ("ANSWER", "BODY", "CONTEXT", "INPUT", "MESSAGE")]
     assert seen.pop("MIRROR_NEURON_WORKDIR") == str(Path(files["MIRROR_NEURON_BODY_FILE"]).parent)
     assert seen == {
         "PATH": os.environ["PATH"],
@@ -284,6 +284,10 @@ def hostile_payloads(payloads: Path) -> None:
         (
             {"source": "ok/f", "target": "mirror_neuron_input.json"},
             "an upload has the target 'mirror_neuron_input.json'",
+        ),
+        (
+            {"source": "ok/f", "target": "mirror_neuron_answer.json"},
+            "an upload has the target 'mirror_neuron_answer.json'",
         ),
         ({"source": 7}, "config.uploads[0]: the source must be a path in payloads/"),
         ({"source": "ok", "target": 7}, "config.uploads[0]: the target must be a path"),

@@ -1,10 +1,9 @@
-"""Structured output of an executor: a JSON object on stdout that asks for emits, events, a next state, completion."""
+"""The answer of an executor's command: what it asks for: emits, events, a next state, completion."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,12 +12,9 @@ from typing import Any, Final
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.bundle.exact_json import duplicate_keys
 from mirrorneuron.message import EMIT_FIELDS, check_emit_fields, decode
+from workers.runners.answer import find_answer
 
 OCTETS: Final = "application/octet-stream"
-_KEYS: Final = frozenset({"emit_messages", "events", "next_state", "complete_job", "complete_job?"})
-#: Text that begins with "{" and contains one of these is intended as structured output, even if it is not valid JSON.
-#: `events` is a common word and counts only as the first key.
-_INTENDED: Final = re.compile(r"""["'](emit_messages|next_state|complete_job\??)["']|\A\s*\{\s*["'](events)["']""")
 _BODIES: Final = ("body", "payload", "body_base64")
 
 
@@ -32,32 +28,29 @@ UNSET: Final = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True)
-class StructuredOutput:
-    """What a command's structured output asks for."""
+class Answer:
+    """What a command asks for."""
 
     actions: list[Action]  #: events, then emits, then the completion
     next_state: Any  #: JSON value, or UNSET
     complete_default: bool  #: complete the job with the executor's default output body
 
 
-def parse_output(stdout: str) -> StructuredOutput | None:
-    """Parse structured output. Returns None for plain output: text, or an object with none of the five keys.
+def parse_output(stdout: str) -> Answer | None:
+    """Parse the answer on *stdout*; None for plain output. Raises ValueError like `parse_answer`."""
+    text = find_answer(stdout)
+    return None if text is None else parse_answer(text)
+
+
+def parse_answer(text: str) -> Answer:
+    """Parse an answer, a JSON object.
 
     A null value counts as an absent key, except for `next_state`. `complete_job` takes precedence over `complete_job?`.
-    Raises ValueError, with the place on one line, if output with one of the keys is malformed or is not valid JSON.
+    Raises ValueError, with the place on one line, if the answer is malformed.
     Source: MirrorNeuron (Elixir) lib/mirror_neuron/builtins/executor.ex, which skips malformed entries silently.
     """
-    if not stdout.lstrip().startswith("{"):
-        return None
-    try:
-        found = decode(stdout)
-    except ValueError as error:
-        if key := structured_key(stdout):
-            raise ValueError(f"contains {key}, but is not valid JSON: {error}") from None
-        return None
-    if not isinstance(found, dict) or _KEYS.isdisjoint(found):
-        return None
-    for path in duplicate_keys(stdout):
+    found = decode(text)
+    for path in duplicate_keys(text):
         raise ValueError(f"{path}: duplicate key")
     actions: list[Action] = [Record(entry["type"], entry.get("payload")) for entry, _ in _entries(found, "events")]
     actions += [_emit(entry, where) for entry, where in _entries(found, "emit_messages")]
@@ -67,13 +60,7 @@ def parse_output(stdout: str) -> StructuredOutput | None:
     output = found.get("complete_job")
     if output is not None:
         actions.append(Complete(output))
-    return StructuredOutput(actions, found.get("next_state", UNSET), bool(by_default) and output is None)
-
-
-def structured_key(stdout: str) -> str:
-    """The key that shows that unparsable output is intended as structured output; "" for plain output."""
-    found = _INTENDED.search(stdout) if stdout.lstrip().startswith("{") else None
-    return found[1] or found[2] if found else ""
+    return Answer(actions, found.get("next_state", UNSET), bool(by_default) and output is None)
 
 
 def _entries(found: Mapping[str, Any], key: str) -> Iterator[tuple[Mapping[str, Any], str]]:

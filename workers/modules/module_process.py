@@ -1,4 +1,4 @@
-"""One child process of a module agent's bundle: its socket for questions, the pipe for its output, its end."""
+"""One child process of a module agent's bundle: its socket for questions, the pipes for its output, its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from mirrorneuron.processes.groups import kill_group
 from workers.disk.work_folder import HeldFolder
@@ -65,7 +65,7 @@ class _Exchange:
 
 
 class ModuleProcess:
-    """One child process: the socket for questions, the pipe for its output, its folder and its end.
+    """One child process: the socket for questions, the pipes for its output, its folder and its end.
 
     Not thread-safe: only the thread that took the child from the pool uses it, ends it and reaps it.
     """
@@ -99,7 +99,7 @@ class ModuleProcess:
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -112,14 +112,16 @@ class ModuleProcess:
 
     def _watch(self) -> None:
         self._socket.setblocking(False)
-        assert self._process.stdout is not None
-        self._output = self._process.stdout
-        os.set_blocking(self._output.fileno(), False)
+        self._outputs: dict[int, tuple[str, IO[bytes]]] = {}
+        for name, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            self._outputs[pipe.fileno()] = name, pipe
         self._exit_fd = -1
         with suppress(AttributeError, OSError):  # no pidfd: the closing of the socket shows the child's end
             self._exit_fd = os.pidfd_open(self._process.pid)
         self._poll = select.poll()
-        for fd in (self._socket.fileno(), self._output.fileno(), self._exit_fd):
+        for fd in (self._socket.fileno(), *self._outputs, self._exit_fd):
             if fd >= 0:
                 self._poll.register(fd, select.POLLIN)
 
@@ -131,7 +133,7 @@ class ModuleProcess:
 
     def is_well(self) -> bool:
         """True if the child runs and has sent nothing, as an idle child must. Its printed output does not count."""
-        return not any(fd != self._output.fileno() for fd, _ in self._poll.poll(0))
+        return not any(fd not in self._outputs for fd, _ in self._poll.poll(0))
 
     def exchange(
         self,
@@ -183,7 +185,7 @@ class ModuleProcess:
         self._poll.modify(self._socket, select.POLLIN | (select.POLLOUT if going.outgoing else 0))
 
     def _read(self, going: _Exchange, events: Mapping[int, int]) -> bytes | None:
-        if self._output.fileno() in events:
+        if self._outputs.keys() & events.keys():
             self._read_output()
         if events.get(self._socket.fileno(), 0) & ~select.POLLOUT:
             try:
@@ -199,19 +201,22 @@ class ModuleProcess:
         return None
 
     def _read_output(self) -> bool:
-        """Read one chunk of output; False if there is none now."""
-        chunk = self._output.read(_CHUNK)
-        if chunk == b"":  # closed by the child: poll would report it for ever
-            with suppress(KeyError):
-                self._poll.unregister(self._output)
-        elif chunk and self._echo is not None:
-            self._echo("stdout", chunk)
-        self._printed += chunk or b""
+        """Read one chunk of each stream; False if there is none now."""
+        found = False
+        for fd, (name, pipe) in self._outputs.items():
+            chunk = pipe.read(_CHUNK)
+            if chunk == b"":  # closed by the child: poll would report it for ever
+                with suppress(KeyError):
+                    self._poll.unregister(fd)
+            elif chunk and self._echo is not None:
+                self._echo(name, chunk)
+            self._printed += chunk or b""
+            found = found or bool(chunk)
         del self._printed[:-OUTPUT_KEPT_BYTES]
-        return bool(chunk)
+        return found
 
     def _read_rest(self) -> None:
-        """Read what is left in the pipe, but not for ever: a process that left the group may print on."""
+        """Read what is left in the pipes, but not for ever: a process that left the group may print on."""
         for _ in range(4):
             if not self._read_output():
                 break
@@ -251,6 +256,7 @@ class ModuleProcess:
 
     def _close(self) -> None:
         self._socket.close()
-        self._output.close()
+        for _, pipe in self._outputs.values():
+            pipe.close()
         if self._exit_fd >= 0:
             os.close(self._exit_fd)

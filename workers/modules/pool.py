@@ -43,7 +43,7 @@ class ModuleRequest:
     config: Mapping[str, Any]  #: the node's `config`; `module`, `module_source` and `timeout_seconds` are read here
     message: Message  #: for the template `batch` its body is the list of bodies
     state: dict[str, Any]
-    echo: Callable[[str, bytes], None] | None = None  #: called with the output as it comes: ("stdout", bytes)
+    echo: Callable[[str, bytes], None] | None = None  #: called with the output as it comes: stream, bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.text import without_password
+from workers.runners.answer import ANSWER_FILE
 from workers.runners.body_file import body_bytes
 from workers.runners.protocol import RunRefused, RunRequest
 from workers.runners.sandbox_paths import SandboxPaths
@@ -29,7 +30,9 @@ INHERITED: Final = (
 )  # the only variables of the worker that a command sees without `pass_env`
 MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
-_PLACEHOLDER: Final = re.compile(r"\{(input_file|context_file|message_file|body_file|workdir|job_id|agent_id|python)\}")
+_PLACEHOLDER: Final = re.compile(
+    r"\{(input_file|context_file|message_file|body_file|answer_file|workdir|job_id|agent_id|python)\}"
+)
 _IN_SHELL: Final = re.compile(rf"(?<!\$){_PLACEHOLDER.pattern}")  # `${job_id}` is a variable of the script
 
 
@@ -47,6 +50,7 @@ def mark_of(settings: Settings, node: str) -> str:
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
     """Write input, message, body and context into *folder*; return the variables that name and describe the files.
 
+    One variable names the file of the answer, which the command may write.
     `content_type` and `content_encoding` of the config override those of the message. Raises RunRefused.
     """
     message, config = request.message, request.config
@@ -72,12 +76,20 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
             with open(folder / name, "xb") as file:
                 file.write(data)
         except FileExistsError:
-            raise RunRefused(f"an upload has the target {name!r}, which is reserved for a file of the runner") from None
+            raise _reserved(name) from None
         variables[variable] = str(folder / name)
+    answer = folder / "mirror_neuron_answer.json"
+    if os.path.lexists(answer):
+        raise _reserved(answer.name)
     return variables | {
+        ANSWER_FILE: str(answer),
         "MIRROR_NEURON_BODY_CONTENT_TYPE": content_type,
         "MIRROR_NEURON_BODY_CONTENT_ENCODING": content_encoding,
     }
+
+
+def _reserved(name: str) -> RunRefused:
+    return RunRefused(f"an upload has the target {name!r}, which is reserved for a file of the runner")
 
 
 def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, cluster: str) -> dict[str, str]:

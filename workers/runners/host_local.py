@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import HeldFolder, remove_abandoned
 from workers.lifecycle.run_handle import RunHandle
+from workers.runners.answer import ANSWER_FILE, AnswerWatch, read_file
 from workers.runners.child_process import Outcome, run_command
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
 from workers.runners.output_capture import Capture
@@ -40,6 +42,7 @@ class HostLocal:
     def __init__(self, settings: Settings) -> None:
         self._runs = (settings.temp_dir / "runs").absolute()
         self._cap_bytes = settings.max_output_bytes
+        self._max_answer_bytes = settings.max_message_bytes
         self._cluster = cluster_of(settings)
         remove_abandoned(self._runs)
 
@@ -68,6 +71,14 @@ class HostLocal:
         environment = environment_of(config, variables)
         if handle.reason is not None:
             return _not_run(request, name, NOT_RUN, handle.reason)
+        watch = AnswerWatch()
+
+        def echo(stream: str, chunk: bytes) -> None:
+            if stream == "stdout":
+                watch.add(chunk)
+            if request.echo is not None:
+                request.echo(stream, chunk)
+
         try:
             outcome = run_command(
                 words,
@@ -77,13 +88,20 @@ class HostLocal:
                 timeout_s=timeout_s,
                 cap_bytes=self._cap_bytes,
                 handle=handle,
-                echo=request.echo,
+                echo=echo,
             )
         except (FileNotFoundError, NotADirectoryError):
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
         except OSError as error:
             return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_reason(error)}", error)
-        return _result(request, name, workdir, outcome)
+        result = _result(request, name, workdir, outcome)
+        result = replace(result, printed_key=watch.key if "stdout" in result.cut else "")
+        if result.error is not None:
+            return result
+        try:
+            return replace(result, answer=read_file(Path(variables[ANSWER_FILE]), self._max_answer_bytes))
+        except RunRefused as error:
+            return replace(result, error=str(error))
 
 
 def sandbox_name(request: RunRequest) -> str:
@@ -118,6 +136,7 @@ def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> 
         error,
         {stream: capture.total for stream, capture in streams.items() if capture.cut},
         transient,
+        is_utf8=outcome.stdout.is_utf8,
     )
 
 

@@ -11,6 +11,12 @@ SPREAD: Final = (
     1.9  # cap on a stream's size as JSON, in caps: both streams, each written twice, must fit in one message
 )
 ALWAYS_BYTES: Final = 4_096  # a stream may take this many bytes as JSON, however small the cap is
+_MARKER_END: Final = " kept ...]\n"
+
+
+def whole_lines_of_tail(text: str) -> str:
+    """What is behind the marker in the text of a cut stream, without the first line, which may be incomplete."""
+    return text.rpartition(_MARKER_END)[2].partition("\n")[2]
 
 
 class HeadAndTail:
@@ -63,6 +69,15 @@ class Capture:
     def cut(self) -> bool:
         return self.total > self._kept.head_cap + self._kept.tail_cap
 
+    @property
+    def is_utf8(self) -> bool:
+        """Whether `text` replaces no byte."""
+        try:
+            (self._kept.head + self._kept.tail).decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def add(self, chunk: bytes) -> None:
         self.total += len(chunk)
         if self._echo is not None:
@@ -80,5 +95,5 @@ class Capture:
         if not self.cut:
             return bytes(kept.head + kept.tail).decode(errors="replace")
         kept.trim()
-        marker = f"\n[... output cut: {self.total} bytes in all, {kept.head_cap + kept.tail_cap} kept ...]\n"
+        marker = f"\n[... output cut: {self.total} bytes in all, {kept.head_cap + kept.tail_cap}{_MARKER_END}"
         return kept.head.decode(errors="replace") + marker + kept.tail.decode(errors="replace")

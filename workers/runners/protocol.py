@@ -54,6 +54,9 @@ class RunResult:
     error: str | None  #: None is success
     cut: Mapping[str, int] = field(default_factory=dict)  #: stream -> all its bytes, for streams longer than the cap
     transient: bool = False  #: a retry may succeed: timed out, killed, out of resources, exit code 75
+    answer: bytes | None = None  #: content of the answer file; None if the command wrote none
+    printed_key: str = ""  #: the last answer key on stdout, if stdout is cut
+    is_utf8: bool = True  #: stdout, of which other bytes are replaced
 
 
 class Runner(Protocol):

@@ -1,0 +1,1 @@
+"""The code of module agents, as their child processes run it: classes, messages, answers."""
