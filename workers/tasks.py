@@ -28,7 +28,7 @@ if app.conf.mirrorneuron_lists:
 
 
 def _runtime() -> Runtime:
-    return runtime(app.conf.mirrorneuron_settings)
+    return runtime(app.settings)
 
 
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:
