@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         json_schema_extra={UNIT: "bytes"},
     )
 
+    pass_env: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",),
+        description="Variables of the node that `pass_env` of a bundle may name, as patterns: `API_TOKEN,AWS_*`.",
+    )
     dashboard_token: str = Field(
         "",
         repr=False,
@@ -113,7 +117,7 @@ class Settings(BaseSettings):
         json_schema_extra={UNIT: "boolean"},
     )
 
-    @field_validator("dashboard_hosts", mode="before")
+    @field_validator("dashboard_hosts", "pass_env", mode="before")
     @classmethod
     def _parse_list(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

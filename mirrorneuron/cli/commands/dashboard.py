@@ -10,6 +10,7 @@ from mirrorneuron.cli.dashboard_address import ADDRESS, PORT, Address, Port, che
 from mirrorneuron.cli.dashboard_server import serve
 from mirrorneuron.cli.options import Json
 from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.processes.private_memory import keep_private
 
 
 def dashboard(address: Address = ADDRESS, port: Port = PORT, json: Json = False) -> None:
@@ -18,6 +19,7 @@ def dashboard(address: Address = ADDRESS, port: Port = PORT, json: Json = False)
     The printed address holds a token, which every page needs unless a login is set (FLOWER_BASIC_AUTH, FLOWER_AUTH).
     With --json the address is printed as one JSON document before the dashboard starts.
     """
+    keep_private()
     place = target.find()
     place.client().inspect_nodes()  # raises RuntimeUnavailable before anything is started
     check_free(address, port)

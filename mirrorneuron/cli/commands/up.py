@@ -21,6 +21,7 @@ from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
 from mirrorneuron.embedded.launcher import NODE_STOP_MARGIN_S
+from mirrorneuron.processes.private_memory import keep_private
 from mirrorneuron.processes.reaper import reap_orphans
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
@@ -43,6 +44,7 @@ def up(
     Ctrl-C stops what this command has started. With --json one document holds the server's URL, the node's pid and the
     dashboard's address.
     """
+    keep_private()
     if with_dashboard:
         check_free(address, port)
     with signals.interrupting(once=True):
