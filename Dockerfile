@@ -12,7 +12,8 @@ RUN useradd --system --uid 10001 --create-home mirrorneuron \
 COPY --from=build /opt/mirrorneuron /opt/mirrorneuron
 ENV PATH=/opt/mirrorneuron/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    MIRROR_NEURON_TEMP_DIR=/var/lib/mirrorneuron
+    MIRROR_NEURON_TEMP_DIR=/var/lib/mirrorneuron \
+    MIRROR_NEURON_PASS_ENV=
 USER mirrorneuron
 WORKDIR /home/mirrorneuron
 STOPSIGNAL SIGTERM

@@ -97,11 +97,30 @@ class Settings(BaseSettings):
         json_schema_extra={UNIT: "bytes"},
     )
 
+    pass_env: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",),
+        description="Variables of the node that `pass_env` of a bundle may name, as patterns: `API_TOKEN,AWS_*`.",
+    )
+    dashboard_token: str = Field(
+        "",
+        repr=False,
+        description="Token that the dashboard asks for if it has no login; empty makes a new one at each start.",
+    )
+    dashboard_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names that the dashboard answers to besides its address, like `a.example,b.example`.",
+    )
+
     allow_unsandboxed: bool = Field(
         False,
         description="`1` accepts executors with a sandbox `policy`; their commands run on the host without it.",
         json_schema_extra={UNIT: "boolean"},
     )
+
+    @field_validator("dashboard_hosts", "pass_env", mode="before")
+    @classmethod
+    def _parse_list(cls, value: Any) -> Any:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("executor_pool_capacities", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ FOLDER: Final = os.path.dirname(os.path.abspath(__file__))
 def main() -> int:
     """Run what `sys.argv` names; return the exit code."""
     load_package()
+    import_module("mirrorneuron.processes.private_memory").keep_private()  # first: the environment holds passwords
     words = sys.argv[1:]
     if words[:2] == ["mn", "worker"]:
         return int(import_module("workers.node.program").main(words[2:]))

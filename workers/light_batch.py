@@ -16,7 +16,7 @@ from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.bundle.plan import Plan, PlannedNode
 from mirrorneuron.store.protocol import Claim, Step, untouched
 from workers.agents import aggregator, router, sensor
-from workers.agents.draft import FULL_BYTES, FULL_MESSAGES, Draft, StepContext
+from workers.agents.draft import FULL_BYTES, FULL_MESSAGES, FULL_STEPS, Draft, StepContext
 from workers.agents.failures import run_failure
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft], None]]] = {
@@ -38,7 +38,7 @@ def run_light(plan: Plan, claims: Sequence[Claim], context: StepContext) -> list
     messages = size = 0
     for claim in claims:
         inline = inline_mail.pop(claim.agent_id, None)
-        if messages >= FULL_MESSAGES or size >= FULL_BYTES:
+        if messages >= FULL_MESSAGES or size >= FULL_BYTES or context.meter.spent >= FULL_STEPS:
             if inline:
                 _send_inline_mail(steps, claim.agent_id)
             step = untouched(claim)

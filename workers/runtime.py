@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
 import threading
 from collections import deque
 from functools import cached_property, lru_cache
@@ -119,19 +120,39 @@ class Runtime:
 
 
 def own_folder(settings: Settings) -> Path:
-    """Create the node's folder. Code runs there, so SettingsError is raised if another user owns it.
+    """Create the node's folder. Code runs there, so SettingsError is raised if other users can write to it.
 
     Raises SettingsError too if the folder cannot be created.
     """
     folder = settings.temp_dir
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = folder.stat().st_uid
+        problem = _strange_link(folder)
+        if not problem:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            problem = _shared(folder)
     except OSError as error:
         raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: cannot use the folder {folder}: {error.strerror}") from None
-    if owner != os.getuid():
-        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {folder} belongs to another user; choose another folder")
+    if problem:
+        raise SettingsError(f"MIRROR_NEURON_TEMP_DIR: {problem}; choose another folder")
     return folder
+
+
+def _strange_link(folder: Path) -> str:
+    """Why another user may put another folder in the place of *folder*; "" if nobody may."""
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and place.lstat().st_uid not in (0, os.getuid()):
+            return f"{folder} is reached through {place}, a link that belongs to another user"
+    return ""
+
+
+def _shared(folder: Path) -> str:
+    """Why another user may change what is in *folder*; "" if nobody may."""
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        return f"{folder} belongs to another user"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        return f"other users may write to {folder} (mode {stat.S_IMODE(found.st_mode):o}; chmod go-w makes it safe)"
+    return ""
 
 
 def worker_slots(settings: Settings, worker: str, pool: str) -> Slots:

@@ -10,6 +10,7 @@ from typing import Any
 from celery import Task, signals
 
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT, make_app
+from mirrorneuron.processes.private_memory import keep_private
 from mirrorneuron.processes.standard_streams import open_missing
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
@@ -19,6 +20,7 @@ from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
+keep_private()
 open_missing()  # a daemon may be started without descriptors 0 to 2
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)
@@ -28,7 +30,7 @@ if app.conf.mirrorneuron_lists:
 
 
 def _runtime() -> Runtime:
-    return runtime(app.conf.mirrorneuron_settings)
+    return runtime(app.settings)
 
 
 def _visit(task: Task[Any, Any], job: JobRef, start: Start) -> None:

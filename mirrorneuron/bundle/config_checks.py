@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from mirrorneuron.bundle.parse import below, kind, shown
+from mirrorneuron.bundle.passed_variables import is_private
 from mirrorneuron.bundle.suggest import one_of
 from mirrorneuron.errors import Issue
 from mirrorneuron.limits import MOST
@@ -130,6 +131,8 @@ def pass_env(value: Any, path: str) -> Iterator[Issue]:
             yield Issue(below(path, index), f"must be a string, not {kind(name)}")
         elif not _is_variable(name):
             yield Issue(below(path, index), f"{shown(name)} is not a valid variable name", _VARIABLE_HINT)
+        elif is_private(name):
+            yield Issue(below(path, index), f"{shown(name)} belongs to the node and is never passed to a command")
 
 
 def _is_variable(name: str) -> bool:

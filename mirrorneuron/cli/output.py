@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mirrorneuron.text import printable
+
+_UNSAFE: Final = re.compile(r"[^ -~\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ def on_terminal() -> bool:
 
 
 def line(text: str) -> None:
-    """Print one line and flush."""
-    sys.stdout.write(text + "\n")
+    """Print one line (or several) and flush. Whatever a terminal could misread is escaped."""
+    sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stdout.flush()
 
 
@@ -87,7 +90,13 @@ def result(value: Any, more: str) -> None:
 
 def _json(value: Any, indent: int | None = None) -> str:
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=not unicode, allow_nan=False)
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """The character as JSON writes it in ASCII; one that a terminal shows as it is stays."""
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f")
 
 
 def texts(values: Iterable[Any]) -> list[str]:

@@ -30,7 +30,7 @@ class _NoConfigModule(AppLoader):
         return {}
 
 
-class _App(Celery):
+class App(Celery):
     """A Celery app that ignores the environment variables of other Celery apps.
 
     In Celery, CELERY_BROKER_URL, CELERY_RESULT_BACKEND and CELERY_CONFIG_MODULE override an app's own configuration,
@@ -38,10 +38,11 @@ class _App(Celery):
     Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
     """
 
-    def __init__(self, broker: str, backend: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__("mirrorneuron", set_as_current=False, loader=_NoConfigModule, fixups=[])
-        self._broker = broker
-        self.backend_cls = backend
+        self.settings = settings  #: not in `conf`, which Flower and the remote control command `conf` print
+        self._broker = broker_url(settings)
+        self.backend_cls = backend_url(settings)
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Connection:
         return super().connection_for_read(url or self._broker, **options)
@@ -53,23 +54,21 @@ class _App(Celery):
         return self.connection_for_write(hostname, **options)
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings) -> App:
     """A Celery app for *settings*: JSON only, early acknowledgement, nothing stored for agent tasks.
 
     The store is the record and a task only a wake-up call: a lost task costs time, a duplicate has no effect. There is
     no prefetching, because a short task could wait behind a long one while another worker is idle.
     """
     names = [queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)]
-    broker, backend = broker_url(settings), backend_url(settings)
-    app = _App(broker, backend)
+    broker = broker_url(settings)
+    app = App(settings)
     # A wake-up call needs no acknowledgement: on Redis, no_ack halves kombu's round trips per task. Over AMQP it would
     # disable the prefetch limit.
     no_ack = broker.partition("://")[0].partition("+")[0] in ("redis", "rediss", "sentinel")
     app.conf.update(
-        mirrorneuron_settings=settings,
         mirrorneuron_lists=no_ack,  # queues are Redis lists: they need no declaration, and a taken message is gone
-        broker_url=broker,
-        result_backend=backend,
+        broker_url=without_password(broker).partition("?")[0],  # for display; the app has its own
         result_backend_thread_safe=True,
         accept_content=["json"],
         task_serializer="json",
@@ -123,9 +122,9 @@ def backend_url(settings: Settings) -> str:
     return "mirrorneuron+" + (f"socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url)
 
 
-def broker_error(app: Celery) -> str:
+def broker_error(app: App) -> str:
     """Why the broker is unreachable, in one line; "" if it answers, or if it is the job store's server."""
-    settings: Settings = app.conf.mirrorneuron_settings
+    settings = app.settings
     if not settings.broker_url:
         return ""
     with app.connection_for_write() as connection:

@@ -17,6 +17,7 @@ from celery.exceptions import TaskRevokedError
 from redis.connection import to_bool
 from redis.sentinel import Sentinel
 
+from mirrorneuron.dispatch.celery_app import App
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.settings import Settings
@@ -136,12 +137,10 @@ class JobMapBackend(RedisBackend):
 
     @cached_property
     def store(self) -> Store:
-        settings = self.app.conf.get("mirrorneuron_settings")
-        if (
-            settings is None
-        ):  # the backend of another app: the URL is that app's, all other settings come from the environment
-            settings = Settings.load(redis_url=self._store_url())
-        return Store(settings)
+        if isinstance(self.app, App):
+            return Store(self.app.settings)
+        # The backend of another app: the URL is that app's, all other settings come from the environment.
+        return Store(Settings.load(redis_url=self._store_url()))
 
     def _store_url(self) -> str:
         url = str(self.url)

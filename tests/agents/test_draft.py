@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
+from mirrorneuron.bundle.evaluation import Meter
 from mirrorneuron.bundle.load import load
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
@@ -43,6 +44,11 @@ def claim(*mail: bytes, state: dict[str, Any] | None = None, agent: str = "n", p
 
 def context(plan: Plan, now_ms: int = NOW_MS) -> StepContext:
     return StepContext("tok", now_ms, lambda: now_ms, plan.nodes.keys(), CAP)
+
+
+def large(plan: Plan) -> StepContext:
+    """A context for messages of some 100 KB."""
+    return replace(context(plan), max_message_bytes=1_000_000, meter=Meter())
 
 
 def step_of(plan: Plan, *mail: bytes, state: dict[str, Any] | None = None, now_ms: int = NOW_MS) -> Step:
@@ -189,6 +195,32 @@ def test_a_condition_that_cannot_be_evaluated_fails_the_run() -> None:
     assert result["agent_id"] == "n"
     assert "condition of the edge to 'b'" in result["error"]
     assert "\n" not in result["error"]
+
+
+def test_the_conditions_for_one_message_share_a_budget() -> None:
+    """A node may have thousands of edges."""
+    slow = "length(body.items[?@ > `5`]) < `0`"
+    plan = plan_of({}, *(mode("a", "broadcast", slow) for _ in range(8)))
+    step = run(plan.nodes["n"], claim(message(body={"items": list(range(50_000))})), large(plan))
+    assert step.end
+    error = decode(step.end.result)["error"]
+    assert "edges[3] of 'n'" in error
+    assert f"condition '{slow}'" in error
+    assert "more than 1000000 steps" in error
+
+
+def test_a_step_ends_when_its_conditions_have_taken_long_and_the_rest_of_the_mail_stays() -> None:
+    plan = plan_of({}, mode("a", "broadcast", "length(body.items[?@ > `5`]) > `1`"))
+    mail = [message(number, body={"items": list(range(15_000))}) for number in range(6)]
+    step = run(plan.nodes["n"], claim(*mail), large(plan))
+    assert (step.consumed, len(step.outgoing)) == (2, 2)
+
+
+def test_agents_are_released_without_a_run_when_the_conditions_of_others_have_taken_long() -> None:
+    plan = plan_of({}, mode("b", "broadcast", "length(body.items[?@ > `5`]) > `1`"))
+    mail = message(body={"items": list(range(30_000))})
+    steps = run_light(plan, [claim(mail), claim(mail, agent="a")], large(plan))
+    assert [step.consumed for step in steps] == [1, 0]
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------

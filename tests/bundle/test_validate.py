@@ -184,7 +184,7 @@ def test_a_bad_config_value_is_one_issue_at_its_key(key: str, value: Any) -> Non
         ("runner_module", "MirrorNeuron.Runner.HostLocal"),
         ("command", "echo hello"),
         ("environment", {"A": "x", "B": 1, "C": 0.5}),
-        ("pass_env", ["TOKEN"]),
+        ("pass_env", ["TOKEN", "MN_JOB_ID", "MIRROR_NEURON_INPUT_FILE"]),
         ("max_attempts", None),
         ("tty", object.__name__),
     ],
@@ -205,6 +205,15 @@ def test_the_members_of_a_command_and_an_environment_are_checked_one_by_one() ->
         "nodes[1].config.pass_env[0]",
         "nodes[1].config.pass_env[1]",
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["MIRROR_NEURON_REDIS_URL", "MIRROR_NEURON_NEW", "MN_TOKEN", "CELERY_BROKER_URL", "FLOWER_BASIC_AUTH"]
+)
+def test_variables_of_the_node_cannot_be_passed(name: str) -> None:
+    (found,) = issues(changed(("nodes.1.config.pass_env", ["TOKEN", name])))
+    assert found.path == "nodes[1].config.pass_env[1]"
+    assert "never passed" in found.message
 
 
 def test_an_executor_needs_a_command() -> None:

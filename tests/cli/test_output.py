@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from mirrorneuron.cli import output
 from tests.cli.conftest import MN, RESEARCH, ROOT, Bundle, Mn
 
 
@@ -130,3 +131,22 @@ def test_graphs_of_folders_and_jobs(mn: Mn, job):
     assert "ingress: router, done" in drawing
     shown = json.loads(mn("graph", job, "--json").stdout)
     assert (shown["graph_id"], shown["format"]) == ("research_flow", "mermaid")
+
+
+@pytest.mark.parametrize("text", ["a\u202eb", "\x1b[2J", "\x7f", "\x9b31m", "\u2066x\u2069", "\U000e0041", "\u200f"])
+def test_no_line_and_no_document_holds_a_character_that_a_terminal_misreads(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U+202E shows what follows from right to left. JSON stays JSON."""
+    monkeypatch.setattr(output, "on_terminal", lambda: False)
+    output.document({"é": [text]})
+    document = capsys.readouterr().out
+    assert json.loads(document) == {"é": [text]}
+    output.line(f"é {text}\nsecond")
+    output.result(text, "more")
+    output.fields({"name": text})
+    output.table(["name"], [[text]])
+    shown = document + capsys.readouterr().out
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert "é" in shown
+    assert "\nsecond\n" in shown

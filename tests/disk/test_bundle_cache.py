@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import multiprocessing
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron.bundle.archive import pack_folder
+from workers.disk import bundle_cache
 from workers.disk.bundle_cache import IN_USE_S, BundleCache
 
 MIB = 1024 * 1024
@@ -206,3 +208,21 @@ def test_processes_that_remove_at_once_do_not_trip_over_each_other(tmp_path: Pat
     bundles = [archive(tmp_path, letter * 1_000) for letter in "abcd"]
     assert run_three(ask_and_remove, tmp_path / "cache", bundles) == [0, 0, 0]
     assert len(kept(tmp_path / "cache")) <= len(bundles)
+
+
+def test_a_command_that_holds_the_locks_does_not_stop_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs as the worker's user, so it can open and lock the files."""
+    monkeypatch.setattr(bundle_cache, "BRIEF_S", 0.1)
+    monkeypatch.setattr(bundle_cache, "FETCH_S", 0.1)
+    root = tmp_path / "cache"
+    cache = BundleCache(root, MIB)
+    digest, data = archive(tmp_path, "x")
+    root.mkdir()
+    with contextlib.ExitStack() as held:
+        for name in ("trim", f"fetch-{digest[0]}"):
+            fcntl.flock(held.enter_context((root / f"{name}.lock").open("w")), fcntl.LOCK_EX)
+        folder = cache.path(digest, lambda: data)
+        assert (folder / "file").read_text() == "x"
+        monkeypatch.setattr(bundle_cache, "BRIEF_S", 1e9)  # the locks were replaced: no later call waits
+        assert cache.path(digest, never) == folder
+        cache.trim()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,46 @@ def test_a_killed_process_gives_its_slots_back(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert slots.in_use() == 0
+
+
+#: A process that is started by a process of the pool, as a command is, and locks all files that it finds in a folder.
+LOCK_ALL = """
+import fcntl, os, signal, sys
+for name in sys.argv[2:]:
+    fcntl.flock(os.open(os.path.join(sys.argv[1], name), os.O_RDONLY | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+print("locked", flush=True)
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def locked_by_a_command(folder: Path, *names: str) -> Iterator[None]:
+    """A grandchild of this process, which is a process of the pool here."""
+    shell = [sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"]
+    command = subprocess.Popen(
+        [*shell, sys.executable, "-c", LOCK_ALL, str(folder), *names], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert command.stdout is not None
+    try:
+        assert command.stdout.readline() == b"locked\n"
+        yield
+    finally:
+        os.killpg(command.pid, signal.SIGKILL)
+        command.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the table of locks is Linux's")
+def test_a_command_cannot_hold_the_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs as the worker's user, so it can lock the files. The locks of other runs are respected."""
+    monkeypatch.setattr(slots_module, "SUSPICIOUS_S", 0.1)
+    slots = Slots(tmp_path, 3)
+    looks: list[int] = []
+    with locked_by_a_command(tmp_path, "gate", "0", "2"):
+        with slots.taken(1, never), slots.taken(2, never):
+            assert slots.in_use() == 3
+            with pytest.raises(TimeoutError), slots.taken(1, lambda: looks.append(1) or len(looks) > 20):
+                pass
+        assert slots.in_use() == 0
 
 
 @pytest.mark.parametrize("other", [{"redis_namespace": "two"}, {"redis_url": "redis://127.0.0.1:6379/1"}])

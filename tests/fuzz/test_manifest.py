@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorneuron.bundle.conditions import compile_condition, holds, unknown_roots
+from mirrorneuron.bundle.evaluation import Meter
 from mirrorneuron.bundle.load import JobBundle, load, pack
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.plan import make_plan
@@ -180,7 +181,7 @@ def test_any_text_is_a_condition_or_is_refused(text: str, body: Any) -> None:
     unknown_roots(text)
     message = decode(encode(seed({"body": body}, job_id="j", to="a", message_id="m", timestamp="t")))
     try:
-        assert holds(compiled, message) in (True, False)
+        assert holds(compiled, message, Meter()) in (True, False)
     except ValueError as error:
         is_one_line(error)
 

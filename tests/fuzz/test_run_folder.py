@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirrorneuron.message import Message, encode, seed
+from mirrorneuron.settings import Settings
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.support.fuzzing.values import ANYTHING, JSON
 from workers.runners.command import environment_of, variables_of, words_of, write_files
@@ -95,7 +96,7 @@ def prepare(folder: Path, request: RunRequest) -> tuple[list[str], dict[str, str
         copy_upload(upload, request.payloads_path, paths)
     workdir = paths.workdir(config.get("workdir", root))
     variables = variables_of(request, write_files(request, folder), workdir, "cluster")
-    return words_of(config, variables, paths), environment_of(config, variables)
+    return words_of(config, variables, paths), environment_of(config, variables, Settings())
 
 
 def is_too_long(error: OSError) -> None:

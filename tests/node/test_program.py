@@ -150,7 +150,7 @@ def test_celery_started_by_the_path_of_the_package_loads_this_app(project: Path,
             text=True,
         )
         assert shown.returncode == 0, shown.stderr
-        assert "mirrorneuron_settings" in shown.stdout
+        assert "mirrorneuron_lists" in shown.stdout
 
 
 @pytest.mark.parametrize(

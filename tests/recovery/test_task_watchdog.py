@@ -105,7 +105,7 @@ def test_a_finished_task_is_no_longer_watched(
     settings: Settings, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise an idle worker would exit."""
-    monkeypatch.setitem(app.conf, "mirrorneuron_settings", settings)
+    monkeypatch.setattr(app, "settings", settings)
     client = Client(settings)
     job = job_ref(client, client.run_manifest(line(3)))
     begun: list[bool] = []

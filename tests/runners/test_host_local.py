@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.bundle.passed_variables import SET_FOR_A_RUN
 from mirrorneuron.message import Message, encode, seed
 from mirrorneuron.settings import Settings
 from workers.lifecycle.run_handle import RunHandle
@@ -110,6 +111,38 @@ def test_a_new_runner_removes_abandoned_folders_but_no_folder_in_use(bench, sett
     )
     bench.out([sys.executable, "-c", other_node], environment={"PYTHONPATH": str(Path(__file__).parents[2])})
     assert not abandoned.exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed", "says"),
+    [
+        (["MIRROR_NEURON_REDIS_URL"], "*", "MIRROR_NEURON_REDIS_URL belongs to the node"),
+        (["mirror_neuron_redis_url"], "*", "belongs to the node"),
+        (["MN_SECRET"], "*", "MN_SECRET belongs to the node"),
+        (["CELERY_BROKER_URL"], "*", "CELERY_BROKER_URL belongs to the node"),
+        (["COPY_OF_URL"], "*", "COPY_OF_URL belongs to the node"),
+        (["API_TOKEN"], "", "this node does not pass API_TOKEN; MIRROR_NEURON_PASS_ENV"),
+        (["API_TOKEN"], "AWS_*, API", "this node does not pass API_TOKEN"),
+        (["API_TOKEN", "HOME", "MN_JOB_ID"], "AWS_*, API_*", None),
+    ],
+)
+def test_the_node_says_which_variables_may_pass(tmp_path, monkeypatch, names, allowed, says):
+    url = "redis://:s3cret@127.0.0.1:1/0"
+    monkeypatch.setenv("API_TOKEN", "t0ken")
+    monkeypatch.setenv("COPY_OF_URL", f"{url}?x=1")
+    monkeypatch.setenv("MIRROR_NEURON_PASS_ENV", allowed)
+    found = Bench(Settings.load(redis_url=url, temp_dir=tmp_path), None).run(SHOW_ENVIRONMENT, pass_env=names)
+    assert "s3cret" not in found.sandbox["stdout"]
+    if says:
+        assert says in found.error
+    else:
+        assert "API_TOKEN=t0ken" in found.sandbox["stdout"]
+        assert "MN_JOB_ID=job.1" in found.sandbox["stdout"]
+
+
+def test_the_names_that_may_be_passed_are_those_that_the_runner_sets(bench):
+    seen = {entry.partition("=")[0] for entry in bench.out(SHOW_ENVIRONMENT).split("\0")}
+    assert {f"MIRROR_NEURON_{name}" for name in SET_FOR_A_RUN} == {n for n in seen if n.startswith("MIRROR_NEURON_")}
 
 
 def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeypatch):

@@ -7,13 +7,14 @@ The state of an agent is a JSON object. Its key `user` belongs to the agent (a m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.bundle.conditions import holds
+from mirrorneuron.bundle.evaluation import Meter
 from mirrorneuron.bundle.manifest import RoutingMode, Template
 from mirrorneuron.bundle.plan import PlannedEdge, PlannedNode
 from mirrorneuron.bundle.suggest import Suggestions
@@ -28,6 +29,7 @@ MAX_OUTGOING_BYTES: Final = (
 )  # of these messages and events; Redis disconnects a client that sends 1 GiB at once
 FULL_MESSAGES: Final = 10_000  # outgoing messages after which light agents leave the rest of their mail for later
 FULL_BYTES: Final = 16 * 1024 * 1024  # the same in bytes
+FULL_STEPS: Final = 100_000  # the same in steps of conditions, about 0.1 s
 SHOWN_TYPES: Final = 10  # of the edges of a node, in an error
 USER: Final = "user"
 
@@ -41,6 +43,7 @@ class StepContext:
     clock: Callable[[], int]  #: the server's time now (ms), which stamps emitted messages
     agents: Collection[str]  #: every agent of the job
     max_message_bytes: int
+    meter: Meter = field(default_factory=Meter)  #: evaluates the conditions of edges
 
 
 class Draft:
@@ -87,7 +90,8 @@ class Draft:
     def until_full(self) -> Iterator[Message]:
         """Yield the unexpired messages until the step is large enough for one commit; the rest stays in the mailbox."""
         for number, message in enumerate(self._mail):
-            if len(self._step.outgoing) >= FULL_MESSAGES or self._bytes >= FULL_BYTES:
+            steps = self.context.meter.spent if number else 0
+            if len(self._step.outgoing) >= FULL_MESSAGES or self._bytes >= FULL_BYTES or steps >= FULL_STEPS:
                 self._consumed = number
                 return
             if message.expired(self.context.now_ms):
@@ -198,6 +202,7 @@ class Draft:
         `round_robin` edge in turn.
         """
         edges = self.node.edges_for(message["envelope"]["type"])
+        self.context.meter.renew()
         targets: list[str] = []
         round_robin: list[PlannedEdge] = []
         matched = False
@@ -229,9 +234,10 @@ class Draft:
     def _holds(self, edge: PlannedEdge, message: Mapping[str, Any]) -> bool:
         assert edge.condition is not None
         try:
-            return holds(edge.condition, message)
+            return holds(edge.condition, message, self.context.meter)
         except ValueError as error:
-            raise RunFailed(f"cannot evaluate the condition of the edge to {edge.to!r}: {error}") from None
+            where = f"{edge.to!r}: edges[{edge.position}] of {self.node.node_id!r}"
+            raise RunFailed(f"cannot evaluate the condition of the edge to {where}: {error}") from None
 
     def consumed(self) -> Step:
         """Finish the step of a successful run: it consumes the claimed mail, or as much of it as `until_full` yielded.

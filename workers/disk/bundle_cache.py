@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
 from mirrorneuron.bundle import archive
+from workers.disk.locks import locked
 from workers.disk.removal import remove
 
+BRIEF_S: Final = 10.0  #: patience with the holder of the lock for looking up and removing
+FETCH_S: Final = 120.0  #: patience with a process that fetches an archive
 IN_USE_S: Final = 3600  #: folders used or written within this time may be in use, and are kept
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -96,12 +98,9 @@ class BundleCache:
             return path
         return path.rename(self._root / f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self._root / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        """The lock *name*. Two processes that hold it at once fetch an archive twice, or evict a folder just used."""
+        return locked(self._root / f"{name}.lock", FETCH_S if name.startswith("fetch") else BRIEF_S)
 
 
 def _size(folder: Path) -> int:

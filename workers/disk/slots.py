@@ -15,7 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from workers.disk.locks import break_foreign, is_current, open_lock, release, try_lock
+
 POLL_S: Final = 0.02
+SUSPICIOUS_S: Final = 1.0  #: a run that waits longer checks that it waits for runs of this worker, and for nobody else
+
+_try, _release = try_lock, release
 
 
 class NotEnoughSlots(Exception):
@@ -39,20 +44,24 @@ class Slots:
             raise NotEnoughSlots(f"the run needs {count} slots, but its pool has only {self.capacity} on this node")
         with ExitStack() as held:
             # A waiting run holds the gate, so that small runs cannot overtake a large one for ever.
-            gate = held.enter_context(self._file("gate"))
-            while not _try(gate):
-                _pause(cancelled)
+            gate = self._wait_for("gate", cancelled)
+            held.callback(_release, gate)
             numbers = list(range(self.capacity))
+            asked_at = time.monotonic()
             while count:
+                suspicious = time.monotonic() - asked_at > SUSPICIOUS_S
+                asked_at = time.monotonic() if suspicious else asked_at
                 for number in numbers[:]:
-                    slot = self._open(str(number))
-                    if _try(slot):
+                    slot, path = self._open(str(number)), self._folder / str(number)
+                    if _try(slot) and is_current(slot, path):
                         held.callback(_release, slot)
                         numbers.remove(number)
                         count -= 1
                         if not count:
                             break
                     else:
+                        if suspicious:
+                            break_foreign(slot, path)
                         os.close(slot)
                 else:
                     _pause(cancelled)
@@ -67,9 +76,22 @@ class Slots:
                 taken += not _try(slot, fcntl.LOCK_SH)
         return taken
 
+    def _wait_for(self, name: str, cancelled: Callable[[], object]) -> int:
+        """Open and lock the file *name*."""
+        path, asked_at = self._folder / name, time.monotonic()
+        while True:
+            opened = self._open(name)
+            if _try(opened) and is_current(opened, path):
+                return opened
+            if time.monotonic() - asked_at > SUSPICIOUS_S:
+                asked_at = time.monotonic()
+                break_foreign(opened, path)
+            os.close(opened)
+            _pause(cancelled)
+
     def _open(self, name: str) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open_lock(self._folder / name)
 
     @contextmanager
     def _file(self, name: str) -> Iterator[int]:
@@ -78,20 +100,6 @@ class Slots:
             yield opened
         finally:
             _release(opened)
-
-
-def _try(opened: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(opened, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _release(opened: int) -> None:
-    """Unlock and close. Closing alone would not free the slot: a process forked meanwhile has the file open too."""
-    fcntl.flock(opened, fcntl.LOCK_UN)
-    os.close(opened)
 
 
 def _pause(cancelled: Callable[[], object]) -> None:

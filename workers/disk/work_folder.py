@@ -23,8 +23,8 @@ class HeldFolder:
 
     def __init__(self, root: Path | None, name: str) -> None:
         if root is not None:
-            root.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{name[:80]}-", dir=root))
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix=f"{name[:80]}-", dir=root or os.path.realpath(tempfile.gettempdir())))
         try:
             self._lock_fd = os.open(self.path, os.O_RDONLY)
         except BaseException:
@@ -51,6 +51,8 @@ class HeldFolder:
 def remove_abandoned(root: Path) -> None:
     """Remove the folders beneath *root* that killed processes have left."""
     with suppress(OSError):
+        if root.is_symlink():
+            return
         for entry in os.scandir(root):
             with suppress(OSError):
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime > _UNHELD_S and not _held(entry.path):

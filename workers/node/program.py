@@ -13,6 +13,7 @@ from typing import Final
 
 from mirrorneuron.pools import queue
 from mirrorneuron.processes.standard_streams import open_missing
+from mirrorneuron.text import printable
 from workers.node import supervisor
 
 USAGE: Final = 2  #: exit code: a worker cannot be started
@@ -64,5 +65,4 @@ class _LogLines(logging.Handler):
 def _print_error(text: str) -> None:
     with suppress(OSError):  # the terminal may be closed
         for line in text.splitlines():
-            shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-            print(f"mn: {shown}", file=sys.stderr)
+            print(f"mn: {printable(line)}", file=sys.stderr)

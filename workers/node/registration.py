@@ -48,7 +48,7 @@ class NodeStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **_: Any) -> None:
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
-        settings: Settings = worker.app.conf.mirrorneuron_settings
+        settings: Settings = worker.app.settings
         mark = mark_of(settings, worker.hostname)
         if _is_alone(runtime.own_folder(settings), mark):
             # Commands of an earlier process of this worker: other workers run their agents again.
@@ -64,7 +64,7 @@ class NodeStep(bootsteps.StartStopStep):
         self._sweeper: Sweeper | None = None
 
     def start(self, worker: Any) -> None:
-        settings: Settings = worker.app.conf.mirrorneuron_settings
+        settings: Settings = worker.app.settings
         STOP.allow(settings.stop_grace_seconds)
         store = Store(settings, node=worker.hostname)
         node = _describe(worker, settings)

@@ -7,11 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from mirrorneuron.bundle.passed_variables import is_private
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
 from mirrorneuron.settings import PREFIX, Settings
@@ -29,6 +31,7 @@ INHERITED: Final = (
     "TMPDIR",
 )  # the only variables of the worker that a command sees without `pass_env`
 MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
+_RUN_PREFIXES: Final = (PREFIX, "MN_")  # of the variables that the runner sets itself
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
 _PLACEHOLDER: Final = re.compile(
     r"\{(input_file|context_file|message_file|body_file|answer_file|workdir|job_id|agent_id|python)\}"
@@ -106,10 +109,11 @@ def variables_of(request: RunRequest, files: Mapping[str, str], workdir: Path, c
     }
 
 
-def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+def environment_of(config: Mapping[str, Any], variables: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """The whole environment of the command: `INHERITED`, `environment`, `pass_env`, and *variables* (also as `MN_*`).
 
     Later ones override earlier ones, so an entry of `environment` is the default of a variable that `pass_env` names.
+    Raises RunRefused for a name in `pass_env` that the node does not pass.
     """
     given = config.get("environment") or {}
     names = config.get("pass_env") or []
@@ -125,9 +129,26 @@ def environment_of(config: Mapping[str, Any], variables: Mapping[str, str]) -> d
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment["PATH"] = _search_path(environment.get("PATH", os.defpath))
     environment |= {name: _text(value) for name, value in given.items()}
-    environment |= {name: os.environ[name] for name in names if name in os.environ}
+    environment |= _passed(names, settings)
     short = {name.replace(PREFIX, "MN_", 1): value for name, value in variables.items() if name != MARKER}
     return environment | short | dict(variables)
+
+
+def _passed(names: Iterable[str], settings: Settings) -> dict[str, str]:
+    """The variables of this process that `pass_env` names. Raises RunRefused for one that the node does not pass."""
+    secrets = {url for url in (settings.redis_url, settings.broker_url) if url != without_password(url)}
+    passed = {}
+    for name in names:
+        value = os.environ.get(name)
+        if is_private(name) or any(secret in (value or "") for secret in secrets):
+            raise RunRefused(f"config.pass_env: {name} belongs to the node and is never passed to a command")
+        if name.startswith(_RUN_PREFIXES):
+            continue  # the runner sets it
+        if name not in INHERITED and not any(fnmatchcase(name, pattern) for pattern in settings.pass_env):
+            raise RunRefused(f"config.pass_env: this node does not pass {name}; {PREFIX}PASS_ENV lists what it passes")
+        if value is not None:
+            passed[name] = value
+    return passed
 
 
 def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: SandboxPaths) -> list[str]:

@@ -44,6 +44,7 @@ class HostLocal:
         self._cap_bytes = settings.max_output_bytes
         self._max_answer_bytes = settings.max_message_bytes
         self._cluster = cluster_of(settings)
+        self._settings = settings
         remove_abandoned(self._runs)
 
     def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
@@ -68,7 +69,7 @@ class HostLocal:
         workdir = paths.workdir(_path(config, "workdir", root))
         variables = variables_of(request, write_files(request, folder), workdir, self._cluster)
         words = words_of(config, variables, paths)
-        environment = environment_of(config, variables)
+        environment = environment_of(config, variables, self._settings)
         if handle.reason is not None:
             return _not_run(request, name, NOT_RUN, handle.reason)
         watch = AnswerWatch()

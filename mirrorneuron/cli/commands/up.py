@@ -16,11 +16,12 @@ from celery.platforms import set_pdeathsig
 
 from mirrorneuron import embedded
 from mirrorneuron.cli import output, signals, target
-from mirrorneuron.cli.commands.dashboard import ADDRESS, PORT, Address, Port, check_free, url
+from mirrorneuron.cli.dashboard_address import ADDRESS, PORT, Address, Port, check_free, token_of, url
 from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.options import Json
 from mirrorneuron.cli.target import Place
 from mirrorneuron.embedded.launcher import NODE_STOP_MARGIN_S
+from mirrorneuron.processes.private_memory import keep_private
 from mirrorneuron.processes.reaper import reap_orphans
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.text import without_password
@@ -43,16 +44,19 @@ def up(
     Ctrl-C stops what this command has started. With --json one document holds the server's URL, the node's pid and the
     dashboard's address.
     """
+    keep_private()
     if with_dashboard:
         check_free(address, port)
-    where = url(address, port) if with_dashboard else None
     with signals.interrupting(once=True):
         place = target.find_or_start()
         children = Children(place.environment(), place.settings.stop_grace_seconds + NODE_STOP_MARGIN_S)
         try:
+            token = token_of(place.settings)
+            where = url(address, port, token) if with_dashboard else None
             _announce(place, _start(place, children), where, json=json)
             if where:
-                children.start("dashboard", (*DASHBOARD, "--address", address, "--port", str(port)))
+                command = (*DASHBOARD, "--address", address, "--port", str(port))
+                children.start("dashboard", command, **{f"{PREFIX}DASHBOARD_TOKEN": token})
             children.wait()
         except KeyboardInterrupt:
             return
@@ -116,11 +120,11 @@ class Children:
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
 
-    def start(self, name: str, argv: Sequence[str]) -> int:
-        """Start a child; return its pid."""
+    def start(self, name: str, argv: Sequence[str], **variables: str) -> int:
+        """Start a child with more environment *variables*; return its pid."""
         child = subprocess.Popen(
             argv,
-            env=self.environment,
+            env={**self.environment, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it would repeat what `_announce` prints
             process_group=0,
