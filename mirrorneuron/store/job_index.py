@@ -6,10 +6,11 @@ job is created, and the live entry is removed after the job has ended. The sweep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
+from mirrorneuron.message import encode
 from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys
 
@@ -33,6 +34,13 @@ class JobIndex:
         entry would be lost.
         """
         return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id)]
+
+    def agents_entry(self, job_id: str, agents: Collection[str]) -> tuple[str | bytes, ...]:
+        """Return the command that writes the names of a new job's agents into its record, to be sent with `entries`.
+
+        They are read when the bundle is lost. An existing job keeps its own.
+        """
+        return ("HSETNX", self._keys.job(job_id), "agents", encode(list(agents)))
 
     def mark_ended(self, job_ids: Sequence[str]) -> None:
         """Remove ended jobs from the live index. Idempotent. After a crash before this call, the sweeper repeats it.
@@ -110,6 +118,7 @@ class JobIndex:
         """Remove the entries of a job without a record, if they are older than *age_ms*."""
         submitted = self._client.zscore(self._keys.jobs, job_id)
         if submitted is None or self._now_ms() - submitted > age_ms:
+            self._client.hdel(self._keys.job(job_id), "agents")  # written by a submission that came no further
             self.remove(job_id)
 
     def forget_expired(self) -> None:

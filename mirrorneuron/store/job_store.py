@@ -152,8 +152,9 @@ class Store:
             for n in plan.nodes.values()
             if not n.plain
         ]
-        index_and_bundle = [
+        beside = [
             *self.index.entries(job_id, now),
+            self.index.agents_entry(job_id, plan.nodes.keys()),
             *self.bundles.renewals(bundle.digest, bundle.payloads_digest),
         ]
         word, status, replies = self.scripts.create(
@@ -165,9 +166,9 @@ class Store:
             policies=plan.policies,
             agents=agents,
             mail=mail,
-            same_round_trip=index_and_bundle,
+            same_round_trip=beside,
         )
-        if word is not ReplyCode.CONFLICT and not all(replies[2:]):
+        if word is not ReplyCode.CONFLICT and not all(replies[3:]):
             self.bundles.put(bundle)
         if JobStatus(status) in TERMINAL:
             self.client.srem(self.keys.live, job_id)
@@ -198,12 +199,10 @@ class Store:
         return set().union(*(self.index.digests(ids) for ids in self.index.pages()))
 
     def found_agents(self, job_id: str) -> list[str]:
-        """Return the agents of a job that have keys, for a job whose bundle is lost. Slow: SCAN reads every key."""
-        stem = self.keys.job(job_id)
-        names = [key.decode() for key in self.client.scan_iter(f"{stem}:*", count=1000)]
-        return sorted(
-            {name.removeprefix(f"{stem}:{p}:") for name in names for p in ("agent", "mail") if f"{stem}:{p}:" in name}
-        )
+        """Return the agents of a job from its own record, for a job whose bundle is lost."""
+        raw = self.client.hget(self.keys.job(job_id), "agents")
+        with records.reading(f"the agents of job {job_id!r}"):
+            return [str(name) for name in decode(raw)] if raw else []
 
     def read_job(self, job_id: str) -> JobMap | None:
         """Return the job map, None if there is no such job. One read. Raises RecordDamaged."""
