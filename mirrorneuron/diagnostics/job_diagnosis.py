@@ -317,7 +317,8 @@ def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
     names = _first_names([node["name"] for node in nodes])
-    hint = f"wait: a lost announcement is repeated after 5 s, then at growing intervals; or see the log of {names}"
+    hint = "wait: a lost announcement is repeated after 5 s, then at growing intervals"
+    hint = f"{hint}; or run `mn doctor`, and see the log of {names}"
     return f"; {count(queued, 'task')} in the queue" if queued else "", hint
 
 

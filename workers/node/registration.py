@@ -18,7 +18,7 @@ from urllib.parse import quote
 from celery import bootsteps, signals
 
 from mirrorneuron.job import iso
-from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.pools import LIGHT, pool_of
 from mirrorneuron.processes.by_environment import kill_with
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import UNREACHABLE
@@ -136,8 +136,8 @@ def _begin_stop(**_: Any) -> None:
 
 def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
     names = [str(name) for name in worker.app.amqp.queues.consume_from]
-    pools = {pool: queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)}
-    served = [pool for pool, name in pools.items() if name in names]
+    # By the queues and not by the settings: `-Q` may name the queue of any pool.
+    served = [pool for name in names if (pool := pool_of(settings.redis_namespace, name)) is not None]
     slots = worker.pool.info["max-concurrency"]  # `worker.concurrency` counts the processors for a solo worker too
     return {
         "name": worker.hostname,
