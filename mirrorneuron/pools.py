@@ -19,6 +19,12 @@ def pool_problem(name: str) -> tuple[str, str]:
     return "", ""
 
 
+def worker_command(pool: str, slots: int = 1) -> str:
+    """The command that starts a node for *pool* on which a run of *slots* has room."""
+    words = "" if pool in (LIGHT, DEFAULT_POOL) else f" --pool {pool}"
+    return f"mn worker{words}{f' --slots {slots}' if slots > 1 else ''}"
+
+
 def pool_of(namespace: str, queue_name: str) -> str | None:
     """The pool of a Celery queue of *namespace*, None for any other queue. The inverse of `queue`."""
     if queue_name == queue(namespace, LIGHT):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mirrorneuron.diagnostics.finding import RIGHTS, Finding, Level, RuntimeStatus, finding
-from mirrorneuron.pools import DEFAULT_POOL, LIGHT
+from mirrorneuron.pools import LIGHT, worker_command
 from mirrorneuron.text import count, span
 
 CLOCK_MS: Final = 2_000
@@ -44,7 +44,7 @@ def _pools(status: RuntimeStatus) -> Iterator[Finding]:
         if pool == LIGHT or need is None:
             if not found:
                 level = Level.ERROR if pool == LIGHT else Level.WARNING
-                yield finding("nodes", level, f"no node serves pool {pool!r}", start_a_node(pool))
+                yield finding("nodes", level, f"no node serves pool {pool!r}", f"start one: {worker_command(pool)}")
             continue
         level = Level.ERROR if need.waiting else Level.WARNING
         who = (
@@ -54,16 +54,12 @@ def _pools(status: RuntimeStatus) -> Iterator[Finding]:
         )
         who = who if need.waiting else f"{count(need.jobs, 'live job')} may need it later"
         if not found:
-            yield finding("nodes", level, f"no node serves pool {pool!r}; {who}", start_a_node(pool, need.slots))
+            yield finding(
+                "nodes", level, f"no node serves pool {pool!r}; {who}", f"start one: {worker_command(pool, need.slots)}"
+            )
         elif (largest := max(row["slots"] for row in found)) < need.slots:
             said = f"a run needs {need.slots} slots of pool {pool!r}, but the largest node has {largest}; {who}"
-            yield finding("nodes", level, said, start_a_node(pool, need.slots))
-
-
-def start_a_node(pool: str, slots: int = 1) -> str:
-    """The command that starts a node for *pool* on which a run of *slots* has room."""
-    words = "" if pool in (LIGHT, DEFAULT_POOL) else f" --pool {pool}"
-    return f"start one: mn worker{words}{f' --slots {slots}' if slots > 1 else ''}"
+            yield finding("nodes", level, said, f"start one: {worker_command(pool, need.slots)}")
 
 
 def sweeps(status: RuntimeStatus) -> Iterator[Finding]:

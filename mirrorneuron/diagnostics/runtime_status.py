@@ -87,8 +87,9 @@ def _needs(store: Store) -> list[PoolNeed]:
     slots: dict[str, int] = {}
     for digest in sorted(store.index.digests(live))[:BUNDLES]:
         with suppress(BundleNotFound, ResponseError):
-            for node in store.plan(digest)[0].nodes.values():
-                slots[node.pool] = max(slots.get(node.pool, 1), int(node.config.get("pool_slots", 1)))
+            plan = store.plan(digest)[0]
+            for pool in plan.pools:
+                slots[pool] = max(slots.get(pool, 1), plan.slots(pool))
     found = store.activity.jobs_by_pool(live)
     return [PoolNeed(pool, jobs, waiting, slots.get(pool, 1)) for pool, (jobs, waiting) in sorted(found.items())]
 

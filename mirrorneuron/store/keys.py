@@ -78,6 +78,10 @@ class Keys:
         """STRING: JSON of one worker's registration; expires some heartbeats after the last one."""
         return f"{self.ns}:node:{name}"
 
+    def holder(self, name: str) -> str:
+        """STRING: the process that has a worker's name; expires like the registration."""
+        return f"{self.ns}:holder:{name}"
+
     def manifest(self, digest: str) -> str:
         """STRING: JSON `{manifest, payloads}` of a bundle; expires when no kept job can need it."""
         return f"{self.ns}:manifest:{digest}"
