@@ -19,6 +19,20 @@ def pool_problem(name: str) -> tuple[str, str]:
     return "", ""
 
 
+def worker_command(pool: str, slots: int = 1) -> str:
+    """The command that starts a node for *pool* on which a run of *slots* has room."""
+    words = "" if pool in (LIGHT, DEFAULT_POOL) else f" --pool {pool}"
+    return f"mn worker{words}{f' --slots {slots}' if slots > 1 else ''}"
+
+
+def pool_of(namespace: str, queue_name: str) -> str | None:
+    """The pool of a Celery queue of *namespace*, None for any other queue. The inverse of `queue`."""
+    if queue_name == queue(namespace, LIGHT):
+        return LIGHT
+    pool = queue_name.removeprefix(queue(namespace, ""))
+    return pool if pool != queue_name and not pool_problem(pool)[0] else None
+
+
 def queue(namespace: str, pool: str) -> str:
     """The Celery queue of a pool."""
     return f"{namespace}.{LIGHT}" if pool == LIGHT else f"{namespace}.pool.{pool}"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from redis.exceptions import RedisError
+
 from mirrorneuron.bundle.manifest import AgentType, Template
 from mirrorneuron.bundle.plan import PlannedNode
 from mirrorneuron.job import EventType
@@ -23,6 +25,10 @@ from workers.runtime import Runtime
 DEFAULT_BACKOFF_MS: Final = 500
 MAX_BACKOFF_MS: Final = 3_600_000
 STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` has passed
+
+MOMENT_S: Final = 1.0  # for which a run waits for slots here before it looks for another node, and between two looks
+NEAR_MS: Final = 200  # before a run is announced again that another node has room for
+FAR_MS: Final = 3_000  # the same if no other node has room now
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft, Run], None]]] = {
     AgentType.EXECUTOR: executor.handle,
@@ -41,15 +47,17 @@ def attempt(
 ) -> Step:
     """Run a claimed executor or module once, and return its step. Blocks while it runs.
 
-    A failed run returns a step that retries it or fails the job.
+    A failed run returns a step that retries it or fails the job. A run for which another node has the slots is given
+    back, and is no attempt.
     """
     draft = Draft(node, claim, context)
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
     if step := _without_run(draft, released):
         return step
-    slots = node.config.get("pool_slots", 1)
+    slots = node.slots
+    elsewhere = OtherNodes(runtime, node.pool, slots)
     asked_at = time.monotonic()
-    lease = {
+    lease: dict[str, Any] = {
         "lease_id": context.token,
         "pool": node.pool,
         "slots": slots,
@@ -58,7 +66,7 @@ def attempt(
     try:
         folder = runtime.payloads(payloads) if payloads else None
         with (
-            runtime.slots(node.pool).taken(slots, lambda: handle.reason),
+            runtime.slots(node.pool).taken(slots, lambda: handle.reason or elsewhere.found()),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
             message = _run_message(draft.messages, node, claim.attempts)
@@ -67,12 +75,53 @@ def attempt(
             HANDLERS[node.agent_type](draft, run)
         draft.record(*released)
         return draft.consumed()
-    except NotEnoughSlots as error:
-        return draft.failed(str(error), {"lease": lease}, [released])
+    except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
+        return given_back(claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
     except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
-            return untouched(claim, [(released[0], encode(released[1]))])
+            return given_back(claim, released)
+        if elsewhere.room:
+            return given_back(claim, released, NEAR_MS)
         return _retry_or_fail(draft, run_failure(error), released)
+
+
+def given_back(claim: Claim, released: tuple[str, Any], delay_ms: int | None = None) -> Step:
+    """The step that gives a claim back uncounted, to be announced again after *delay_ms*."""
+    return replace(untouched(claim, [(released[0], encode(released[1]))]), delay_ms=delay_ms)
+
+
+class OtherNodes:
+    """The other nodes that serve a pool, as places for a run of *slots* that this node has no room for."""
+
+    def __init__(self, runtime: Runtime, pool: str, slots: int) -> None:
+        self._runtime = runtime
+        self._pool = pool
+        self._slots = slots
+        self._look_at: float | None = None
+        self.room = False  #: `found` has returned True
+
+    def found(self) -> bool:
+        """True if the run has waited here for a moment, and another node has room. Cheap to call often."""
+        now = time.monotonic()
+        if self._look_at is None:
+            self._look_at = now + MOMENT_S
+        elif now >= self._look_at:
+            self._look_at = now + MOMENT_S
+            self.room = self.have_room()
+        return self.room
+
+    def have_room(self) -> bool:
+        """True if another node has that many free slots, by its last heartbeat."""
+        try:
+            nodes = self._runtime.store.fail_fast.registry.nodes()
+        except RedisError:
+            return False
+        others = [
+            node["pools"].get(self._pool)
+            for node in nodes
+            if node["name"] != self._runtime.name and not node["stopping"]
+        ]
+        return any(row["slots"] - row["in_use"] >= self._slots for row in others if row)
 
 
 def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:

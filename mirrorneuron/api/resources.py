@@ -11,7 +11,7 @@ from celery import Celery
 from mirrorneuron.api.control import Control
 from mirrorneuron.api.submission import Submission
 from mirrorneuron.bundle.plan import Plan
-from mirrorneuron.diagnostics.checkup import RuntimeStatus
+from mirrorneuron.diagnostics.finding import RuntimeStatus
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
 from mirrorneuron.diagnostics.runtime_status import read_status
@@ -20,6 +20,7 @@ from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.rights import Role
 
 
 class Resources:
@@ -47,9 +48,9 @@ class Resources:
         error = "" if JobStatus(job["status"]) in TERMINAL else broker_error(self.app)
         return diagnose(facts_of(self.store, job, broker_error=error))
 
-    def runtime_status(self) -> RuntimeStatus:
-        """Read the status of the runtime; an unreachable store is part of it, and not raised."""
-        return read_status(self.store, self.app)
+    def runtime_status(self, role: Role = Role.NODE) -> RuntimeStatus:
+        """Read the status of the runtime as a user in *role*; an unreachable store is part of it, and not raised."""
+        return read_status(self.store, self.app, role)
 
     @cached_property
     def submission(self) -> Submission:

@@ -69,6 +69,11 @@ class PlannedNode:
         return self._matching[message_type]
 
     @property
+    def slots(self) -> int:
+        """How many slots of its pool a run takes."""
+        return int(self.config.get("pool_slots", 1))
+
+    @property
     def light(self) -> bool:
         return self.pool == LIGHT
 
@@ -102,6 +107,10 @@ class Plan:
     @cached_property
     def sinks(self) -> tuple[str, ...]:
         return tuple(n.node_id for n in self.nodes.values() if not n.out_degree)
+
+    def slots(self, pool: str) -> int:
+        """The most slots of *pool* that one run takes."""
+        return max((node.slots for node in self.nodes.values() if node.pool == pool), default=1)
 
     def downstream_of(self, start: str) -> list[str]:
         """*start* and every node that its messages can reach along edges."""

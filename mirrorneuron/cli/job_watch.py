@@ -19,6 +19,7 @@ from mirrorneuron.cli.exits import Code, complain
 from mirrorneuron.cli.job_progress import Progress
 from mirrorneuron.errors import MirrorNeuronError, RuntimeUnavailable
 from mirrorneuron.job import JobMap
+from mirrorneuron.pools import DEFAULT_POOL, LIGHT, worker_command
 
 NODE_POLL_S: Final = 2.0  #: between two queries of the nodes
 RECONNECT_S: Final = 1.0  #: before the events are read again after the store was unreachable
@@ -29,7 +30,7 @@ EVENTS_LAG_S: Final = 5.0  #: how long to wait for the last events after the job
 class MissingPoolHint:
     """What the user can do when no node serves a pool that the job needs."""
 
-    text: str
+    light: str = ""  #: if it is one of the pools that `mn worker` serves by itself; "": the command that starts a node
     after_s: float = NODE_POLL_S  #: time before the hint is first shown
 
 
@@ -39,7 +40,7 @@ class JobWatch:
     def __init__(self, client: Client, job_id: str, plan: Plan, hint: MissingPoolHint) -> None:
         self.progress = Progress(job_id, len(plan.nodes))
         self._client = client
-        self._pools = set(plan.pools)
+        self._slots = {pool: plan.slots(pool) for pool in sorted(plan.pools)}
         self._hint = hint
         self._stop = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="events", daemon=True)
@@ -82,14 +83,25 @@ class JobWatch:
                 complain(hint)
 
     def _missing_pools(self) -> str:
-        """Return a hint if no node serves a pool that the job needs, or the store is unreachable; else ""."""
+        """Return a hint if no node serves a pool that the job needs, or the store is unreachable; else "".
+
+        A node that has fewer slots than one run takes does not count.
+        """
         try:
-            served = {pool for node in self._client.inspect_nodes() for pool in node["pools"]}
+            nodes = self._client.inspect_nodes()
         except RuntimeUnavailable as error:
             return str(error)
-        missing = sorted(self._pools - served)
-        names = f"pool{'' if len(missing) == 1 else 's'} {', '.join(missing)}"
-        return f"no node serves {names} yet: {self._hint.text}" if missing else ""
+        rows = [(pool, row["slots"]) for node in nodes for pool, row in node["pools"].items()]
+        missing = [pool for pool, slots in self._slots.items() if not any(p == pool and n >= slots for p, n in rows)]
+        if not missing:
+            return ""
+        names = [pool if self._slots[pool] == 1 else f"{pool} with {self._slots[pool]} slots" for pool in missing]
+        text = self._hint.light if {LIGHT, DEFAULT_POOL}.issuperset(missing) else ""
+        commands = dict.fromkeys(
+            f"`{worker_command(pool, self._slots[pool])}`" for pool in missing if pool != LIGHT or len(missing) == 1
+        )
+        text = text or f"start one with {' and '.join(commands)}"
+        return f"no node serves pool{'' if len(missing) == 1 else 's'} {', '.join(names)} yet: {text}"
 
 
 def until_end(

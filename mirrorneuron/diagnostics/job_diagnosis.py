@@ -15,7 +15,7 @@ from mirrorneuron.bundle.manifest import AgentType, RecoveryMode
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
-from mirrorneuron.pools import DEFAULT_POOL, LIGHT
+from mirrorneuron.pools import LIGHT, worker_command
 from mirrorneuron.text import count, span
 
 SILENT: Final = 0.5  # of a lease: it is renewed after every third, so with less than this left a renewal was missed
@@ -104,8 +104,14 @@ class JobFacts:
     broker_error: str = ""
     busy: Mapping[str, Sequence[str]] = field(default_factory=dict)  #: pool -> holders of its slots, as `job/agent`
 
-    def serving(self, pool: str) -> list[NodeInfo]:
-        return [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
+    def serving(self, pool: str, slots: int = 1) -> list[NodeInfo]:
+        """The nodes that serve *pool* with at least that many slots."""
+        nodes = [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
+        return [node for node in nodes if slots == 1 or node["pools"][pool]["slots"] >= slots]
+
+    def slots(self, pool: str) -> int:
+        """The slots that the agent of *pool* takes that is due first."""
+        return self.plan.nodes[self.due[pool].agent_id].slots if pool in self.due else 1
 
 
 def diagnose(facts: JobFacts) -> Diagnosis:
@@ -169,20 +175,23 @@ def _no_node(facts: JobFacts) -> Diagnosis | None:
     wanted = [LIGHT] if pending or not (facts.due or moved_on) else list(facts.due)
     if not facts.nodes:
         wanted += [facts.plan.nodes[held.agent_id].pool for held in facts.held]
-    pool = next((pool for pool in wanted if not facts.serving(pool)), None)
+    pool = next((pool for pool in wanted if not facts.serving(pool, facts.slots(pool))), None)
     if pool is None:
         return None
     due, stopping = facts.due.get(pool), [node["name"] for node in facts.nodes if pool in node["pools"]]
     said = f"no node serves {_pool(pool)}"
     if not facts.nodes:
         said = "no node is alive"
+    elif due and (served := facts.serving(pool)):
+        largest = max(node["pools"][pool]["slots"] for node in served)
+        said = f"{due.agent_id} needs {facts.slots(pool)} slots of {_pool(pool)}, and the largest node has {largest}"
     elif stopping:
         said += f", except some that are stopping: {_first_names(stopping)}"
     elif due and pool != LIGHT:
         others = sorted({name for node in facts.nodes for name in node["pools"]} - {LIGHT})
         said += f", which {due.agent_id} needs; served pools: {_first_names(others) or 'none'}"
     since = iso(due.at_ms) if due and due.at_ms <= facts.now_ms else facts.job["updated_at"]
-    agent, hint = due.agent_id if due else None, f"start one: {_worker(facts, pool)}"
+    agent, hint = due.agent_id if due else None, f"start one: {worker_command(pool, facts.plan.slots(pool))}"
     return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
 
 
@@ -195,7 +204,8 @@ def _dead_node(facts: JobFacts) -> Diagnosis | None:
     since, claimed_at = iso(held.until_ms - facts.lease_ms), iso(held.since_ms)
     # A worker of the same name that started after the claim is a new one: the supervisor has replaced the dead one.
     if not [n for n in facts.serving(pool) if n["name"] != held.node or n["started_at"] > claimed_at]:
-        hint = f"no other worker serves {_pool(pool)}; start one unless {held.node} comes back: {_worker(facts, pool)}"
+        start = worker_command(pool, facts.plan.slots(pool))
+        hint = f"no other worker serves {_pool(pool)}; start one unless {held.node} comes back: {start}"
     elif facts.plan.policies.recovery_mode == RecoveryMode.MANUAL_RECOVER:
         then = f"then resume it: {_mn(facts, 'resume')}"
         hint = f"wait: in {span(left_ms)} the job is paused, because its recovery_mode is manual_recover; {then}"
@@ -237,10 +247,12 @@ def _waiting_for_a_slot(facts: JobFacts) -> Diagnosis | None:
     # `in_use` is as old as the node's last heartbeat; claims are current.
     in_use = max(sum(row["in_use"] for row in pools), len(busy))
     who = due.agent_id if due.count == 1 else f"{due.agent_id} and {count(due.count - 1, 'other agent')}"
-    if pool != LIGHT and in_use >= slots:
-        said = f"no slot of {_pool(pool)} is free for {who}: {count(slots, 'slot')} taken"
+    need, most = facts.slots(pool), max((row["slots"] - row["in_use"] for row in pools), default=0)
+    if pool != LIGHT and (in_use >= slots or most < need > 1):
+        what = f"no slot of {_pool(pool)} is free" if need == 1 else f"no node has {need} free slots of {_pool(pool)}"
+        said = f"{what} for {who}: {count(in_use, 'slot')} taken"
         said += f", by {_first_names(busy)}" if busy else ""
-        cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {_worker(facts, pool)}"
+        cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {worker_command(pool, facts.plan.slots(pool))}"
     else:
         free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
         ahead, hint = _queue(facts, pool)
@@ -255,6 +267,8 @@ def _retry_wait(facts: JobFacts) -> Diagnosis | None:
     pool, due = min(facts.due.items(), key=lambda row: row[1].at_ms)
     agent, when = due.agent_id, f"in {span(due.at_ms - facts.now_ms)}"
     said, hint = f"{agent} starts {when}, because of its startup_delay_ms", "wait"
+    if (slots := facts.slots(pool)) > 1 and not facts.plan.nodes[agent].config.get("startup_delay_ms"):
+        said = f"{agent} is offered to the nodes again {when}: it needs {slots} free slots of {_pool(pool)}"
     if due.attempts:
         most = facts.plan.nodes[agent].config.get("max_attempts", 1)
         said = f"{agent} is retried {when}; attempt {due.attempts} of {most} failed: {due.error}"
@@ -286,7 +300,7 @@ def _idle(facts: JobFacts) -> Diagnosis:
         said, hint = "no agent is ready, and a worker is about to settle the job", "wait: this takes about a second"
         return _diagnosis(facts, Cause.IDLE, said, hint, facts.job["updated_at"])
     more = f"; list the dead letters: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
-    more += "" if facts.serving(LIGHT) else f"; and start a node: {_worker(facts, LIGHT)}"
+    more += "" if facts.serving(LIGHT) else f"; and start a node: {worker_command(LIGHT)}"
     if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
         said = f"the job waits for a message from outside to {_first_names(sensors)}"
         short = [f"; {row.agent_id} has {row.have} of {row.threshold} messages" for row in facts.short if row.have]
@@ -317,20 +331,13 @@ def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
     names = _first_names([node["name"] for node in nodes])
-    hint = f"wait: a lost announcement is repeated after 5 s, then at growing intervals; or see the log of {names}"
+    hint = "wait: a lost announcement is repeated after 5 s, then at growing intervals"
+    hint = f"{hint}; or run `mn doctor`, and see the log of {names}"
     return f"; {count(queued, 'task')} in the queue" if queued else "", hint
 
 
 def _pool(pool: str) -> str:
     return "light agents" if pool == LIGHT else f"pool {pool!r}"
-
-
-def _worker(facts: JobFacts, pool: str) -> str:
-    """The command that starts a node for *pool* with enough slots for each of the job's agents."""
-    if pool in (LIGHT, DEFAULT_POOL):
-        return "mn worker"
-    slots = max(node.config.get("pool_slots", 1) for node in facts.plan.nodes.values() if node.pool == pool)
-    return f"mn worker --pool {pool}{f' --slots {slots}' if slots > 1 else ''}"
 
 
 def _mn(facts: JobFacts, verb: str, *words: str) -> str:

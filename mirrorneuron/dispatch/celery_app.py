@@ -6,6 +6,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from celery import Celery
+from celery.app.amqp import AMQP, Queues
 from celery.loaders.app import AppLoader
 from kombu import Connection, Exchange, Queue
 
@@ -20,6 +21,8 @@ DRAIN: Final = "mirrorneuron.drain"
 
 CONNECT_TIMEOUT_S: Final = 3.0
 SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default: a publish could block without end
+# A broker that is silent for about twice this time is connected to again: sooner than the lease of a claim (6 s) ends.
+HEALTH_CHECK_S: Final = 2
 PUBLISH_RETRIES: Final = 1  # each may take several socket time-outs, and the sweeper repeats lost announcements
 
 
@@ -30,6 +33,24 @@ class _NoConfigModule(AppLoader):
         return {}
 
 
+class _QueuesWithoutAcknowledgement(Queues):
+    """Queues on Redis, those included that only `-Q` or the control command `add_consumer` names.
+
+    A worker of ours acknowledges nothing (`celery_overrides.no_ack_request`): with a queue that expects it, the worker
+    would take as many tasks as it has slots, and then no more.
+    """
+
+    def _add(self, queue: Queue) -> Queue:
+        queue.no_ack = True
+        return super()._add(queue)
+
+
+class _Amqp(AMQP):
+    @property
+    def queues_cls(self) -> type[Queues]:
+        return _QueuesWithoutAcknowledgement if self.app.conf.mirrorneuron_lists else Queues
+
+
 class App(Celery):
     """A Celery app that ignores the environment variables of other Celery apps.
 
@@ -37,6 +58,8 @@ class App(Celery):
     and the Django fixup may make an app the default one. This app runs in a producer's process and must do neither.
     Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
     """
+
+    amqp_cls = _Amqp
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("mirrorneuron", set_as_current=False, loader=_NoConfigModule, fixups=[])
@@ -77,7 +100,11 @@ def make_app(settings: Settings) -> App:
         task_acks_late=False,
         task_default_queue=names[0],
         # One routing key each: by default all queues would share the first one's, and receive its messages.
-        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name, no_ack=no_ack) for name in names],
+        task_queues=[Queue(name, Exchange(name, type="direct"), routing_key=name) for name in names],
+        # Commands to workers and their events stay in the namespace, though several namespaces may share a database.
+        control_exchange=f"{settings.redis_namespace}.control",
+        event_exchange=f"{settings.redis_namespace}.events",
+        event_queue_prefix=f"{settings.redis_namespace}.events",
         task_publish_retry_policy={"max_retries": PUBLISH_RETRIES, "interval_start": 0, "interval_step": 0.2},
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
@@ -85,7 +112,7 @@ def make_app(settings: Settings) -> App:
         broker_connection_retry_on_startup=True,
         # A Redis server that refuses commands (out of memory, became a replica) makes the worker reconnect, not crash.
         broker_channel_error_retry=no_ack,
-        broker_transport_options=_transport_options(settings),
+        broker_transport_options=_transport_options(settings) | (_redis_options(settings) if no_ack else {}),
     )
     return app
 
@@ -115,6 +142,14 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
     url = settings.broker_url or settings.redis_url
     return {**options, "master_name": sentinel_of(url)[1]} if url.startswith(SENTINEL) else options
+
+
+def _redis_options(settings: Settings) -> dict[str, Any]:
+    """The part of the transport's options that only kombu's Redis transport knows."""
+    keys = {
+        f"{name}_key": f"{settings.redis_namespace}.{name}" for name in ("unacked", "unacked_index", "unacked_mutex")
+    }
+    return {**keys, "health_check_interval": HEALTH_CHECK_S}
 
 
 def backend_url(settings: Settings) -> str:

@@ -109,6 +109,25 @@ class Activity:
                 found[pool].append(f"{job_id}/{agent}")
         return found
 
+    def jobs_by_pool(self, job_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """For each pool: how many of *job_ids* have agents in it, and how many of these have a ready one.
+
+        Two round trips.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hget(self._keys.job(job_id), "pools")
+        rows = [
+            (job_id, pool) for job_id, raw in zip(job_ids, pipe.execute(), strict=True) for pool in _text(raw).split()
+        ]
+        for job_id, pool in rows:
+            pipe.zcard(self._keys.ready(job_id, pool))
+        found: dict[str, tuple[int, int]] = {}
+        for (_, pool), ready in zip(rows, pipe.execute(), strict=True):
+            jobs, waiting = found.get(pool, (0, 0))
+            found[pool] = (jobs + 1, waiting + bool(ready))
+        return found
+
     def claimed_agents(self, job_id: str) -> list[str]:
         """Return the agents in the claims of a job, the one whose lease ends first at the front."""
         return [name.decode() for name in self._client.zrange(self._keys.claims(job_id), 0, -1)]

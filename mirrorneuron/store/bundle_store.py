@@ -75,17 +75,17 @@ class BundleStore:
     def put(self, bundle: PackedBundle) -> None:
         """Store the missing parts of a bundle. Idempotent; readers never see an incomplete bundle."""
         if bundle.payloads is not None and bundle.payloads_digest:
-            self._put_payloads(self._keys.bundle(bundle.payloads_digest), bundle.payloads)
+            self._put_payloads(bundle.payloads_digest, bundle.payloads)
         document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
         self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s)
 
-    def _put_payloads(self, key: str, archive: bytes) -> None:
+    def _put_payloads(self, payloads_digest: str, archive: bytes) -> None:
+        key = self._keys.bundle(payloads_digest)
         if self._client.exists(key):
             return
-        # Same hash tag for both names, so that RENAME stays within one slot.
-        draft = f"{{{key}}}:{secrets.token_hex(6)}"
+        draft = self._keys.draft(payloads_digest, secrets.token_hex(6))
         for number, at in enumerate(range(0, max(len(archive), 1), CHUNK_BYTES)):
-            pipe = self._client.pipeline(transaction=False)
+            pipe = self._client.pipeline(transaction=True)  # no crash may leave a draft without a time to live
             pipe.hset(draft, number, archive[at : at + CHUNK_BYTES])  # numbered, so that a retry does not add it twice
             pipe.expire(draft, UPLOAD_SECONDS)
             pipe.execute()

@@ -42,6 +42,12 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 _REFUSALS: Final = (OutOfMemoryError, ReadOnlyError, MasterDownError)
 _REFUSAL: Final = re.compile(r"(^|caused error: )(MISCONF|NOREPLICAS|UNBLOCKED|BUSY) ")
 
+CLUSTER: Final = r"^(CROSSSLOT|MOVED|ASK|CLUSTERDOWN)\b|same slot|SELECT is not allowed in cluster"
+ADVICE: Final = (  # for a command that a server refuses
+    (CLUSTER, "cluster mode is not supported: use one server (cluster-enabled no), with Sentinel if you need failover"),
+    ("unknown command.*HELLO", "the server speaks RESP2 only: add ?protocol=2 to MIRROR_NEURON_REDIS_URL"),
+)
+
 T = TypeVar("T")
 
 
@@ -243,8 +249,12 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
         if isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
             said, hint = f"does not answer ({error})", "start it, or set MIRROR_NEURON_REDIS_URL"
         else:
-            said, hint = f"refused: {error}", ""
+            said, hint = f"refused: {error}", _advice(str(error))
         raise RuntimeUnavailable(f"the job store at {without_password(url)} {said}", job_id, hint=hint) from error
+
+
+def _advice(refusal: str) -> str:
+    return next((advice for words, advice in ADVICE if re.search(words, refusal, re.IGNORECASE)), "")
 
 
 def now_ms(client: RedisClient) -> int:

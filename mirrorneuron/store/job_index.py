@@ -102,6 +102,10 @@ class JobIndex:
         """Return the number of kept jobs."""
         return int(self._client.zcard(self._keys.jobs))
 
+    def count_since(self, ms: int) -> int:
+        """Return the number of kept jobs that were submitted at *ms* or later."""
+        return int(self._client.zcount(self._keys.jobs, ms, "+inf"))
+
     def live_count(self) -> int:
         """Return the number of live jobs."""
         return int(self._client.scard(self._keys.live))

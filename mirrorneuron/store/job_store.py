@@ -165,6 +165,7 @@ class Store:
             job_id,
             digest=bundle.digest,
             static=encode(static),
+            names=plan.nodes.keys(),
             pools=plan.pools,
             events_max=self.settings.events_max,
             policies=plan.policies,
@@ -203,12 +204,10 @@ class Store:
         return set().union(*(self.index.digests(ids) for ids in self.index.pages()))
 
     def found_agents(self, job_id: str) -> list[str]:
-        """Return the agents of a job that have keys, for a job whose bundle is lost. Slow: SCAN reads every key."""
-        stem = self.keys.job(job_id)
-        names = [key.decode() for key in self.client.scan_iter(f"{stem}:*", count=1000)]
-        return sorted(
-            {name.removeprefix(f"{stem}:{p}:") for name in names for p in ("agent", "mail") if f"{stem}:{p}:" in name}
-        )
+        """Return the agents of a job from its own record, for a job whose bundle is lost."""
+        raw = self.client.hget(self.keys.job(job_id), "agents")
+        with records.reading(f"the agents of job {job_id!r}"):
+            return [str(name) for name in decode(raw)] if raw else []
 
     def read_job(self, job_id: str) -> JobMap | None:
         """Return the job map, None if there is no such job. One read. Raises RecordDamaged."""

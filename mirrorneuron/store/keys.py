@@ -2,12 +2,12 @@
 
 All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: all keys of a job are in one
 slot, so one script can access them all. The scripts get the job key and append the suffixes below. Outside this module
-the suffixes occur only in `lua/` and in `Store.found_agents`. Indexes, bundles and nodes are in other slots, and no
+the suffixes occur only in `lua/`. Indexes, bundles and nodes are in other slots, and no
 script of a job accesses them.
 
     suffix         type    what                                                    written by
     (none)         HASH    status run revision pools digest static result, times,  create, claim, commit, settle, log,
-                           time-outs, log_bytes                                    finish, pause_resume, deliver, retry,
+                           time-outs, log_bytes, agents (JSON list of names)       finish, pause_resume, deliver, retry,
                                                                                    sweep
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
@@ -79,6 +79,10 @@ class Keys:
         """STRING: JSON of one worker's registration; expires some heartbeats after the last one."""
         return f"{self.ns}:node:{name}"
 
+    def holder(self, name: str) -> str:
+        """STRING: the process that has a worker's name; expires like the registration."""
+        return f"{self.ns}:holder:{name}"
+
     def manifest(self, digest: str) -> str:
         """STRING: JSON `{manifest, payloads}` of a bundle; expires when no kept job can need it."""
         return f"{self.ns}:manifest:{digest}"
@@ -86,6 +90,10 @@ class Keys:
     def bundle(self, payloads_digest: str) -> str:
         """HASH: number -> chunk of a payloads archive; expires with the manifest."""
         return f"{self.ns}:bundle:{payloads_digest}"
+
+    def draft(self, payloads_digest: str, token: str) -> str:
+        """HASH: chunks of a payloads archive in upload; expires. The hash tag puts it into the slot of its bundle."""
+        return f"{self.ns}:draft:{{{self.bundle(payloads_digest)}}}:{token}"
 
     def job(self, job_id: str) -> str:
         """HASH: the job's record. The prefix of all its other keys."""

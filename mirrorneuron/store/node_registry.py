@@ -50,6 +50,27 @@ class Registry:
         pipe.zremrangebyscore(self._keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
         pipe.execute()
 
+    def hold_name(self, name: str, holder: str, seconds: int) -> str:
+        """Let the process *holder* have the worker name *name* for *seconds*, unless another process has it.
+
+        Returns the process that has it.
+        """
+        key = self._keys.holder(name)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(key, holder, nx=True, ex=seconds)
+        pipe.get(key)
+        found = (pipe.execute()[1] or holder.encode()).decode("utf-8", "replace")
+        if found == holder:
+            self._client.expire(key, seconds)
+        return str(found)
+
+    def release_name(self, name: str, holder: str) -> bool:
+        """Give up *name* if the process *holder* has it. Returns False if another process has it."""
+        found = self._client.get(self._keys.holder(name))
+        if found == holder.encode():
+            self._client.delete(self._keys.holder(name))
+        return found in (None, holder.encode())
+
     def unregister(self, name: str) -> None:
         """Remove a worker's registration."""
         self._client.delete(self._keys.node(name))

@@ -95,6 +95,7 @@ class Scripts:
         *,
         digest: str,
         static: bytes,
+        names: Collection[str],
         pools: Sequence[str],
         events_max: int,
         policies: Policies = NO_LIMITS,
@@ -102,13 +103,15 @@ class Scripts:
         mail: Sequence[tuple[str, bytes]],
         same_round_trip: Iterable[tuple[Arg, ...]] = (),
     ) -> tuple[ReplyCode, str, list[Any]]:
-        """Create a job. *same_round_trip* are commands for other slots, sent before the script.
+        """Create a job. *names* are those of all its agents, which are read from its record when its bundle is lost.
+
+        *same_round_trip* are commands for other slots, sent before the script.
 
         *agents*: (agent, pool, threshold, batch_max) for each agent that is not a plain light one. Returns CREATED,
         EXISTS or CONFLICT, the job's status, and the replies to *same_round_trip*.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
-        args = [self._now(), digest, static, " ".join(pools), events_max]
+        args = [self._now(), digest, static, " ".join(pools), events_max, encode(list(names))]
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from mirrorneuron.store.connection import RedisClient, Refused
+from mirrorneuron.store.connection import CLUSTER, RedisClient, Refused
 from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.rights import Role, refusals
 
 WRITE: Final = "return redis.call('SETRANGE', KEYS[1], 0, '')"  # changes nothing; a script, like each change of a job
 
@@ -37,6 +39,23 @@ class ServerStatus:
             return str(self._client.config_get("save").get("save", ""))
         except ResponseError:
             return None
+
+    @property
+    def user(self) -> str:
+        """The name of the user as which the client connects."""
+        return str(self._client.connection_pool.connection_kwargs.get("username") or "default")
+
+    def cluster_error(self) -> str:
+        """Return the error with which a server in cluster mode refuses to read keys of two slots; "" for any other."""
+        try:
+            self._client.mget(self._keys.jobs, self._keys.nodes)
+        except ResponseError as error:
+            return str(error) if re.search(CLUSTER, str(error)) else ""
+        return ""
+
+    def refusals(self, role: Role, pools: Sequence[str], *, broker: bool) -> list[str]:
+        """Return what the user may not do although *role* needs it, see `rights.refusals`."""
+        return refusals(self._client, self._keys, role, pools, broker=broker)
 
     def refusal(self) -> str:
         """Return the error with which the server refuses writes of scripts; "" if it accepts them."""

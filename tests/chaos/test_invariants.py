@@ -189,8 +189,7 @@ def test_a_claim_of_an_ended_job_is_reported(store: Store, chain: str):
 
 
 def test_the_draft_of_an_upload_without_a_ttl_is_a_leak(store: Store):
-    """Its name begins with the hash tag, unlike the other keys."""
-    name = f"{{{store.keys.bundle('0' * 64)}}}:draft"
+    name = store.keys.draft("0" * 64, "token")
     store.client.set(name, 1)
     try:
         assert invariants.leaked_keys(store) == [name]

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from mirrorneuron.api.client import Client
 from tests.cli.conftest import Mn
+from tests.support.graphs import executor, manifest, router
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
@@ -83,6 +85,70 @@ def test_a_user_without_permission_for_scripts_is_an_error(mn: Mn, env: dict[str
     found = examined(mn, {**env, "MIRROR_NEURON_REDIS_URL": url}, 5)
     assert "ACL must allow scripts" in found["writes"][2]
     assert "redis://***@127.0.0.1" in found["store"][1]
+
+
+def test_what_the_user_may_not_do_is_an_error_and_what_it_may_not_ask_was_not_told(
+    mn: Mn, env: dict[str, str], own: ValkeyServer
+) -> None:
+    """Redis 7 gives a new user no channels; without them no job ends its wait."""
+    own.client.execute_command("ACL", "SETUSER", "ann", "on", ">word", "~*", "+@all", "-@dangerous", "resetchannels")
+    own.client.config_set("maxmemory-policy", "allkeys-lru")
+    own.client.config_set("maxmemory", "64mb")
+    url = own.url.replace("redis://", "redis://ann:word@")
+    found = examined(mn, {**env, "MIRROR_NEURON_REDIS_URL": url}, 5)
+    level, message, hint = found["rights"]
+    assert level == "error"
+    assert "user 'ann' may not use what a node needs" in message
+    assert "channel celery-task-meta-*" in message
+    assert "Least rights" in hint
+    assert [found[check][0] for check in ("store", "disk", "memory")] == ["warning"] * 3
+    assert "not told" in found["memory"][1]
+
+
+class Configured(ValkeyServer):
+    """A server with other arguments; its own client speaks RESP2."""
+
+    more: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}?protocol=2"
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), *self.more]
+
+
+def test_a_server_in_cluster_mode_is_an_error(mn: Mn, env: dict[str, str], tmp_path: Path) -> None:
+    server = Configured(tmp_path / "cluster")
+    server.more = ("--cluster-enabled", "yes")
+    with server:
+        level, message, hint = examined(mn, at(server, env), 5)["cluster"]
+    assert (level, "cluster mode" in message, "Sentinel" in hint) == ("error", True, True)
+
+
+def test_a_server_without_resp3_is_an_error_that_names_the_option(mn: Mn, env: dict[str, str], tmp_path: Path) -> None:
+    server = Configured(tmp_path / "old")
+    server.more = ("--rename-command", "HELLO", "SAY")
+    with server:
+        url = server.url.partition("?")[0]
+        level, _, hint = examined(mn, {**env, "MIRROR_NEURON_REDIS_URL": url}, 5)["store"]
+    assert (level, "?protocol=2" in hint) == ("error", True)
+
+
+def test_the_pool_that_a_live_job_waits_for_is_an_error(mn: Mn, env: dict[str, str], client: Client) -> None:
+    """Also a pool of which no node has enough slots for a run."""
+    graph = manifest([router("spread"), executor("gpu", "true", pool="gpu", pool_slots=3)], [("spread", "gpu", "go")])
+    job_id = client.run_manifest(graph)
+    try:
+        wait_until(lambda: client.why(job_id)["cause"] == "no_node")
+        done = mn("doctor", "--json", env=env)
+        assert done.returncode == 5
+        (found,) = [each for each in json.loads(done.stdout)["findings"] if "'gpu'" in each["message"]]
+        assert found["level"] == "error"
+        assert "waits for it" in found["message"]
+        assert found["hint"] == "start one: mn worker --pool gpu --slots 3"
+    finally:
+        client.cancel(job_id)
 
 
 def test_an_unreachable_separate_broker_is_a_finding(

@@ -61,6 +61,18 @@ def test_a_run_names_the_pools_that_no_node_serves(env):
         assert run.ctrl_c() == (130, "", f"mn: the job continues: mn wait {job}\n")
 
 
+def test_a_run_prints_the_command_that_starts_a_node_for_its_pool(env, tmp_path, mn: Mn):
+    node = {"node_id": "work", "agent_type": "executor", "config": {"command": "true", "pool": "gpu", "pool_slots": 2}}
+    graph = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["work"], "nodes": [node]}
+    (tmp_path / "manifest.json").write_text(json.dumps(graph))
+    with Started("run", str(tmp_path), env=env) as run:
+        job = run.line_of_stderr("mn: job ").split()[-1]
+        said = "mn: no node serves pool gpu with 2 slots yet: start one with `mn worker --pool gpu --slots 2`\n"
+        assert run.line_of_stderr("serves") == said
+        run.ctrl_c()
+    assert mn("cancel", job).returncode == 0
+
+
 def test_events_are_followed_to_the_end_of_the_job(env, gate, mn: Mn):
     job = mn("run", str(gate), "--no-await").stdout.strip()
     with Started("events", job, "--follow", "--json", env=env) as follow:

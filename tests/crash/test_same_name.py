@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mirrorneuron.api.client import Client
+from mirrorneuron.store.job_store import Store
 from tests.support.crash_bundles import gated, starts
 from tests.support.graphs import is_alive
 from tests.support.node import RealNode
@@ -27,6 +28,25 @@ def test_a_worker_ends_the_orphans_of_its_predecessor(own: RealNode) -> None:
         for stray in (left, others):
             stray.kill()
             stray.wait()
+
+
+def test_a_second_worker_of_the_same_name_gets_a_name_of_its_own(own: RealNode, tmp_path: Path) -> None:
+    """Also on another machine, which shares no folder with the first. A worker that was killed leaves its name free."""
+    name = f"default@{own.settings.redis_namespace}"
+    own.restart("default")
+    store = Store(own.settings)
+
+    def names(pid: int) -> list[str]:
+        return [node["name"] for node in store.registry.nodes() if node["pid"] == pid]
+
+    assert wait_until(lambda: names(own.pids["default"])) == [name], "it was free at once"
+    first = own.pids["default"]
+    own.double("default", MIRROR_NEURON_TEMP_DIR=str(tmp_path / "elsewhere"))
+    second = own.pids["default"]
+    assert wait_until(lambda: names(second)) == [f"{name}-{second}"]
+    assert names(first) == [name]
+    assert f"another worker is named {name}; this one is {name}-{second} now" in own.log.read_text()
+    store.close()
 
 
 def marked(own: RealNode, worker: str) -> subprocess.Popen[bytes]:

@@ -7,20 +7,41 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.diagnostics.checkup import Level, RuntimeStatus, findings, worst
+from mirrorneuron.diagnostics.checkup import findings, worst
+from mirrorneuron.diagnostics.finding import Level, PoolNeed, RuntimeStatus
 
-INFO = {"server_name": "valkey", "valkey_version": "9.1.2", "redis_version": "7.2.4", "aof_enabled": 1}
 MIB = 1024 * 1024
+INFO = {
+    "server_name": "valkey",
+    "valkey_version": "9.1.2",
+    "redis_version": "7.2.4",
+    "aof_enabled": 1,
+    "used_memory": 2 * MIB,
+    "used_memory_startup": MIB,
+    "maxmemory": 0,
+    "maxmemory_policy": "noeviction",
+    "total_system_memory": 1024 * MIB,
+    "maxclients": 10_000,
+    "connected_clients": 20,
+    "connected_slaves": 0,
+}
 
 
 def node(*pools: str, **more: Any) -> Any:
-    return {"host": "a", "pools": dict.fromkeys(pools), "stopping": False, "versions": {"mirrorneuron": "1.0"}, **more}
+    return {
+        "host": "a",
+        "pools": {pool: {"slots": 4} for pool in pools},
+        "stopping": False,
+        "versions": {"mirrorneuron": "1.0"},
+        **more,
+    }
 
 
 WELL = RuntimeStatus(
     url="redis://store:6379/0",
     info=INFO,
     saves="",
+    refusals=(),
     version="1.0",
     pools=("default",),
     nodes=[node("light"), node("default")],
@@ -37,7 +58,7 @@ def texts_of(runtime_status: RuntimeStatus, level: Level) -> list[tuple[str, str
 def test_a_healthy_runtime_gets_no_hints() -> None:
     found = findings(WELL)
     assert worst(found) is Level.OK
-    assert [each["check"] for each in found] == ["store", "disk", "memory", "broker", "nodes", "sweeps"]
+    assert [each["check"] for each in found] == ["store", "rights", "disk", "memory", "broker", "nodes", "sweeps"]
     assert not any(each["hint"] for each in found)
     assert found[0]["message"] == "Valkey 9.1.2 at redis://store:6379/0 answers in 0.0 ms"
 
@@ -72,6 +93,23 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
     ({"broker_error": "the broker at amqp://x does not answer: no"}, "the broker at amqp://x", "MIRROR_NEURON_BROKER"),
     ({"nodes": [], "live_jobs": 2}, "no node is alive; 2 live jobs", "start one: mn worker"),
     ({"nodes": [node("default")]}, "no node serves pool 'light'", "start one: mn worker"),
+    (
+        {"refusals": ("command hset", "channel x:ends"), "user": "bob"},
+        "user 'bob' may not use what a node needs: command hset, channel x:ends",
+        "Least rights",
+    ),
+    ({"info": {**INFO, "cluster_enabled": 1}}, "the server is in cluster mode", "with Sentinel"),
+    ({"cluster": "CROSSSLOT Keys"}, "in cluster mode, which is not supported: CROSSSLOT", "with Sentinel"),
+    (
+        {"needs": [PoolNeed("gpu", 3, 2, 2)]},
+        "no node serves pool 'gpu'; 2 live jobs wait for it",
+        "start one: mn worker --pool gpu --slots 2",
+    ),
+    (
+        {"needs": [PoolNeed("default", 1, 1, 8)]},
+        "a run needs 8 slots of pool 'default', but the largest node has 4; 1 live job waits for it",
+        "start one: mn worker --slots 8",
+    ),
     ({"swept_ms": 60_000}, "the last sweep was 1 min ago", "see the logs of the nodes"),
     ({"swept_ms": None}, "no sweep has run yet", "see the logs of the nodes"),
 ]
@@ -90,7 +128,27 @@ WARNINGS: list[tuple[dict[str, Any], str, str]] = [
     ({"latency_ms": 35.0}, "answers in 35.0 ms", "run the nodes near the server"),
     ({"info": {**INFO, "aof_enabled": 0}}, "nothing is written to disk", "--appendonly yes"),
     ({"info": {**INFO, "aof_enabled": 0}, "saves": "3600 1"}, "snapshots are written to disk (save 3600 1)", "append"),
-    ({"info": {**INFO, "aof_enabled": 0}, "saves": None}, "snapshots are written to disk: a crash", "appendonly"),
+    (
+        {"info": {**INFO, "aof_enabled": 0}, "saves": None},
+        "whether snapshots are written to disk was not told (CONFIG GET is refused)",
+        "appendonly",
+    ),
+    ({"info": {**INFO, "dragonfly_version": "df-v1.30.0"}}, "Dragonfly df-v1.30.0 at", "allow-undeclared-keys"),
+    ({"info": {**INFO, "connected_clients": 8_100}}, "8100 of 10000 connections are in use", "raise maxclients"),
+    ({"info": {**INFO, "connected_slaves": 1}}, "replicas but no `min-replicas-to-write`", "min-replicas-to-write 1"),
+    ({"url": "sentinel://a:1/m/0"}, "replicas but no `min-replicas-to-write`", "min-replicas-to-write 1"),
+    (
+        {"kept_jobs": 100, "recent_jobs": 100, "retention_s": 7 * 86_400, "info": {**INFO, "maxmemory": 150 * MIB}},
+        "(100 jobs in the last hour, 10.2 KiB each) the jobs of 7 d need 169.0 MiB, of the server's 150.0 MiB",
+        "MIRROR_NEURON_RETENTION_SECONDS",
+    ),
+    (
+        {"kept_jobs": 100, "recent_jobs": 100, "info": {**INFO, "maxmemory": 50 * MIB}},
+        "the server's 50.0 MiB are full in 2 d: ended jobs are kept for ever",
+        "MIRROR_NEURON_RETENTION_SECONDS",
+    ),
+    ({"needs": [PoolNeed("gpu", 2, 0)]}, "no node serves pool 'gpu'; 2 live jobs may need it later", "--pool gpu"),
+    ({"untold": {"nodes": "NOPERM x"}}, "nodes were not told: NOPERM x", "Least rights"),
     (
         {"info": {**INFO, "maxmemory": 10 * MIB, "used_memory": 9.5 * MIB}},
         "uses 9.5 MiB of 10.0 MiB: it will soon refuse writes",
@@ -126,6 +184,16 @@ def test_a_new_node_is_not_expected_to_have_swept_yet(swept_ms: int | None) -> N
     assert "sweeps" not in {each["check"] for each in found}
 
 
-def test_a_server_that_hides_info_and_config_causes_no_errors() -> None:
-    quiet = findings(replace(WELL, info={}, saves=None))
-    assert {each["check"] for each in quiet if each["level"] == Level.ERROR} == set()
+def test_what_a_server_hides_was_not_told_and_is_not_ok() -> None:
+    """Nothing is made up from defaults: neither a version, nor persistence, nor memory."""
+    quiet = {each["check"]: each for each in findings(replace(WELL, info={}, saves=None))}
+    for check in ("store", "disk", "memory"):
+        assert quiet[check]["level"] == Level.WARNING
+        assert "not told (INFO is refused)" in quiet[check]["message"] or "was not told" in quiet[check]["message"]
+
+
+def test_retention_that_fits_is_told_too() -> None:
+    found = findings(replace(WELL, kept_jobs=100, recent_jobs=10, retention_s=86_400))
+    (told,) = [each for each in found if each["check"] == "retention"]
+    assert (told["level"], told["hint"]) == (Level.OK, "")
+    assert told["message"].endswith("the jobs of 1 d need 3.4 MiB, of the server's 1.0 GiB")

@@ -6,6 +6,7 @@ import time
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.bundle.manifest import AgentType
+from mirrorneuron.settings import Settings
 from tests.support.graphs import (
     PATIENCE_MS,
     completed,
@@ -22,6 +23,7 @@ from tests.support.graphs import (
     snapshots,
     until_there,
 )
+from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
 
@@ -87,10 +89,42 @@ def test_a_run_says_which_slots_it_took_and_how_long_it_waited(client):
     assert lease["queue_wait_ms"] >= 0
 
 
-def test_more_slots_than_the_pool_has_are_an_error_and_not_an_endless_wait(client):
-    _, job = client.run_manifest(single("true", pool_slots=99), await_=True, timeout=PATIENCE_MS)
-    assert job["status"] == "failed"
-    assert "99 slots" in job["result"]["error"]
+def test_a_run_of_more_slots_than_any_node_has_waits_and_the_diagnosis_says_so(client):
+    """It is no failed attempt: a larger node may be started."""
+    job_id = client.run_manifest(single("true", pool_slots=99))
+    found = wait_until(lambda: found if (found := client.why(job_id))["cause"] == "no_node" else None)
+    assert found["message"] == "work needs 99 slots of pool 'default', and the largest node has 2"
+    assert found["hint"] == "start one: mn worker --slots 99"
+    wait_until(lambda: payloads(client, job_id, "executor_lease_released"))
+    assert client.inspect_job(job_id)["status"] == "running"
+    assert client.why(job_id)["cause"] == "no_node"
+    assert payloads(client, job_id, "sandbox_job_failed") == []
+    client.cancel(job_id)
+
+
+def test_a_run_moves_to_a_node_that_has_the_slots(redis_url, tmp_path):
+    """One needs more slots than its node has; another waits at a full node. Both are given back, uncounted."""
+    both = {"redis_url": redis_url, "redis_namespace": "moves", "temp_dir": tmp_path / "temp"}
+    client, gate = Client(Settings(**both)), tmp_path / "gate"
+    large = RealNode(tmp_path / "large", Settings(**both, executor_max_concurrency=3))
+    large.folder.mkdir()
+    with RealNode(tmp_path, Settings(**both, executor_max_concurrency=2)) as small:
+        long = client.run_manifest(single(until_there(gate)))
+        wait_until(lambda: snapshots(client, long)["work"]["status"] == "running")
+        waits = client.run_manifest(single("true", pool_slots=2))
+        wait_until(lambda: snapshots(client, waits)["work"]["status"] == "running")
+        needs = client.run_manifest(single("true", pool_slots=3))
+        try:
+            large.add("default", "-large")
+            for job_id in (waits, needs):
+                job = client.wait_for_job(job_id, timeout=PATIENCE_MS)
+                sandbox = job["result"]["output"]["sandbox"]
+                assert (sandbox["node_name"], sandbox["attempts"]) == ("default@moves-large", 1)
+            assert client.inspect_job(long)["status"] == "running"
+        finally:
+            gate.touch()
+            large.stop()
+        assert "Traceback" not in small.log.read_text()
 
 
 def test_a_claim_is_renewed_while_its_command_runs(tight, outside, server):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
+from tests.support.graphs import PATIENCE_MS, single
+from tests.support.node import ROOT, RealNode
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 from workers.node import registration as registration_module
@@ -35,3 +42,41 @@ def test_the_heartbeat_continues_after_a_failed_one(
     beating.join(30)
     assert not store.client.exists(registration)
     store.client.close()
+
+
+GREEN = """
+from celery.concurrency.solo import TaskPool as Solo
+
+class TaskPool(Solo):
+    is_green = True
+"""
+
+
+def test_a_pool_of_green_threads_is_refused_with_one_line(node: RealNode, tmp_path: Path) -> None:
+    """Modules would block such a worker, and it would never stop."""
+    (tmp_path / "green.py").write_text(GREEN)
+    env = {**node.env, "PYTHONPATH": str(tmp_path), "CELERY_CUSTOM_WORKER_POOL": "green:TaskPool"}
+    celery = (sys.executable, "-m", "celery", "-A", "workers", "worker", "-P", "custom", "-n", "green@test")
+    done = subprocess.run(celery, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "the pool green is not supported: use -P prefork, solo or threads"
+
+
+def test_a_queue_that_no_setting_names_is_served_for_ever(redis_url: str, tmp_path: Path) -> None:
+    """`-Q` alone makes a pool. More jobs than the worker has slots, one after the other."""
+    settings = Settings(redis_url=redis_url, redis_namespace="unnamed", temp_dir=tmp_path / "temp")
+    client = Client(settings)
+    with RealNode(tmp_path, settings) as running:
+        running.add("gpu", slots=2)
+        ids = [client.run_manifest(single("true", pool="gpu")) for _ in range(7)]
+        for job_id in ids:
+            assert client.wait_for_job(job_id, timeout=PATIENCE_MS)["status"] == "completed"
+        pools = [node["pools"] for node in client.inspect_nodes()]
+        assert [pool["gpu"]["slots"] for pool in pools if "gpu" in pool] == [2]
+
+
+def test_remote_control_stays_in_its_namespace(node: RealNode, redis_url: str) -> None:
+    """Both namespaces are in one database of one server."""
+    own, other = make_app(node.settings), make_app(Settings(redis_url=redis_url, redis_namespace="other"))
+    assert len(own.control.inspect(timeout=10, limit=2).ping() or {}) == 2
+    assert other.control.inspect(timeout=0.5).ping() is None

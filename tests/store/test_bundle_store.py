@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
-from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS
+from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS, UPLOAD_SECONDS
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import ReplyCode
 from tests.support.store import Jobs, packed, static
@@ -52,6 +54,22 @@ def test_payloads_are_stored_once_and_in_chunks(store: Store, bundle: PackedBund
     assert sum(sizes) == len(bundle.payloads or b"")
     assert (len(sizes), max(sizes)) == (3, CHUNK_BYTES)
     assert list(store.client.scan_iter(f"*{chunks}*:*", count=10_000)) == []  # no draft is left
+
+
+def test_a_draft_is_in_the_namespace_in_the_slot_of_its_bundle_and_expires(
+    store: Store, bundle: PackedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ACL may bind a user to the namespace, and RENAME needs one slot."""
+    digest = bundle.payloads_digest or ""
+    monkeypatch.setattr("mirrorneuron.store.bundle_store.secrets.token_hex", lambda _: "t")
+    draft, key = store.keys.draft(digest, "t"), store.keys.bundle(digest)
+    assert draft.startswith(f"{store.keys.ns}:")
+    assert key_slot(draft.encode()) == key_slot(key.encode())
+    store.client.set(draft, "in the way")  # the first chunk fails, as after a crash in the middle of an upload
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        store.bundles.put(bundle)
+    assert 0 < store.client.ttl(draft) <= UPLOAD_SECONDS
+    store.client.delete(draft)
 
 
 def test_a_bundle_without_payloads_has_none(store: Store) -> None:

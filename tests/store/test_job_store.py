@@ -401,6 +401,16 @@ def test_deleting_a_job_removes_all_its_keys(store: Store, jobs: Jobs, lost: boo
     assert store.delete("j", ["a", "x", "join"]) is False
 
 
+def test_the_agents_of_a_lost_bundle_are_those_of_the_first_submission(store: Store, jobs: Jobs) -> None:
+    """They are in the record of the job, so that no process needs SCAN, which reads every key of the server."""
+    jobs.submit("j")
+    store.client.hset(store.keys.job("j"), "agents", '["kept"]')
+    jobs.submit("j")
+    assert store.found_agents("j") == ["kept"]
+    assert store.found_agents("none") == []
+    assert "agents" not in store.known_job("j")
+
+
 def test_the_end_is_the_last_update_of_a_job_and_its_event_has_the_summary(make_store: Stores) -> None:
     now = [1_700_000_000_000]
     store = make_store(clock=lambda: now[0])

@@ -85,10 +85,14 @@ class RealNode:
         old.terminate()
         return old
 
-    def double(self, pool: str) -> None:
+    def add(self, pool: str, suffix: str = "", *, slots: int | None = None) -> None:
+        """Start one more worker for *pool*, with a name that ends with *suffix*; its *slots* need no setting."""
+        self._spawn(pool, suffix, keep=f"{pool}{suffix}", slots=slots)
+
+    def double(self, pool: str, **env: str) -> None:
         """Start a second worker with the name of the worker of *pool*, which continues to run."""
         self._stopping.append(self._workers[pool])
-        self._spawn(pool)
+        self._spawn(pool, env=env)
 
     def stop(self) -> None:
         """Kill all workers at once. A warm shutdown would take seconds, and other tests cover it."""
@@ -109,13 +113,22 @@ class RealNode:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _spawn(self, pool: str, suffix: str = "", *, env: Mapping[str, str] = {}) -> None:
-        kind = ("-P", "solo") if pool == LIGHT else ("-P", "prefork", "-c", str(self.settings.pools[pool]))
+    def _spawn(
+        self,
+        pool: str,
+        suffix: str = "",
+        *,
+        env: Mapping[str, str] = {},
+        keep: str = "",
+        slots: int | None = None,
+    ) -> None:
+        prefork = ("-P", "prefork", "-c", str(slots or self.settings.pools.get(pool)))
+        kind = ("-P", "solo") if pool == LIGHT else prefork
         name = f"{pool}@{self.settings.redis_namespace}{suffix}"
         quiet = ("--without-gossip", "--without-mingle", "-E", "-l", "INFO")
         celery = (sys.executable, "-m", "celery", "-A", self.app, "worker")
         with self.log.open("ab") as log:
-            self._workers[pool] = subprocess.Popen(
+            self._workers[keep or pool] = subprocess.Popen(
                 [*celery, "-Q", queue(self.settings.redis_namespace, pool), "-n", name, *kind, *quiet],
                 cwd=ROOT,
                 env={**self.env, **env},

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import platform
+import secrets
 import socket
 import threading
 from functools import lru_cache
@@ -15,8 +16,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from celery import bootsteps, signals
+from redis.exceptions import RedisError
 
-from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.pools import LIGHT, pool_of
+from mirrorneuron.processes import identity
 from mirrorneuron.processes.by_environment import kill_with
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import UNREACHABLE
@@ -46,22 +49,47 @@ class NodeStep(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
+    _holder = ""  #: of the worker's name
+
     def __init__(self, worker: Any, **_: Any) -> None:
-        runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
+        if worker.pool_cls.is_green:
+            raise SystemExit(f"the pool {worker.pool_cls.__module__} is not supported: use -P prefork, solo or threads")
         settings: Settings = worker.app.settings
-        mark = mark_of(settings, worker.hostname)
-        if _is_alone(runtime.own_folder(settings), mark):
-            # Commands of an earlier process of this worker: other workers run their agents again.
-            kill_with(mark, prefix=True)
-        else:
+        self._holder = _this_process()
+        own_mark = mark_of(settings, worker.hostname)
+        if problem := self._name_problem(settings, worker.hostname):
+            # Two workers of one name would overwrite each other's registration, and answer for each other.
+            name, worker.hostname = worker.hostname, f"{worker.hostname}-{os.getpid()}"
             log.warning(
-                "another worker on this machine is named %s: start each node with its own --name", worker.hostname
+                "%s named %s; this one is %s now: start each node with its own --name", problem, name, worker.hostname
             )
+            own_mark = mark_of(settings, worker.hostname)
+            _is_alone(runtime.own_folder(settings), own_mark)
+        # Commands of an earlier process of this worker: other workers run their agents again.
+        kill_with(own_mark, prefix=True)
+        runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sweeper: Sweeper | None = None
+
+    def _name_problem(self, settings: Settings, name: str) -> str:
+        """The first words of a warning if another worker has *name*; "" if this one has it now."""
+        if not _is_alone(runtime.own_folder(settings), mark_of(settings, name)):
+            return "another worker on this machine is"
+        store = Store(settings).fail_fast
+        try:
+            holder = store.registry.hold_name(name, self._holder, KEPT_S)
+            if holder != self._holder and _is_dead(holder):
+                store.registry.release_name(name, holder)
+                holder = store.registry.hold_name(name, self._holder, KEPT_S)
+        except RedisError as error:
+            log.warning("cannot find out if another worker is named %s: %s", name, error)
+            return ""
+        finally:
+            store.close()
+        return "" if holder == self._holder else "another worker is"
 
     def start(self, worker: Any) -> None:
         settings: Settings = worker.app.settings
@@ -99,7 +127,10 @@ class NodeStep(bootsteps.StartStopStep):
                     node["stopping"] = STOP.begun.is_set()
                     for pool, own in slots.items():
                         node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
-                    store.registry.register(node, KEPT_S)
+                    if store.registry.hold_name(node["name"], self._holder, KEPT_S) == self._holder:
+                        store.registry.register(node, KEPT_S)
+                    else:  # this worker could not reach the store when it started
+                        log.warning("another worker is named %s: start each node with its own --name", node["name"])
             except UNREACHABLE as error:
                 log.warning("the heartbeat did not reach the job store: %s", error)
             except Exception:
@@ -107,7 +138,8 @@ class NodeStep(bootsteps.StartStopStep):
             if self._stop.wait(HEARTBEAT_S):
                 break
         try:
-            store.registry.unregister(node["name"])
+            if store.registry.release_name(node["name"], self._holder):
+                store.registry.unregister(node["name"])
         except Exception:  # the registration expires anyway
             log.debug("the registration could not be removed; it expires", exc_info=True)
 
@@ -128,14 +160,36 @@ def _is_alone(folder: Path, mark: str) -> bool:
     return True
 
 
+def _this_process() -> str:
+    """The identity of this process: its process namespace, its pid and its start."""
+    found = identity.find(os.getpid())
+    return f"{_process_namespace()} {os.getpid()} {found.born if found else secrets.token_hex(8)}"
+
+
+def _is_dead(holder: str) -> bool:
+    """True if the process `_this_process` described as *holder* ran on this machine and has ended."""
+    namespace, _, process = holder.partition(" ")
+    pid, _, born = process.partition(" ")
+    same = namespace == _process_namespace() and pid.isdecimal()
+    return same and not identity.alive(identity.Process(pid=int(pid), born=born))
+
+
+def _process_namespace() -> str:
+    """The host, and on Linux the namespace of its process ids: containers may share a host name."""
+    try:
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
 def _begin_stop(**_: Any) -> None:
     STOP.begun.set()
 
 
 def _describe(worker: Any, settings: Settings) -> dict[str, Any]:
     names = [str(name) for name in worker.app.amqp.queues.consume_from]
-    pools = {pool: queue(settings.redis_namespace, pool) for pool in (LIGHT, *settings.pools)}
-    served = [pool for pool, name in pools.items() if name in names]
+    # By the queues and not by the settings: `-Q` may name the queue of any pool.
+    served = [pool for name in names if (pool := pool_of(settings.redis_namespace, name)) is not None]
     slots = worker.pool.info["max-concurrency"]  # `worker.concurrency` counts the processors for a solo worker too
     return {
         "name": worker.hostname,

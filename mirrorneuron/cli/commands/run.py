@@ -18,7 +18,7 @@ from mirrorneuron.cli.target import Place, plan_of
 from mirrorneuron.embedded import home
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 
-START_A_NODE: Final = MissingPoolHint("start one with `mn worker`")
+START_A_NODE: Final = MissingPoolHint()
 NODE_STARTS_S: Final = 20.0  #: time that a new node needs until it serves its pools
 
 

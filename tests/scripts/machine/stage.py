@@ -65,6 +65,7 @@ class Stage:
             JOB.job_id,
             digest=digest,
             static=b"{}",
+            names=AGENTS,
             pools=pools,
             events_max=1000,
             policies=self.policies,
