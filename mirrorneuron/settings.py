@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = Field(
         "mirror_neuron", description="Prefix of every Redis key and every Celery queue."
     )
+    client_timeout_ms: Positive = Field(
+        30_000,
+        description="Longest time for which a call of a producer waits for the store and the broker, retries included."
+        " Lists and clean-ups: for each page. Waits and streams: for the first answer.",
+        json_schema_extra={UNIT: "milliseconds"},
+    )
     executor_max_concurrency: Positive = Field(
         4, description="Slots of the pool `default` on one runtime node.", json_schema_extra={UNIT: "slots"}
     )
@@ -189,6 +195,10 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; *overrides* take precedence. Raises SettingsError."""
         return cls(**overrides)
+
+    @property
+    def client_timeout_s(self) -> float:
+        return self.client_timeout_ms / 1000
 
     @cached_property
     def pools(self) -> dict[str, int]:

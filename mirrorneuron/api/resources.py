@@ -19,6 +19,7 @@ from mirrorneuron.dispatch.celery_app import broker_error, make_app
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.settings import Settings
+from mirrorneuron.store.call_threads import CallThreads
 from mirrorneuron.store.job_store import Store
 
 
@@ -36,6 +37,11 @@ class Resources:
     @cached_property
     def store(self) -> Store:
         return Store(self._settings)
+
+    @cached_property
+    def long_calls(self) -> CallThreads:
+        """Threads for what consists of several calls, each of which takes a thread of `store.calls`."""
+        return CallThreads()
 
     @cached_property
     def control(self) -> Control:

@@ -11,7 +11,7 @@ from kombu import Connection, Exchange, Queue
 
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import SENTINEL, sentinel_of
+from mirrorneuron.store.connection import MAX_CONNECTIONS, SENTINEL, sentinel_of
 from mirrorneuron.text import without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"
@@ -87,6 +87,7 @@ def make_app(settings: Settings) -> Celery:
         # A Redis server that refuses commands (out of memory, became a replica) makes the worker reconnect, not crash.
         broker_channel_error_retry=no_ack,
         broker_transport_options=_transport_options(settings),
+        redis_max_connections=MAX_CONNECTIONS,  # of the result backend
     )
     return app
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.bundle.plan import Plan, make_plan
@@ -27,18 +27,19 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import records
+from mirrorneuron.store import connection, records
 from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
+from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
     NODE_TIMEOUT_S,
     EndsSubscription,
     RedisClient,
-    Subscriptions,
     checked_replies,
     connect,
     now_ms,
 )
+from mirrorneuron.store.ends_listener import EndsListener
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
@@ -47,8 +48,6 @@ from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Scripts
 from mirrorneuron.store.server_status import ServerStatus
 from mirrorneuron.store.sweep_lease import SweepLease
-
-FAIL_FAST_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ class Store:
     ) -> None:
         self.settings = settings
         self.client = client or (
-            connect(settings.redis_url)
+            connect(settings.redis_url, timeout_s=min(connection.COMMAND_TIMEOUT_S, settings.client_timeout_s))
             if retries is None
             else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
         )
@@ -87,13 +86,14 @@ class Store:
         self._clock = clock
 
     @cached_property
-    def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self.client)
+    def ends(self) -> EndsListener:
+        return EndsListener(self.client)
 
     @cached_property
-    def fail_fast(self) -> Store:
-        """The same store with a 1 s timeout and no retries."""
-        return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=FAIL_FAST_S))
+    def calls(self) -> CallThreads:
+        """Threads for the calls of a producer: fewer than connections, so that no call finds none."""
+        connections: int = self.client.connection_pool.max_connections
+        return CallThreads(max(1, min(MAX_THREADS, connections - 1)))
 
     @cached_property
     def index(self) -> JobIndex:
@@ -327,13 +327,18 @@ class Store:
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
-        """Yield summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
+        """Yield the rows of `job_pages`."""
+        for page in self.job_pages(live_only=live_only):
+            yield from page
+
+    def job_pages(self, *, live_only: bool = False) -> Iterator[list[JobSummary]]:
+        """Yield pages of summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
         for names in self.index.pages(live_only=live_only):
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
             rows = zip(names, checked_replies(pipe.execute(raise_on_error=False)), strict=True)
-            yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
+            yield [records.summary(job) for job in records.readable(records.job_head, rows) if job]
 
     def check_writes(self) -> None:
         """Send a write that changes nothing. Raises one of `connection.UNREACHABLE` if the server refuses it."""
