@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
@@ -200,7 +199,7 @@ class Settings(BaseSettings):
     def client_timeout_s(self) -> float:
         return self.client_timeout_ms / 1000
 
-    @cached_property
+    @property
     def pools(self) -> dict[str, int]:
         """Pool name -> slots on one runtime node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}

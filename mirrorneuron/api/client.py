@@ -31,6 +31,7 @@ from mirrorneuron.job import (
     NodeInfo,
     new_job_id,
 )
+from mirrorneuron.processes.first_use import FIRST_USE
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import reaching
 
@@ -331,6 +332,10 @@ class Client:
 
     def _live_parts(self) -> Resources:
         # After a fork, connections, threads and Celery's pools stay with the parent.
-        if self._parts is None or self._parts.pid != os.getpid():
-            self._parts = Resources(self.settings)
-        return self._parts
+        parts = self._parts
+        if parts is None or parts.pid != os.getpid():
+            with FIRST_USE:
+                parts = self._parts
+                if parts is None or parts.pid != os.getpid():
+                    parts = self._parts = Resources(self.settings)
+        return parts

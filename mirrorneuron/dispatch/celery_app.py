@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -90,6 +92,15 @@ def make_app(settings: Settings) -> Celery:
         redis_max_connections=MAX_CONNECTIONS,  # of the result backend
     )
     return app
+
+
+def import_all(app: Celery) -> None:
+    """Import now what Celery and kombu import when they publish for the first time."""
+    with suppress(Exception):  # a library of the broker may be missing: the call that needs it raises its error
+        app.connection_for_write().get_transport_cls()
+    for _ in (app.backend, app.tasks, app.amqp.router, app.amqp.send_task_message, app.producer_pool):
+        pass
+    import_module("encodings.idna")  # for the lookup of a host name
 
 
 def broker_url(settings: Settings) -> str:

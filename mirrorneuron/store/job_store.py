@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from mirrorneuron.bundle.load import PackedBundle
@@ -84,44 +84,18 @@ class Store:
             clock=clock,
         )
         self._clock = clock
-
-    @cached_property
-    def ends(self) -> EndsListener:
-        return EndsListener(self.client)
-
-    @cached_property
-    def calls(self) -> CallThreads:
-        """Threads for the calls of a producer: fewer than connections, so that no call finds none."""
+        # Made here and not on first use: the lock of a `cached_property` may be inherited by a child process.
         connections: int = self.client.connection_pool.max_connections
-        return CallThreads(max(1, min(MAX_THREADS, connections - 1)))
-
-    @cached_property
-    def index(self) -> JobIndex:
-        return JobIndex(self.client, self.keys, self.settings.retention_seconds, self.now_ms)
-
-    @cached_property
-    def bundles(self) -> BundleStore:
-        return BundleStore(self.client, self.keys, self.settings.retention_seconds)
-
-    @cached_property
-    def registry(self) -> Registry:
-        return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
-
-    @cached_property
-    def activity(self) -> Activity:
-        return Activity(self.client, self.keys)
-
-    @cached_property
-    def server(self) -> ServerStatus:
-        return ServerStatus(self.client, self.keys)
-
-    @cached_property
-    def audit(self) -> KeyAudit:
-        return KeyAudit(self.client, self.keys)
-
-    @cached_property
-    def sweep_lease(self) -> SweepLease:
-        return SweepLease(self.client, self.keys, self.now_ms)
+        #: threads for the calls of a producer: fewer than connections, so that no call finds none
+        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1)))
+        self.ends = EndsListener(self.client)
+        self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
+        self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds)
+        self.registry = Registry(self.client, self.keys, queues_here=not settings.broker_url)
+        self.activity = Activity(self.client, self.keys)
+        self.server = ServerStatus(self.client, self.keys)
+        self.audit = KeyAudit(self.client, self.keys)
+        self.sweep_lease = SweepLease(self.client, self.keys, self.now_ms)
 
     def job_ends(self) -> EndsSubscription:
         """Return a new subscription to the ends of jobs. It connects when `subscribe` is called."""
