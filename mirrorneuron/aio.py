@@ -18,7 +18,7 @@ from mirrorneuron.api.async_streams import follow_events, follow_logs
 from mirrorneuron.api.client import SubmitTimeout
 from mirrorneuron.api.default_client import default_client
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended_async
-from mirrorneuron.bundle.load import BundleInput, JobBundle
+from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads
 from mirrorneuron.bundle.load import validate_manifest as _validate
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis
@@ -82,6 +82,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[False] = False,
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
@@ -93,6 +94,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[True],
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
@@ -104,6 +106,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: bool = False,
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
@@ -114,7 +117,7 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self.sync._submit_seconds(submit_timeout)
-        bundle, new_id = await self._long(self.sync._loaded, input, job_bundle, job_id)
+        bundle, new_id = await self._long(self.sync._loaded, input, payloads, job_bundle, job_id)
         await self._call(self.sync._submit, new_id, bundle, seconds, seconds=seconds)
         return (new_id, await self._wait(new_id, deadline)) if await_ else new_id
 
@@ -239,6 +242,6 @@ replay = _default.replay
 cleanup_jobs = _default.cleanup_jobs
 
 
-async def validate_manifest(input: BundleInput) -> JobBundle:
+async def validate_manifest(input: BundleInput, *, payloads: Payloads = None) -> JobBundle:
     """`mirrorneuron.validate_manifest` in a thread: a bundle may have many files."""
-    return await asyncio.to_thread(_validate, input)
+    return await asyncio.to_thread(_validate, input, payloads=payloads)

@@ -13,7 +13,7 @@ from mirrorneuron.api import arguments
 from mirrorneuron.api.resources import Resources
 from mirrorneuron.api.streams import follow_events, follow_logs
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
-from mirrorneuron.bundle.load import BundleInput, JobBundle, load, validate_manifest
+from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads, load, validate_manifest
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
@@ -61,6 +61,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[False] = False,
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
@@ -72,6 +73,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[True],
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
@@ -83,6 +85,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: bool = False,
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
@@ -91,10 +94,10 @@ class Client:
     ) -> str | tuple[str, JobMap]:
         """Validate a bundle, submit it, and return the job id; with *await_* `(job_id, job_map)` once it has ended.
 
-        *input* is a bundle folder, a manifest, or a JobBundle; *job_bundle* is a bundle from `validate_manifest`,
-        possibly modified, which is checked again. *timeout* (milliseconds or timedelta) bounds the wait and never
-        touches the job. *job_id* makes the submission idempotent. *submit_timeout* (seconds or timedelta) bounds the
-        wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
+        *input* is a bundle folder, a manifest (with the folder *payloads*), or a JobBundle; *job_bundle* is a bundle
+        from `validate_manifest`, possibly modified, which is checked again. *timeout* (milliseconds or timedelta)
+        bounds the wait and never touches the job. *job_id* makes the submission idempotent. *submit_timeout* (seconds
+        or timedelta) bounds the wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
 
         Raises ManifestError, PayloadTooLarge, JobExists (the id is taken by another bundle), WaitTimeout, and
         RuntimeUnavailable while the store does not answer: its `job_id` is the id that was used, and a submission that
@@ -104,7 +107,7 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self._submit_seconds(submit_timeout)
-        bundle, new_id = self._loaded(input, job_bundle, job_id)
+        bundle, new_id = self._loaded(input, payloads, job_bundle, job_id)
         self._submit(new_id, bundle, seconds)
         return (new_id, self._wait(new_id, deadline, fresh=True)) if await_ else new_id
 
@@ -113,14 +116,14 @@ class Client:
         return arguments.seconds("submit_timeout", submit_timeout) or self.settings.client_timeout_s
 
     def _loaded(
-        self, input: BundleInput | None, job_bundle: JobBundle | None, job_id: str | None
+        self, input: BundleInput | None, payloads: Payloads, job_bundle: JobBundle | None, job_id: str | None
     ) -> tuple[JobBundle, str]:
         """The checked bundle of a submission, and the id of the new job. No I/O with a server. Raises ManifestError."""
         given = job_bundle if input is None else input
         if given is None or (input is not None and job_bundle is not None):
             raise TypeError("give either input or job_bundle")
         arguments.new_job_id(job_id)
-        bundle = load(given, self.settings.allow_unsandboxed)
+        bundle = load(given, self.settings.allow_unsandboxed, payloads=payloads)
         return bundle, job_id or new_job_id(bundle.manifest.graph_id)
 
     def _submit(self, job_id: str, bundle: JobBundle, seconds: float) -> None:
