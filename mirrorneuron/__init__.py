@@ -32,6 +32,7 @@ from mirrorneuron.errors import (
     WaitTimeout,
 )
 from mirrorneuron.message import Message
+from mirrorneuron.processes.first_use import FIRST_USE
 
 if TYPE_CHECKING:
     from mirrorneuron.api.client import Client
@@ -199,10 +200,12 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "aio":  # `mirrorneuron.aio.run_manifest` after `import mirrorneuron`
-        return import_module("mirrorneuron.aio")
+        with FIRST_USE:
+            return import_module("mirrorneuron.aio")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
+    with FIRST_USE:
+        found = getattr(import_module(f"mirrorneuron.{_HOME[name]}"), name)
     globals()[name] = found
     return found
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
@@ -49,6 +48,12 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="URL of the broker, in any form that kombu reads; empty means the store.")
     redis_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = Field(
         "mirror_neuron", description="Prefix of every Redis key and every Celery queue."
+    )
+    client_timeout_ms: Positive = Field(
+        30_000,
+        description="Longest time for which a call of a producer waits for the store and the broker, retries included."
+        " Lists and clean-ups: for each page. Waits and streams: for the first answer.",
+        json_schema_extra={UNIT: "milliseconds"},
     )
     executor_max_concurrency: Positive = Field(
         4, description="Slots of the pool `default` on one runtime node.", json_schema_extra={UNIT: "slots"}
@@ -209,7 +214,11 @@ class Settings(BaseSettings):
         """Read the environment; *overrides* take precedence. Raises SettingsError."""
         return cls(**overrides)
 
-    @cached_property
+    @property
+    def client_timeout_s(self) -> float:
+        return self.client_timeout_ms / 1000
+
+    @property
     def pools(self) -> dict[str, int]:
         """Pool name -> slots on one runtime node."""
         return {"default": self.executor_max_concurrency, **self.executor_pool_capacities}

@@ -113,7 +113,7 @@ class OtherNodes:
     def have_room(self) -> bool:
         """True if another node has that many free slots, by its last heartbeat."""
         try:
-            nodes = self._runtime.store.fail_fast.registry.nodes()
+            nodes = self._runtime.impatient_store.registry.nodes()
         except RedisError:
             return False
         others = [

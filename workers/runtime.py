@@ -53,6 +53,11 @@ class Runtime:
         return Store(self.settings, node=self.name, retries=STORE_RETRIES)
 
     @cached_property
+    def impatient_store(self) -> Store:
+        """For what a run can do without: one short attempt."""
+        return self.store.impatient()
+
+    @cached_property
     def keeper(self) -> LeaseKeeper:
         return LeaseKeeper(self.store, self.settings.claim_lease_ms / 3_000)
 

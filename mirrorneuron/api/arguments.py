@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mirrorneuron.errors import Issue, JobNotFound, ManifestError
 from mirrorneuron.job import JobStatus, is_job_id
+from mirrorneuron.limits import MOST
 
 MAX_COUNT: Final = 2**63 - 1  # the largest integer of a Redis server
 _EVENT_ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
@@ -81,3 +82,16 @@ def age(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a timedelta or None, not {value!r}")
     if value is not None and value < timedelta():
         raise ValueError(f"{name} must not be negative, not {value!r}")
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """Return *value*, a positive number of seconds or a timedelta, in seconds; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise TypeError(f"{name} must be seconds, a timedelta or None, not {value!r}")
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
+    return float(min(value, MOST // 1000))

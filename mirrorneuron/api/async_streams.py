@@ -10,8 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from mirrorneuron.api import arguments
-from mirrorneuron.api.client import EVENTS_MS, LAST_WORDS_MS, LOGS_MS
-from mirrorneuron.api.ends_listener import cancels
+from mirrorneuron.api.streams import EVENTS_MS, LAST_WORDS_MS, LOGS_MS
 from mirrorneuron.errors import JobNotFound, RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobStatus, LogChunk
 from mirrorneuron.settings import Settings
@@ -49,11 +48,11 @@ async def _follow(
     Ends when the job has ended and *last_ms* pass without an entry. An unreachable store is retried as by the waits.
     """
     arguments.job_id(job_id)
-    before, away_since = cancels(), None
+    before, away_since = _cancels(), None
     async with connect_async(settings.redis_url) as server:
         record = Keys(settings.redis_namespace).job(job_id)
         while True:
-            if cancels() > before:  # redis-py sends with `asyncio.wait_for`, which may lose a cancellation before 3.12
+            if _cancels() > before:  # redis-py sends with `asyncio.wait_for`, which may lose a cancellation before 3.12
                 raise asyncio.CancelledError
             try:
                 with reaching(settings.redis_url, job_id):
@@ -78,3 +77,9 @@ async def _has_ended(server: RedisClient, record: str, job_id: str) -> bool:
     if job is None:
         raise JobNotFound(job_id)
     return JobStatus(job["status"]) in TERMINAL
+
+
+def _cancels() -> int:
+    """The number of cancellation requests of the current task."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0

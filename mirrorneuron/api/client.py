@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from itertools import chain, islice
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from celery.result import AsyncResult
 
 from mirrorneuron.api import arguments
 from mirrorneuron.api.resources import Resources
+from mirrorneuron.api.streams import follow_events, follow_logs
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
-from mirrorneuron.bundle.load import BundleInput, JobBundle, load, validate_manifest
+from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads, load, validate_manifest
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
@@ -30,19 +31,16 @@ from mirrorneuron.job import (
     JobSummary,
     LogChunk,
     NodeInfo,
+    new_job_id,
 )
+from mirrorneuron.processes.first_use import FIRST_USE
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import records
-from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, reaching
-from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.connection import reaching
 
-EVENTS_MS: Final = 2_000  # one blocking read of a job's events; the last event ends it early
-LOGS_MS: Final = 500  # one blocking read of a job's logs, which have no last entry
-LAST_WORDS_MS: Final = 600  # how long a node may take to flush the last output of a killed command
 RECENT_JOBS: Final = 20
 
-T = TypeVar("T", Event, LogChunk)
-_Reader: TypeAlias = Callable[[Store, str, str, int], list[T]]
+R = TypeVar("R")
+SubmitTimeout: TypeAlias = float | timedelta | None  #: seconds, or a timedelta; None stands for the setting
 
 
 class Client:
@@ -65,9 +63,11 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[False] = False,
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
+        submit_timeout: SubmitTimeout = None,
     ) -> str: ...
 
     @overload
@@ -75,44 +75,62 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: Literal[True],
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
+        submit_timeout: SubmitTimeout = None,
     ) -> tuple[str, JobMap]: ...
 
     def run_manifest(
         self,
         input: BundleInput | None = None,
         *,
+        payloads: Payloads = None,
         await_: bool = False,
         timeout: Timeout = None,
         job_bundle: JobBundle | None = None,
         job_id: str | None = None,
+        submit_timeout: SubmitTimeout = None,
     ) -> str | tuple[str, JobMap]:
         """Validate a bundle, submit it, and return the job id; with *await_* `(job_id, job_map)` once it has ended.
 
-        *input* is a bundle folder, a manifest, or a JobBundle; *job_bundle* is a bundle from `validate_manifest`,
-        possibly modified, which is checked again. *timeout* (milliseconds or timedelta) bounds the wait and never
-        touches the job. *job_id* makes the submission idempotent.
+        *input* is a bundle folder, a manifest (with the folder *payloads*), or a JobBundle; *job_bundle* is a bundle
+        from `validate_manifest`, possibly modified, which is checked again. *timeout* (milliseconds or timedelta)
+        bounds the wait and never touches the job. *job_id* makes the submission idempotent. *submit_timeout* (seconds
+        or timedelta) bounds the wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
 
         Raises ManifestError, PayloadTooLarge, JobExists (the id is taken by another bundle), WaitTimeout, and
-        RuntimeUnavailable while the store does not answer. Once the record is written, submission has happened: a
-        failed announcement is logged, and the sweeper repeats it.
+        RuntimeUnavailable while the store does not answer: its `job_id` is the id that was used, and a submission that
+        is repeated with it makes no second job. Once the record is written, submission has happened: a failed
+        announcement is logged, and the sweeper repeats it.
         """
+        if timeout is not None and not await_:
+            raise TypeError("timeout requires await_=True")
+        deadline, seconds = Deadline.after(timeout), self._submit_seconds(submit_timeout)
+        bundle, new_id = self._loaded(input, payloads, job_bundle, job_id)
+        self._submit(new_id, bundle, seconds)
+        return (new_id, self._wait(new_id, deadline, fresh=True)) if await_ else new_id
+
+    def _submit_seconds(self, submit_timeout: SubmitTimeout) -> float:
+        """How long a submission may wait for the store and the broker. Raises TypeError and ValueError."""
+        return arguments.seconds("submit_timeout", submit_timeout) or self.settings.client_timeout_s
+
+    def _loaded(
+        self, input: BundleInput | None, payloads: Payloads, job_bundle: JobBundle | None, job_id: str | None
+    ) -> tuple[JobBundle, str]:
+        """The checked bundle of a submission, and the id of the new job. No I/O with a server. Raises ManifestError."""
         given = job_bundle if input is None else input
         if given is None or (input is not None and job_bundle is not None):
             raise TypeError("give either input or job_bundle")
-        if timeout is not None and not await_:
-            raise TypeError("timeout requires await_=True")
-        deadline = Deadline.after(timeout)
         arguments.new_job_id(job_id)
-        bundle = load(given, self.settings.allow_unsandboxed)
-        with reaching(self.settings.redis_url, job_id):
-            submitted = self._live_parts().submission.submit(bundle, job_id)
-        if not await_:
-            return submitted
-        return submitted, self._wait(submitted, deadline, fresh=True)
+        bundle = load(given, self.settings.allow_unsandboxed, payloads=payloads)
+        return bundle, job_id or new_job_id(bundle.manifest.graph_id)
+
+    def _submit(self, job_id: str, bundle: JobBundle, seconds: float) -> None:
+        """Submit a checked bundle within *seconds*. Raises JobExists, PayloadTooLarge and RuntimeUnavailable."""
+        self._call(job_id, lambda resources: resources.submission.submit(bundle, job_id), seconds)
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -123,40 +141,48 @@ class Client:
         return self._wait(job_id, Deadline.after(timeout))
 
     def _wait(self, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
-        with self._resources(job_id) as resources:
-            return until_ended(resources.store, job_id, deadline, fresh=fresh)
+        arguments.job_id(job_id)
+        with reaching(self.settings.redis_url, job_id):
+            return until_ended(self._live_parts().store, job_id, deadline, fresh=fresh)
 
     def async_result(self, job_id: str) -> AsyncResult:
         """The job as a Celery `AsyncResult` of this client's own app. Raises JobNotFound; `get()` refuses in a task."""
-        with self._resources(job_id) as resources:
+
+        def known(resources: Resources) -> AsyncResult:
             resources.store.known_job(job_id)
             return resources.app.AsyncResult(job_id)
 
+        return self._call(job_id, known)
+
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        with self._resources(job_id) as resources:
-            return resources.store.known_job(job_id)
+        return self._call(job_id, lambda resources: resources.store.known_job(job_id))
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
-        with self._resources(job_id) as resources:
+
+        def read(resources: Resources) -> Manifest:
             job = resources.store.known_job(job_id)
             return resources.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
 
+        return self._call(job_id, read)
+
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
-        with self._resources(job_id) as resources:
-            return resources.store.agents(resources.store.known_job(job_id))
+        return self._call(job_id, lambda resources: resources.store.agents(resources.store.known_job(job_id)))
 
     def events(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> list[Event]:
         """The job's events, oldest first: those after event id *after*, or the newest *limit*. Raises JobNotFound."""
         arguments.event_id(after)
         limit = arguments.count("limit", limit)
-        with self._resources(job_id) as resources:
+
+        def read(resources: Resources) -> list[Event]:
             found = resources.store.events(job_id, after=after, limit=limit)
             if not found:
                 resources.store.known_job(job_id)
             return found
+
+        return self._call(job_id, read)
 
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The job's events as they happen, from its first (or from *after*) to the one that ends it.
@@ -165,13 +191,7 @@ class Client:
         """
         arguments.event_id(after)
         self.inspect_job(job_id)
-        return self._events_to_end(job_id, after or "0")
-
-    def _events_to_end(self, job_id: str, after: str) -> Iterator[Event]:
-        for event in self._follow(job_id, after, Store.follow, EVENTS_MS, 0):
-            yield event
-            if records.ends_the_job(event) and JobStatus(self.inspect_job(job_id)["status"]) in TERMINAL:
-                return
+        return follow_events(self.settings, job_id, after or "0")
 
     def logs(self, job_id: str, agent_id: str | None = None, *, follow: bool = False) -> Iterator[LogChunk]:
         """The output of commands and modules, of one agent or of all; with *follow*, until the job has ended.
@@ -183,46 +203,19 @@ class Client:
         if agent_id is None:
             self.inspect_job(job_id)
         else:
-            with self._resources(job_id) as resources:
-                resources.control.check_agent(job_id, agent_id)
-        chunks = self._follow(job_id, "0", Store.logs, LOGS_MS, LAST_WORDS_MS) if follow else self._logs_so_far(job_id)
+            self._call(job_id, lambda resources: resources.control.check_agent(job_id, agent_id))
+        chunks = follow_logs(self.settings, job_id) if follow else self._logs_so_far(job_id)
         return (chunk for chunk in chunks if agent_id in (None, chunk["agent_id"]))
 
     def _logs_so_far(self, job_id: str) -> Iterator[LogChunk]:
         after = "0"
-        while True:
-            with self._resources(job_id) as resources:
-                found = resources.store.logs(job_id, after, 0)
+        while found := self._call(job_id, lambda resources: resources.store.logs(job_id, after, 0)):  # noqa: B023
             yield from found
-            if not found:
-                return
             after = found[-1]["id"]
-
-    def _follow(self, job_id: str, after: str, read: _Reader[T], wait_ms: int, last_ms: int) -> Iterator[T]:
-        """The entries of a stream of the job as they arrive, until the job has ended and *last_ms* pass without one."""
-        away_since: float | None = None
-        while True:
-            try:
-                with self._resources(job_id) as resources:
-                    ended = JobStatus(resources.store.known_job(job_id)["status"]) in TERMINAL
-                    found = read(resources.store, job_id, after, last_ms if ended else wait_ms)
-                away_since = None
-            except RuntimeUnavailable:  # retried as long as `wait_for_job` does
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > MAX_OUTAGE_S:
-                    raise
-                time.sleep(RETRY_S)
-                continue
-            for entry in found:
-                yield entry
-                after = entry["id"]
-            if ended and not found:
-                return
 
     def inspect_nodes(self) -> list[NodeInfo]:
         """The runtime nodes that are alive, with their pools and hardware."""
-        with reaching(self.settings.redis_url):
-            return self._live_parts().store.registry.nodes()
+        return self._ask(lambda resources: resources.store.registry.nodes())
 
     def list_jobs(
         self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
@@ -232,22 +225,20 @@ class Client:
         Skips jobs whose record cannot be read. Raises ValueError for an unknown status.
         """
         wanted, limit = arguments.status(status), arguments.count("limit", limit)
-        found: list[JobSummary] = []
-        with reaching(self.settings.redis_url):
-            live_only = wanted not in TERMINAL if wanted else not include_terminal
-            for job in self._live_parts().store.jobs(live_only=live_only):
-                if limit is not None and len(found) >= limit:
-                    break
-                if job["status"] == wanted or (wanted is None and (include_terminal or job["status"] not in TERMINAL)):
-                    found.append(job)
-        return found
+        live_only = wanted not in TERMINAL if wanted else not include_terminal
+        found = (
+            job
+            for page in self._each(lambda resources: resources.store.job_pages(live_only=live_only))
+            for job in page
+            if job["status"] == wanted or (wanted is None and (include_terminal or job["status"] not in TERMINAL))
+        )
+        return list(islice(found, limit))
 
     def job_details(self, job_id: str, *, event_limit: int = 25) -> JobDetails:
         """The record, the agents and the newest events of one job. Raises JobNotFound."""
         event_limit = arguments.count("event_limit", event_limit) or 0
         job = self.inspect_job(job_id)
-        with self._resources(job_id) as resources:
-            agents = resources.store.agents(job)
+        agents = self._call(job_id, lambda resources: resources.store.agents(job))
         return {"job": job, "agents": agents, "events": self.events(job_id, limit=event_limit)}
 
     def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
@@ -262,19 +253,16 @@ class Client:
 
     def pause(self, job_id: str) -> JobMap:
         """Pause a job: runs in progress finish, no new one starts. Raises JobNotFound, JobStateError."""
-        with self._resources(job_id) as resources:
-            return resources.control.pause(job_id)
+        return self._call(job_id, lambda resources: resources.control.pause(job_id))
 
     def resume(self, job_id: str) -> JobMap:
         """Resume a paused job. Raises JobNotFound, JobStateError."""
-        with self._resources(job_id) as resources:
-            return resources.control.resume(job_id)
+        return self._call(job_id, lambda resources: resources.control.resume(job_id))
 
     def cancel(self, job_id: str, *, reason: str | None = None) -> JobMap:
         """Cancel a job; its running commands are killed on every node. Raises JobNotFound, JobStateError."""
         arguments.reason(reason)
-        with self._resources(job_id) as resources:
-            return resources.control.cancel(job_id, reason)
+        return self._call(job_id, lambda resources: resources.control.cancel(job_id, reason))
 
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
         """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
@@ -283,8 +271,7 @@ class Client:
         PayloadTooLarge, and MessageInvalid.
         """
         arguments.text("agent_id", agent_id)
-        with self._resources(job_id) as resources:
-            return resources.control.deliver_message(job_id, agent_id, message)
+        return self._call(job_id, lambda resources: resources.control.deliver_message(job_id, agent_id, message))
 
     def retry(self, job_id: str, *, from_agent: str | None = None) -> JobMap:
         """Continue a failed or cancelled job where it stopped, keeping finished work; or rerun it from an agent.
@@ -294,8 +281,7 @@ class Client:
         Raises JobNotFound, AgentNotFound, JobStateError.
         """
         arguments.text("from_agent", from_agent, optional=True)
-        with self._resources(job_id) as resources:
-            return resources.control.retry(job_id, from_agent)
+        return self._call(job_id, lambda resources: resources.control.retry(job_id, from_agent))
 
     def dead_letters(self, job_id: str) -> list[DeadLetter]:
         """The messages that were given up on, with their reasons, oldest first: the newest 1000. Raises JobNotFound.
@@ -303,8 +289,11 @@ class Client:
         Their recipient does not exist, or they expired. If the job failed, the last one is the message on which it
         failed: `retry` runs it again.
         """
-        with self._resources(job_id) as resources:
+
+        def read(resources: Resources) -> list[DeadLetter]:
             return [dead for _, dead in resources.store.dead_letters(resources.store.known_job(job_id))]
+
+        return self._call(job_id, read)
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
         """Send a dead letter again, to its recipient or to *to_agent*; returns the id of the new message.
@@ -314,14 +303,12 @@ class Client:
         """
         arguments.text("message_id", message_id)
         arguments.text("to_agent", to_agent, optional=True)
-        with self._resources(job_id) as resources:
-            return resources.control.replay(job_id, message_id, to_agent)
+        return self._call(job_id, lambda resources: resources.control.replay(job_id, message_id, to_agent))
 
     def why(self, job_id: str) -> Diagnosis:
         """Why the job does not move, since when, what to do; an unreachable store is a cause. Raises JobNotFound."""
         try:
-            with self._resources(job_id) as resources:
-                return resources.diagnosis(job_id)
+            return self._call(job_id, lambda resources: resources.diagnosis(job_id))
         except RuntimeUnavailable as error:
             return store_away(job_id, error)
 
@@ -331,18 +318,32 @@ class Client:
         *older_than* keeps the jobs that were updated more recently than that.
         """
         arguments.age("older_than", older_than)
-        with reaching(self.settings.redis_url):
-            return self._live_parts().control.cleanup(live_too=all, older_than=older_than)
+        steps = self._each(lambda resources: resources.control.cleanup(live_too=all, older_than=older_than))
+        return list(chain.from_iterable(steps))
 
-    @contextmanager
-    def _resources(self, job_id: str) -> Iterator[Resources]:
-        """The resources for a call about a job. Raises JobNotFound for an invalid id, and RuntimeUnavailable."""
+    def _call(self, job_id: str, do: Callable[[Resources], R], seconds: float | None = None) -> R:
+        """`_ask` about a job. Raises JobNotFound for a *job_id* that is not valid."""
         arguments.job_id(job_id)
+        return self._ask(do, job_id, seconds)
+
+    def _ask(self, do: Callable[[Resources], R], job_id: str | None = None, seconds: float | None = None) -> R:
+        """Return `do(resources)`. Raises RuntimeUnavailable after *seconds*, by default those of the settings."""
         with reaching(self.settings.redis_url, job_id):
-            yield self._live_parts()
+            resources = self._live_parts()
+            return resources.store.calls.run(partial(do, resources), seconds or self.settings.client_timeout_s)
+
+    def _each(self, steps: Callable[[Resources], Iterator[R]]) -> Iterator[R]:
+        """What `steps(resources)` yields. Each step is a call with a time-out of its own."""
+        found = steps(self._live_parts())
+        while rows := self._ask(lambda _: list(islice(found, 1))):
+            yield from rows
 
     def _live_parts(self) -> Resources:
-        # After a fork, connections and Celery's pools stay with the parent.
-        if self._parts is None or self._parts.pid != os.getpid():
-            self._parts = Resources(self.settings)
-        return self._parts
+        # After a fork, connections, threads and Celery's pools stay with the parent.
+        parts = self._parts
+        if parts is None or parts.pid != os.getpid():
+            with FIRST_USE:
+                parts = self._parts
+                if parts is None or parts.pid != os.getpid():
+                    parts = self._parts = Resources(self.settings)
+        return parts

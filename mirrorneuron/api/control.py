@@ -6,7 +6,7 @@ import getpass
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
@@ -27,6 +27,7 @@ from mirrorneuron.errors import (
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus, iso, ms_of
 from mirrorneuron.message import encode, seed
 from mirrorneuron.pools import LIGHT
+from mirrorneuron.store.call_threads import settled
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import ControlReply, JobEnd, JobRef, ReadyAgents, ReplyCode
 
@@ -51,8 +52,9 @@ class Control:
     def resume(self, job_id: str) -> JobMap:
         """Resume a paused job."""
         moved = self._store.scripts.pause_resume(job_id, JobStatus.RUNNING, _who())
+        job = settled(self._job_or_error(job_id, moved, "resumed"))
         self._announce(job_id, moved.waiting)
-        return self._job_or_error(job_id, moved, "resumed")
+        return job
 
     def cancel(self, job_id: str, reason: str | None) -> JobMap:
         """Cancel a job: its running commands are killed on every node, and its mailboxes are kept for a retry."""
@@ -115,6 +117,7 @@ class Control:
             raise MessageNotFound(f"job {job_id!r}: the dead letter was already replayed, or dropped for newer ones")
         if moved.word is ReplyCode.ENDED:
             raise JobStateError(f"job {job_id!r} accepts no messages: it is {moved.status}")
+        settled(message_id)
         self._announce(job_id, [row for row in moved.waiting if row.new])
         return message_id
 
@@ -133,34 +136,48 @@ class Control:
         self._store.index.mark_live(
             job_id
         )  # again: another process may have marked the previous run as ended meanwhile
+        settled(job)
         # If no agent is ready, a drain finds the job idle and settles it.
         self._announce(job_id, moved.waiting or [ReadyAgents(LIGHT, 2, 0, "")])
         return job
 
-    def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> list[str]:
-        """Delete ended jobs that were updated longer ago than *older_than*; with *live_too*, cancel live ones first."""
+    def cleanup(self, *, live_too: bool, older_than: timedelta | None) -> Iterator[list[str]]:
+        """Delete ended jobs that were updated longer ago than *older_than*; with *live_too*, cancel live ones first.
+
+        In steps of a few round trips: yields the ids of the jobs that each step deleted.
+        """
         chosen: list[str] = []
-        for job in list(self._store.jobs()):
-            ended = JobStatus(job["status"]) in TERMINAL
-            age = timedelta(milliseconds=self._store.clock.now_ms() - ms_of(job["updated_at"]))
-            if (not ended and not live_too) or (older_than is not None and age < older_than):
-                continue
-            if not ended:
-                with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
-                    self.cancel(job["job_id"], "cleaned up")
-            chosen.append(job["job_id"])
-        return self.delete(chosen)
+        for page in self._store.job_pages():
+            for job in page:
+                ended = JobStatus(job["status"]) in TERMINAL
+                age = timedelta(milliseconds=self._store.clock.now_ms() - ms_of(job["updated_at"]))
+                if (not ended and not live_too) or (older_than is not None and age < older_than):
+                    continue
+                if not ended:
+                    with suppress(JobNotFound, JobStateError):  # it has ended meanwhile
+                        self.cancel(job["job_id"], "cleaned up")
+                    yield []
+                chosen.append(job["job_id"])
+            yield []
+        digests: set[str] = set()
+        for job_id in chosen:
+            ref = self._delete(job_id)
+            digests |= {ref.digest} if ref else set()
+            yield [job_id] if ref else []
+        if digests:
+            self._store.free_bundles(digests)
 
     def delete(self, job_ids: Iterable[str]) -> list[str]:
         """Delete the records of ended jobs and all their keys; return the ids of the deleted jobs."""
-        deleted: dict[str, str] = {}  # job id -> its bundle
-        for job_id in job_ids:
-            ref = self._store.ref(job_id)
-            if ref is not None and self._store.delete(job_id, self._agents(ref)):
-                deleted[job_id] = ref.digest
+        deleted = [ref for ref in map(self._delete, job_ids) if ref]
         if deleted:
-            self._store.free_bundles(set(deleted.values()))
-        return list(deleted)
+            self._store.free_bundles({ref.digest for ref in deleted})
+        return list(dict.fromkeys(ref.job_id for ref in deleted))
+
+    def _delete(self, job_id: str) -> JobRef | None:
+        """Delete an ended job. None if it is live or does not exist."""
+        ref = self._store.ref(job_id)
+        return ref if ref is not None and self._store.delete(job_id, self._agents(ref)) else None
 
     def _announce(self, job_id: str, waiting: Iterable[ReadyAgents]) -> None:
         rows = list(waiting)

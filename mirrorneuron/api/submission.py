@@ -14,8 +14,9 @@ from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound, JobExists
-from mirrorneuron.job import JobStatus, new_job_id
+from mirrorneuron.job import JobStatus
 from mirrorneuron.message import decode, encode
+from mirrorneuron.store.call_threads import settled
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 
@@ -32,20 +33,19 @@ class Submission:
         self._chains_of = chains_of
         self._known: dict[str, Plan] = {}  #: digest -> plan, of bundles that this process has stored
 
-    def submit(self, bundle: JobBundle, wanted_id: str | None) -> str:
-        """Submit a validated bundle and return the job's id. Raises JobExists and PayloadTooLarge.
+    def submit(self, bundle: JobBundle, job_id: str) -> None:
+        """Submit a validated bundle as *job_id*. Raises JobExists and PayloadTooLarge.
 
         Once the record is written, the job is submitted: a failed announcement is logged, not raised.
         """
         packed = pack(bundle, self._store.settings.max_bundle_bytes)
         plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
-        job_id = wanted_id or new_job_id(plan.graph_id)
         word, status = self._store.create_job(job_id, plan, packed, _static(job_id, bundle, packed))
         digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, packed)
         # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
+        settled(None)
         if status is JobStatus.PENDING:
             self._announce(plan, JobRef(job_id, 1, digest))
-        return job_id
 
     def _digest_of_same(self, job_id: str, packed: PackedBundle) -> str:
         """The digest of the job's bundle, if it differs from *packed* only in the order of JSON keys. Raises JobExists.

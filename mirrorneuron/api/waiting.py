@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
@@ -13,12 +17,11 @@ from mirrorneuron.job import TERMINAL, JobMap, JobStatus
 from mirrorneuron.limits import MOST
 from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, UNREACHABLE
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.keys import result_channel
 
 Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; None waits without a limit
 
 REREAD_S: Final = 5.0
-PATIENT_S: Final = 10.0  # how long a read of a hanging server may take: two tries of 5 s
+LAST_READ_S: Final = 1.0  # how long a read may take that begins at the deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,10 @@ class Deadline:
     def over(self) -> bool:
         return self.at is not None and time.monotonic() >= self.at
 
-
-def read_ended(store: Store, job_id: str) -> JobMap | None:
-    """The job map of an ended job, None for a live one. Raises JobNotFound."""
-    job = store.known_job(job_id)
-    return job if JobStatus(job["status"]) in TERMINAL else None
+    def check(self, job_id: str) -> None:
+        """Raise WaitTimeout for *job_id* if the deadline is over."""
+        if self.over:
+            raise WaitTimeout(f"job {job_id!r} has not ended in time; it continues", job_id)
 
 
 def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = False) -> JobMap:
@@ -61,35 +63,88 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
 
     Raises JobNotFound, WaitTimeout, or redis errors when the store was unreachable for MAX_OUTAGE_S.
     """
-    away_since: float | None = None
-    answered = fresh
+    outage = _Outage(job_id, deadline, answered=fresh)
     while True:
         try:
-            if not fresh and (job := read_ended(_in_time(store, deadline) if answered else store, job_id)):
+            if not fresh and (job := store.calls.run(*_read(store, job_id, deadline))):
                 return job
-            answered, fresh, away_since = True, False, None
-            return _pushed(store, job_id, deadline)
-        except UNREACHABLE:
-            now = time.monotonic()
-            away_since = away_since or now
-            if not answered or now - away_since > MAX_OUTAGE_S:  # fail at once if it has never answered
-                raise
+            fresh = False
+            outage.over()
+            woken = threading.Event()
+            with store.ends.listening(job_id, woken.set):
+                # Read after the server has confirmed the subscription: otherwise an end in between would be missed.
+                while True:
+                    woken.wait(deadline.left(REREAD_S))
+                    woken.clear()
+                    if job := store.calls.run(*_read(store, job_id, deadline)):
+                        return job
+                    deadline.check(job_id)
+        except UNREACHABLE as error:
+            outage.goes_on(error)
             time.sleep(deadline.left(RETRY_S))
-            if deadline.over:
-                raise WaitTimeout(f"job {job_id!r} has not ended, and the job store does not answer", job_id) from None
+            outage.check_deadline()
 
 
-def _pushed(store: Store, job_id: str, deadline: Deadline) -> JobMap:
-    with store.subscriptions.to(result_channel(job_id)) as wait_for_message:
-        while True:
-            # Read only after the server has confirmed the subscription: otherwise an end in between would be missed.
-            wait_for_message(deadline.left(REREAD_S))
-            if job := read_ended(_in_time(store, deadline), job_id):
+async def until_ended_async(store: Store, job_id: str, deadline: Deadline) -> JobMap:
+    """`until_ended` for asyncio. Holds no thread while it waits."""
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    outage = _Outage(job_id, deadline, answered=False)
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(woken.set)
+
+    while True:
+        try:
+            if job := await store.calls.run_async(*_read(store, job_id, deadline)):
                 return job
-            if deadline.over:
-                raise WaitTimeout(f"job {job_id!r} has not ended in time; it continues", job_id)
+            outage.over()
+            with store.ends.listening(job_id, wake):
+                while True:
+                    with suppress(TimeoutError):  # a push may get lost: read again
+                        async with asyncio.timeout(deadline.left(REREAD_S)):
+                            await woken.wait()
+                    woken.clear()
+                    if job := await store.calls.run_async(*_read(store, job_id, deadline)):
+                        return job
+                    deadline.check(job_id)
+        except UNREACHABLE as error:
+            outage.goes_on(error)
+            await asyncio.sleep(deadline.left(RETRY_S))
+            outage.check_deadline()
 
 
-def _in_time(store: Store, deadline: Deadline) -> Store:
-    """The store, or `fail_fast` when its retries could exceed the deadline."""
-    return store if deadline.left(PATIENT_S) == PATIENT_S else store.fail_fast
+def _read(store: Store, job_id: str, deadline: Deadline) -> tuple[Callable[[], JobMap | None], float]:
+    """What reads the job map of an ended job, None for a live one; and how long it may take, in seconds."""
+
+    def read_ended() -> JobMap | None:
+        job = store.known_job(job_id)
+        return job if JobStatus(job["status"]) in TERMINAL else None
+
+    seconds = store.settings.client_timeout_s
+    return read_ended, min(seconds, deadline.left(seconds) + LAST_READ_S)
+
+
+@dataclass(slots=True)
+class _Outage:
+    """How long the store has not answered a wait."""
+
+    job_id: str
+    deadline: Deadline
+    answered: bool  #: the store has answered this wait before
+    since: float | None = None
+
+    def over(self) -> None:
+        self.answered, self.since = True, None
+
+    def goes_on(self, error: BaseException) -> None:
+        """Raise *error* after MAX_OUTAGE_S, and at once if the store has never answered."""
+        now = time.monotonic()
+        self.since = self.since or now
+        if not self.answered or now - self.since > MAX_OUTAGE_S:
+            raise error
+
+    def check_deadline(self) -> None:
+        if self.deadline.over:
+            said = f"job {self.job_id!r} has not ended, and the job store does not answer"
+            raise WaitTimeout(said, self.job_id) from None

@@ -29,7 +29,7 @@ from mirrorneuron.message import decode, encode
 MANIFEST_FILE: Final = "manifest.json"
 PAYLOADS: Final = "payloads"
 _JSON_HINT: Final = "use only JSON values: no NaN, no Infinity, no other Python objects, not nested too deeply"
-_NO_FOLDER: Final = "a manifest given as a mapping has no payloads folder"
+_NO_FOLDER: Final = "the manifest was given as a mapping, without `payloads`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,20 @@ class JobBundle:
     """A checked bundle. The caller may change `manifest`; it is checked again before submission."""
 
     manifest: Manifest
-    path: Path | None = None  #: the bundle's folder; None for a manifest given as a mapping
+    path: Path | None = None  #: the bundle's folder; None for a manifest that is not in a folder
     manifest_path: Path | None = None
     payloads_path: Path | None = None  #: None if the bundle has no payloads folder
     warnings: tuple[Issue, ...] = ()
     _origin: Origin = field(default_factory=Origin, repr=False, compare=False)
 
 
-BundleInput = str | os.PathLike[str] | Mapping[str, Any] | JobBundle
+BundleInput = str | os.PathLike[str] | Mapping[str, Any] | Manifest | JobBundle
+Payloads = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The paths of a bundle; all None for a manifest given as a mapping."""
+    """The paths of a bundle. A manifest given as a mapping has only the payloads, or none."""
 
     path: Path | None = None
     manifest_path: Path | None = None
@@ -75,21 +76,27 @@ class PackedBundle:
     digest: str  #: SHA-256 of the manifest and the payloads' digest
 
 
-def validate_manifest(input: BundleInput) -> JobBundle:
+def validate_manifest(input: BundleInput, *, payloads: Payloads = None) -> JobBundle:
     """Read and check a bundle folder, a manifest, or a loaded bundle.
 
-    Returns the same object for a loaded bundle that was not changed. Writes nothing. Raises ManifestError.
+    *payloads* is the payloads folder of a manifest that is given as a mapping. Returns the same object for a loaded
+    bundle that was not changed. Writes nothing. Raises ManifestError, and TypeError for *payloads* with another input.
     """
-    return load(input)
+    return load(input, payloads=payloads)
 
 
-def load(input: BundleInput, allow_unsandboxed: bool | None = None) -> JobBundle:
+def load(input: BundleInput, allow_unsandboxed: bool | None = None, *, payloads: Payloads = None) -> JobBundle:
     """As `validate_manifest`; *allow_unsandboxed* is the setting of that name, by default read from the environment."""
     allowed = unsandboxed_allowed(os.environ) if allow_unsandboxed is None else allow_unsandboxed
+    if payloads is not None and not isinstance(payloads, str | os.PathLike):
+        raise TypeError(f"payloads must be the path of a folder, not {_type_name(payloads)}")
+    if isinstance(input, Mapping | Manifest):
+        folder = None if payloads is None else Path(os.fsdecode(payloads)).absolute()
+        return _checked(_plain(input), _Place(payloads_path=folder), allowed)
+    if payloads is not None:
+        raise TypeError("payloads requires a manifest that is given as a mapping")
     if isinstance(input, JobBundle):
         return _load_again(input, allowed)
-    if isinstance(input, Mapping):
-        return _checked(_plain(input), _Place(), allowed)
     if isinstance(input, str | os.PathLike):
         return _load_folder(Path(os.fsdecode(input)), allowed)
     raise _problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
@@ -190,7 +197,8 @@ def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[
 def _payload_issues(payloads: Path) -> list[Issue]:
     """The files that cannot be packed."""
     if not payloads.is_dir():
-        return [Issue(PAYLOADS, "must be a folder")]
+        missing = "" if os.path.lexists(payloads) else f"; {payloads} does not exist"
+        return [Issue(PAYLOADS, f"must be a folder{missing}")]
     try:
         return [
             Issue(f"{PAYLOADS}/{entry.name}", entry.problem, "remove it, or replace it with a copy")

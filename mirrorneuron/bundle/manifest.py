@@ -6,9 +6,10 @@ model and validate it again. Unknown keys are kept in `model_extra`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from mirrorneuron.bundle.conditions import normalise
 from mirrorneuron.bundle.schema import Model
@@ -142,6 +143,40 @@ class Manifest(Model):
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     policies: Policies = field(default_factory=Policies)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a manifest in any of the forms that a file may have. Raises ManifestError with every error.
+
+        Only the shape is checked. `validate_manifest` checks the rest, and fills in the defaults.
+        """
+        return super().from_dict(_one_form(raw) if isinstance(raw, Mapping) else raw)
+
+
+def _one_form(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """*raw* with a list of entrypoints, lists of payloads for each node, and without aliases."""
+    found = {key: value for key, value in raw.items() if value is not None}
+    if isinstance(found.get("long_lived"), bool):
+        found.setdefault("daemon", found.pop("long_lived"))
+    if isinstance(found.get("entrypoints"), str):
+        found["entrypoints"] = [found["entrypoints"]]
+    inputs = found.get("initial_inputs")
+    if isinstance(inputs, list):
+        found["initial_inputs"] = {name: list(inputs) for name in _entrypoints(found)}
+    elif isinstance(inputs, Mapping):
+        found["initial_inputs"] = {
+            name: given if isinstance(given, list) else [given] for name, given in inputs.items() if given is not None
+        }
+    return found
+
+
+def _entrypoints(raw: Mapping[str, Any]) -> list[str]:
+    """The entrypoints that *raw* names, by themselves or by the roles of nodes."""
+    named, nodes = raw.get("entrypoints"), raw.get("nodes")
+    if not named:
+        rows = [node for node in nodes if isinstance(node, Mapping)] if isinstance(nodes, list) else []
+        named = [node.get("node_id") for node in rows if str(node.get("role")) in ROOT_ROLES]
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 #: model -> key -> one line of Markdown for the manifest reference; a test checks that no key is missing

@@ -1,18 +1,14 @@
-"""Reads JSON objects as models; each validation error of pydantic becomes an issue with a JSON path."""
+"""JSON paths and values in issues; each validation error of pydantic becomes an issue with a JSON path."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pydantic_core import ErrorDetails, ValidationError
 
-from mirrorneuron.bundle.schema import Model, words
 from mirrorneuron.bundle.suggest import one_of
 from mirrorneuron.errors import Issue
-
-M = TypeVar("M", bound=Model)
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _QUOTED: Final = re.compile(r"'([^']*)'")
@@ -58,19 +54,9 @@ def below(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def read(model: type[M], raw: Any, path: str, issues: list[Issue]) -> M | None:
-    """Read *raw* as a *model*; add to *issues* and return None if it is invalid. A known key that is null is absent."""
-    if not isinstance(raw, Mapping):
-        issues.append(Issue(path, f"must be an object, not {kind(raw)}"))
-        return None
-    if None in raw.values():
-        known = words(model)
-        raw = {k: v for k, v in raw.items() if v is not None or k not in known}
-    try:
-        return model.from_dict(raw)
-    except ValidationError as error:
-        issues.extend(_issue(path, found) for found in error.errors(include_url=False))
-        return None
+def issues_of(path: str, error: ValidationError) -> list[Issue]:
+    """An issue for each error, below *path*."""
+    return [_issue(path, found) for found in error.errors(include_url=False)]
 
 
 def _issue(path: str, found: ErrorDetails) -> Issue:

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import Enum
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Final, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, core_schema
+from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, ValidationError, core_schema
+
+from mirrorneuron.bundle.parse import issues_of, kind
+from mirrorneuron.errors import Issue, ManifestError
 
 EXTRA: Final = "model_extra"
 _PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
@@ -49,15 +52,34 @@ class Model:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Read a JSON object. Raises pydantic_core.ValidationError with every error."""
-        validator = _VALIDATORS.get(cls) or _VALIDATORS.setdefault(cls, _validator(cls))
-        model: Self = validator.validate_python(raw)
+        """Read a JSON object. Raises ManifestError with every error."""
+        issues: list[Issue] = []
+        model = read(cls, raw, "", issues)
+        if model is None:
+            raise ManifestError(issues)
         return model
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object from which `from_dict` makes an equal model."""
         raw: dict[str, Any] = self.__pydantic_serializer__.to_python(self, mode="json")
         return raw
+
+
+M = TypeVar("M", bound=Model)
+
+
+def read(model: type[M], raw: Any, path: str, issues: list[Issue]) -> M | None:
+    """Read *raw* as a *model*; add to *issues* and return None if it is invalid. A known key that is null is absent."""
+    if not isinstance(raw, Mapping):
+        issues.append(Issue(path, f"must be an object, not {kind(raw)}"))
+        return None
+    validator = _VALIDATORS.get(model) or _VALIDATORS.setdefault(model, _validator(model))
+    try:
+        found: M = validator.validate_python(raw)
+    except ValidationError as error:
+        issues.extend(issues_of(path, error))
+        return None
+    return found
 
 
 def words(model: type[Model]) -> tuple[str, ...]:
@@ -82,8 +104,14 @@ def _model(model: type[Model]) -> CoreSchema:
         values, extra, _ = parts
         return model(**values, model_extra=extra)
 
+    def without_nulls(raw: Any) -> Any:
+        if isinstance(raw, Mapping) and None in raw.values():
+            return {key: value for key, value in raw.items() if value is not None or key not in known}
+        return raw
+
+    fields_schema = core_schema.model_fields_schema(known, extra_behavior="allow")
     return core_schema.no_info_after_validator_function(
-        make, core_schema.model_fields_schema(known, extra_behavior="allow")
+        make, core_schema.no_info_before_validator_function(without_nulls, fields_schema)
     )
 
 

@@ -25,8 +25,9 @@ from mirrorneuron.bundle.manifest import (
     Policies,
     Template,
 )
-from mirrorneuron.bundle.parse import below, kind, read, shown
+from mirrorneuron.bundle.parse import below, kind, shown
 from mirrorneuron.bundle.payload_checks import PayloadChecks
+from mirrorneuron.bundle.schema import read
 from mirrorneuron.bundle.suggest import Suggestions
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.errors import Issue, ManifestError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,7 +14,7 @@ from kombu import Connection, Exchange, Queue
 
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import SENTINEL, sentinel_of
+from mirrorneuron.store.connection import MAX_CONNECTIONS, SENTINEL, sentinel_of
 from mirrorneuron.text import without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"
@@ -113,8 +115,18 @@ def make_app(settings: Settings) -> App:
         # A Redis server that refuses commands (out of memory, became a replica) makes the worker reconnect, not crash.
         broker_channel_error_retry=no_ack,
         broker_transport_options=_transport_options(settings) | (_redis_options(settings) if no_ack else {}),
+        redis_max_connections=MAX_CONNECTIONS,  # of the result backend
     )
     return app
+
+
+def import_all(app: Celery) -> None:
+    """Import now what Celery and kombu import when they publish for the first time."""
+    with suppress(Exception):  # a library of the broker may be missing: the call that needs it raises its error
+        app.connection_for_write().get_transport_cls()
+    for _ in (app.backend, app.tasks, app.amqp.router, app.amqp.send_task_message, app.producer_pool):
+        pass
+    import_module("encodings.idna")  # for the lookup of a host name
 
 
 def broker_url(settings: Settings) -> str:

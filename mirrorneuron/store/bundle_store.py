@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.bundle.manifest import Manifest
-from mirrorneuron.errors import BundleNotFound, RecordDamaged
+from mirrorneuron.errors import BundleNotFound, ManifestError, RecordDamaged
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store import records
 from mirrorneuron.store.connection import RedisClient
@@ -107,6 +107,8 @@ class BundleStore:
                 return Manifest.from_dict(parts["manifest"]), parts["payloads"]
         except RecordDamaged as error:  # its jobs fail like those of a missing bundle
             raise BundleNotFound(str(error)) from error
+        except ManifestError as error:
+            raise BundleNotFound(f"bundle {digest!r} cannot be read: {error.issues[0]}") from error
 
     def payloads(self, payloads_digest: str) -> bytes:
         """Return the payload archive. Raises BundleNotFound if a chunk is missing."""

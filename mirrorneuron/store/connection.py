@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -16,7 +16,14 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    MaxConnectionsError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -35,7 +42,7 @@ COMMAND_TIMEOUT_S = 5.0  # of a producer, whose commands take a server less than
 NODE_TIMEOUT_S = 20.0  # of a node: longer than the largest commit takes, so that only a dead server exceeds it
 MAX_OUTAGE_S: Final = 60.0  # for which a waiter retries while the store is unreachable
 RETRY_S: Final = 0.5  # between two retries of a waiter
-IDLE_SUBSCRIPTIONS = 8  # idle connections kept for reuse
+MAX_CONNECTIONS: Final = 100_000  # of one client, if its URL names no other number: redis-py's default is 100
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 # Errors of a server that has no memory or disk left, became a replica, lost its replicas, or is busy with a script.
@@ -53,6 +60,14 @@ T = TypeVar("T")
 
 class Refused(RedisConnectionError):
     """The server is reachable but refuses the command. Temporary; retried like a connection error."""
+
+
+class TooManyCalls(RedisConnectionError):
+    """A limit of this process is reached. The server has nothing to do with it."""
+
+
+#: time.monotonic() seconds after which the current call is not retried; None: retried as often as the client says
+gives_up_at: Final[ContextVar[float | None]] = ContextVar("gives_up_at", default=None)
 
 
 class _Refusals:
@@ -78,6 +93,9 @@ class _Retry(Retry):
 
     def call_with_retry(self, do: Callable[[], T], fail: Callable[..., Any], *args: Any, **options: Any) -> T:
         def attempt() -> T:
+            at = gives_up_at.get()
+            if at is not None and time.monotonic() > at:
+                raise RedisTimeoutError("no answer within the time-out of the call")
             try:
                 with _raising_refusals:
                     return do()
@@ -143,6 +161,7 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
         "retry": retry,
         "retry_on_error": list(UNREACHABLE),
         "health_check_interval": 30,
+        "max_connections": MAX_CONNECTIONS,
     }
     if url.startswith("unix://"):
         options.pop("socket_connect_timeout")
@@ -165,49 +184,6 @@ def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
 def handed_on(push: Any) -> Any:
     """Push handler of a subscription. Without a handler redis-py configures a logger that prints."""
     return push
-
-
-async def handed_on_async(push: Any) -> Any:
-    """`handed_on` for asyncio."""
-    return push
-
-
-class Subscriptions:
-    """Subscriptions to single channels of one server. Thread-safe.
-
-    Connections are reused, because a new one costs as much as a short job.
-    """
-
-    def __init__(self, client: RedisClient) -> None:
-        self._client = client
-        self._idle: deque[Any] = deque(maxlen=IDLE_SUBSCRIPTIONS)
-
-    @contextmanager
-    def to(self, channel: str) -> Iterator[Callable[[float], None]]:
-        """Subscribe to *channel* within the block. Yields a function that waits up to a number of seconds.
-
-        The function returns first when the server has confirmed the subscription, then at each message, or when the
-        time is over. Raises redis errors.
-        """
-        try:
-            pubsub = self._idle.pop()
-        except IndexError:
-            pubsub = self._client.pubsub(push_handler_func=handed_on)
-
-        def wait_for_message(seconds: float) -> None:
-            due = time.monotonic() + seconds
-            while found := pubsub.get_message(timeout=max(0.0, due - time.monotonic())):
-                if found["channel"] == channel.encode():  # other channels: the reply to an earlier UNSUBSCRIBE
-                    return
-
-        try:
-            pubsub.subscribe(channel)
-            yield wait_for_message
-            pubsub.unsubscribe(channel)
-        except BaseException:
-            pubsub.close()
-            raise
-        self._idle.append(pubsub)
 
 
 class EndsSubscription:
@@ -246,7 +222,9 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except (RedisError, ConnectionError) as error:
-        if isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
+        if isinstance(error, TooManyCalls | MaxConnectionsError):
+            said, hint = f"was not asked: too many calls at once ({error})", "make fewer calls at a time, or try again"
+        elif isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
             said, hint = f"does not answer ({error})", "start it, or set MIRROR_NEURON_REDIS_URL"
         else:
             said, hint = f"refused: {error}", _advice(str(error))

@@ -7,7 +7,7 @@ Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from mirrorneuron.bundle.load import PackedBundle
@@ -26,18 +26,19 @@ from mirrorneuron.job import (
 )
 from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import records
+from mirrorneuron.store import connection, records
 from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
+from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
     NODE_TIMEOUT_S,
     EndsSubscription,
     RedisClient,
-    Subscriptions,
     checked_replies,
     connect,
     now_ms,
 )
+from mirrorneuron.store.ends_listener import EndsListener
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
@@ -48,7 +49,7 @@ from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
 from mirrorneuron.store.sweep_lease import SweepLease
 
-FAIL_FAST_S: Final = 1.0
+IMPATIENT_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Store:
     ) -> None:
         self.settings = settings
         self.client = client or (
-            connect(settings.redis_url)
+            connect(settings.redis_url, timeout_s=min(connection.COMMAND_TIMEOUT_S, settings.client_timeout_s))
             if retries is None
             else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
         )
@@ -85,51 +86,24 @@ class Store:
             clock=clock,
         )
         self._clock = clock
+        # Made here and not on first use: the lock of a `cached_property` may be inherited by a child process.
+        connections: int = self.client.connection_pool.max_connections
+        #: threads for the calls of a producer: fewer than connections, so that no call finds none
+        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1)))
+        self.ends = EndsListener(self.client)
+        self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
+        self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds)
+        self.registry = Registry(self.client, self.keys, queues_here=not settings.broker_url)
+        self.activity = Activity(self.client, self.keys)
+        self.server = ServerStatus(self.client, self.keys)
+        self.audit = KeyAudit(self.client, self.keys)
+        self.sweep_lease = SweepLease(self.client, self.keys, clock)
+        #: the server's time; it stamps messages and judges their age
+        self.clock = ServerClock(self.now_ms, *((0.0,) if clock else ()))
 
-    @cached_property
-    def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self.client)
-
-    @cached_property
-    def fail_fast(self) -> Store:
-        return self.impatient(FAIL_FAST_S)
-
-    def impatient(self, timeout_s: float) -> Store:
+    def impatient(self, timeout_s: float = IMPATIENT_S) -> Store:
         """The same store on other connections, with this timeout and no retries."""
         return Store(self.settings, client=connect(self.settings.redis_url, retries=0, timeout_s=timeout_s))
-
-    @cached_property
-    def index(self) -> JobIndex:
-        return JobIndex(self.client, self.keys, self.settings.retention_seconds, self.now_ms)
-
-    @cached_property
-    def bundles(self) -> BundleStore:
-        return BundleStore(self.client, self.keys, self.settings.retention_seconds)
-
-    @cached_property
-    def registry(self) -> Registry:
-        return Registry(self.client, self.keys, queues_here=not self.settings.broker_url)
-
-    @cached_property
-    def activity(self) -> Activity:
-        return Activity(self.client, self.keys)
-
-    @cached_property
-    def server(self) -> ServerStatus:
-        return ServerStatus(self.client, self.keys)
-
-    @cached_property
-    def audit(self) -> KeyAudit:
-        return KeyAudit(self.client, self.keys)
-
-    @cached_property
-    def clock(self) -> ServerClock:
-        """The server's time. It stamps messages and judges their age."""
-        return ServerClock(self.now_ms, *((0.0,) if self._clock else ()))
-
-    @cached_property
-    def sweep_lease(self) -> SweepLease:
-        return SweepLease(self.client, self.keys, self._clock)
 
     def job_ends(self) -> EndsSubscription:
         """Return a new subscription to the ends of jobs. It connects when `subscribe` is called."""
@@ -331,13 +305,18 @@ class Store:
         return found
 
     def jobs(self, *, live_only: bool = False) -> Iterator[JobSummary]:
-        """Yield summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
+        """Yield the rows of `job_pages`."""
+        for page in self.job_pages(live_only=live_only):
+            yield from page
+
+    def job_pages(self, *, live_only: bool = False) -> Iterator[list[JobSummary]]:
+        """Yield pages of summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
         for names in self.index.pages(live_only=live_only):
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])
             rows = zip(names, checked_replies(pipe.execute(raise_on_error=False)), strict=True)
-            yield from (records.summary(job) for job in records.readable(records.job_head, rows) if job)
+            yield [records.summary(job) for job in records.readable(records.job_head, rows) if job]
 
     def check_writes(self) -> None:
         """Send a write that changes nothing. Raises one of `connection.UNREACHABLE` if the server refuses it."""

@@ -333,3 +333,78 @@ def test_a_socket_that_appears_after_the_check_is_an_issue(tmp_path: Path, monke
         server.bind("s")
         with pytest.raises(ManifestError, match="s: is not a regular file or folder"):
             pack(bundle, MIB)
+
+
+SCRIPT = {
+    "manifest_version": "1.0",
+    "graph_id": "made",
+    "entrypoints": "work",
+    "initial_inputs": {"work": {"x": 1}},
+    "nodes": [
+        {"node_id": "work", "agent_type": "executor", "config": {"command": ["sh", "run.sh"], "upload_path": "run.sh"}}
+    ],
+}
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_manifest_from_python_takes_its_payloads_from_a_folder(tmp_path: Path, as_text: bool) -> None:
+    """The bundle has the bytes of a folder with the same manifest and payloads."""
+    folder = tmp_path / "bundle"
+    (folder / "payloads").mkdir(parents=True)
+    (folder / "payloads" / "run.sh").write_text("echo hi")
+    (folder / "manifest.json").write_text(json.dumps(SCRIPT))
+    payloads = folder / "payloads"
+    for manifest in (SCRIPT, Manifest.from_dict(SCRIPT)):
+        bundle = validate_manifest(manifest, payloads=str(payloads) if as_text else payloads)
+        assert (bundle.path, bundle.payloads_path) == (None, payloads)
+        assert validate_manifest(bundle) is bundle
+        assert pack(bundle, MIB).digest == pack(load(folder), MIB).digest
+
+
+def test_payloads_of_a_manifest_from_python_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"payloads: must be a folder; .*/none does not exist"):
+        validate_manifest(SCRIPT, payloads=tmp_path / "none")
+    with pytest.raises(ManifestError, match=r'nodes\[0\].config.upload_path .*"run.sh" is not in payloads/'):
+        validate_manifest(SCRIPT, payloads=tmp_path)
+    with pytest.raises(ManifestError, match=r'"run.sh" does not exist: .*without `payloads`'):
+        validate_manifest(SCRIPT)
+
+
+def test_payloads_are_for_a_manifest_from_python_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path / "job")
+    for other in (folder, load(folder)):
+        with pytest.raises(TypeError, match="payloads"):
+            validate_manifest(other, payloads=tmp_path)
+    with pytest.raises(TypeError, match="payloads"):
+        validate_manifest(SCRIPT, payloads=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [
+        ({"initial_inputs": {"work": {"x": 1}}}, {"work": [{"x": 1}]}),
+        ({"initial_inputs": {"work": [{"x": 1}, 2]}}, {"work": [{"x": 1}, 2]}),
+        ({"initial_inputs": [{"x": 1}]}, {"work": [{"x": 1}]}),
+        ({"initial_inputs": None, "edges": None, "policies": None}, {}),
+    ],
+)
+def test_from_dict_accepts_what_a_file_may_hold(form: dict[str, Any], read: dict[str, Any]) -> None:
+    manifest = Manifest.from_dict({**SCRIPT, **form, "long_lived": True})
+    assert (manifest.initial_inputs, manifest.entrypoints, manifest.daemon) == (read, ["work"], True)
+    by_role = {key: value for key, value in SCRIPT.items() if key != "entrypoints"} | {"initial_inputs": [3]}
+    by_role["nodes"] = [{"node_id": "a", "agent_type": "router", "role": "root"}]
+    assert Manifest.from_dict(by_role).initial_inputs == {"a": [3]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"nodes": [{"node_id": "a"}]}, r"^nodes\[0\].agent_type: is required$"),
+        ({"initial_inputs": 3}, "^initial_inputs: must be an object, not a number$"),
+        ({"entrypoints": [{}]}, r"^entrypoints\[0\]: must be a string, not an object$"),
+        ({"graph_id": None}, "^graph_id: is required$"),
+    ],
+)
+def test_from_dict_names_the_path_of_each_problem(wrong: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ManifestError, match=problem):
+        Manifest.from_dict({**SCRIPT, **wrong})

@@ -85,7 +85,9 @@ def test_one_client_serves_two_event_loops_at_once(unserved, server):
     with ThreadPoolExecutor(2) as pool:
         loops = [pool.submit(lambda: asyncio.run(client.wait_for_job(job_id))) for _ in range(2)]
         channel = f"celery-task-meta-{job_id}"
-        wait_until(lambda: dict(server.client.pubsub_numsub(channel))[channel.encode()] == 2)
+        # Both wait, and share one subscription.
+        wait_until(lambda: len(client.sync._live_parts().store.ends._waits.get(channel, ())) == 2)
+        wait_until(lambda: dict(server.client.pubsub_numsub(channel))[channel.encode()] == 1)
         finish(unserved, job_id)
         assert [loop.result(timeout=30)["status"] for loop in loops] == ["cancelled"] * 2
     assert asyncio.run(client.wait_for_job(job_id))["status"] == "cancelled"

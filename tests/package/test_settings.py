@@ -25,6 +25,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "redis_url": "redis://127.0.0.1:6379/0",
         "broker_url": "",
         "redis_namespace": "mirror_neuron",
+        "client_timeout_ms": 30_000,
         "executor_max_concurrency": 4,
         "executor_pool_capacities": {},
         "max_bundle_bytes": 64 * 1024 * 1024,

@@ -78,7 +78,7 @@ class NodeStep(bootsteps.StartStopStep):
         """The first words of a warning if another worker has *name*; "" if this one has it now."""
         if not _is_alone(runtime.own_folder(settings), mark_of(settings, name)):
             return "another worker on this machine is"
-        store = Store(settings).fail_fast
+        store = Store(settings).impatient()
         try:
             holder = store.registry.hold_name(name, self._holder, KEPT_S)
             if holder != self._holder and _is_dead(holder):
