@@ -9,7 +9,7 @@ from typing import Final
 PRIVATE: Final = ("MIRROR_NEURON_*", "MN_*", "CELERY_*", "FLOWER_*")
 #: The variables that the runner sets for each run, without their prefix. They may be named, although they are private.
 SET_FOR_A_RUN: Final = frozenset(
-    {f"{part}_FILE" for part in ("INPUT", "MESSAGE", "BODY", "CONTEXT")}
+    {f"{part}_FILE" for part in ("INPUT", "MESSAGE", "BODY", "CONTEXT", "ANSWER")}
     | {"BODY_CONTENT_TYPE", "BODY_CONTENT_ENCODING", "AGENT_TYPE", "AGENT_TEMPLATE", "JOB_ID", "AGENT_ID"}
     | {"WORKDIR", "PYTHON", "RUN_MARKER"}
 )
