@@ -45,13 +45,15 @@ class JobIndex:
         over = self._now_ms() + 1000 * self._retention_seconds if self._retention_seconds else 0
         pipe = self._client.pipeline(transaction=False)
         if over:
-            pipe.zadd(self._keys.ended, dict.fromkeys(job_ids, over))
+            pipe.zadd(self._keys.ended, dict.fromkeys(job_ids, over), nx=True)  # a repeated call keeps the first time
         pipe.srem(self._keys.live, *job_ids)
         for job_id in job_ids:
             pipe.hget(self._keys.job(job_id), "status")
         for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
             if status in LIVE:
                 self.mark_live(job_id)
+            elif status is None:  # deleted meanwhile
+                self._client.zrem(self._keys.ended, job_id)
 
     def mark_live(self, job_id: str) -> None:
         """Add an ended job that is going to run again to the live index."""
@@ -59,6 +61,35 @@ class JobIndex:
         pipe.sadd(self._keys.live, job_id)
         pipe.zrem(self._keys.ended, job_id)
         pipe.execute()
+
+    def repair(self, job_ids: Sequence[str], age_ms: int) -> None:
+        """Make the entries of jobs what their records say, whatever a crash or a race of two writers has left.
+
+        The entries of a job without a record are removed if they are older than *age_ms*.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hget(self._keys.job(job_id), "status")
+            pipe.pttl(self._keys.job(job_id))
+            pipe.sismember(self._keys.live, job_id)
+            pipe.zscore(self._keys.ended, job_id)
+        rows = checked_replies(pipe.execute(raise_on_error=False))
+        for job_id, status, left_ms, live, over in zip(job_ids, *(rows[at::4] for at in range(4)), strict=True):
+            if status is None:
+                self.forget_orphan(job_id, age_ms)
+            elif isinstance(status, Exception):
+                continue  # the key has another type: it was not written by this package
+            elif status in LIVE:
+                if not live or over is not None:
+                    self.mark_live(job_id)
+            elif live:
+                self.mark_ended([job_id])
+            elif over is None and left_ms > 0:
+                self._client.zadd(self._keys.ended, {job_id: self._now_ms() + left_ms}, nx=True)
+
+    def range(self, start: int, count: int) -> list[str]:
+        """Return the ids of *count* kept jobs from position *start* on, oldest first."""
+        return _texts(self._client.zrange(self._keys.jobs, start, start + count - 1))
 
     def remove(self, *job_ids: str) -> None:
         """Remove the entries of deleted jobs.

@@ -150,7 +150,7 @@ class Store:
         if word is not ReplyCode.CONFLICT and not all(replies[2:]):
             self.bundles.put(bundle)
         if JobStatus(status) in TERMINAL:
-            self.client.srem(self.keys.live, job_id)
+            self.index.mark_ended([job_id])  # by its record: a retry may run meanwhile
         return word, JobStatus(status)
 
     def _check_sizes(self, mail: Sequence[tuple[str, bytes]]) -> None:

@@ -23,6 +23,7 @@ from mirrorneuron.store.protocol import ReplyCode
 from tests.support.store import Jobs
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
+from workers.recovery import sweeper as sweeper_module
 from workers.recovery.sweeper import ORPHAN_MS, Sweeper
 
 HOUR_MS = 3_600_000
@@ -180,11 +181,79 @@ def test_a_live_job_that_is_marked_ended_stays_live(store: Store, jobs: Jobs) ->
     assert store.client.zrange(store.keys.ended, 0, -1) == [b"ended"]
 
 
+def test_the_entries_of_a_job_are_repaired_from_its_record(store: Store, jobs: Jobs) -> None:
+    """Whatever a crash or a race of two writers has left."""
+    client, keys = store.client, store.keys
+    for name in ("running", "restarted", "ended", "unmarked"):
+        jobs.submit(name)
+    for name in ("ended", "unmarked"):
+        jobs.end(name)
+    store.index.mark_ended(["ended"])
+    before = client.zscore(keys.ended, "ended")
+    client.srem(keys.live, "running", "unmarked")
+    client.zadd(keys.ended, {"restarted": 1})
+    client.zrem(keys.ended, "unmarked")
+    client.sadd(keys.live, "ended")
+    client.zadd(keys.jobs, {"ghost": 1, "submitted just now": store.now_ms()})
+    assert sweeper(store).tick()
+    assert sorted(store.index.live()) == ["restarted", "running"]
+    over = dict(client.zrange(keys.ended, 0, -1, withscores=True))
+    assert over.keys() == {b"ended", b"unmarked"}
+    assert over[b"ended"] == before, "its retention does not begin again"
+    assert 0 < over[b"unmarked"] - store.now_ms() <= 3_600_000
+    assert sorted(store.index.range(0, 9)) == ["ended", "restarted", "running", "submitted just now", "unmarked"]
+
+
+def test_more_entries_than_a_repair_compares_are_repaired_in_turn(
+    store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PAGE", 2), ("REPAIRED", 4), ("REPAIR_S", 0)):
+        monkeypatch.setattr(sweeper_module, name, value)
+    for name in "abcdefg":
+        jobs.submit(name)
+    one = sweeper(store)
+    for _ in range(3):
+        for name in "abcdefg":
+            store.client.srem(store.keys.live, name)
+        assert one.tick()
+        found = store.index.live()
+        assert len(found) in (3, 4)
+        assert one.tick()
+        assert {*found, *store.index.live()} == {*"abcdefg"}
+
+
+def test_a_submission_of_an_ended_job_does_not_hide_its_retry(store: Store, jobs: Jobs) -> None:
+    """The retry begins after the submission has read that the job ended."""
+    jobs.submit("j")
+    jobs.end("j", JobStatus.FAILED)
+    store.index.mark_ended(["j"])
+    create = store.scripts.create
+
+    def and_retry(*args: Any, **options: Any) -> Any:
+        found = create(*args, **options)
+        store.scripts.retry(jobs.ref("j"), b"{}", ["a", "x", "join"], "", [])
+        store.index.mark_live("j")
+        return found
+
+    store.scripts.create = and_retry  # type: ignore[method-assign]
+    jobs.submit("j")
+    assert store.index.live() == ["j"]
+
+
 def test_a_job_that_is_deleted_before_it_is_marked_ended_is_in_no_index(store: Store, jobs: Jobs) -> None:
     jobs.submit("j")
     jobs.end("j")
     assert store.delete("j", ["a", "x", "join"]) is True
     assert store.index.live() == []
+
+
+def test_a_job_that_was_deleted_before_it_is_marked_ended_leaves_nothing(store: Store, jobs: Jobs) -> None:
+    """The worker that ended the job marks it a little later."""
+    jobs.submit("j")
+    jobs.end("j")
+    store.delete("j", ["a", "x", "join"])
+    store.index.mark_ended(["j"])
+    assert store.client.exists(store.keys.jobs, store.keys.live, store.keys.ended) == 0
 
 
 def test_a_job_that_is_submitted_again_keeps_its_place(make_store: Callable[..., Store], store: Store) -> None:

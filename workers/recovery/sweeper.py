@@ -22,6 +22,7 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import Message
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.store.connection import UNREACHABLE
+from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from workers.lifecycle.fork_guard import FORKS
@@ -37,6 +38,8 @@ MIN_OUTAGE_S: Final = 2.0  # between two answers of the store; a shorter time ma
 MIN_GAP_S: Final = 4.0  # between the last sweep by any worker and the first by a new one; more counts as an outage
 RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
 JOBS_A_LEASE: Final = 500  # jobs that are swept before the sweeper's lease is renewed
+REPAIR_S: Final = 10  # between two repairs of some entries of the index of jobs
+REPAIRED: Final = 1_000  # entries in one repair
 ORPHAN_MS: Final = 60_000  # age at which an index entry without a job is taken for that of a failed submission
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,8 @@ class Sweeper:
         self._plan_of = plan_of
         self._token = secrets.token_hex(8)
         self._stop = threading.Event()
-        self._renew_at = 0.0
+        self._renew_at = self._repair_at = 0.0
+        self._repaired = 0  #: position in the index of jobs
         self._depth = QueueDepth(app)
         self._room: dict[str, int] = {}  #: pool -> tasks that this sweep may still add to its queue
         self._seen: set[Key] = set()  #: jobs and pools with agents that this sweep found waiting
@@ -111,8 +115,22 @@ class Sweeper:
                 log.exception("job %s: sweep failed", job_id)
             self._outages.answered(time.monotonic())
         self._store.index.forget_expired()
+        self._repair_index()
         self._reminders.sweep_ended(self._seen)
         self._outages.set_back = False
+
+    def _repair_index(self) -> None:
+        """Compare the next entries of the index of jobs with their records. After the last one, begin again."""
+        if time.monotonic() < self._repair_at:
+            return
+        self._repair_at = time.monotonic() + REPAIR_S
+        for _ in range(REPAIRED // PAGE):
+            page = self._store.index.range(self._repaired, PAGE)
+            self._store.index.repair(page, ORPHAN_MS)
+            self._outages.answered(time.monotonic())
+            self._repaired = self._repaired + len(page) if len(page) == PAGE else 0
+            if not self._repaired:
+                return
 
     def _sweep_job(self, job_id: str, now_ms: int, after_gap: bool, live: int) -> None:
         swept = self._store.scripts.sweep(job_id, now_ms=now_ms, after_gap=after_gap, set_back=self._outages.set_back)
