@@ -93,6 +93,17 @@ class Settings(BaseSettings):
         description="Events that are kept of one job; older ones are dropped.",
         json_schema_extra={UNIT: "events"},
     )
+    events_max_bytes: Bytes = Field(
+        64 * MIB,
+        description="Payloads of events that are kept of one job; older events are dropped.",
+        json_schema_extra={UNIT: "bytes"},
+    )
+    max_mail_bytes: Positive = Field(
+        256 * MIB,
+        description="Messages of one job that may wait in its mailboxes; a run that would send more fails. "
+        "As many bytes of dead letters are kept.",
+        json_schema_extra={UNIT: "bytes"},
+    )
     stop_grace_seconds: Seconds = Field(
         30, description="Time that a stopping worker gives to its runs.", json_schema_extra={UNIT: "seconds"}
     )

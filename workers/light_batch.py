@@ -49,7 +49,8 @@ def run_light(plan: Plan, claims: Sequence[Claim], context: StepContext) -> list
             step.inline_only = True
             if step.consumed < len(inline):  # the run failed or filled the commit: send the rest to the mailbox
                 _send_inline_mail(steps, claim.agent_id, step.consumed)
-            step.consumed = 0  # inline mail is not in the mailbox, so the commit must not remove anything from it
+            # Inline mail is not in the mailbox, so the commit must not remove anything from it.
+            step.consumed = step.consumed_bytes = 0
         else:
             step = untouched(claim)
         messages, size = messages + len(step.outgoing), size + step.size

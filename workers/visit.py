@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import JobRef, Reply, ReplyCode, Step, new_token
+from mirrorneuron.store.protocol import Claim, JobRef, Reply, ReplyCode, Step, new_token, untouched
 from workers.agents.draft import StepContext
 from workers.attempt import attempt
 from workers.lifecycle.run_handle import RunHandle
@@ -121,6 +122,9 @@ class Visit:
         if reply.word is ReplyCode.MOVED:  # other mail has arrived and must be handled before the inline mail
             steps = without_inline_mail(claimed.claims, steps)
             reply = self._write(claimed.token, steps, next_token)
+        if reply.word is ReplyCode.FULL:
+            steps = self._too_much_mail(claimed.claims, steps)
+            reply = self._write(claimed.token, steps, next_token)
         if reply.word is not ReplyCode.COMMITTED:
             log.info("job %s: commit refused: %s", self._job.job_id, reply.word)
         elif _ends_job(steps):
@@ -128,6 +132,22 @@ class Visit:
         else:
             self._announcer.retries(steps)
         return reply
+
+    def _too_much_mail(self, claims: Sequence[Claim], steps: Sequence[Step]) -> list[Step]:
+        """The steps that fail the job because of the agent that sends most, and give the other claims back."""
+        sent = [sum(len(text) for _, text in step.outgoing) for step in steps]
+        most = sent.index(max(sent))
+        setting = f"MIRROR_NEURON_MAX_MAIL_BYTES ({self._runtime.settings.max_mail_bytes} bytes)"
+        error = f"the run sends {sent[most]} bytes, with which the job's waiting messages would exceed {setting}"
+        agent = claims[most].agent_id
+        failure = Step(
+            agent,
+            processed=claims[most].processed,
+            attempts=claims[most].attempts + 1,
+            error=error,
+            end=failed(agent, error),
+        )
+        return [failure if claim.agent_id == agent else untouched(claim) for claim in claims]
 
     def _write(self, token: str, steps: list[Step], next_token: str) -> Reply:
         """Send one commit to the store. A commit that ends the job names all agents, so that their keys expire."""

@@ -113,6 +113,9 @@ class Control:
         moved = self._store.scripts.deliver(job_id, agent, message_id, text, dead)
         if moved.word is ReplyCode.MISSING:
             raise JobNotFound(job_id)
+        if moved.word is ReplyCode.FULL:
+            limit = f"MIRROR_NEURON_MAX_MAIL_BYTES ({self._store.settings.max_mail_bytes} bytes)"
+            raise PayloadTooLarge(f"job {job_id!r} accepts no message now: its waiting messages would exceed {limit}")
         if moved.word is ReplyCode.GONE:
             raise MessageNotFound(f"job {job_id!r}: the dead letter was already replayed, or dropped for newer ones")
         if moved.word is ReplyCode.ENDED:

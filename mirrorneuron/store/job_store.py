@@ -44,7 +44,7 @@ from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.protocol import JobRef, ReplyCode
-from mirrorneuron.store.scripts import Scripts
+from mirrorneuron.store.scripts import Limits, Scripts
 from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
 from mirrorneuron.store.sweep_lease import SweepLease
@@ -83,6 +83,7 @@ class Store:
             node=node,
             lease_ms=settings.claim_lease_ms,
             keep_s=settings.retention_seconds,
+            limits=Limits(settings.max_mail_bytes, settings.events_max, settings.events_max_bytes),
             clock=clock,
         )
         self._clock = clock
@@ -141,7 +142,6 @@ class Store:
             static=encode(static),
             names=plan.nodes.keys(),
             pools=plan.pools,
-            events_max=self.settings.events_max,
             policies=plan.policies,
             agents=agents,
             mail=mail,
@@ -154,6 +154,9 @@ class Store:
         return word, JobStatus(status)
 
     def _check_sizes(self, mail: Sequence[tuple[str, bytes]]) -> None:
+        total, most = sum(len(text) for _, text in mail), self.settings.max_mail_bytes
+        if total > most:
+            raise PayloadTooLarge(f"the initial inputs have {total} bytes, MIRROR_NEURON_MAX_MAIL_BYTES is {most}")
         agent, largest = max(mail, key=lambda row: len(row[1]), default=("", b""))
         cap = self.settings.max_message_bytes
         if len(largest) > cap:

@@ -32,6 +32,7 @@ class ReplyCode(StrEnum):
     RENEWED = "RENEWED"
     PAUSED = "PAUSED"
     MOVED = "MOVED"
+    FULL = "FULL"
     REFUSED = "REFUSED"
     DELIVERED = "DELIVERED"
     DUPLICATE = "DUPLICATE"
@@ -149,6 +150,7 @@ class Step:
     events: list[tuple[str, bytes]] = field(default_factory=list)  #: (type, payload JSON or b"")
     dead: list[DeadLetterDraft] = field(default_factory=list)
     end: JobEnd | None = None
+    consumed_bytes: int = 0  #: of the consumed messages
     inline_only: bool = False  #: it consumed mail sent within this commit, so its mailbox must still be empty
 
     @property

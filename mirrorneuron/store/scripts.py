@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -35,12 +35,15 @@ Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
 
 
-ENDING: Final = ("commit", "settle", "finish")  # scripts that can end a job
+LIBRARIES: Final = {  # of functions, beside the prelude
+    "limits": ("create", "commit", "deliver", "retry"),
+    "ending": ("commit", "settle", "finish"),
+}
 
 
 def _load(name: str) -> str:
     lua = files("mirrorneuron.store") / "lua"
-    parts = ["prelude", *(["ending"] if name in ENDING else []), name]
+    parts = ["prelude", *(library for library, users in LIBRARIES.items() if name in users), name]
     return "".join((lua / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
@@ -66,6 +69,17 @@ SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdiges
 NO_LIMITS: Final = Policies()
 
 
+class Limits(NamedTuple):
+    """What one job may keep in the store."""
+
+    mail_bytes: int  #: of messages that wait, and the same of dead letters
+    events: int
+    event_bytes: int  #: of payloads
+
+
+DEFAULT_LIMITS: Final = Limits(2**28, 100_000, 2**26)
+
+
 class Scripts:
     """The scripts on one server. *keep_s* is the retention of ended jobs, in seconds.
 
@@ -80,6 +94,7 @@ class Scripts:
         node: str,
         lease_ms: int,
         keep_s: int,
+        limits: Limits = DEFAULT_LIMITS,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._client = client
@@ -87,6 +102,7 @@ class Scripts:
         self._node = node
         self._lease_ms = lease_ms
         self._keep_s = keep_s
+        self._limits = limits
         self._clock = clock
 
     def create(
@@ -97,7 +113,6 @@ class Scripts:
         static: bytes,
         names: Collection[str],
         pools: Sequence[str],
-        events_max: int,
         policies: Policies = NO_LIMITS,
         agents: Sequence[tuple[str, str, Arg, Arg]],
         mail: Sequence[tuple[str, bytes]],
@@ -111,7 +126,7 @@ class Scripts:
         EXISTS or CONFLICT, the job's status, and the replies to *same_round_trip*.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
-        args = [self._now(), digest, static, " ".join(pools), events_max, encode(list(names))]
+        args = [self._now(), digest, static, " ".join(pools), encode(list(names))]
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]
@@ -152,7 +167,7 @@ class Scripts:
         end = next((step.end for step in steps if step.end), None)
         args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
         args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
-        args += [sum(len(s.dead) for s in steps)]
+        args += [sum(len(s.dead) for s in steps), *self._limits]
         args += [part for row in wanted for part in row]
         for step in steps:
             args += _step_args(step)
@@ -189,11 +204,11 @@ class Scripts:
     def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> ControlReply:
         """Append a message from outside to an agent's mailbox. Idempotent by agent and message id.
 
-        *dead* is the stream entry of the dead letter that the message replays. Returns GONE if the entry is gone.
+        *dead* is the stream entry of the dead letter that the message replays. Returns GONE if the entry is gone, and
+        FULL if the job has too much mail.
         """
-        return _control_reply(
-            self._call("deliver", job_id, [self._now(), agent, message_id, message, DELIVERED_KEPT, dead])
-        )
+        args: list[Arg] = [self._now(), agent, message_id, message, DELIVERED_KEPT, dead, self._limits.mail_bytes]
+        return _control_reply(self._call("deliver", job_id, args))
 
     def retry(
         self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
@@ -296,6 +311,7 @@ def _step_args(step: Step) -> list[Arg]:
         delay,
         step.error,
         int(step.inline_only),
+        step.consumed_bytes,
     ]
 
 

@@ -17,12 +17,13 @@ from celery import Celery
 from mirrorneuron.api.client import Client
 from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.dispatch.celery_app import make_app
+from mirrorneuron.errors import PayloadTooLarge
 from mirrorneuron.message import Message
 from mirrorneuron.pools import queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.server_clock import ServerClock
-from tests.support.graphs import collector, executor, fan, job_ref, line, manifest, processed, single
+from tests.support.graphs import collector, executor, fan, job_ref, line, manifest, processed, router, single
 from tests.support.waiting import wait_until
 from workers import attempt as attempt_module
 from workers import visit as visit_module
@@ -282,3 +283,33 @@ def test_a_message_lives_from_the_end_of_the_run_that_emitted_it(
     visit(runtime, app, job, None, Start(pool="default"))
     last = store.client.hget(store.keys.agent(job.job_id, "end"), "last")
     assert Message.parse(last).envelope["timestamp"] == "1970-01-01T01:00:00.000Z"
+
+
+def test_a_run_that_would_fill_the_store_fails_its_job_by_name(
+    settings: Settings, runtime: Runtime, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two edges that lead back to their node double its mail with each run."""
+    small = settings.model_copy(update={"max_mail_bytes": 20_000})
+    edges = [("a", "b", "go"), ("a", "b", "*"), ("b", "a", "go"), ("b", "a", "*")]
+    graph = manifest([router("a"), router("b")], edges, policies={"job_timeout_ms": 600_000})
+    client = Client(small)
+    job = job_ref(client, client.run_manifest(graph | {"initial_inputs": {"a": [{"n": 1}]}}))
+    here = Runtime(small, "worker@test")
+    visit(here, app, job, None, Start(opening=True))
+    while (found := client.inspect_job(job.job_id))["status"] == "running":
+        visit(here, app, job, None, Start())
+    assert found["status"] == "failed"
+    assert found["result"]["agent_id"] in ("a", "b")
+    assert "MIRROR_NEURON_MAX_MAIL_BYTES (20000 bytes)" in found["result"]["error"]
+    assert int(here.store.client.hget(here.store.keys.job(job.job_id), "mail_bytes")) <= 20_000
+
+
+def test_more_than_the_store_may_keep_of_a_job_cannot_be_sent_to_it(settings: Settings) -> None:
+    client = Client(settings.model_copy(update={"max_mail_bytes": 3_000}))
+    graph = manifest([router("a"), collector("b", 99)], [("a", "b", "go")])
+    with pytest.raises(PayloadTooLarge, match=r"initial inputs have .* MIRROR_NEURON_MAX_MAIL_BYTES is 3000"):
+        client.run_manifest(graph | {"initial_inputs": {"a": [{"n": "x" * 500}] * 9}})
+    job_id = client.run_manifest(graph)
+    client.send_message(job_id, "b", {"text": "x" * 2_000})
+    with pytest.raises(PayloadTooLarge, match=r"would exceed MIRROR_NEURON_MAX_MAIL_BYTES \(3000 bytes\)"):
+        client.send_message(job_id, "b", {"text": "x" * 2_000})

@@ -245,7 +245,7 @@ class Draft:
         A message that has expired becomes a dead letter.
         """
         step, claim = self._step, self.claim
-        step.consumed = self._consumed
+        step.consumed, step.consumed_bytes = self._consumed, sum(map(len, claim.mail[: self._consumed]))
         for raw, message in zip(claim.mail, self._mail[: self._consumed], strict=False):
             if message.expired(self.context.now_ms):
                 self.record(EventType.MESSAGE_EXPIRED, _summary(message))

@@ -5,18 +5,20 @@
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
 --       7 maximum of messages   8 maximum of bytes of mail   9 next token   10 count of wanted pools
 --       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
+--       15 bytes of mail that a job may have, and of dead letters   16 events kept   17 bytes of their payloads
 --       then pool, maximum of agents for each wanted pool (agents of the first that has any are claimed);
---       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only for each agent
+--       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only, bytes of
+--            the consumed mail for each agent
 --            ('' for state, last, output and threshold: unchanged; inline_only 1: it consumed mail sent within this commit,
 --            so its mailbox must be empty, because older mail must be handled first);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in `ending` reads it
--- Reply {COMMITTED | MOVED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
+-- Reply {COMMITTED | MOVED | FULL (of mail) | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
-local FIELDS, DEAD_KEPT = 11, 1000
-local now, token, at = clock(ARGV[1]), ARGV[3], 15
+local FIELDS, most_bytes = 12, tonumber(ARGV[15])
+local now, token, at = clock(ARGV[1]), ARGV[3], 18
 local c = { token = ARGV[9], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
 local wanted = {}
@@ -40,6 +42,10 @@ for i = first, outgoing - 1, FIELDS do
     return { 'MOVED', 0, 0, {}, {} }
   end
 end
+local mail, payloads = 0, 0
+for i = first, outgoing - 1, FIELDS do mail = mail - tonumber(ARGV[i + 11]) end
+for i = outgoing, events - 1, 2 do mail = mail + #ARGV[i + 1] end
+if sent > 0 and not mail_fits(mail, most_bytes) then return { 'FULL', 0, 0, {}, {} } end
 
 local names = {}
 for i = first, outgoing - 1, FIELDS do
@@ -60,11 +66,11 @@ for i = outgoing, events - 1, 2 do
 end
 for i = events, dead - 1, 3 do
   record(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  if #ARGV[i + 2] > SMALL then payloads = payloads + #ARGV[i + 2] end
 end
-for i = dead, ending - 1, 4 do
-  redis.call('XADD', JOB .. ':dead', 'MAXLEN', DEAD_KEPT, '*', 'i', ARGV[i], 'a', ARGV[i + 1], 'r', ARGV[i + 2],
-    'm', ARGV[i + 3])
-end
+for i = dead, ending - 1, 4 do add_dead(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], most_bytes) end
+count_mail(mail)
+trim_events(payloads, tonumber(ARGV[16]), tonumber(ARGV[17]))
 redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
 revision = redis.call('HINCRBY', JOB, 'revision', 1)
 if ARGV[ending] ~= '' then

@@ -1,8 +1,8 @@
 -- prelude: functions that the scripts of a job share. Prepended to each script; KEYS[1] is always the job HASH.
 -- User JSON is an opaque string: the scripts neither decode nor encode it.
 local JOB = KEYS[1]
-local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'events_max', 'digest', 'revision')
-local status, run, pools, events_max, digest, revision = head[1], head[2], head[3] or '', head[4] or '1000', head[5], head[6]
+local head = redis.call('HMGET', JOB, 'status', 'run', 'pools', 'digest', 'revision')
+local status, run, pools, digest, revision = head[1], head[2], head[3] or '', head[4], head[5]
 local REMEMBERED = 60000 -- ms for which a repeated claim or commit is recognized
 local JOB_SUFFIXES = { ':events', ':delivered', ':dead', ':logs' } -- suffixes of the job's keys that do not belong to one agent
 local LIVE = { pending = true, running = true, paused = true }
@@ -15,7 +15,7 @@ local function clock(given) -- milliseconds: ARGV in tests, server time otherwis
 end
 
 local function record(kind, agent, payload)
-  redis.call('XADD', JOB .. ':events', 'MAXLEN', '~', events_max, '*', 't', kind, 'a', agent, 'p', payload)
+  redis.call('XADD', JOB .. ':events', '*', 't', kind, 'a', agent, 'p', payload)
 end
 
 -- The definition of ready: unclaimed, and mail >= threshold (default 1). The score is the time from which the agent is due.

@@ -31,14 +31,20 @@ if ARGV[2] ~= '' then -- its last input: the interrupted mail, else the last con
   end
   if kept == 0 then again = { h[1] or nil } end
 end
+local bytes = 0
 for i = first, all - 1, 2 do
+  for _, message in ipairs(redis.call('LRANGE', JOB .. ':mail:' .. ARGV[i], 0, -1)) do bytes = bytes - #message end
   local lost = redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) - (i == first and kept or 0)
   if lost > 0 then record('mail_cleared', ARGV[i], '{"count":' .. lost .. '}') end
   redis.call('DEL', JOB .. ':mail:' .. ARGV[i])
   redis.call('HDEL', JOB .. ':agent:' .. ARGV[i], 'state', 'output', 'processed')
   redis.call('HSET', JOB .. ':agent:' .. ARGV[i], 'threshold', ARGV[i + 1])
 end
-for _, message in ipairs(again) do redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], message) end
+for _, message in ipairs(again) do
+  redis.call('RPUSH', JOB .. ':mail:' .. ARGV[2], message)
+  bytes = bytes + #message
+end
+count_mail(bytes)
 for i = all, #ARGV do
   local key, box = JOB .. ':agent:' .. ARGV[i], JOB .. ':mail:' .. ARGV[i]
   redis.call('PERSIST', key)

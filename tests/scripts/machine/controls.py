@@ -46,6 +46,8 @@ def deliver(job: Job, now: int, name: str, message_id: str, message: bytes) -> C
     known = f"{name}\n{message_id}"
     if known in job.delivered:
         return Controlled(ReplyCode.DUPLICATE, job.status, job.waiting(now, report_all=True))
+    if not job.has_room_for(len(message)):
+        return Controlled(ReplyCode.FULL, job.status)
     job.begin()
     job.delivered.add(known)
     job.agents[name].mail.append(message)

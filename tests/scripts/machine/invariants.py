@@ -60,6 +60,7 @@ class Invariants(Sweepers):
         assert (int(record[b"run"]), int(record[b"revision"])) == (job.run, job.revision)
         assert _time(record, b"idle_since") == job.idle_since_ms
         assert _time(record, b"finished_at") == job.finished_ms
+        assert int(record.get(b"mail_bytes", 0)) == job.mail_bytes
         assert _times(found, ":delivered").keys() == job.delivered
 
     def each_change_is_one_event(self, found: Found) -> None:

@@ -62,9 +62,12 @@ class Answer:
 class Job:
     """One job. Times are in milliseconds; each method that changes something takes the present time."""
 
-    def __init__(self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS) -> None:
+    def __init__(
+        self, kinds: dict[str, Kind], lease_ms: int, policies: Policies = NO_LIMITS, max_mail_bytes: int = 2**28
+    ) -> None:
         self.agents = {name: Agent(name, kind, kind.threshold) for name, kind in kinds.items()}
         self.lease_ms = lease_ms
+        self.max_mail_bytes = max_mail_bytes
         self.policies = policies
         self.status = JobStatus.PENDING
         self.opened = False
@@ -87,6 +90,14 @@ class Job:
     @property
     def idle(self) -> bool:
         return self.status is JobStatus.RUNNING and not any(a.holder or a.can_act for a in self.agents.values())
+
+    @property
+    def mail_bytes(self) -> int:
+        return sum(len(message) for agent in self.agents.values() for message in agent.mail)
+
+    def has_room_for(self, bytes_: int) -> bool:
+        """True if mail of that many bytes more fits, or if the mail does not grow."""
+        return bytes_ <= 0 or self.mail_bytes + bytes_ <= self.max_mail_bytes
 
     def ready(self, pool: str) -> dict[str, int]:
         return {n: a.ready_ms for n, a in self.agents.items() if a.kind.pool == pool and a.ready_ms is not None}
@@ -134,6 +145,9 @@ class Job:
             return Answer(ReplyCode.STALE)
         if any(step.inline_only and self.agents[step.agent_id].mail for step in steps):
             return Answer(ReplyCode.MOVED)
+        sent = [message for step in steps for _, message in step.outgoing]
+        if sent and not self.has_room_for(sum(map(len, sent)) - sum(step.consumed_bytes for step in steps)):
+            return Answer(ReplyCode.FULL)
         for step in steps:
             self._land(now, step)
         for target, message in (row for step in steps for row in step.outgoing):

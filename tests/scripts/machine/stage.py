@@ -15,10 +15,11 @@ from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
-from mirrorneuron.store.scripts import NO_LIMITS, Scripts, Wanted
+from mirrorneuron.store.scripts import DEFAULT_LIMITS, NO_LIMITS, Limits, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
 LEASE_MS = 6_000
+MAX_MAIL_BYTES = 160  # some 20 messages of the state machine
 KEEP_S = 3_600  # the keys of an ended job expire
 NOON_MS = 1_700_000_000_000
 DEFAULT = "default"
@@ -48,14 +49,26 @@ JOIN_OF_THREE = Kind(threshold=3)
 class Stage:
     """One job under test. *kinds* names the agents that are not plain light ones."""
 
-    def __init__(self, url: str, kinds: Mapping[str, Kind] | None = None, policies: Policies = NO_LIMITS) -> None:
+    def __init__(
+        self,
+        url: str,
+        kinds: Mapping[str, Kind] | None = None,
+        policies: Policies = NO_LIMITS,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.redis: RedisClient = redis.Redis.from_url(url)
         self.keys = Keys(f"scripts-{secrets.token_hex(6)}")
         self.now = NOON_MS
         self.kinds = dict(kinds or {})
         self.policies = policies
         self.scripts = Scripts(
-            self.redis, self.keys, node="node-1", lease_ms=LEASE_MS, keep_s=KEEP_S, clock=lambda: self.now
+            self.redis,
+            self.keys,
+            node="node-1",
+            lease_ms=LEASE_MS,
+            keep_s=KEEP_S,
+            limits=limits,
+            clock=lambda: self.now,
         )
 
     def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[ReplyCode, str]:
@@ -67,7 +80,6 @@ class Stage:
             static=b"{}",
             names=AGENTS,
             pools=pools,
-            events_max=1000,
             policies=self.policies,
             agents=agents,
             mail=mail,
@@ -91,7 +103,13 @@ class Stage:
     def answer(self, claim: Claim, *outgoing: tuple[str, bytes]) -> Step:
         """The step that consumes all mail of *claim* and sends *outgoing*."""
         taken = len(claim.mail)
-        return Step(claim.agent_id, taken, claim.processed + taken, outgoing=list(outgoing))
+        return Step(
+            claim.agent_id,
+            taken,
+            claim.processed + taken,
+            outgoing=list(outgoing),
+            consumed_bytes=sum(map(len, claim.mail[:taken])),
+        )
 
     def run(self, agent: str, *outgoing: tuple[str, bytes]) -> Reply:
         """Claim *agent*, answer all its mail with *outgoing*, and commit."""

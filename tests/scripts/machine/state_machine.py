@@ -13,7 +13,7 @@ from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import Claim, ControlReply, JobEnd, JobRef, ReadyAgents, Reply, ReplyCode, new_token
-from mirrorneuron.store.scripts import Wanted
+from mirrorneuron.store.scripts import Limits, Wanted
 from tests.scripts.machine.acts import Actor
 from tests.scripts.machine.controls import Controlled
 from tests.scripts.machine.ledger import Ledger
@@ -26,6 +26,7 @@ from tests.scripts.machine.stage import (
     JOB,
     JOIN_OF_THREE,
     LEASE_MS,
+    MAX_MAIL_BYTES,
     Kind,
     Stage,
     cancelled,
@@ -81,8 +82,8 @@ class Base(Actor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage(self.url, KINDS)
-        self.job = Job(KINDS, LEASE_MS)
+        self.stage = Stage(self.url, KINDS, limits=Limits(MAX_MAIL_BYTES, 1_000, 2**20))
+        self.job = Job(KINDS, LEASE_MS, max_mail_bytes=MAX_MAIL_BYTES)
         self.recovery = Recovery(self.job)
         self.ledger = Ledger()
         self.held: list[ClaimedAgent] = []

@@ -12,7 +12,7 @@ from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode,
 from mirrorneuron.store.scripts import Wanted
 from tests.scripts.machine.acts import act
 from tests.scripts.machine.model import Answer
-from tests.scripts.machine.stage import JOB
+from tests.scripts.machine.stage import JOB, failed
 from tests.scripts.machine.state_machine import (
     KINDS,
     RUNS,
@@ -137,6 +137,10 @@ class Workers(Base):
         if reply.word is ReplyCode.MOVED:  # as the worker does: the mail that arrived first is handled first
             steps = _first_alone(held, steps)
             reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
+            assert reply.word in (ReplyCode.COMMITTED, ReplyCode.FULL)
+        if reply.word is ReplyCode.FULL:  # as the worker does: the job fails
+            steps = [Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) for claim in held.claims]
+            reply = self.ask(self._commit(held, [replace(steps[0], end=failed()), *steps[1:]], next_token, wanted))
             assert reply.word is ReplyCode.COMMITTED
         self.let_go()
         return reply
@@ -187,6 +191,7 @@ class Workers(Base):
             outgoing=[(agent, self.ledger.new()) for agent in data.draw(st.just([]) | targets)],
             events=[(EATEN, message) for message in eaten],
             end=data.draw(ends) if data.draw(rarely) else None,
+            consumed_bytes=sum(map(len, claim.mail[:consumed])),
             inline_only=inline_only,
         )
 
