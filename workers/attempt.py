@@ -13,7 +13,7 @@ from mirrorneuron.bundle.manifest import AgentType, Template
 from mirrorneuron.bundle.plan import PlannedNode
 from mirrorneuron.job import EventType
 from mirrorneuron.message import Message, encode
-from mirrorneuron.store.protocol import Claim, JobRef, Step, untouched
+from mirrorneuron.store.protocol import Claim, JobRef, ReplyCode, Step, untouched
 from workers.agents import executor, module
 from workers.agents.draft import Draft, StepContext
 from workers.agents.failures import RunFailed, run_failure
@@ -54,7 +54,8 @@ def attempt(
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
     if step := _without_run(draft, released):
         return step
-    slots = node.slots
+    # A message that may have killed its worker runs alone, so that its next worker takes no other run along.
+    slots = max(node.slots, runtime.slots(node.pool).capacity) if claim.losses else node.slots
     elsewhere = OtherNodes(runtime, node.pool, slots)
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
@@ -69,6 +70,8 @@ def attempt(
             runtime.slots(node.pool).taken(slots, lambda: handle.reason or elsewhere.found()),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
+            if claim.losses and not _begins_alone(runtime, job, context.token, node.node_id):
+                return given_back(claim, released)
             message = _run_message(draft.messages, node, claim.attempts)
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
@@ -83,6 +86,11 @@ def attempt(
         if elsewhere.room:
             return given_back(claim, released, NEAR_MS)
         return _retry_or_fail(draft, run_failure(error), released)
+
+
+def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool:
+    """Tell the store that the run begins now and is alone, so that its loss counts. False if the claim is lost."""
+    return runtime.store.scripts.renew(job, token, [agent], alone=True) is ReplyCode.RENEWED
 
 
 def given_back(claim: Claim, released: tuple[str, Any], delay_ms: int | None = None) -> Step:

@@ -12,7 +12,7 @@ script of a job accesses them.
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,
                            attempts threshold batch_max pool due delay error       settle, finish, retry, sweep
-                           losses lost cut fresh
+                           losses lost alone beside cut fresh
     :claims        ZSET    agent by end of lease (ms)                              claim, commit, renew, sweep
     :ready:<pool>  ZSET    agent by the time (ms) from which it may be claimed     those that change mail or claims
     :events        STREAM  t(ype) a(gent) p(ayload JSON)                           those with events in the header

@@ -59,6 +59,7 @@ class Claim:
     attempts: int  #: failed runs of the message at the head of its mailbox
     waited_ms: int  #: from ready to claimed
     mail: tuple[bytes, ...]  #: message JSON, oldest first; empty if its mail comes from other agents of this claim
+    losses: int = 0  #: workers that died while they ran the message at the head of its mailbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,9 +177,12 @@ class Scripts:
         args += self._end(job, end, agents) if end else [""]
         return _reply(self._call("commit", job.job_id, args), next_token)
 
-    def renew(self, job: JobRef, token: str, agents: Sequence[str]) -> ReplyCode:
-        """Renew the lease of the claims of *agents* under *token*."""
-        args: list[Arg] = [self._now(), job.run, token, self._lease_ms, *agents]
+    def renew(self, job: JobRef, token: str, agents: Sequence[str], *, alone: bool = False) -> ReplyCode:
+        """Renew the lease of the claims of *agents* under *token*.
+
+        *alone*: the run begins now, and no other run of its pool goes on in its worker.
+        """
+        args: list[Arg] = [self._now(), job.run, token, self._lease_ms, "alone" if alone else "", *agents]
         return ReplyCode(self._call("renew", job.job_id, args).decode())
 
     def flush(self, job: JobRef, revision: int, agents: Sequence[str]) -> Reply:
@@ -323,8 +326,8 @@ def _reply(raw: Any, token: str) -> Reply:
         idle=bool(idle),
         waiting=_ready_agents(waiting),
         claims=tuple(
-            Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail))
-            for agent, state, processed, attempts, waited, mail in claims
+            Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail), int(losses or 0))
+            for agent, state, processed, attempts, waited, mail, losses in claims
         ),
         token=token,
     )

@@ -24,8 +24,8 @@ def reported(swept: SweepReply) -> list[tuple[str, int, str]]:
 
 
 def lose(one: Stage, agent: str) -> SweepReply:
-    """Claim *agent* as a worker that dies then."""
-    one.claim(agent)
+    """Claim *agent* as a worker that dies then, while it runs no other one."""
+    one.scripts.renew(JOB, one.claim(agent).token, [agent], alone=True)
     one.now += LEASE_MS
     return sweep(one)
 
@@ -112,6 +112,7 @@ def test_a_message_that_reaches_the_limit_of_losses_is_poisonous(stage: Stages, 
     for _ in range(most - 1):
         assert reported(lose(one, "x")) == [("default", 1, "x")]
     held = one.claim("x")
+    one.scripts.renew(JOB, held.token, ["x"], alone=True)
     one.now += LEASE_MS
     for _ in range(2):  # the sweeper may die before it acts on that
         swept = sweep(one)
@@ -126,6 +127,37 @@ def test_a_commit_resets_the_losses(stage: Stages) -> None:
     assert lose(one, "x").word is ReplyCode.RUNNING
     one.run("x")
     assert lose(one, "x").word is ReplyCode.RUNNING
+
+
+def test_after_its_first_loss_only_a_run_that_was_alone_counts_fully(stage: Stages) -> None:
+    """Its worker may have died of another message. Beside others, three losses count like one."""
+    one = stage(Policies(max_agent_restart_attempts=3), x=EXECUTOR).open(("x", b"1"))
+    for losses in ("1", "1", "1", "2", "2", "2"):
+        one.claim("x")
+        one.now += LEASE_MS
+        assert sweep(one).word is ReplyCode.RUNNING
+        assert one.agent("x", "losses") == losses
+    one.claim("x")
+    one.now += LEASE_MS
+    assert sweep(one).word is ReplyCode.POISONED
+
+
+def test_a_claim_tells_how_many_workers_died_of_its_message(stage: Stages) -> None:
+    one = stage(x=EXECUTOR).open(("x", b"1"))
+    assert [claim.losses for claim in one.claim("x", token="t").claims] == [0]
+    one.now += LEASE_MS
+    sweep(one)
+    assert [claim.losses for claim in one.claim("x").claims] == [1]
+
+
+def test_each_loss_of_a_light_agent_counts(stage: Stages) -> None:
+    one = stage(Policies(max_agent_restart_attempts=2)).open(("a", b"1"))
+    one.claim("a")
+    one.now += LEASE_MS
+    assert sweep(one).word is ReplyCode.RUNNING
+    one.claim("a")
+    one.now += LEASE_MS
+    assert sweep(one).word is ReplyCode.POISONED
 
 
 @pytest.mark.parametrize("way", ["renew", "commit"])
@@ -151,6 +183,7 @@ def test_only_the_loss_of_a_worker_that_lives_is_taken_back(stage: Stages) -> No
     tokens = []
     for _ in range(3):
         tokens.append(one.claim("x").token)
+        one.scripts.renew(JOB, tokens[-1], ["x"], alone=True)
         one.now += LEASE_MS
         sweep(one)
     for token, losses in ((tokens[1], "2"), (tokens[1], "2"), (new_token(), "2"), (tokens[0], "1")):

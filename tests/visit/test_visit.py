@@ -26,6 +26,7 @@ from mirrorneuron.store.server_clock import ServerClock
 from tests.support.graphs import collector, executor, fan, job_ref, line, manifest, processed, router, single
 from tests.support.waiting import wait_until
 from workers import attempt as attempt_module
+from workers import runtime as runtime_module
 from workers import visit as visit_module
 from workers.attempt import attempt as run_attempt
 from workers.lifecycle.shutdown import Stop
@@ -237,6 +238,25 @@ def test_queue_wait_ms_includes_the_wait_for_a_slot(
     result = client.inspect_job(job.job_id)["result"]
     assert result is not None
     assert result["output"]["messages"][0]["sandbox"]["lease"]["queue_wait_ms"] > age_s * 1000
+
+
+def test_a_message_that_lost_its_worker_runs_alone(
+    settings: Settings, app: Celery, heavy: Callable[..., JobRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be what killed the worker. Its next worker takes no other run along, and only that death counts."""
+    monkeypatch.setattr(runtime_module, "_concurrency", 2)
+    runtime = Runtime(settings.model_copy(update={"executor_pool_capacities": {"default": 2}}), "two@test")
+    job, store = heavy(fan([executor("a", "true", output_message_type="done")], "done")), runtime.store
+    agent = store.keys.agent(job.job_id, "a")
+    store.client.hset(agent, "losses", 1)
+    with runtime.slots("default").taken(1, lambda: None):
+        thread = threading.Thread(target=visit, args=(runtime, app, job, None, Start(pool="default")), daemon=True)
+        thread.start()
+        wait_until(lambda: runtime.slots("default").in_use() == 2)  # the run waits with one slot for the other
+        assert store.client.hmget(agent, "alone", "losses") == [None, b"1"]
+    thread.join(30)
+    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
+    assert store.client.hget(agent, "alone")
 
 
 @pytest.mark.parametrize("ahead_s", [-7_200, 7_200])

@@ -45,10 +45,10 @@ local function holds(agent, token)
 end
 
 -- Claims *agent*. c: token, node, lease (ms), now, lease_event; messages and bytes are the budget left for mail.
--- *empty*: the caller knows that it has no mail. Returns {agent, state, processed, attempts, waited ms, {message...}}.
+-- *empty*: the caller knows that it has no mail. Returns {agent, state, processed, attempts, waited ms, {message...}, losses}.
 local function claim_one(agent, pool, score, c, empty)
   local key, box = JOB .. ':agent:' .. agent, JOB .. ':mail:' .. agent
-  local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'batch_max', 'threshold')
+  local h = redis.call('HMGET', key, 'state', 'processed', 'attempts', 'batch_max', 'threshold', 'losses')
   local most = empty and 0 or tonumber(h[4] or '') or math.max(1000, tonumber(h[5] or '') or 1)
   if not empty then redis.call('ZREM', JOB .. ':ready:' .. pool, agent) end
   redis.call('HSET', key, 'token', c.token, 'node', c.node, 'claimed_at', c.now, 'due', '')
@@ -66,7 +66,7 @@ local function claim_one(agent, pool, score, c, empty)
   end
   c.messages = c.messages - #mail
   if pool ~= 'light' then record('executor_lease_acquired', agent, c.lease_event) end
-  return { agent, h[1] or '', h[2] or '0', h[3] or '0', math.max(0, c.now - score), mail }
+  return { agent, h[1] or '', h[2] or '0', h[3] or '0', math.max(0, c.now - score), mail, h[6] or '0' }
 end
 
 -- Claims due agents of the first pool of *wanted* ({pool, maximum} ...) that has any. Claims none if the job is not running.

@@ -50,7 +50,7 @@ for i = all, #ARGV do
   redis.call('PERSIST', key)
   redis.call('PERSIST', box)
   if redis.call('EXISTS', key) == 1 then
-    redis.call('HDEL', key, 'token', 'attempts', 'due', 'error', 'losses', 'lost', 'cut')
+    redis.call('HDEL', key, 'token', 'attempts', 'due', 'error', 'losses', 'lost', 'alone', 'beside', 'cut')
   end
   evaluate(ARGV[i], now)
 end

@@ -8,6 +8,7 @@
 --             LATE (older than its time-out) | OVERDUE (idle for longer than its idle time-out) | ENDED | MISSING
 --       waiting  as in the prelude, with the agent that has been ready for longest, and since when (ms)
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
+local BESIDE = 3 -- losses beside other runs that count like one alone
 if not status then return { 'MISSING', '0', '', '0', {}, '', 0, 0 } end
 local h = redis.call('HMGET', JOB, 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
   'max_losses', 'recovery', 'counted_from')
@@ -49,15 +50,19 @@ if ARGV[4] == '1' then
 end
 for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   local key = JOB .. ':agent:' .. agent
-  local a = redis.call('HMGET', key, 'losses', 'token', 'lost')
-  local losses, lost = tonumber(a[1] or '') or 0, ''
-  if losses > 0 then lost = a[3] or '' end -- else of losses before the last commit
-  if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then losses, lost = losses + 1, lost .. (a[2] or '') end
+  local a = redis.call('HMGET', key, 'losses', 'token', 'lost', 'alone', 'pool', 'beside')
+  local losses, lost, beside = tonumber(a[1] or '') or 0, '', 0
+  if losses > 0 then lost, beside = a[3] or '', tonumber(a[6] or '') or 0 end -- else of losses before the last commit
+  if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then
+    -- After its first loss a message runs alone. A worker that dies before that most likely died of another message.
+    local suspect = losses == 0 or (a[5] or '') == '' or a[4] == a[2] or a[2] == 'poisoned'
+    if suspect or beside == BESIDE - 1 then losses, lost, beside = losses + 1, lost .. (a[2] or ''), 0 else beside = beside + 1 end
+  end
   if losses > 0 and losses >= tonumber(h[5] or '3') then
     redis.call('HSET', key, 'token', 'poisoned') -- the old token cannot commit any more; the sweeper fails the job
     return answer('POISONED', {}, agent, losses)
   end
-  redis.call('HSET', key, 'token', '', 'losses', losses, 'lost', lost)
+  redis.call('HSET', key, 'token', '', 'losses', losses, 'lost', lost, 'beside', beside)
   redis.call('ZREM', claims, agent)
   record('agent_recovery_started', agent, ARGV[5])
   if h[6] == 'manual_recover' and status == 'running' then

@@ -77,7 +77,7 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
         job.agents[start].mail += again
     for agent in job.agents.values():
         agent.attempts, agent.losses, agent.error, agent.due_ms, agent.cut = 0, 0, b"", 0, False
-        agent.interrupted, agent.lost = False, []
+        agent.interrupted, agent.lost, agent.alone, agent.beside = False, [], "", 0
     job.look(now)
     return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True), job.run)
 

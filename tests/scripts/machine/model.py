@@ -42,6 +42,8 @@ class Agent:
     losses: int = 0  #: workers that died since its last commit
     interrupted: bool = False  #: a claim was freed since its last commit
     lost: list[str] = field(default_factory=list)  #: the tokens of their claims
+    beside: int = 0  #: losses in a row that did not count, because its run had not begun alone
+    alone: str = ""  #: token of the last run that began while no other one went on in its worker
     fresh_ms: int | None = None  #: the end of the last lease that it got after a gap
     delay_ms: int = 0  #: from its last commit to `due_ms`
     cut: bool = False  #: the job ended while the agent was claimed
@@ -161,13 +163,15 @@ class Job:
         self.look(now)
         return self._answer(ReplyCode.COMMITTED, now, self._take_first(now, next_token, wanted))
 
-    def renew(self, now: int, run: int, token: str, agents: Sequence[str]) -> ReplyCode:
+    def renew(self, now: int, run: int, token: str, agents: Sequence[str], alone: bool = False) -> ReplyCode:
         if refused := self._refused(run):
             return refused
         if self._is_stale(token, agents):
             return ReplyCode.STALE
         for name in agents:
             self.agents[name].until_ms = now + self.lease_ms
+            if alone:
+                self.agents[name].alone = token
         return ReplyCode.RENEWED
 
     def flush(self, now: int, run: int, revision: int, agents: Sequence[str]) -> Answer:

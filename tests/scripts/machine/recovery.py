@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mirrorneuron.bundle.manifest import RecoveryMode
 from mirrorneuron.job import JobStatus
+from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import ReplyCode
 from tests.scripts.machine.model import Agent, Job, Reported
 
@@ -75,11 +76,17 @@ class Recovery:
         """Free expired claims, the oldest first, up to an agent that has killed too many workers; return that agent."""
         job = self._job
         for agent in [agent for agent in job.held() if agent.until_ms <= now]:
-            lost = agent.losses + bool(agent.mail)
+            # After its first loss a message runs alone: what dies before that, or beside others, died of another one.
+            agent.beside = agent.beside if agent.losses else 0
+            counts = not agent.losses or agent.kind.pool == LIGHT or agent.holder in (agent.alone, "poisoned")
+            counts = counts or agent.beside == 2
+            lost = agent.losses + bool(agent.mail and counts)
             if lost and lost >= job.policies.max_agent_restart_attempts:
                 agent.holder = "poisoned"  # its worker may only be slow, and must not commit
                 return agent
-            agent.lost = [*(agent.lost if agent.losses else []), *([agent.holder] if agent.mail else [])]
+            if agent.mail:
+                agent.beside = 0 if counts else agent.beside + 1
+            agent.lost = [*(agent.lost if agent.losses else []), *([agent.holder] if agent.mail and counts else [])]
             agent.holder, agent.losses, agent.interrupted = "", lost, True
             job.record("agent_recovery_started", "agent_recovered", agent=agent.name)
             if job.policies.recovery_mode is RecoveryMode.MANUAL_RECOVER and job.status is JobStatus.RUNNING:

@@ -83,13 +83,13 @@ class Workers(Base):
         reply = self.ask(self._commit(source, steps, new_token(), wanted))
         assert (self.job.revision, reply.claims) == (before, ())
 
-    @act(1, lambda self: self.held or self.over, data=st.data(), repeated=st.booleans())
-    def renew(self, data: st.DataObject, repeated: bool) -> None:
+    @act(1, lambda self: self.held or self.over, data=st.data(), alone=st.booleans(), repeated=st.booleans())
+    def renew(self, data: st.DataObject, alone: bool, repeated: bool) -> None:
         held = data.draw(st.sampled_from(self.held + self.over[-6:]))
         names, run = [claim.agent_id for claim in held.claims], held.job.run
         call = Call(
-            lambda: self.stage.scripts.renew(held.job, held.token, names),
-            lambda: self.job.renew(self.now, run, held.token, names),
+            lambda: self.stage.scripts.renew(held.job, held.token, names, alone=alone),
+            lambda: self.job.renew(self.now, run, held.token, names, alone),
         )
         self.ask(call, repeated)
 
