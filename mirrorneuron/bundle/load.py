@@ -113,8 +113,12 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
     if size > max_bundle_bytes:
         raise archive.too_large("the bundle", size, max_bundle_bytes)
     payloads_digest = None if payloads is None else hashlib.sha256(payloads).hexdigest()
-    digest = hashlib.sha256(text + b"\n" + (payloads_digest or "").encode()).hexdigest()
-    return PackedBundle(text, payloads, payloads_digest, digest)
+    return PackedBundle(text, payloads, payloads_digest, bundle_digest(text, payloads_digest))
+
+
+def bundle_digest(manifest_json: bytes, payloads_digest: str | None) -> str:
+    """The digest of a bundle: the SHA-256 of its manifest and of the digest of its payloads."""
+    return hashlib.sha256(manifest_json + b"\n" + (payloads_digest or "").encode()).hexdigest()
 
 
 def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:

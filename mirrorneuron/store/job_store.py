@@ -101,7 +101,7 @@ class Store:
 
     @cached_property
     def bundles(self) -> BundleStore:
-        return BundleStore(self.client, self.keys, self.settings.retention_seconds)
+        return BundleStore(self.client, self.keys, self.settings.retention_seconds, self.settings.max_bundle_bytes)
 
     @cached_property
     def registry(self) -> Registry:
