@@ -18,6 +18,7 @@ from workers.agents.failures import RunFailed, run_failure
 from workers.agents.run_context import Run
 from workers.disk.slots import NotEnoughSlots
 from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shortage import BOARD, KINDS, NodeShortage, shortage_of
 from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
@@ -56,6 +57,8 @@ def attempt(
         "queue_wait_ms": claim.waited_ms,
     }
     try:
+        if BOARD.active:
+            raise NodeShortage((BOARD.present() or (KINDS[0],))[0])
         folder = runtime.payloads(payloads) if payloads else None
         with (
             runtime.slots(node.pool).taken(slots, lambda: handle.reason),
@@ -65,6 +68,7 @@ def attempt(
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
+        BOARD.clear()
         draft.record(*released)
         return draft.consumed()
     except NotEnoughSlots as error:
@@ -72,6 +76,11 @@ def attempt(
     except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
             return untouched(claim, [(released[0], encode(released[1]))])
+        if kind := shortage_of(error):
+            BOARD.report(kind)
+            BOARD.settle()
+            return untouched(claim, [(released[0], encode(released[1]))])
+        BOARD.clear()
         return _retry_or_fail(draft, run_failure(error), released)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 
 from mirrorneuron.job import NodeInfo
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.text import count, size, span
+from mirrorneuron.text import count, shortage_hint, size, span
 
 OLDEST_SERVER: Final = (6, 2)
 SLOW_MS: Final = 20.0  # for one round trip: each run of an agent takes several
@@ -175,6 +175,10 @@ def _nodes(runtime_status: RuntimeStatus) -> Iterator[Finding]:
         f"{count(len(serving), 'worker')} on {count(hosts, 'machine')}; {count(runtime_status.live_jobs, 'live job')}"
     )
     yield _finding("nodes", Level.OK, said)
+    for node in serving:
+        if found := node.get("unhealthy"):
+            text = f"{node['name']} is unhealthy: {found['reason']}, since {found['since']}; it takes no tasks for now"
+            yield _finding("nodes", Level.ERROR, text, f"{shortage_hint(found['reason'])} on {node['host']}")
     served = {pool for node in serving for pool in node["pools"]}
     for pool in (LIGHT, *runtime_status.pools):
         if pool not in served:

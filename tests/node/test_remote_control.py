@@ -12,6 +12,7 @@ from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.pools import LIGHT, queue
 from tests.support.graphs import line
 from tests.support.node import RealNode
+from tests.support.waiting import wait_until
 from workers.celery_overrides.remote_control import REFUSED
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -34,10 +35,15 @@ def replies(node: RealNode) -> Any:
     workers = sorted(f"{pool}@{node.settings.redis_namespace}" for pool in (LIGHT, "default"))
 
     def ask(command: str, **arguments: Any) -> dict[str, Any]:
-        """The reply of each worker."""
-        found = app.control.broadcast(command, arguments, destination=workers, reply=True, timeout=30, limit=2)
-        merged = {name: reply for row in found for name, reply in row.items()}
-        assert sorted(merged) == workers
+        """The reply of each worker. A worker that is busy answers later, so it is asked again."""
+        merged: dict[str, Any] = {}
+
+        def complete() -> bool:
+            for found in app.control.broadcast(command, arguments, destination=workers, reply=True, timeout=5) or ():
+                merged.update(found)
+            return sorted(merged) == workers
+
+        wait_until(complete, timeout=60)
         return merged
 
     yield ask

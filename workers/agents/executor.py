@@ -13,6 +13,7 @@ from workers.agents.draft import USER, DefaultEmit, Draft
 from workers.agents.executor_output import UNSET, parse_output, structured_key
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
+from workers.lifecycle.shortage import NodeShortage
 from workers.runners.protocol import RunRequest
 
 
@@ -35,6 +36,8 @@ def handle(draft: Draft, run: Run) -> None:
         ),
         run.handle,
     )
+    if result.shortage:
+        raise NodeShortage(result.shortage)
     sandbox: dict[str, Any] = {**result.sandbox, "attempts": run.attempt, "lease": run.lease}
     cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": list(result.cut)})] if result.cut else []
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workers.agents.draft import USER, Draft, record_received
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
+from workers.lifecycle.shortage import NodeShortage
 from workers.modules.pool import ModuleRequest
 
 
@@ -24,6 +25,8 @@ def handle(draft: Draft, run: Run) -> None:
         ),
         run.handle,
     )
+    if result.shortage:
+        raise NodeShortage(result.shortage)
     if result.error:
         raise RunFailed(result.error, result.details, transient=result.transient, permanent=result.permanent)
     if result.state or USER in draft.state:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from mirrorneuron.message import Message, check_emit_fields, decode, encode
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import remove_abandoned
 from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shortage import shortage_of
 from workers.modules.module_child import CHANNEL_LOST
 from workers.modules.module_process import ModuleProcess, ProtocolBroken
 
@@ -56,6 +57,7 @@ class ModuleResult:
     details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
     transient: bool = False  #: a retry may succeed: timed out, killed, the child died
     permanent: bool = False  #: a retry cannot succeed: the module did something invalid
+    shortage: str = ""  #: what the node lacked to run the module, see `workers.lifecycle.shortage`
 
 
 class ModulePool:
@@ -109,7 +111,8 @@ class ModulePool:
             OSError,
             RuntimeError,
         ) as error:  # out of processes, descriptors or memory, or the interpreter shuts down
-            return _failed(request, f"cannot start a child process: {error}", transient=True)
+            failed = _failed(request, f"cannot start a child process: {error}", transient=True)
+            return replace(failed, shortage=shortage_of(error))
         keep = False
         try:
             result, keep = _ask(child, request, question, handle)
@@ -232,7 +235,9 @@ def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: 
         child.kill()
         return _failed(request, str(broken), child.printed()), False
     except OSError as problem:  # no descriptors left, for example
-        error = f"lost the child process: {problem}"
+        child.kill()
+        failed = _failed(request, f"lost the child process: {problem}", child.printed(), transient=True)
+        return replace(failed, shortage=shortage_of(problem)), False
     child.kill()
     return _failed(request, error, child.printed(), transient=True), False
 

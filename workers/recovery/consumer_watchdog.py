@@ -17,6 +17,7 @@ from celery import signals
 from celery.worker import state
 
 from workers.lifecycle.fork_guard import FORKS
+from workers.lifecycle.shortage import BOARD
 from workers.lifecycle.shutdown import STOP
 from workers.recovery.queue_depth import QueueDepth
 
@@ -82,7 +83,7 @@ class ConsumerWatchdog:
                 log.debug("cannot check the queues: %s", error)
 
     def _has_room(self) -> bool:
-        return bool(len(state.reserved_requests) < self._worker.concurrency)
+        return not BOARD.paused and bool(len(state.reserved_requests) < self._worker.concurrency)
 
     def _queued(self) -> int:
         """The number of tasks in the queues that the worker was started for.

@@ -20,6 +20,7 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import HeldFolder, remove_abandoned
 from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shortage import shortage_of
 from workers.runners.child_process import Outcome, run_command
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
 from workers.runners.output_capture import Capture
@@ -31,7 +32,6 @@ DEFAULT_PREFIX: Final = "host-local"
 NOT_RUN: Final = 125  # exit codes like those of docker and shells
 NOT_RUNNABLE: Final = 126
 NOT_FOUND: Final = 127
-_SHORT_OF: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 
 
 class HostLocal:
@@ -134,8 +134,8 @@ def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
 
 
 def _not_run(request: RunRequest, name: str, code: int, error: str, cause: OSError | None = None) -> RunResult:
-    transient = cause is not None and cause.errno in _SHORT_OF
-    return RunResult(_sandbox(request, name, code, "", {}), error, transient=transient)
+    shortage = shortage_of(cause) if cause else ""
+    return RunResult(_sandbox(request, name, code, "", {}), error, transient=bool(shortage), shortage=shortage)
 
 
 def _sandbox(

@@ -54,6 +54,7 @@ class RunResult:
     error: str | None  #: None is success
     cut: Mapping[str, int] = field(default_factory=dict)  #: stream -> all its bytes, for streams longer than the cap
     transient: bool = False  #: a retry may succeed: timed out, killed, out of resources, exit code 75
+    shortage: str = ""  #: what the node lacked to run the command, see `workers.lifecycle.shortage`
 
 
 class Runner(Protocol):
