@@ -81,7 +81,7 @@ def attempt(
             BOARD.settle()
             return untouched(claim, [(released[0], encode(released[1]))])
         BOARD.clear()
-        return _retry_or_fail(draft, run_failure(error), released)
+        return _retry_or_fail(draft, run_failure(error), released, runtime.settings.max_attempts)
 
 
 def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
@@ -118,13 +118,18 @@ def _run_message(messages: list[Message], node: PlannedNode, failed: int) -> Mes
     return message
 
 
-def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
-    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt."""
+def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any], most: int) -> Step:
+    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt.
+
+    *most* is the most attempts that the node allows.
+    """
     config, attempts = draft.node.config, draft.claim.attempts + 1
-    error = str(failure)
-    events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    error, wanted = str(failure), config.get("max_attempts", 1)
     retryable = not failure.permanent and (failure.transient or config.get("retry_on", "any") == "any")
-    if attempts < config.get("max_attempts", 1) and retryable:
+    if retryable and most <= attempts < wanted:
+        error += f" (attempt {attempts}; this node allows MIRROR_NEURON_MAX_ATTEMPTS={most})"
+    events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    if attempts < min(wanted, most) and retryable:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
         draft.discard_changes()

@@ -22,6 +22,7 @@ def handle(draft: Draft, run: Run) -> None:
             message=run.message,
             state=draft.state.get(USER, {}),
             echo=run.echo,
+            max_seconds=run.runtime.settings.max_run_seconds,
         ),
         run.handle,
     )

@@ -19,7 +19,7 @@ from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.settings import Settings
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import HeldFolder, remove_abandoned
-from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.run_handle import RunHandle, capped_s, limit_note
 from workers.lifecycle.shortage import shortage_of
 from workers.runners.child_process import Outcome, run_command
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
@@ -57,7 +57,7 @@ class HostLocal:
 
     def _run_in(self, folder: Path, name: str, request: RunRequest, handle: RunHandle) -> RunResult:
         config = request.config
-        timeout_s = _timeout_s(config)
+        timeout_s = capped_s(_timeout_s(config), self._settings.max_run_seconds)
         uploads = uploads_of(config)
         root = _path(config, "sandbox_upload_path", SANDBOX_ROOT)
         paths = SandboxPaths(folder, root, [upload.target for upload in uploads])
@@ -84,7 +84,7 @@ class HostLocal:
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
         except OSError as error:
             return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_reason(error)}", error)
-        return _result(request, name, workdir, outcome)
+        return _result(request, name, workdir, outcome, limit_note(_timeout_s(config), self._settings.max_run_seconds))
 
 
 def sandbox_name(request: RunRequest) -> str:
@@ -110,9 +110,11 @@ def _timeout_s(config: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> RunResult:
+def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome, limit: str) -> RunResult:
     code = outcome.returncode if outcome.returncode >= 0 else 128 - outcome.returncode
     error, transient = _verdict(outcome)
+    if error and outcome.timed_out:
+        error += limit
     streams = {"stdout": outcome.stdout, "stderr": outcome.stderr}
     return RunResult(
         _sandbox(request, name, code, str(workdir), streams),
