@@ -169,6 +169,11 @@ class PoolInfo(TypedDict):
     queued: int | None  #: tasks in the pool's queue; None if the broker is not the store's server
 
 
+class Unhealthy(TypedDict):
+    reason: str  #: like `disk full`
+    since: str
+
+
 class NodeInfo(TypedDict):
     name: str
     host: str
@@ -176,6 +181,7 @@ class NodeInfo(TypedDict):
     started_at: str
     last_heartbeat_at: str
     stopping: bool  #: the node finishes its runs and claims no more agents
+    unhealthy: Unhealthy | None  #: the node lacks something and takes no tasks for a while; None if all is well
     queues: list[str]
     pools: dict[str, PoolInfo]
     hardware: dict[str, Any]

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Final, overload
 
 MOST: Final = 10**12  #: upper bound of every integer setting: 31 years in ms, 1 TB in bytes
+MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
+MAX_NODES: Final = 100_000  #: of one manifest
+MAX_EDGES: Final = 1_000_000
 LONGEST_WAIT_S: Final = 3600.0  #: `poll` and epoll take a C int of milliseconds, 24.8 days at most
 ALLOW_UNSANDBOXED: Final = "MIRROR_NEURON_ALLOW_UNSANDBOXED"
 _TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})  # the words that Settings reads as true

@@ -75,7 +75,8 @@ def settings_reference() -> str:
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra
         unit = extra.get(UNIT, "-") if isinstance(extra, dict) else "-"
-        default = _OF_THE_MACHINE.get(name) or _shown(field.get_default())
+        value = field.get_default()
+        default = _OF_THE_MACHINE.get(name) or _shown(",".join(value) if isinstance(value, tuple) else value)
         rows.append((f"`{PREFIX}{name.upper()}`", default, str(unit), field.description or ""))
     return _table(("Variable", "Default", "Unit", "Meaning"), rows)
 

@@ -88,6 +88,16 @@ class Settings(BaseSettings):
         description="Time for which an ended job is kept; `0` keeps it until it is cleaned up.",
         json_schema_extra={UNIT: "seconds"},
     )
+    max_attempts: Positive = Field(
+        1_000,
+        description="Most attempts for one message on this node, whatever `max_attempts` of a bundle says.",
+        json_schema_extra={UNIT: "attempts"},
+    )
+    max_run_seconds: Seconds = Field(
+        0,
+        description="Longest run on this node, whatever `timeout_seconds` of a bundle says; `0` sets no limit.",
+        json_schema_extra={UNIT: "seconds"},
+    )
     events_max: Positive = Field(
         100_000,
         description="Events that are kept of one job; older ones are dropped.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from typing import Final
 
 _URL_SEPARATOR: Final = re.compile(r";(?=[a-z+]+://)")  # Celery's separator between several broker URLs
@@ -13,6 +14,12 @@ _SECRET: Final = re.compile(r"(?i)([^?&]*(?:password|secret|token)[^?&]*)=[^&]*"
 def count(number: int, name: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first three *names*, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def span(ms: int, units: int = 2) -> str:
@@ -51,6 +58,13 @@ def _without_password(url: str) -> str:
     if "@" in place:
         place = "***@" + place.rpartition("@")[2]
     return scheme + separator + place + mark + _SECRET.sub(r"\1=***", query)
+
+
+def shortage_hint(reason: str) -> str:
+    """What to do about a node that lacks something."""
+    if "disk" in reason:
+        return "free space in MIRROR_NEURON_TEMP_DIR"
+    return "end what uses it up, or raise the limit (ulimit, cgroup)"
 
 
 def printable(text: str) -> str:

@@ -20,6 +20,7 @@ from workers.agents.failures import RunFailed, run_failure
 from workers.agents.run_context import Run
 from workers.disk.slots import NotEnoughSlots
 from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.shortage import BOARD, KINDS, NodeShortage, shortage_of
 from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
@@ -65,6 +66,8 @@ def attempt(
         "queue_wait_ms": claim.waited_ms,
     }
     try:
+        if BOARD.active:
+            raise NodeShortage((BOARD.present() or (KINDS[0],))[0])
         folder = runtime.payloads(payloads) if payloads else None
         with (
             runtime.slots(node.pool).taken(slots, lambda: handle.reason or elsewhere.found()),
@@ -76,6 +79,7 @@ def attempt(
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
+        BOARD.clear()
         draft.record(*released)
         return draft.consumed()
     except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
@@ -83,9 +87,14 @@ def attempt(
     except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
             return given_back(claim, released)
+        if kind := shortage_of(error):
+            BOARD.report(kind)
+            BOARD.settle()
+            return given_back(claim, released)
         if elsewhere.room:
             return given_back(claim, released, NEAR_MS)
-        return _retry_or_fail(draft, run_failure(error), released)
+        BOARD.clear()
+        return _retry_or_fail(draft, run_failure(error), released, runtime.settings.max_attempts)
 
 
 def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool:
@@ -166,13 +175,18 @@ def _run_message(messages: list[Message], node: PlannedNode, failed: int) -> Mes
     return message
 
 
-def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
-    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt."""
+def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any], most: int) -> Step:
+    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt.
+
+    *most* is the most attempts that the node allows.
+    """
     config, attempts = draft.node.config, draft.claim.attempts + 1
-    error = str(failure)
-    events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    error, wanted = str(failure), config.get("max_attempts", 1)
     retryable = not failure.permanent and (failure.transient or config.get("retry_on", "any") == "any")
-    if attempts < config.get("max_attempts", 1) and retryable:
+    if retryable and most <= attempts < wanted:
+        error += f" (attempt {attempts}; this node allows MIRROR_NEURON_MAX_ATTEMPTS={most})"
+    events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    if attempts < min(wanted, most) and retryable:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
         draft.discard_changes()

@@ -15,6 +15,7 @@ from mirrorneuron.processes.standard_streams import open_missing
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
 from workers.celery_overrides.batched_events import EventsInBatches
+from workers.celery_overrides.remote_control import refuse_commands
 from workers.celery_overrides.undecodable_messages import SurviveUndecodable
 from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
@@ -23,6 +24,7 @@ from workers.visit import Start, visit
 keep_private()
 open_missing()  # a daemon may be started without descriptors 0 to 2
 app = make_app(Settings.load())
+refuse_commands()
 app.steps["worker"].add(NodeStep)
 app.steps["consumer"].update((EventsInBatches, SurviveUndecodable))
 if app.conf.mirrorneuron_lists:

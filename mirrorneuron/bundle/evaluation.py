@@ -17,6 +17,8 @@ MAX_STEPS: Final = 1_000_000  #: of all conditions for one message; about a seco
 STRING_STEP: Final = 64  #: characters
 SORT_DEPTH: Final = 20  #: comparisons of one element while a list is sorted; log2 of MAX_STEPS
 
+_EQUALITY: Final = ("eq", "ne")
+_LARGE: Final = (str, list, dict)  # a value of another type is compared in one step
 _CONSTANT: Final = frozenset({"abs", "ceil", "floor", "length", "not_null", "to_array", "type"})  # of any argument
 _DEEP: Final = frozenset({"contains", "to_string"})  # they look into nested values
 
@@ -59,10 +61,13 @@ class Meter(TreeInterpreter):
         return method(node, *args, **kwargs)
 
     def visit_comparator(self, node: Any, value: Any) -> Any:
-        left, right = (self.visit(child, value) for child in node["children"])
-        self._spend_comparison(left, right)
-        known: Any = dict(node, children=[_literal(left), _literal(right)])
-        return super().visit_comparator(known, value)
+        left, right = node["children"]
+        left, right, name = self.visit(left, value), self.visit(right, value), node["value"]
+        if isinstance(left, _LARGE):
+            self._spend_comparison(left, right)
+        if name not in _EQUALITY and not (_is_ordered(left) and _is_ordered(right)):
+            return None
+        return self.COMPARATOR_FUNC[name](left, right)
 
     def _spend_comparison(self, left: Any, right: Any) -> None:
         """Count the pairs of values that a comparison of *left* and *right* may look at."""
@@ -91,6 +96,11 @@ class Meter(TreeInterpreter):
         if isinstance(value, list):
             self.spend(len(value))
         return super().visit_slice(node, value)
+
+
+def _is_ordered(value: Any) -> bool:
+    """JMESPath orders numbers, and jmespath strings too."""
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
 
 
 def _literal(value: Any) -> Any:

@@ -23,7 +23,7 @@ from mirrorneuron.bundle.parse import kind
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.bundle.validate import check
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
-from mirrorneuron.limits import unsandboxed_allowed
+from mirrorneuron.limits import MAX_MANIFEST_BYTES, unsandboxed_allowed
 from mirrorneuron.message import decode, encode
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -120,8 +120,12 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
     if size > max_bundle_bytes:
         raise archive.too_large("the bundle", size, max_bundle_bytes)
     payloads_digest = None if payloads is None else hashlib.sha256(payloads).hexdigest()
-    digest = hashlib.sha256(text + b"\n" + (payloads_digest or "").encode()).hexdigest()
-    return PackedBundle(text, payloads, payloads_digest, digest)
+    return PackedBundle(text, payloads, payloads_digest, bundle_digest(text, payloads_digest))
+
+
+def bundle_digest(manifest_json: bytes, payloads_digest: str | None) -> str:
+    """The digest of a bundle: the SHA-256 of its manifest and of the digest of its payloads."""
+    return hashlib.sha256(manifest_json + b"\n" + (payloads_digest or "").encode()).hexdigest()
 
 
 def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
@@ -136,7 +140,12 @@ def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
     if not os.path.isfile(manifest_path):
         raise _problem(f"folder {path} has no {MANIFEST_FILE}")
     try:
-        text = manifest_path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        with manifest_path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(text) > MAX_MANIFEST_BYTES:
+            hint = "data belongs into `payloads/` or into the inputs"
+            raise _problem(f"{manifest_path} has more than {MAX_MANIFEST_BYTES} bytes", hint=hint)
+        text = text.removeprefix(codecs.BOM_UTF8)
         raw = decode(text)
     except OSError as error:
         raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error

@@ -7,7 +7,7 @@ checked with the parts that could be read. Every step is linear in nodes and edg
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from mirrorneuron.bundle.schema import read
 from mirrorneuron.bundle.suggest import Suggestions
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.errors import Issue, ManifestError
+from mirrorneuron.limits import MAX_EDGES, MAX_NODES
 from mirrorneuron.message import seed
 
 _READ_APART: Final = frozenset({"nodes", "edges", "policies", "entrypoints", "initial_inputs", "long_lived"})
@@ -77,6 +78,8 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
         raise ManifestError([Issue("", f"a manifest must be a JSON object, not {kind(raw)}")])
     if foreign := other_formats.issues(raw):
         raise ManifestError(foreign)
+    if excess := list(_excess(raw)):
+        raise ManifestError(excess)
     draft = Draft()
     head = _read_head(raw, draft)
     _read_nodes(raw.get("nodes"), draft)
@@ -95,6 +98,16 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
     head.edges = draft.edges
     head.entrypoints, head.initial_inputs, head.policies = entrypoints, inputs, policies
     return Checked(head, _fill(head, raw), draft.warnings)
+
+
+def _excess(raw: dict[str, Any]) -> Iterator[Issue]:
+    """The lists that are too long to be checked."""
+    for key, most in (("nodes", MAX_NODES), ("edges", MAX_EDGES)):
+        found = raw.get(key)
+        if isinstance(found, list) and len(found) > most:
+            yield Issue(
+                key, f"has {len(found)} members; at most {most} are allowed", "split the graph into several jobs"
+            )
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -10,6 +10,7 @@ import contextlib
 import hmac
 import ipaddress
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ from mirrorneuron.dispatch.celery_app import App
 from mirrorneuron.settings import PREFIX
 
 ARGUMENT: Final = "token"  #: of the first URL; the answer moves it into a cookie
+#: What Flower would report as done, because it does not wait for the refusal of the worker.
+_OPERATION: Final = re.compile(r"/api/(worker/(shutdown|pool|queue)|task/(revoke|timeout|rate-limit|abort))/")
 ANY_ADDRESS: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
@@ -74,6 +77,9 @@ class Dashboard(Flower):  # type: ignore[misc]  # Flower has no types
                 return self._answered(request, Admission, cookie=self._cookie, token=self._token)
             text = "open the URL with the token that `mn dashboard` has printed\n"
             return self._answered(request, Answer, status=401, text=text)
+        if _OPERATION.search(request.path):
+            text = "workers refuse this; use `mn cancel JOB`, or restart the node with other settings\n"
+            return self._answered(request, Answer, status=403, text=text)
         found: HTTPMessageDelegate = super().find_handler(request, **more)
         return found
 

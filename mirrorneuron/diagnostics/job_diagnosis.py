@@ -16,10 +16,9 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobMap, JobStatus, NodeInfo, iso
 from mirrorneuron.pools import LIGHT, worker_command
-from mirrorneuron.text import count, span
+from mirrorneuron.text import count, first_names, shortage_hint, span
 
 SILENT: Final = 0.5  # of a lease: it is renewed after every third, so with less than this left a renewal was missed
-SHOWN: Final = 3  # names listed in one line
 Text: TypeAlias = str | None
 
 
@@ -29,6 +28,7 @@ class Cause(StrEnum):
     STORE_AWAY = "store_away"
     BROKER_AWAY = "broker_away"
     NO_NODE = "no_node"  #: no node serves a pool that the job waits for
+    UNHEALTHY_NODE = "unhealthy_node"  #: every node of such a pool lacks something
     DEAD_NODE = "dead_node"  #: an agent is claimed by a worker that no longer renews its lease
     NOT_OPENED = "not_opened"  #: no worker has started the job yet
     RUNNING = "running"  #: an agent runs
@@ -186,13 +186,23 @@ def _no_node(facts: JobFacts) -> Diagnosis | None:
         largest = max(node["pools"][pool]["slots"] for node in served)
         said = f"{due.agent_id} needs {facts.slots(pool)} slots of {_pool(pool)}, and the largest node has {largest}"
     elif stopping:
-        said += f", except some that are stopping: {_first_names(stopping)}"
+        said += f", except some that are stopping: {first_names(stopping)}"
     elif due and pool != LIGHT:
         others = sorted({name for node in facts.nodes for name in node["pools"]} - {LIGHT})
-        said += f", which {due.agent_id} needs; served pools: {_first_names(others) or 'none'}"
+        said += f", which {due.agent_id} needs; served pools: {first_names(others) or 'none'}"
     since = iso(due.at_ms) if due and due.at_ms <= facts.now_ms else facts.job["updated_at"]
     agent, hint = due.agent_id if due else None, f"start one: {worker_command(pool, facts.plan.slots(pool))}"
     return _diagnosis(facts, Cause.NO_NODE, said, hint, since, agent, pool)
+
+
+def _unhealthy_node(facts: JobFacts) -> Diagnosis | None:
+    for pool, due in facts.due.items():
+        nodes = facts.serving(pool)
+        if nodes and all(node.get("unhealthy") for node in nodes) and (found := nodes[0]["unhealthy"]):
+            said = f"{due.agent_id} waits for a healthy node: {nodes[0]['name']} is unhealthy: {found['reason']}"
+            hint = f"{shortage_hint(found['reason'])} on {nodes[0]['host']}; it tries again by itself"
+            return _diagnosis(facts, Cause.UNHEALTHY_NODE, said, hint, found["since"], due.agent_id, pool)
+    return None
 
 
 def _dead_node(facts: JobFacts) -> Diagnosis | None:
@@ -251,7 +261,7 @@ def _waiting_for_a_slot(facts: JobFacts) -> Diagnosis | None:
     if pool != LIGHT and (in_use >= slots or most < need > 1):
         what = f"no slot of {_pool(pool)} is free" if need == 1 else f"no node has {need} free slots of {_pool(pool)}"
         said = f"{what} for {who}: {count(in_use, 'slot')} taken"
-        said += f", by {_first_names(busy)}" if busy else ""
+        said += f", by {first_names(busy)}" if busy else ""
         cause, hint = Cause.SLOTS_BUSY, f"wait, or start another node: {worker_command(pool, facts.plan.slots(pool))}"
     else:
         free = "" if pool == LIGHT else f", with {slots - in_use} of {count(slots, 'slot')} of {_pool(pool)} free"
@@ -302,9 +312,9 @@ def _idle(facts: JobFacts) -> Diagnosis:
     more = f"; list the dead letters: {_mn(facts, 'dead-letters')}" if facts.dead_letters else ""
     more += "" if facts.serving(LIGHT) else f"; and start a node: {worker_command(LIGHT)}"
     if sensors := [node.node_id for node in facts.plan.nodes.values() if node.agent_type == AgentType.SENSOR]:
-        said = f"the job waits for a message from outside to {_first_names(sensors)}"
+        said = f"the job waits for a message from outside to {first_names(sensors)}"
         short = [f"; {row.agent_id} has {row.have} of {row.threshold} messages" for row in facts.short if row.have]
-        said = "".join([said, *short[:SHOWN], _lost(facts)])
+        said = "".join([said, *short[:3], _lost(facts)])
         hint = f"send one: {_mn(facts, 'send', sensors[0], 'message.json')}{more}"
         return _diagnosis(facts, Cause.WAITING_OUTSIDE, said, hint, since, sensors[0])
     said = f"no agent is ready, and the job's on_idle policy is to wait{_lost(facts)}"
@@ -314,15 +324,15 @@ def _idle(facts: JobFacts) -> Diagnosis:
 
 
 CHECKS: Final[tuple[Callable[[JobFacts], Diagnosis | None], ...]] = (
-    _ended, _paused, _broker_away, _no_node, _dead_node, _not_opened, _running, _waiting_for_a_slot, _retry_wait,
-    _starved, _idle,
+    _ended, _paused, _broker_away, _no_node, _unhealthy_node, _dead_node, _not_opened, _running,
+    _waiting_for_a_slot, _retry_wait, _starved, _idle,
 )  # fmt: skip
 
 
 def _lost(facts: JobFacts) -> str:
     """The messages that an idle job has lost: the usual reason why a job stops early."""
     names, lost = list(facts.unrouted), sum(facts.unrouted.values())
-    said = f"; {count(lost, 'message')} of {_first_names(names)} matched no edge" if names else ""
+    said = f"; {count(lost, 'message')} of {first_names(names)} matched no edge" if names else ""
     return said + (f"; {count(facts.dead_letters, 'dead letter')}" if facts.dead_letters else "")
 
 
@@ -330,7 +340,7 @@ def _queue(facts: JobFacts, pool: str) -> tuple[str, str]:
     """The number of tasks in the pool's queue, as text, and the hint for a queued agent."""
     nodes = facts.serving(pool)
     queued = max((node["pools"][pool]["queued"] or 0 for node in nodes), default=0)
-    names = _first_names([node["name"] for node in nodes])
+    names = first_names([node["name"] for node in nodes])
     hint = "wait: a lost announcement is repeated after 5 s, then at growing intervals"
     hint = f"{hint}; or run `mn doctor`, and see the log of {names}"
     return f"; {count(queued, 'task')} in the queue" if queued else "", hint
@@ -343,8 +353,3 @@ def _pool(pool: str) -> str:
 def _mn(facts: JobFacts, verb: str, *words: str) -> str:
     """An `mn` command on the job, quoted for a shell."""
     return f"mn {verb} {shlex.join([facts.job['job_id'], *words])}"
-
-
-def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

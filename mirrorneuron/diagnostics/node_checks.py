@@ -7,7 +7,7 @@ from typing import Final
 
 from mirrorneuron.diagnostics.finding import RIGHTS, Finding, Level, RuntimeStatus, finding
 from mirrorneuron.pools import LIGHT, worker_command
-from mirrorneuron.text import count, span
+from mirrorneuron.text import count, shortage_hint, span
 
 CLOCK_MS: Final = 2_000
 SWEEP_MS: Final = 15_000  # several sweeps; a new node makes its first sweep within this time
@@ -28,6 +28,10 @@ def nodes(status: RuntimeStatus) -> Iterator[Finding]:
     hosts = len({node["host"] for node in serving})
     said = f"{count(len(serving), 'worker')} on {count(hosts, 'machine')}; {count(status.live_jobs, 'live job')}"
     yield finding("nodes", Level.OK, said)
+    for node in serving:
+        if ill := node.get("unhealthy"):
+            text = f"{node['name']} is unhealthy: {ill['reason']}, since {ill['since']}; it takes no tasks for now"
+            yield finding("nodes", Level.ERROR, text, f"{shortage_hint(ill['reason'])} on {node['host']}")
     yield from _pools(status)
     versions = {node["versions"].get("mirrorneuron", "?") for node in serving} | {status.version}
     if len(versions) > 1:

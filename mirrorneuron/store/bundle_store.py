@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from mirrorneuron.bundle.load import PackedBundle
+from mirrorneuron.bundle.load import PackedBundle, bundle_digest
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.errors import BundleNotFound, ManifestError, RecordDamaged
 from mirrorneuron.message import decode, encode
@@ -23,13 +25,17 @@ SPARE_SECONDS: Final = 86_400  # for which a bundle is kept after the retention 
 FOR_EVER_SECONDS: Final = 10**9  # if jobs are kept for ever; the reply to EXPIRE also says if the key exists
 FREED_SECONDS: Final = 600  # for which a bundle without jobs is kept, for a submission that has just seen it
 
+_DOCUMENT: Final = b'{"manifest":%b,"payloads":%b}'
+_STORED: Final = re.compile(rb'\{"manifest":(.*),"payloads":(?:null|"([0-9a-f]{64})")\}', re.DOTALL)
+
 
 class BundleStore:
     """Content-addressed: a bundle is written once, and a digest is never overwritten with other bytes."""
 
-    def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, retention_seconds: int, max_bytes: int) -> None:
         self._client = client
         self._keys = keys
+        self._max_bytes = max_bytes  #: of a manifest and of an archive that are read
         self._ttl_s = retention_seconds + SPARE_SECONDS if retention_seconds else FOR_EVER_SECONDS
 
     def renewals(self, digest: str, payloads_digest: str | None) -> list[tuple[str | int, ...]]:
@@ -76,7 +82,7 @@ class BundleStore:
         """Store the missing parts of a bundle. Idempotent; readers never see an incomplete bundle."""
         if bundle.payloads is not None and bundle.payloads_digest:
             self._put_payloads(bundle.payloads_digest, bundle.payloads)
-        document = b'{"manifest":%b,"payloads":%b}' % (bundle.manifest_json, encode(bundle.payloads_digest))
+        document = _DOCUMENT % (bundle.manifest_json, encode(bundle.payloads_digest))
         self._client.set(self._keys.manifest(bundle.digest), document, ex=self._ttl_s)
 
     def _put_payloads(self, payloads_digest: str, archive: bytes) -> None:
@@ -97,23 +103,59 @@ class BundleStore:
         self._client.expire(key, self._ttl_s)
 
     def manifest(self, digest: str) -> tuple[Manifest, str | None]:
-        """Return the manifest and the digest of its payloads. Raises BundleNotFound if it is missing or damaged."""
-        document = self._client.get(self._keys.manifest(digest))
-        if document is None:
+        """Return the manifest and the digest of its payloads.
+
+        Raises BundleNotFound if it is missing, too large, or not what was stored under its digest.
+        """
+        key = self._keys.manifest(digest)
+        most = self._max_bytes + len(_DOCUMENT) + len(digest)
+        try:
+            document = self._client.getrange(key, 0, most)
+        except NoPermissionError:  # a user with fewer rights
+            document = self._client.get(key) or b""
+        if not document and not self._client.exists(key):
             raise BundleNotFound(f"bundle {digest!r} is not in the store")
+        if len(document) > most:
+            raise self._too_large(f"the manifest of bundle {digest!r}")
         try:
             with records.reading(f"bundle {digest!r}"):
                 parts = decode(document)
-                return Manifest.from_dict(parts["manifest"]), parts["payloads"]
+                manifest, payloads = Manifest.from_dict(parts["manifest"]), parts["payloads"]
         except RecordDamaged as error:  # its jobs fail like those of a missing bundle
             raise BundleNotFound(str(error)) from error
         except ManifestError as error:
             raise BundleNotFound(f"bundle {digest!r} cannot be read: {error.issues[0]}") from error
+        if _digest_of(document) != digest:
+            raise BundleNotFound(f"bundle {digest!r} cannot be read: it is not what was stored under this digest")
+        return manifest, payloads
 
     def payloads(self, payloads_digest: str) -> bytes:
-        """Return the payload archive. Raises BundleNotFound if a chunk is missing."""
+        """Return the payload archive.
+
+        Raises BundleNotFound if a chunk is missing, or if it is too large or has another digest.
+        """
         key = self._keys.bundle(payloads_digest)
-        chunks = [self._client.hget(key, number) for number in range(self._client.hlen(key))]
+        count = self._client.hlen(key)
+        if count > self._max_bytes // CHUNK_BYTES + 1:
+            raise self._too_large(f"the archive of payloads {payloads_digest!r}")
+        with suppress(NoPermissionError):  # a user with fewer rights
+            sizes = [self._client.hstrlen(key, str(number)) for number in range(count)]
+            if sum(sizes) > self._max_bytes:
+                raise self._too_large(f"the archive of payloads {payloads_digest!r}")
+        chunks = [self._client.hget(key, number) for number in range(count)]
         if not chunks or None in chunks:
             raise BundleNotFound(f"payloads {payloads_digest!r} are not in the store")
-        return b"".join(chunks)
+        archive = b"".join(chunks)
+        if (found := hashlib.sha256(archive).hexdigest()) != payloads_digest:
+            raise BundleNotFound(f"the payloads {payloads_digest} are damaged: their SHA-256 is {found}")
+        return archive
+
+    def _too_large(self, what: str) -> BundleNotFound:
+        limit = f"MIRROR_NEURON_MAX_BUNDLE_BYTES ({self._max_bytes} bytes)"
+        return BundleNotFound(f"{what} exceeds {limit} here; raise the limit, or submit a smaller bundle")
+
+
+def _digest_of(document: bytes) -> str:
+    """The digest of the bundle of which *document* is the stored manifest; "" if it cannot be one."""
+    found = _STORED.fullmatch(document)
+    return bundle_digest(found[1], (found[2] or b"").decode()) if found else ""

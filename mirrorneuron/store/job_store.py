@@ -93,7 +93,7 @@ class Store:
         self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1)))
         self.ends = EndsListener(self.client)
         self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
-        self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds)
+        self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds, settings.max_bundle_bytes)
         self.registry = Registry(self.client, self.keys, queues_here=not settings.broker_url)
         self.activity = Activity(self.client, self.keys)
         self.server = ServerStatus(self.client, self.keys)

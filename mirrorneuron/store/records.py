@@ -139,6 +139,7 @@ def node(name: str, raw: bytes) -> NodeInfo:
     with reading(f"the registration of node {name!r}"):
         found = decode(raw)
         found.setdefault("stopping", False)  # absent in registrations of earlier versions
+        found.setdefault("unhealthy", None)
         for info in found["pools"].values():
             info["queued"] = None
         return _checked(NodeInfo, found)

@@ -204,7 +204,7 @@ def test_the_conditions_for_one_message_share_a_budget() -> None:
     step = run(plan.nodes["n"], claim(message(body={"items": list(range(50_000))})), large(plan))
     assert step.end
     error = decode(step.end.result)["error"]
-    assert "edges[3] of 'n'" in error
+    assert "edges[4] of 'n'" in error
     assert f"condition '{slow}'" in error
     assert "more than 1000000 steps" in error
 

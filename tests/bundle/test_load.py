@@ -103,6 +103,18 @@ def test_an_error_in_a_manifest_file_has_line_and_column(tmp_path: Path, text: b
     assert says in refusal(tmp_path)
 
 
+def test_a_manifest_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    with (tmp_path / "manifest.json").open("ab") as file:
+        file.truncate(2**40)  # a sparse file: it takes no space
+    assert "has more than 67108864 bytes" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "most"), [("nodes", 100_000), ("edges", 1_000_000)])
+def test_a_graph_that_is_too_large_is_one_issue(key: str, most: int) -> None:
+    assert refusal({**MANIFEST, key: [None] * (most + 1)}).startswith(f"{key}: has {most + 1} members; at most {most}")
+
+
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(MANIFEST).encode())

@@ -49,6 +49,10 @@ def dashboard(env: dict[str, str], tmp_path: Path) -> Iterator[str]:
     assert not (tmp_path / "executed").exists(), "the configuration of the working folder was executed"
 
 
+def authorised(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
 def root(printed: str) -> str:
     return printed.partition("?")[0]
 
@@ -66,6 +70,10 @@ def test_the_dashboard_answers_only_to_its_names_and_its_token(dashboard: str) -
     status, page = answered(f"{at}workers?token={token}")
     assert status == 200
     assert token not in page
+    refused = urllib.request.Request(f"{at}api/worker/shutdown/light@x", method="POST", headers=authorised(token))
+    with pytest.raises(urllib.error.HTTPError, match="403") as caught:
+        urllib.request.urlopen(refused, timeout=10)
+    assert "workers refuse this" in caught.value.read().decode()
     for host in ("evil.example", f"evil.example:{port}", "192.0.2.7", "127.0.0.1.evil.example", "["):
         assert answered(f"{at}?token={token}", Host=host)[0] == 403, host
         assert answered(f"{at}healthcheck", Host=host)[0] == 403, host

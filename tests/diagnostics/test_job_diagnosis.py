@@ -54,6 +54,7 @@ def node(name: str, *, stopping: bool = False, **pools: tuple[int, int, int | No
 
 LIGHT = node("light@a", light=(1, 0, 0))
 DEFAULT = node("default@a", default=(2, 0, 0))
+SICK = DEFAULT | {"host": "a", "unhealthy": {"reason": "disk full", "since": THEN}}
 BOTH = (LIGHT, DEFAULT)
 
 
@@ -96,6 +97,7 @@ ALL_CAUSES: dict[Cause, Diagnosis] = {
     Cause.STORE_AWAY: store_away("j-1", RuntimeUnavailable("no answer", hint="start it")),
     Cause.BROKER_AWAY: diagnose(facts(broker_error="the broker at amqp://x does not answer")),
     Cause.NO_NODE: diagnose(facts(**due("gpu", "train"))),
+    Cause.UNHEALTHY_NODE: diagnose(facts(nodes=[LIGHT, SICK], **due("default", "work"))),
     Cause.DEAD_NODE: diagnose(facts(**held(left=1_000))),
     Cause.NOT_OPENED: diagnose(facts(status="pending")),
     Cause.RUNNING: diagnose(facts(**held())),
@@ -115,6 +117,14 @@ def test_every_cause_has_a_message_and_a_hint_of_one_line(cause: Cause) -> None:
     assert found["message"]
     assert found["hint"]
     assert "\n" not in found["message"] + found["hint"]
+
+
+def test_a_job_does_not_wait_for_an_unhealthy_node_if_another_one_is_healthy() -> None:
+    found = ALL_CAUSES[Cause.UNHEALTHY_NODE]
+    assert found["message"] == "work waits for a healthy node: default@a is unhealthy: disk full"
+    assert (found["since"], found["agent_id"], found["pool"]) == (THEN, "work", "default")
+    both = [LIGHT, SICK, node("default@b", default=(2, 0, 0))]
+    assert diagnose(facts(nodes=both, **due("default", "work")))["cause"] == Cause.QUEUED
 
 
 @pytest.mark.parametrize("cause", Cause)

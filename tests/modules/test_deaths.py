@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,12 @@ def test_a_segmentation_fault_shows_where_it_happened(handle: Handle) -> None:
     details = handle("import ctypes; ctypes.string_at(0)").details
     assert "Segmentation fault" in details["stderr"]
     assert "in handle" in details["stderr"]
+
+
+def test_a_node_may_limit_the_length_of_runs(pool: ModulePool, bundle: Bundle) -> None:
+    bundle.write("agent.py", "class It(Agent):\n    def handle(self, message, context):\n        while True: pass\n")
+    result = pool.run(replace(bundle.request(None, timeout_seconds=900), max_seconds=1), RunHandle())
+    assert result.error == "timed out after 1 s (this node allows MIRROR_NEURON_MAX_RUN_SECONDS=1)"
 
 
 @pytest.mark.parametrize(

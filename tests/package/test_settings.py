@@ -35,6 +35,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "stop_grace_seconds": 30,
         "logs_max_bytes": 4 * 1024 * 1024,
         "retention_seconds": 7 * 86_400,
+        "max_attempts": 1_000,
+        "max_run_seconds": 0,
         "events_max": 100_000,
         "events_max_bytes": 64 * 1024**2,
         "max_mail_bytes": 256 * 1024**2,

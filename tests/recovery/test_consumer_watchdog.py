@@ -106,7 +106,7 @@ def celery_worker(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Pop
     process.wait()
 
 
-@pytest.mark.parametrize("command", ["block_event_loop", "stop_consuming"])
+@pytest.mark.parametrize("command", ["block_event_loop", "stop_consuming", "lose_queues"])
 def test_a_stalled_worker_exits_with_a_code_that_has_it_restarted(
     settings: Settings, celery_worker: subprocess.Popen[bytes], tmp_path: Path, command: str
 ) -> None:

@@ -206,6 +206,16 @@ def test_a_time_out_kills_the_whole_group_even_if_it_ignores_term(run, tmp_path)
     wait_until(lambda: all(is_gone(pid) for pid in pids_in(pids)))
 
 
+@pytest.mark.parametrize(("wanted", "says"), [(None, ("1 s", "=1)")), (900, ("1 s", "=1)")), (0.2, ("0.2 s", "0.2 s"))])
+def test_a_node_may_limit_the_length_of_runs(tmp_path, wanted, says):
+    runner = HostLocal(Settings.load(temp_dir=tmp_path, max_run_seconds=1))
+    config = {"command": "exec sleep 1000"} | ({"timeout_seconds": wanted} if wanted else {})
+    error = runner.run(request_for(config), RunHandle()).error
+    assert error.startswith(f"timed out after {says[0]}")
+    assert error.endswith(says[1])
+    assert ("MIRROR_NEURON_MAX_RUN_SECONDS" in error) is (wanted != 0.2)
+
+
 def test_a_time_out_sends_term_before_kill(run):
     """TERM comes before KILL, and what the command says to it is kept."""
     command = "trap 'echo bye; exit 9' TERM; echo hello; while :; do sleep 0.01; done"

@@ -206,6 +206,58 @@ def test_a_damaged_manifest_counts_as_missing(store: Store, bundle: PackedBundle
     store.bundles.renew([bundle.digest])
 
 
+def test_a_manifest_that_was_changed_in_the_store_is_refused(store: Store, bundle: PackedBundle) -> None:
+    """It would run other commands under the digest of a bundle that somebody has checked."""
+    store.bundles.put(bundle)
+    name = store.keys.manifest(bundle.digest)
+    good = store.client.get(name) or b""
+    payloads = (bundle.payloads_digest or "").encode()
+    for changed in (good.replace(b'"job_name":"g"', b'"job_name":"h"'), good.replace(payloads, b"0" * 64), b" " + good):
+        assert changed != good
+        store.client.set(name, changed)
+        with pytest.raises(BundleNotFound, match="not what was stored under this digest"):
+            store.bundles.manifest(bundle.digest)
+    store.client.set(name, good)
+    assert store.bundles.manifest(bundle.digest)[1] == bundle.payloads_digest
+
+
+@pytest.mark.parametrize("change", ["other", "cut", "longer"])
+def test_an_archive_that_was_changed_in_the_store_is_refused(store: Store, bundle: PackedBundle, change: str) -> None:
+    store.bundles.put(bundle)
+    _, name = parts(store, bundle)
+    chunk = store.client.hget(name, "1") or b""
+    store.client.hset(name, "1", {"other": b"x" + chunk[1:], "cut": chunk[:-1], "longer": chunk + b"x"}[change])
+    with pytest.raises(BundleNotFound, match=f"the payloads {bundle.payloads_digest} are damaged: their SHA-256 is"):
+        store.bundles.payloads(bundle.payloads_digest or "")
+
+
+def test_the_size_of_a_stored_bundle_is_checked_before_it_is_read(
+    store: Store, make_store: Callable[..., Store], bundle: PackedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make_store(max_bundle_bytes=CHUNK_BYTES)
+    small.bundles.put(bundle)
+    replies: list[int] = []
+    original = small.client.execute_command
+
+    def counted(*words: Any, **options: Any) -> Any:
+        reply = original(*words, **options)
+        replies.append(len(reply) if isinstance(reply, bytes) else 0)
+        return reply
+
+    monkeypatch.setattr(small.client, "execute_command", counted)
+    with pytest.raises(BundleNotFound, match=r"archive .* exceeds MIRROR_NEURON_MAX_BUNDLE_BYTES \(1048576 bytes\)"):
+        small.bundles.payloads(bundle.payloads_digest or "")
+    assert max(replies) == 0
+    name = small.keys.manifest(bundle.digest)
+    small.client.set(name, b" " * 3 * CHUNK_BYTES)
+    with pytest.raises(BundleNotFound, match=r"manifest of bundle .* exceeds MIRROR_NEURON_MAX_BUNDLE_BYTES"):
+        small.bundles.manifest(bundle.digest)
+    assert max(replies) < CHUNK_BYTES + 200
+    small.client.hset(small.keys.bundle("many"), mapping={str(number): b"" for number in range(3)})
+    with pytest.raises(BundleNotFound, match="exceeds"):
+        small.bundles.payloads("many")
+
+
 def test_a_job_with_a_damaged_bundle_fails_and_does_not_stop_the_sweep_of_others(
     make_store: Callable[..., Store],
 ) -> None:

@@ -14,6 +14,7 @@ from workers.agents.draft import USER, DefaultEmit, Draft
 from workers.agents.executor_output import UNSET, Answer, parse_answer
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
+from workers.lifecycle.shortage import NodeShortage
 from workers.runners.answer import ANSWER_FILE, KEYS, decode_file, find_answer
 from workers.runners.output_capture import whole_lines_of_tail
 from workers.runners.protocol import RunRequest, RunResult
@@ -38,6 +39,8 @@ def handle(draft: Draft, run: Run) -> None:
         ),
         run.handle,
     )
+    if result.shortage:
+        raise NodeShortage(result.shortage)
     sandbox: dict[str, Any] = {**result.sandbox, "attempts": run.attempt, "lease": run.lease}
     cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": list(result.cut)})] if result.cut else []
     try:

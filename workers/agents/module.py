@@ -5,6 +5,7 @@ from __future__ import annotations
 from workers.agents.draft import USER, Draft, record_received
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
+from workers.lifecycle.shortage import NodeShortage
 from workers.modules.pool import ModuleRequest
 
 
@@ -21,9 +22,12 @@ def handle(draft: Draft, run: Run) -> None:
             message=run.message,
             state=draft.state.get(USER, {}),
             echo=run.echo,
+            max_seconds=run.runtime.settings.max_run_seconds,
         ),
         run.handle,
     )
+    if result.shortage:
+        raise NodeShortage(result.shortage)
     if result.error:
         raise RunFailed(result.error, result.details, transient=result.transient, permanent=result.permanent)
     if result.state or USER in draft.state:

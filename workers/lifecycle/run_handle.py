@@ -11,6 +11,17 @@ from typing import Final
 GRACE_S: Final = 0.5  # between TERM and KILL
 
 
+def capped_s(timeout_s: float | None, most_s: int) -> float | None:
+    """The time-out of a run on a node that allows *most_s*; 0 is no limit."""
+    return min(timeout_s or most_s, most_s) if most_s else timeout_s
+
+
+def limit_note(timeout_s: float | None, most_s: int) -> str:
+    """What the error of a run that timed out adds if the node's limit ended it."""
+    ended = most_s and capped_s(timeout_s, most_s) != timeout_s
+    return f" (this node allows MIRROR_NEURON_MAX_RUN_SECONDS={most_s})" if ended else ""
+
+
 class RunHandle:
     """Ends a run from another thread. One handle serves one run, or its attempts one after the other."""
 

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import remove_abandoned
-from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.run_handle import RunHandle, capped_s, limit_note
+from workers.lifecycle.shortage import shortage_of
 from workers.modules.module_child import CHANNEL_LOST
 from workers.modules.module_process import ModuleProcess, ProtocolBroken
 
@@ -44,6 +45,7 @@ class ModuleRequest:
     message: Message  #: for the template `batch` its body is the list of bodies
     state: dict[str, Any]
     echo: Callable[[str, bytes], None] | None = None  #: called with the output as it comes: stream, bytes
+    max_seconds: int = 0  #: the longest run that the node allows; 0 is no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class ModuleResult:
     details: dict[str, Any]  #: `traceback`, `exit_code` or `signal` of a failure; `stderr`: the end of all it printed
     transient: bool = False  #: a retry may succeed: timed out, killed, the child died
     permanent: bool = False  #: a retry cannot succeed: the module did something invalid
+    shortage: str = ""  #: what the node lacked to run the module, see `workers.lifecycle.shortage`
 
 
 class ModulePool:
@@ -109,7 +112,8 @@ class ModulePool:
             OSError,
             RuntimeError,
         ) as error:  # out of processes, descriptors or memory, or the interpreter shuts down
-            return _failed(request, f"cannot start a child process: {error}", transient=True)
+            failed = _failed(request, f"cannot start a child process: {error}", transient=True)
+            return replace(failed, shortage=shortage_of(error))
         keep = False
         try:
             result, keep = _ask(child, request, question, handle)
@@ -216,14 +220,19 @@ def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: 
     """Send one question to *child*; return the result, and whether the child can be kept."""
     if handle.reason is not None:
         return _failed(request, f"killed: {handle.reason}", transient=True), True
-    timeout_s = _timeout_of(request.config)
+    timeout_s = capped_s(_timeout_of(request.config), request.max_seconds)
     try:
         with handle.wake_fd() as wake_fd:
             child.start_up(_START_S, handle, wake_fd)
             answer = child.exchange(question, timeout_s, handle, wake_fd, request.echo)
         return _result(request, answer, child), True
     except TimeoutError:
-        error = f"timed out after {timeout_s:g} s" if child.is_ready else f"child did not start within {_START_S:g} s"
+        limit = limit_note(_timeout_of(request.config), request.max_seconds)
+        error = (
+            f"timed out after {timeout_s:g} s{limit}"
+            if child.is_ready
+            else f"child did not start within {_START_S:g} s"
+        )
     except InterruptedError:
         error = f"killed: {handle.reason}"
     except EOFError:
@@ -232,7 +241,9 @@ def _ask(child: ModuleProcess, request: ModuleRequest, question: bytes, handle: 
         child.kill()
         return _failed(request, str(broken), child.printed()), False
     except OSError as problem:  # no descriptors left, for example
-        error = f"lost the child process: {problem}"
+        child.kill()
+        failed = _failed(request, f"lost the child process: {problem}", child.printed(), transient=True)
+        return replace(failed, shortage=shortage_of(problem)), False
     child.kill()
     return _failed(request, error, child.printed(), transient=True), False
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from celery import bootsteps, signals
 from redis.exceptions import RedisError
 
+from mirrorneuron.job import iso
 from mirrorneuron.pools import LIGHT, pool_of
 from mirrorneuron.processes import identity
 from mirrorneuron.processes.by_environment import kill_with
@@ -27,7 +28,9 @@ from mirrorneuron.store.job_store import Store
 from workers import runtime
 from workers.disk.slots import Slots
 from workers.lifecycle.fork_guard import FORKS
+from workers.lifecycle.shortage import BOARD
 from workers.lifecycle.shutdown import STOP
+from workers.node.shortage_watch import ShortageWatch
 from workers.recovery.consumer_watchdog import ConsumerWatchdog
 from workers.recovery.sweeper import Sweeper
 from workers.runners.command import mark_of
@@ -44,7 +47,7 @@ class NodeStep(bootsteps.StartStopStep):
     """Registers the worker when it starts, renews the registration by heartbeats, and removes it when the worker ends.
 
     The heartbeat is a thread of the worker's main process, so a busy solo worker still shows as alive. Two more threads
-    run the sweeper (active on one worker at a time) and the consumer watchdog.
+    run the sweeper (active on one worker at a time) and the consumer watchdog, and one looks for a shortage.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -104,6 +107,7 @@ class NodeStep(bootsteps.StartStopStep):
             threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),
             threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True),
             threading.Thread(target=watch.run, args=(self._stop,), name="watch", daemon=True),
+            threading.Thread(target=ShortageWatch(worker).run, args=(self._stop,), name="shortage", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -125,6 +129,7 @@ class NodeStep(bootsteps.StartStopStep):
             try:
                 with FORKS.held_off():
                     node["stopping"] = STOP.begun.is_set()
+                    node["unhealthy"] = _unhealthy()
                     for pool, own in slots.items():
                         node["pools"][pool] |= {"slots": own.capacity, "in_use": own.in_use()}
                     if store.registry.hold_name(node["name"], self._holder, KEPT_S) == self._holder:
@@ -180,6 +185,11 @@ def _process_namespace() -> str:
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def _unhealthy() -> dict[str, str] | None:
+    found = BOARD.present()
+    return {"reason": found[0], "since": iso(int(found[1] * 1000))} if found else None
 
 
 def _begin_stop(**_: Any) -> None:

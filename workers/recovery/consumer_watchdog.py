@@ -17,6 +17,7 @@ from celery import signals
 from celery.worker import state
 
 from workers.lifecycle.fork_guard import FORKS
+from workers.lifecycle.shortage import BOARD
 from workers.lifecycle.shutdown import STOP
 from workers.recovery.queue_depth import QueueDepth
 
@@ -66,6 +67,7 @@ class ConsumerWatchdog:
         self._grace_s = grace_s
         self._check_writes = check_writes
         self._depth = QueueDepth(worker.app)
+        self._queues = tuple(worker.app.amqp.queues.consume_from)  # now: a consumer may lose some of them later
         self._stall = ConsumerStall(self._queued, self._has_room)
         signals.task_received.connect(self._stall.task_received, weak=False)
 
@@ -81,12 +83,15 @@ class ConsumerWatchdog:
                 log.debug("cannot check the queues: %s", error)
 
     def _has_room(self) -> bool:
-        return bool(len(state.reserved_requests) < self._worker.concurrency)
+        return not BOARD.paused and bool(len(state.reserved_requests) < self._worker.concurrency)
 
     def _queued(self) -> int:
-        """The number of tasks in the queues of the worker. Raises what kombu and *check_writes* raise."""
+        """The number of tasks in the queues that the worker was started for.
+
+        Raises what kombu and *check_writes* raise.
+        """
         self._check_writes()
-        return sum(self._depth.of(name) for name in list(self._worker.app.amqp.queues.consume_from))
+        return sum(self._depth.of(name) for name in self._queues)
 
     def _exit(self) -> None:
         log.critical(

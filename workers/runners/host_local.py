@@ -20,7 +20,8 @@ from mirrorneuron.bundle.node_config import HOST_LOCAL
 from mirrorneuron.settings import Settings
 from mirrorneuron.text import signal_name
 from workers.disk.work_folder import HeldFolder, remove_abandoned
-from workers.lifecycle.run_handle import RunHandle
+from workers.lifecycle.run_handle import RunHandle, capped_s, limit_note
+from workers.lifecycle.shortage import shortage_of
 from workers.runners.answer import ANSWER_FILE, AnswerWatch, read_file
 from workers.runners.child_process import Outcome, run_command
 from workers.runners.command import INPUT_FILE, cluster_of, environment_of, variables_of, words_of, write_files
@@ -33,7 +34,6 @@ DEFAULT_PREFIX: Final = "host-local"
 NOT_RUN: Final = 125  # exit codes like those of docker and shells
 NOT_RUNNABLE: Final = 126
 NOT_FOUND: Final = 127
-_SHORT_OF: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 
 
 class HostLocal:
@@ -60,7 +60,7 @@ class HostLocal:
 
     def _run_in(self, folder: Path, name: str, request: RunRequest, handle: RunHandle) -> RunResult:
         config = request.config
-        timeout_s = _timeout_s(config)
+        timeout_s = capped_s(_timeout_s(config), self._settings.max_run_seconds)
         uploads = uploads_of(config)
         root = _path(config, "sandbox_upload_path", SANDBOX_ROOT)
         paths = SandboxPaths(folder, root, [upload.target for upload in uploads])
@@ -95,7 +95,9 @@ class HostLocal:
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
         except OSError as error:
             return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_reason(error)}", error)
-        result = _result(request, name, workdir, outcome)
+        result = _result(
+            request, name, workdir, outcome, limit_note(_timeout_s(config), self._settings.max_run_seconds)
+        )
         result = replace(result, printed_key=watch.key if "stdout" in result.cut else "")
         if result.error is not None:
             return result
@@ -128,9 +130,11 @@ def _timeout_s(config: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome) -> RunResult:
+def _result(request: RunRequest, name: str, workdir: Path, outcome: Outcome, limit: str) -> RunResult:
     code = outcome.returncode if outcome.returncode >= 0 else 128 - outcome.returncode
     error, transient = _verdict(outcome)
+    if error and outcome.timed_out:
+        error += limit
     streams = {"stdout": outcome.stdout, "stderr": outcome.stderr}
     return RunResult(
         _sandbox(request, name, code, str(workdir), streams),
@@ -153,8 +157,8 @@ def _verdict(outcome: Outcome) -> tuple[str | None, bool]:
 
 
 def _not_run(request: RunRequest, name: str, code: int, error: str, cause: OSError | None = None) -> RunResult:
-    transient = cause is not None and cause.errno in _SHORT_OF
-    return RunResult(_sandbox(request, name, code, "", {}), error, transient=transient)
+    shortage = shortage_of(cause) if cause else ""
+    return RunResult(_sandbox(request, name, code, "", {}), error, transient=bool(shortage), shortage=shortage)
 
 
 def _sandbox(

@@ -57,6 +57,7 @@ class RunResult:
     answer: bytes | None = None  #: content of the answer file; None if the command wrote none
     printed_key: str = ""  #: the last answer key on stdout, if stdout is cut
     is_utf8: bool = True  #: stdout, of which other bytes are replaced
+    shortage: str = ""  #: what the node lacked to run the command, see `workers.lifecycle.shortage`
 
 
 class Runner(Protocol):

@@ -21,10 +21,15 @@ def list_nodes(json: Json = False) -> None:
     output.table(COLUMNS, map(row, nodes), SPARE)
 
 
+def _unhealthy(node: NodeInfo) -> str:
+    found = node.get("unhealthy")
+    return f" (unhealthy: {found['reason']}, since {found['since']})" if found else ""
+
+
 def row(node: NodeInfo) -> tuple[Any, ...]:
     """Return a node's row of the table."""
     return (
-        node["name"] + (" (stopping)" if node["stopping"] else ""),
+        node["name"] + (" (stopping)" if node["stopping"] else "") + _unhealthy(node),
         ", ".join(f"{name} {pool['in_use']}/{pool['slots']}" for name, pool in node["pools"].items()),
         node["host"],
         node["pid"],
