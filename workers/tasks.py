@@ -14,11 +14,13 @@ from mirrorneuron.processes.standard_streams import open_missing
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
 from workers.celery_overrides.batched_events import EventsInBatches
+from workers.celery_overrides.sentinel_reconnects import ask_sentinels_again
 from workers.celery_overrides.undecodable_messages import SurviveUndecodable
 from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
+ask_sentinels_again()
 open_missing()  # a daemon may be started without descriptors 0 to 2
 app = make_app(Settings.load())
 app.steps["worker"].add(NodeStep)

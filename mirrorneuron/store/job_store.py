@@ -31,12 +31,12 @@ from mirrorneuron.store import records
 from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
 from mirrorneuron.store.connection import (
-    NODE_TIMEOUT_S,
     EndsSubscription,
     RedisClient,
     Subscriptions,
     checked_replies,
     connect,
+    node_timeout_s,
     now_ms,
 )
 from mirrorneuron.store.job_index import PAGE, JobIndex
@@ -73,7 +73,7 @@ class Store:
         self.client = client or (
             connect(settings.redis_url)
             if retries is None
-            else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
+            else connect(settings.redis_url, retries=retries, timeout_s=node_timeout_s(settings.claim_lease_ms))
         )
         self.keys = Keys(settings.redis_namespace)
         self.scripts = Scripts(
