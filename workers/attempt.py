@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
 MAX_BACKOFF_MS: Final = 3_600_000
+TRIED: Final = "tried"  # key in the agent's state: the nodes on which the attempt has failed, with `retry_elsewhere`
 STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` has passed
 
 MOMENT_S: Final = 1.0  # for which a run waits for slots here before it looks for another node, and between two looks
@@ -56,6 +57,8 @@ def attempt(
         return step
     slots = node.slots
     elsewhere = OtherNodes(runtime, node.pool, slots)
+    if runtime.name in draft.state.get(TRIED, ()) and elsewhere.untried(draft.state[TRIED]):
+        return given_back(claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
         "lease_id": context.token,
@@ -73,6 +76,8 @@ def attempt(
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
+        if TRIED in draft.state:
+            draft.state[TRIED] = []
         draft.record(*released)
         return draft.consumed()
     except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
@@ -82,7 +87,7 @@ def attempt(
             return given_back(claim, released)
         if elsewhere.room:
             return given_back(claim, released, NEAR_MS)
-        return _retry_or_fail(draft, run_failure(error), released)
+        return _retry_or_fail(draft, run_failure(error), released, elsewhere)
 
 
 def given_back(claim: Claim, released: tuple[str, Any], delay_ms: int | None = None) -> Step:
@@ -97,6 +102,7 @@ class OtherNodes:
         self._runtime = runtime
         self._pool = pool
         self._slots = slots
+        self.here = runtime.name
         self._look_at: float | None = None
         self.room = False  #: `found` has returned True
 
@@ -110,18 +116,22 @@ class OtherNodes:
             self.room = self.have_room()
         return self.room
 
+    def untried(self, tried: Sequence[str]) -> bool:
+        """True if there is another node that is large enough and not among *tried*."""
+        return any(row["slots"] >= self._slots for name, row in self._rows() if name not in tried)
+
     def have_room(self) -> bool:
         """True if another node has that many free slots, by its last heartbeat."""
+        return any(row["slots"] - row["in_use"] >= self._slots for _, row in self._rows())
+
+    def _rows(self) -> list[tuple[str, Any]]:
+        """The names of the other nodes that serve the pool, with their slots. Empty if the store does not answer."""
         try:
             nodes = self._runtime.store.fail_fast.registry.nodes()
         except RedisError:
-            return False
-        others = [
-            node["pools"].get(self._pool)
-            for node in nodes
-            if node["name"] != self._runtime.name and not node["stopping"]
-        ]
-        return any(row["slots"] - row["in_use"] >= self._slots for row in others if row)
+            return []
+        others = [node for node in nodes if node["name"] != self._runtime.name and not node["stopping"]]
+        return [(node["name"], node["pools"][self._pool]) for node in others if self._pool in node["pools"]]
 
 
 def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
@@ -158,15 +168,25 @@ def _run_message(messages: list[Message], node: PlannedNode, failed: int) -> Mes
     return message
 
 
-def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any]) -> Step:
-    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt."""
+def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any], elsewhere: OtherNodes) -> Step:
+    """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt.
+
+    With `retry_elsewhere` the same attempt is first made on each other node: this one may lack a tool.
+    """
     config, attempts = draft.node.config, draft.claim.attempts + 1
     error = str(failure)
     events = [*failure.events, (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts}), released]
+    tried = [*draft.state.get(TRIED, ()), elsewhere.here]
+    draft.discard_changes()
+    if config.get("retry_elsewhere") and not failure.permanent and elsewhere.untried(tried):
+        draft.state[TRIED] = tried
+        retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": NEAR_MS, "tried": tried})
+        return draft.retry_later(NEAR_MS, attempts=draft.claim.attempts, error=error, events=[*events, retry])
     retryable = not failure.permanent and (failure.transient or config.get("retry_on", "any") == "any")
     if attempts < config.get("max_attempts", 1) and retryable:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
-        draft.discard_changes()
+        if TRIED in draft.state:
+            draft.state[TRIED] = []
         return draft.retry_later(delay_ms, attempts=attempts, error=error, events=[*events, retry])
     return draft.failed(error, {**failure.details, "attempts": attempts}, events)

@@ -50,6 +50,7 @@ def test_a_job_runs_through_sentinels(settings: Settings, tmp_path: Path, celery
 def test_a_frozen_primary_keeps_no_worker(tmp_path: Path) -> None:
     """It keeps its connections and does not reply. Every connection of the node notices, and finds the new primary."""
     with ValkeyServer(tmp_path / "old") as old, ValkeyServer(tmp_path / "new") as new:
+        old.client.config_set("repl-diskless-sync-delay", 0)
         new.client.execute_command("REPLICAOF", "127.0.0.1", old.port)
         wait_until(lambda: new.client.info("replication")["master_link_status"] == "up")
         with Sentinel(tmp_path / "sentinel", old, SERVICE, down_after_ms=500) as sentinel:
