@@ -53,12 +53,10 @@ def attempt(
     """
     draft = Draft(node, claim, context)
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
-    if step := _without_run(draft, released):
-        return step
     slots = node.slots
     elsewhere = OtherNodes(runtime, node.pool, slots)
-    if runtime.name in draft.state.get(TRIED, ()) and elsewhere.untried(draft.state[TRIED]):
-        return given_back(claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
+    if step := _without_run(draft, released, elsewhere):
+        return step
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
         "lease_id": context.token,
@@ -134,11 +132,11 @@ class OtherNodes:
         return [(node["name"], node["pools"][self._pool]) for node in others if self._pool in node["pools"]]
 
 
-def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
-    """The step of a claim that needs no run, else None.
+def _without_run(draft: Draft, released: tuple[str, Any], elsewhere: OtherNodes) -> Step | None:
+    """The step of a claim that needs no run here, else None.
 
-    No run is needed if all its mail has expired or some cannot be parsed, or if `startup_delay_ms` delays the first
-    run.
+    That is so if all its mail has expired, if its mail or state cannot be parsed, if `startup_delay_ms` delays the
+    first run, or if the attempt failed here and has not been made on each other node.
     """
     try:
         if not draft.messages:
@@ -148,6 +146,9 @@ def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
         if delay_ms and not draft.state.get(STARTED):
             draft.state[STARTED] = True
             return draft.retry_later(delay_ms, attempts=0, events=[released])
+        tried = draft.state.get(TRIED, ())
+        if elsewhere.here in tried and elsewhere.untried(tried):
+            return given_back(draft.claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
     except Exception as error:  # a retry cannot fix damaged data
         failure = run_failure(error)
         return draft.failed(str(failure), failure.details, [released])
