@@ -33,6 +33,14 @@ Seconds = Annotated[int, Field(ge=0, le=MOST // 1000)]
 Bytes = Annotated[int, Field(ge=0, le=MOST)]
 
 
+def _system_temp() -> Path:
+    """The system's folder for temporary files. Only a node writes there, so none has to be usable here."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # a read-only root
+        return Path("/tmp")  # noqa: S108 - a node refuses it if it cannot create its folder there
+
+
 class Settings(BaseSettings):
     """The settings of a client or a worker; frozen. Each field is the environment variable `MIRROR_NEURON_<FIELD>`.
 
@@ -64,7 +72,7 @@ class Settings(BaseSettings):
         json_schema_extra={UNIT: "slots"},
     )
     temp_dir: Path = Field(
-        Path(tempfile.gettempdir()) / f"mirrorneuron-{os.getuid()}",
+        default_factory=lambda: _system_temp() / f"mirrorneuron-{os.getuid()}",
         description="Folder for the run folders and the bundle cache of a runtime node.",
     )
     max_bundle_bytes: Positive = Field(

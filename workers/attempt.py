@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
 MAX_BACKOFF_MS: Final = 3_600_000
+TRIED: Final = "tried"  # key in the agent's state: the nodes on which the attempt has failed, with `retry_elsewhere`
 STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` has passed
 
 MOMENT_S: Final = 1.0  # for which a run waits for slots here before it looks for another node, and between two looks
@@ -53,11 +54,11 @@ def attempt(
     """
     draft = Draft(node, claim, context)
     released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
-    if step := _without_run(draft, released):
-        return step
     # A message that may have killed its worker runs alone, so that its next worker takes no other run along.
     slots = max(node.slots, runtime.slots(node.pool).capacity) if claim.losses else node.slots
     elsewhere = OtherNodes(runtime, node.pool, slots)
+    if step := _without_run(draft, released, elsewhere):
+        return step
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
         "lease_id": context.token,
@@ -80,6 +81,8 @@ def attempt(
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)
             HANDLERS[node.agent_type](draft, run)
         BOARD.clear()
+        if TRIED in draft.state:
+            draft.state[TRIED] = []
         draft.record(*released)
         return draft.consumed()
     except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
@@ -94,7 +97,7 @@ def attempt(
         if elsewhere.room:
             return given_back(claim, released, NEAR_MS)
         BOARD.clear()
-        return _retry_or_fail(draft, run_failure(error), released, runtime.settings.max_attempts)
+        return _retry_or_fail(draft, run_failure(error), released, elsewhere, runtime.settings.max_attempts)
 
 
 def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool:
@@ -114,6 +117,7 @@ class OtherNodes:
         self._runtime = runtime
         self._pool = pool
         self._slots = slots
+        self.here = runtime.name
         self._look_at: float | None = None
         self.room = False  #: `found` has returned True
 
@@ -127,25 +131,29 @@ class OtherNodes:
             self.room = self.have_room()
         return self.room
 
+    def untried(self, tried: Sequence[str]) -> bool:
+        """True if there is another node that is large enough and not among *tried*."""
+        return any(row["slots"] >= self._slots for name, row in self._rows() if name not in tried)
+
     def have_room(self) -> bool:
         """True if another node has that many free slots, by its last heartbeat."""
+        return any(row["slots"] - row["in_use"] >= self._slots for _, row in self._rows())
+
+    def _rows(self) -> list[tuple[str, Any]]:
+        """The names of the other nodes that serve the pool, with their slots. Empty if the store does not answer."""
         try:
             nodes = self._runtime.impatient_store.registry.nodes()
         except RedisError:
-            return False
-        others = [
-            node["pools"].get(self._pool)
-            for node in nodes
-            if node["name"] != self._runtime.name and not node["stopping"]
-        ]
-        return any(row["slots"] - row["in_use"] >= self._slots for row in others if row)
+            return []
+        others = [node for node in nodes if node["name"] != self._runtime.name and not node["stopping"]]
+        return [(node["name"], node["pools"][self._pool]) for node in others if self._pool in node["pools"]]
 
 
-def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
-    """The step of a claim that needs no run, else None.
+def _without_run(draft: Draft, released: tuple[str, Any], elsewhere: OtherNodes) -> Step | None:
+    """The step of a claim that needs no run here, else None.
 
-    No run is needed if all its mail has expired or some cannot be parsed, or if `startup_delay_ms` delays the first
-    run.
+    That is so if all its mail has expired, if its mail or state cannot be parsed, if `startup_delay_ms` delays the
+    first run, or if the attempt failed here and has not been made on each other node.
     """
     try:
         if not draft.messages:
@@ -155,6 +163,9 @@ def _without_run(draft: Draft, released: tuple[str, Any]) -> Step | None:
         if delay_ms and not draft.state.get(STARTED):
             draft.state[STARTED] = True
             return draft.retry_later(delay_ms, attempts=0, events=[released])
+        tried = draft.state.get(TRIED, ())
+        if elsewhere.here in tried and elsewhere.untried(tried):
+            return given_back(draft.claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
     except Exception as error:  # a retry cannot fix damaged data
         failure = run_failure(error)
         return draft.failed(str(failure), failure.details, [released])
@@ -175,13 +186,24 @@ def _run_message(messages: list[Message], node: PlannedNode, failed: int) -> Mes
     return message
 
 
-def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any], most: int) -> Step:
+def _retry_or_fail(
+    draft: Draft, failure: RunFailed, released: tuple[str, Any], elsewhere: OtherNodes, most: int
+) -> Step:
     """The step of a failed run: retry it after a backoff that doubles, or fail the job after the last attempt.
 
-    *most* is the most attempts that the node allows.
+    With `retry_elsewhere` the same attempt is first made on each other node: this one may lack a tool. *most* is the
+    most attempts that the node allows.
     """
     config, attempts = draft.node.config, draft.claim.attempts + 1
     error, wanted = str(failure), config.get("max_attempts", 1)
+    tried = [*draft.state.get(TRIED, ()), elsewhere.here]
+    draft.discard_changes()
+    if config.get("retry_elsewhere") and not failure.permanent and elsewhere.untried(tried):
+        draft.state[TRIED] = tried
+        failed = (EventType.SANDBOX_JOB_FAILED, {"error": error, "attempt": attempts})
+        retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": NEAR_MS, "tried": tried})
+        events = [*failure.events, failed, released, retry]
+        return draft.retry_later(NEAR_MS, attempts=draft.claim.attempts, error=error, events=events)
     retryable = not failure.permanent and (failure.transient or config.get("retry_on", "any") == "any")
     if retryable and most <= attempts < wanted:
         error += f" (attempt {attempts}; this node allows MIRROR_NEURON_MAX_ATTEMPTS={most})"
@@ -189,6 +211,7 @@ def _retry_or_fail(draft: Draft, failure: RunFailed, released: tuple[str, Any], 
     if attempts < min(wanted, most) and retryable:
         delay_ms = min(config.get("retry_backoff_ms", DEFAULT_BACKOFF_MS) * 2 ** (attempts - 1), MAX_BACKOFF_MS)
         retry = (EventType.EXECUTOR_RETRY, {"error": error, "attempt": attempts, "delay_ms": delay_ms})
-        draft.discard_changes()
+        if TRIED in draft.state:
+            draft.state[TRIED] = []
         return draft.retry_later(delay_ms, attempts=attempts, error=error, events=[*events, retry])
     return draft.failed(error, {**failure.details, "attempts": attempts}, events)

@@ -92,6 +92,12 @@ _RUN_KEYS: Final[dict[str, ConfigKey]] = {
         "`any`",
         "Failures that are retried: any, or only transient ones (time-out, killed by a signal, exit code 75).",
     ),
+    "retry_elsewhere": ConfigKey(
+        boolean,
+        "boolean",
+        "`false`",
+        "Make a failed attempt again on each other node of the pool before it counts: a node may lack a tool.",
+    ),
     "startup_delay_ms": ConfigKey(
         whole(0), "whole number of milliseconds", "`0`", "Delay before the agent's first run in a job."
     ),

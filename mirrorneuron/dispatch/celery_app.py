@@ -14,7 +14,7 @@ from kombu import Connection, Exchange, Queue
 
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import MAX_CONNECTIONS, SENTINEL, sentinel_of
+from mirrorneuron.store.connection import MAX_CONNECTIONS, SENTINEL, sentinel_of, sentinel_options
 from mirrorneuron.text import without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"
@@ -22,7 +22,7 @@ VISIT: Final = "mirrorneuron.visit"
 DRAIN: Final = "mirrorneuron.drain"
 
 CONNECT_TIMEOUT_S: Final = 3.0
-SOCKET_TIMEOUT_S: Final = 5.0  # kombu's Redis transport has none by default: a publish could block without end
+SOCKET_TIMEOUT_S: Final = 3.0  # kombu's Redis transport has none by default: a publish could block without end
 # A broker that is silent for about twice this time is connected to again: sooner than the lease of a claim (6 s) ends.
 HEALTH_CHECK_S: Final = 2
 PUBLISH_RETRIES: Final = 1  # each may take several socket time-outs, and the sweeper repeats lost announcements
@@ -153,7 +153,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "interval_step": 0.2,
     }
     url = settings.broker_url or settings.redis_url
-    return {**options, "master_name": sentinel_of(url)[1]} if url.startswith(SENTINEL) else options
+    if url.startswith(SENTINEL):
+        return {**options, "master_name": sentinel_of(url)[1], "sentinel_kwargs": sentinel_options()}
+    return options
 
 
 def _redis_options(settings: Settings) -> dict[str, Any]:

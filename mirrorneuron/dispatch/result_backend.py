@@ -21,7 +21,14 @@ from mirrorneuron.dispatch.celery_app import App
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, SENTINEL, sentinel_of
+from mirrorneuron.store.connection import (
+    MAX_OUTAGE_S,
+    RETRY_S,
+    SENTINEL,
+    SentinelConnection,
+    sentinel_of,
+    sentinel_options,
+)
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.text import without_password
 
@@ -127,7 +134,9 @@ class JobMapBackend(RedisBackend):
         if "sentinels" not in params:
             return super()._get_pool(**params)
         hosts, service = params.pop("sentinels"), params.pop("service")
-        return Sentinel(hosts).master_for(service, redis_class=self._get_client(), **params).connection_pool  # type: ignore[no-untyped-call]
+        params["connection_class"] = SentinelConnection
+        sentinels = Sentinel(hosts, sentinel_kwargs=sentinel_options())  # type: ignore[no-untyped-call]
+        return sentinels.master_for(service, redis_class=self._get_client(), **params).connection_pool  # type: ignore[no-untyped-call]
 
     def as_uri(self, include_password: bool = False) -> str:
         """The URL for display. Celery's own method cannot parse several hosts."""

@@ -14,7 +14,8 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-from redis.backoff import EqualJitterBackoff
+from redis.asyncio.sentinel import SentinelManagedConnection as AsyncSentinelManagedConnection
+from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     MasterDownError,
@@ -26,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection
 
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.text import without_password
@@ -38,11 +39,13 @@ RedisClient: TypeAlias = Any
 CONNECT_TIMEOUT_S = 3.0
 SENTINEL = "sentinel://"
 SENTINEL_PORT = 26379
+SENTINEL_TIMEOUT_S: Final = 1.0  # then the next sentinel is asked
 COMMAND_TIMEOUT_S = 5.0  # of a producer, whose commands take a server less than a second
-NODE_TIMEOUT_S = 20.0  # of a node: longer than the largest commit takes, so that only a dead server exceeds it
+NODE_TIMEOUT_S: Final = (4.0, 20.0)  # of a node: bounds; between them, less than the lease of a claim
 MAX_OUTAGE_S: Final = 60.0  # for which a waiter retries while the store is unreachable
 RETRY_S: Final = 0.5  # between two retries of a waiter
 MAX_CONNECTIONS: Final = 100_000  # of one client, if its URL names no other number: redis-py's default is 100
+MISSED_REPLIES: Final = 2  # to health checks of a subscription, each of which is a call later than the one before
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, ConnectionError)
 
 # Errors of a server that has no memory or disk left, became a replica, lost its replicas, or is busy with a script.
@@ -119,6 +122,29 @@ class _AsyncRetry(AsyncRetry):
         return await super().call_with_retry(attempt, *args, **options)
 
 
+class SentinelConnection(SentinelManagedConnection):
+    """Asks the sentinels for the primary each time it connects.
+
+    redis-py does so for the first command after a lost connection, but a retry of a command connects to the address
+    that the connection had: a frozen primary would be tried until the last retry. Source: redis 8.1 `connection.py`,
+    `send_packed_command`.
+    """
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self._sock:
+            self.connect()  # type: ignore[no-untyped-call]
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+
+class AsyncSentinelConnection(AsyncSentinelManagedConnection):
+    """`SentinelConnection` for asyncio."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call]
+        await super().send_packed_command(command, check_health)
+
+
 def checked_replies(replies: list[Any]) -> list[Any]:
     """Return *replies*, in which single commands may have failed. Raises Refused if one of the replies is a refusal."""
     for reply in replies:
@@ -141,8 +167,15 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Re
     options = _options(url, _Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
         hosts, service, more = sentinel_of(url)
-        return Sentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+        options["connection_class"] = SentinelConnection
+        return Sentinel(hosts, sentinel_kwargs=sentinel_options(Retry)).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return Redis.from_url(url, **options)
+
+
+def node_timeout_s(lease_ms: int) -> float:
+    """The time-out of a node's commands: below the lease, so that a frozen server does not cost its claims."""
+    least, most = NODE_TIMEOUT_S
+    return min(max(least, 0.75 * lease_ms / 1000), most)
 
 
 def connect_async(url: str, *, retries: int = 1) -> RedisClient:
@@ -150,7 +183,8 @@ def connect_async(url: str, *, retries: int = 1) -> RedisClient:
     options = _options(url, _AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
         hosts, service, more = sentinel_of(url)
-        return AsyncSentinel(hosts).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+        options["connection_class"] = AsyncSentinelConnection
+        return AsyncSentinel(hosts, sentinel_kwargs=sentinel_options(AsyncRetry)).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
     return AsyncRedis.from_url(url, **options)
 
 
@@ -160,12 +194,21 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
         "socket_timeout": timeout_s,
         "retry": retry,
         "retry_on_error": list(UNREACHABLE),
-        "health_check_interval": 30,
+        "health_check_interval": timeout_s,  # an idle connection is checked before it is used
         "max_connections": MAX_CONNECTIONS,
     }
     if url.startswith("unix://"):
         options.pop("socket_connect_timeout")
     return options
+
+
+def sentinel_options(retry: type[Any] = Retry) -> dict[str, Any]:
+    """Return the options of connections to sentinels: no retries, because the next sentinel is asked instead.
+
+    By default redis-py retries an unreachable sentinel for seconds.
+    """
+    timeouts = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), SENTINEL_TIMEOUT_S)
+    return {**timeouts, "retry": retry(NoBackoff(), 0)}
 
 
 def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -208,8 +251,14 @@ class EndsSubscription:
         self._pubsub.subscribe(self._channel)
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to *seconds* and return True if a job has ended. Raises redis errors."""
-        return bool(self._pubsub.get_message(timeout=seconds))
+        """Wait up to *seconds* and return True if a job has ended. Raises redis errors.
+
+        Closes the connection of a server that does not reply to health checks any more; redis-py only counts them.
+        """
+        found = bool(self._pubsub.get_message(timeout=seconds))
+        if self._pubsub.health_check_response_counter > MISSED_REPLIES:
+            self.reset()
+        return found
 
     def reset(self) -> None:
         """Close the connection. `subscribe` may be called again."""

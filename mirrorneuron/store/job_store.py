@@ -31,11 +31,11 @@ from mirrorneuron.store.activity import Activity
 from mirrorneuron.store.bundle_store import BundleStore
 from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
-    NODE_TIMEOUT_S,
     EndsSubscription,
     RedisClient,
     checked_replies,
     connect,
+    node_timeout_s,
     now_ms,
 )
 from mirrorneuron.store.ends_listener import EndsListener
@@ -74,7 +74,7 @@ class Store:
         self.client = client or (
             connect(settings.redis_url, timeout_s=min(connection.COMMAND_TIMEOUT_S, settings.client_timeout_s))
             if retries is None
-            else connect(settings.redis_url, retries=retries, timeout_s=NODE_TIMEOUT_S)
+            else connect(settings.redis_url, retries=retries, timeout_s=node_timeout_s(settings.claim_lease_ms))
         )
         self.keys = Keys(settings.redis_namespace)
         self.scripts = Scripts(

@@ -10,9 +10,11 @@ from celery.result import AsyncResult
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
-from tests.support.graphs import completed, single
+from mirrorneuron.store.keys import Keys
+from tests.support.graphs import completed, single, until_there
 from tests.support.node import RealNode
 from tests.support.valkey import Sentinel, ValkeyServer
+from tests.support.waiting import wait_until
 
 SERVICE = "the-store"
 
@@ -43,3 +45,31 @@ def test_a_job_runs_through_sentinels(settings: Settings, tmp_path: Path, celery
         assert completed(client, single("true"))
         assert client.why(job_id)
         assert "p%2Fw" not in node.log.read_text()
+
+
+def test_a_frozen_primary_keeps_no_worker(tmp_path: Path) -> None:
+    """It keeps its connections and does not reply. Every connection of the node notices, and finds the new primary."""
+    with ValkeyServer(tmp_path / "old") as old, ValkeyServer(tmp_path / "new") as new:
+        old.client.config_set("repl-diskless-sync-delay", 0)
+        new.client.execute_command("REPLICAOF", "127.0.0.1", old.port)
+        wait_until(lambda: new.client.info("replication")["master_link_status"] == "up")
+        with Sentinel(tmp_path / "sentinel", old, SERVICE, down_after_ms=500) as sentinel:
+            wait_until(lambda: sentinel.client.info("sentinel")["master0"].get("slaves") == 1)
+            url = f"sentinel://127.0.0.1:{sentinel.port}/{SERVICE}/0"
+            settings = Settings(redis_url=url, temp_dir=tmp_path / "temp", executor_max_concurrency=2)
+            client = Client(settings)
+            with RealNode(tmp_path, settings):
+                gate = tmp_path / "gate"
+                running = client.run_manifest(single(until_there(gate)))
+                wait_until(lambda: client.inspect_agents(running)[0]["status"] == "running")
+                claims = Keys(settings.redis_namespace).claims(running)
+                wait_until(lambda: new.client.exists(claims))  # replication is asynchronous
+                old.freeze()
+                try:
+                    wait_until(lambda: new.client.info("replication")["role"] == "master")
+                    gate.touch()
+                    job = client.wait_for_job(running, timeout=120_000)
+                    assert (job["status"], job["result"]["output"]["sandbox"]["attempts"]) == ("completed", 1)
+                    assert completed(client, single("true"))
+                finally:
+                    old.thaw()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from mirrorneuron.api.client import Client
@@ -9,6 +10,7 @@ from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.settings import Settings
 from tests.support.graphs import (
     PATIENCE_MS,
+    agent,
     completed,
     executor,
     fan,
@@ -103,7 +105,10 @@ def test_a_run_of_more_slots_than_any_node_has_waits_and_the_diagnosis_says_so(c
 
 
 def test_a_run_moves_to_a_node_that_has_the_slots(redis_url, tmp_path):
-    """One needs more slots than its node has; another waits at a full node. Both are given back, uncounted."""
+    """One needs more slots than its node has; another waits at a full node. Both are given back, uncounted.
+
+    With `retry_elsewhere` a run also moves when its node lacks a tool.
+    """
     both = {"redis_url": redis_url, "redis_namespace": "moves", "temp_dir": tmp_path / "temp"}
     client, gate = Client(Settings(**both)), tmp_path / "gate"
     large = RealNode(tmp_path / "large", Settings(**both, executor_max_concurrency=3))
@@ -115,16 +120,40 @@ def test_a_run_moves_to_a_node_that_has_the_slots(redis_url, tmp_path):
         wait_until(lambda: snapshots(client, waits)["work"]["status"] == "running")
         needs = client.run_manifest(single("true", pool_slots=3))
         try:
-            large.add("default", "-large")
+            tools = tmp_path / "tools"
+            tools.mkdir()
+            (tools / "only-here").symlink_to("/bin/true")
+            large.add("default", "-large", PATH=f"{tools}{os.pathsep}{os.environ['PATH']}")
             for job_id in (waits, needs):
                 job = client.wait_for_job(job_id, timeout=PATIENCE_MS)
                 sandbox = job["result"]["output"]["sandbox"]
                 assert (sandbox["node_name"], sandbox["attempts"]) == ("default@moves-large", 1)
             assert client.inspect_job(long)["status"] == "running"
+            full = client.run_manifest(single(until_there(tmp_path / "second"), pool_slots=3))
+            wait_until(lambda: snapshots(client, full)["work"]["assigned_node"] == "default@moves-large")
+            lacks = client.run_manifest(tool(retry_elsewhere=True))
+            wait_until(lambda: payloads(client, lacks, "executor_retry"))  # of the small node: the large one is full
+            (tmp_path / "second").touch()
+            sandbox = client.wait_for_job(lacks, timeout=PATIENCE_MS)["result"]["output"]["sandbox"]
+            assert (sandbox["node_name"], sandbox["attempts"]) == ("default@moves-large", 1)
+            large.stop()
+            client.cancel(long)
+            result = client.wait_for_job(client.run_manifest(tool()), timeout=PATIENCE_MS)["result"]
+            assert (result["error"], result["details"]["node_name"]) == (
+                "command not found: only-here",
+                "default@moves",
+            )
         finally:
+            (tmp_path / "second").touch()
             gate.touch()
             large.stop()
         assert "Traceback" not in small.log.read_text()
+
+
+def tool(**config):
+    """A job whose command only one node has."""
+    node = agent("work", "executor", command=["only-here"], complete_job=True, **config)
+    return manifest([node])
 
 
 def test_a_claim_is_renewed_while_its_command_runs(tight, outside, server):

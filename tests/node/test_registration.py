@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -80,3 +82,17 @@ def test_remote_control_stays_in_its_namespace(node: RealNode, redis_url: str) -
     own, other = make_app(node.settings), make_app(Settings(redis_url=redis_url, redis_namespace="other"))
     assert len(own.control.inspect(timeout=10, limit=2).ping() or {}) == 2
     assert other.control.inspect(timeout=0.5).ping() is None
+
+
+def test_a_system_without_a_temporary_folder_gets_one_in_the_nodes_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a read-only root: neither /tmp nor the working folder can be written. Clients need no such folder."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [os.environ.get("TMPDIR", "/proc")])
+    monkeypatch.setenv("TMPDIR", "/proc")
+    assert Settings().temp_dir.name.startswith("mirrorneuron-")
+    registration_module.ensure_temp_folder(tmp_path)
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(tmp_path / "tmp")
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x")

@@ -12,8 +12,10 @@ from celery import Celery
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import connect, connect_async
+from mirrorneuron.store.connection import EndsSubscription, connect, connect_async, node_timeout_s
 from mirrorneuron.store.job_store import Store
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import wait_until
 
 URL = "rediss://user:p%40ss@there:7000/1"
 QUERIES = [
@@ -109,3 +111,22 @@ def test_the_reply_to_an_interrupted_command_is_never_the_reply_to_the_next(
     monkeypatch.undo()
     assert client.get("after") == b"right"
     client.close()
+
+
+def test_a_subscription_to_a_frozen_server_is_given_up(own_server: ValkeyServer) -> None:
+    """Nothing would ever arrive on it, and nothing would fail."""
+    with EndsSubscription(connect(own_server.url, retries=0, timeout_s=0.2), "ends") as ends:
+        ends.subscribe()
+        ends.wait(0.1)
+        own_server.freeze()
+        try:
+            wait_until(lambda: ends.wait(0.1) or not ends.subscribed)
+        finally:
+            own_server.thaw()
+        ends.subscribe()
+        wait_until(lambda: own_server.client.publish("ends", "job"))
+        wait_until(lambda: ends.wait(0.1))
+
+
+def test_a_node_gives_a_server_less_time_than_its_claims_have() -> None:
+    assert [node_timeout_s(lease_ms) for lease_ms in (200, 6_000, 3_600_000)] == [4.0, 4.5, 20.0]

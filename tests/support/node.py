@@ -85,9 +85,9 @@ class RealNode:
         old.terminate()
         return old
 
-    def add(self, pool: str, suffix: str = "", *, slots: int | None = None) -> None:
+    def add(self, pool: str, suffix: str = "", *, slots: int | None = None, **env: str) -> None:
         """Start one more worker for *pool*, with a name that ends with *suffix*; its *slots* need no setting."""
-        self._spawn(pool, suffix, keep=f"{pool}{suffix}", slots=slots)
+        self._spawn(pool, suffix, keep=f"{pool}{suffix}", slots=slots, env=env)
 
     def double(self, pool: str, **env: str) -> None:
         """Start a second worker with the name of the worker of *pool*, which continues to run."""

@@ -151,15 +151,17 @@ class ValkeyServer:
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that monitors *server* under the name *service*."""
+    """A sentinel that monitors *server* under the name *service*. With *down_after_ms* it fails over by itself."""
 
-    def __init__(self, folder: Path, server: ValkeyServer, service: str) -> None:
+    def __init__(self, folder: Path, server: ValkeyServer, service: str, *, down_after_ms: int = 30_000) -> None:
         super().__init__(folder)
-        self._watched, self._service = server, service
+        self._watched, self._service, self._down_after_ms = server, service, down_after_ms
 
     def _arguments(self) -> list[str]:
         config = self.folder / "sentinel.conf"  # the sentinel also writes to this file
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nsentinel monitor {self._service} 127.0.0.1 {self._watched.port} 1\n"
+            f"sentinel down-after-milliseconds {self._service} {self._down_after_ms}\n"
+            f"sentinel failover-timeout {self._service} 5000\n"
         )
         return [str(config), "--sentinel"]

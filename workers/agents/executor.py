@@ -45,7 +45,7 @@ def handle(draft: Draft, run: Run) -> None:
     cut = [(EventType.SANDBOX_OUTPUT_CUT, {"streams": list(result.cut)})] if result.cut else []
     try:
         if result.error:
-            details = {name: sandbox[name] for name in ("sandbox_name", "lease")}
+            details = {name: sandbox[name] for name in ("sandbox_name", "node_name", "lease")}
             raise RunFailed(result.error, details, transient=result.transient)
         for event in cut:
             draft.record(*event)

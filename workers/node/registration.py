@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import socket
+import tempfile
 import threading
 from functools import lru_cache
 from importlib.metadata import version
@@ -58,6 +59,7 @@ class NodeStep(bootsteps.StartStopStep):
         if worker.pool_cls.is_green:
             raise SystemExit(f"the pool {worker.pool_cls.__module__} is not supported: use -P prefork, solo or threads")
         settings: Settings = worker.app.settings
+        ensure_temp_folder(runtime.own_folder(settings))
         self._holder = _this_process()
         own_mark = mark_of(settings, worker.hostname)
         if problem := self._name_problem(settings, worker.hostname):
@@ -163,6 +165,16 @@ def _is_alone(folder: Path, mark: str) -> bool:
         os.close(held)
         return False
     return True
+
+
+def ensure_temp_folder(folder: Path) -> None:
+    """Where the system has no folder for temporary files, as on a read-only root, set TMPDIR to one in *folder*."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        own = folder / "tmp"
+        own.mkdir(mode=0o700, exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(own)
 
 
 def _this_process() -> str:
