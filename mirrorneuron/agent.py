@@ -85,7 +85,7 @@ def _snapshot(value: Any) -> Any:
 def _deep_copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _deep_copy(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_deep_copy(item) for item in value]
     return value
 
