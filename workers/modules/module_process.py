@@ -76,6 +76,7 @@ class ModuleProcess:
         self.digest = digest
         self.used_at = 0.0  #: by the pool's clock
         self.is_ready = False
+        self.last_run: tuple[str, str] | None = None  #: job and agent of the last message
         self._cap_bytes = cap_bytes
         self._asked = -1  #: number of the last question; 0 is the wait until the child is ready
         self._killed = False
@@ -135,6 +136,13 @@ class ModuleProcess:
         """True if the child runs and has sent nothing, as an idle child must. Its printed output does not count."""
         return not any(fd not in self._outputs for fd, _ in self._poll.poll(0))
 
+    def late_output(self) -> list[tuple[str, bytes]]:
+        """What the child has printed since its last message: chunks of its streams. For a child that is not busy."""
+        chunks: list[tuple[str, bytes]] = []
+        self._echo = lambda stream, chunk: chunks.append((stream, chunk))
+        self._read_rest()
+        return chunks
+
     def exchange(
         self,
         question: bytes,
@@ -149,10 +157,8 @@ class ModuleProcess:
         Raises TimeoutError; InterruptedError if *handle* is killed; EOFError if the child has ended; ProtocolBroken.
         """
         self._asked += 1
-        self._echo = None
-        self._read_output()
         for kept in self._printed.values():
-            kept.clear()  # printed by threads of an earlier message
+            kept.clear()
         self._echo = echo
         frame = HEADER.pack(len(question), self._asked) + question if self._asked else b""
         going = _Exchange(self._asked, memoryview(frame))
