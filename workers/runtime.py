@@ -74,6 +74,7 @@ class Runtime:
         return ModulePool(
             work_root=self.settings.temp_dir / "modules",
             environment=dict([mark_of(self.settings, self.name).split("=", 1)]),
+            late_output=self.live_output.of,
         )
 
     @cached_property

@@ -13,7 +13,7 @@ from typing import Final
 from mirrorneuron.bundle.conditions import unknown_roots
 from mirrorneuron.bundle.config_lint import keys_without_effect, node_key_hint, priorities
 from mirrorneuron.bundle.manifest import ANY_TYPE, AgentType, Edge, Manifest, Node, OnIdle, RoutingMode
-from mirrorneuron.bundle.message_bounds import bounds, declared_type, type_key
+from mirrorneuron.bundle.message_bounds import NO_EDGE_HINT, bounds, declared_type, type_key
 from mirrorneuron.bundle.parse import below
 from mirrorneuron.bundle.schema import Model, words
 from mirrorneuron.bundle.suggest import did_you_mean
@@ -104,11 +104,8 @@ def _unrouted_types(graph: Graph) -> Iterator[Issue]:
         explicit = node.config.get(key) is not None
         if not edges and (not explicit or node.config.get("complete_job") is True):
             continue  # a node at the end of the graph needs no edge
-        hint = "add an edge with this message_type"
-        if node.agent_type is AgentType.EXECUTOR:
-            hint += f", or set {key} to null if the command emits its own messages"
         path = f"{below('nodes', index)}.config.{key}"
-        yield Issue(path, f'no outgoing edge carries the emitted type "{emitted}"', hint)
+        yield Issue(path, f'no outgoing edge carries the emitted type "{emitted}"', NO_EDGE_HINT[node.agent_type])
 
 
 def _dead_edges(graph: Graph) -> Iterator[Issue]:

@@ -196,7 +196,7 @@ EFFECTS: Final[dict[type[Model], dict[str, str]]] = {
     },
     Node: {
         "node_id": "Id of the node, unique in the manifest; at most 200 characters, without `{`, `}` and control"
-        " characters.",
+        " characters; not beginning with `-`.",
         "agent_type": "What the agent does with a message.",
         "type": "Template: how the agent's messages are counted and grouped.",
         "role": "`root` or `root_coordinator` makes the node an entrypoint if `entrypoints` is absent;"

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from mirrorneuron.bundle.manifest import ANY_TYPE, EXECUTOR_RESULT, SENSOR_READY, AgentType, Edge, Manifest, Node
 
 Outgoing = Mapping[str, Sequence[tuple[int, Edge]]]
+
+_ADD: Final = "add an edge with this message_type"
+_OR_NULL: Final = f"{_ADD}, or set output_message_type to null if the command emits its own messages"
+#: what to do about a type that no edge carries
+NO_EDGE_HINT: Final = {kind: _OR_NULL if kind is AgentType.EXECUTOR else _ADD for kind in AgentType}
 
 _MANY = 10**12  # larger bounds count as infinite, so that sums stay cheap
 
@@ -29,6 +35,21 @@ def declared_type(node: Node) -> str | None:
         case AgentType.SENSOR:
             return SENSOR_READY if emitted is None else emitted
     return emitted
+
+
+def chosen_type(node: Node) -> str | None:
+    """The type that every run of the node emits because its config names it: a run fails if no edge carries it.
+
+    None if there is none, as for modules, whose config has no such key, and for an aggregator that never fires.
+    """
+    config = node.config
+    if node.agent_type is AgentType.MODULE:
+        return None
+    fires = config.get("complete_on_message") or config.get("complete_after")
+    if node.agent_type is AgentType.AGGREGATOR and not fires:
+        return None
+    chosen = config.get(type_key(node))
+    return chosen if isinstance(chosen, str) and chosen else None
 
 
 def bounds(manifest: Manifest, outgoing: Outgoing) -> dict[str, float]:

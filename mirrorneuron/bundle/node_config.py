@@ -68,7 +68,7 @@ _PARTS: Final = "list of `{source, target}`"
 _COMMAND: Final = (
     "The command. A list runs without a shell; a string is run by `bash -c`. `{input_file}`, `{context_file}`,"
     " `{message_file}`, `{body_file}`, `{answer_file}`, `{workdir}`, `{job_id}`, `{agent_id}` and `{python}` (the"
-    " worker's Python) are filled in, in a string with the quotes that the shell needs."
+    " worker's Python) are filled in, in a string and in the script of `sh -c` with the quotes that the shell needs."
 )
 _COMPLETE_AFTER: Final = ConfigKey(
     whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."

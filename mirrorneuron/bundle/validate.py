@@ -14,6 +14,7 @@ from typing import Any, Final
 from mirrorneuron.bundle import node_config, other_formats
 from mirrorneuron.bundle.conditions import compile_condition
 from mirrorneuron.bundle.manifest import (
+    ANY_TYPE,
     ROOT_ROLES,
     TEMPLATES,
     VERSION,
@@ -25,6 +26,7 @@ from mirrorneuron.bundle.manifest import (
     Policies,
     Template,
 )
+from mirrorneuron.bundle.message_bounds import NO_EDGE_HINT, chosen_type, type_key
 from mirrorneuron.bundle.parse import below, kind, shown
 from mirrorneuron.bundle.payload_checks import PayloadChecks
 from mirrorneuron.bundle.schema import read
@@ -84,6 +86,7 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
     head = _read_head(raw, draft)
     _read_nodes(raw.get("nodes"), draft)
     _read_edges(raw.get("edges"), draft)
+    _check_emitted_types(raw.get("edges"), draft)
     policies = read(Policies, _or(raw.get("policies"), {}), "policies", draft.issues)
     entrypoints = _entrypoints(raw.get("entrypoints"), draft)
     inputs = _initial_inputs(raw.get("initial_inputs"), entrypoints, draft)
@@ -162,9 +165,32 @@ def _check_id(node_id: Any, path: str, draft: Draft) -> None:
         draft.issue(where, f"must have at most {MAX_ID} characters, not {len(node_id)}")
     if _CONTROL.search(node_id) or "{" in node_id or "}" in node_id:
         draft.issue(where, "must not contain control characters, { or }")
+    if node_id.startswith("-"):
+        draft.issue(where, "must not begin with -", "a command such as `mn send` would take it for an option")
     first = draft.ids.setdefault(node_id, path)
     if first != path:
         draft.issue(where, f"duplicate node_id {shown(node_id)} (also {first})", "rename one of the nodes")
+
+
+def _check_emitted_types(raw_edges: Any, draft: Draft) -> None:
+    """Add an issue for each type that a node's config chooses and that none of the node's edges carries.
+
+    Its run would fail. A node without edges is the end of a graph; `lint` warns about types that a run only counts.
+    """
+    if len(draft.edges) != len(_or(raw_edges, [])):
+        return  # an edge that cannot be read may carry any type
+    carried: dict[str, set[str]] = {}
+    for edge in draft.edges:
+        carried.setdefault(edge.from_node, set()).add(edge.message_type)
+    for path, _, node in draft.nodes:
+        types = carried.get(node.node_id) if node is not None else None
+        chosen = chosen_type(node) if node is not None else None
+        if node is None or types is None or chosen is None or types & {ANY_TYPE, chosen}:
+            continue
+        hint = draft.suggestions.near(chosen, sorted(types)) or NO_EDGE_HINT[node.agent_type]
+        draft.issue(
+            f"{path}.config.{type_key(node)}", f"no outgoing edge carries the emitted type {shown(chosen)}", hint
+        )
 
 
 def _agent_type(node: dict[str, Any], model: Node | None) -> AgentType | None:

@@ -71,12 +71,12 @@ def _pack(action: object) -> list[Any]:
 
 
 def _check(value: object, where: object, depth: int = 0) -> None:
-    """Raise Refusal for values that JSON would change: sets, dates, bytes, NaN, keys that are not strings.
+    """Raise Refusal for values that JSON would change: tuples, sets, dates, bytes, NaN, keys that are not strings.
 
     The encoder would write most of them as another type, which the agent would find in its next state. *where* is a
     name, or a pair of the outer *where* and a key: the text is made only for an error.
     """
-    if isinstance(value, dict | list | tuple):
+    if isinstance(value, dict | list):
         if depth > _MAX_DEPTH:
             raise Refusal(f"{_path(where)[:60]}... is nested too deeply or contains itself")
         if isinstance(value, dict):
@@ -91,7 +91,8 @@ def _check(value: object, where: object, depth: int = 0) -> None:
         if not math.isfinite(value):
             raise Refusal(f"{_path(where)} is {value}, which JSON cannot represent")
     elif value is not None and not isinstance(value, str | int):
-        raise Refusal(f"{_path(where)} is of type {type(value).__name__}, which is not a JSON value")
+        hint = "; use a list" if isinstance(value, tuple) else ""
+        raise Refusal(f"{_path(where)} is of type {type(value).__name__}, which is not a JSON value{hint}")
 
 
 def _path(where: object) -> str:

@@ -54,9 +54,12 @@ class Sources:
         )
         agent = agent_class()
         agent.state = question["state"]
-        returned: object = agent.handle(message, context)  # type: ignore[func-returns-value]
+        try:
+            returned: object = agent.handle(message, context)  # type: ignore[func-returns-value]
+        finally:
+            actions = context._end()
         reject_returned(returned, f"{agent_class.__qualname__}.handle")
-        return success(agent.state, list(context.actions))
+        return success(agent.state, actions)
 
     def _find(self, config: dict[str, Any], payloads: str | None) -> type[Agent]:
         name, source = config.get("module"), config.get("module_source")

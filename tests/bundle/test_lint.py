@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mirrorneuron.bundle.load import load
+from mirrorneuron.errors import ManifestError
 
 
 def warned(nodes: dict[str, dict[str, Any]], *edges: str, **more: Any) -> dict[str, str]:
@@ -69,10 +70,8 @@ def test_a_sensor_and_a_node_with_initial_input_are_reachable() -> None:
 @pytest.mark.parametrize(
     ("node", "key"),
     [
-        (router("done"), "emit_type"),
         (executor(), "output_message_type"),
-        (executor(output_message_type="done"), "output_message_type"),
-        ({"aggregator": {"complete_after": 1, "output_message_type": "done"}}, "output_message_type"),
+        ({"aggregator": {"output_message_type": "done"}}, "output_message_type"),
         ({"sensor": {}}, "output_message_type"),
     ],
 )
@@ -83,6 +82,31 @@ def test_an_emitted_type_that_no_edge_carries_gets_a_warning(node: dict[str, Any
         "no outgoing edge carries the emitted type" in text
         for text in warned({"a": node, "b": router()}, "a * b").values()
     )
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "hint"),
+    [
+        (router("dome"), "emit_type", 'did you mean "done"?'),
+        (executor(output_message_type="x"), "output_message_type", "or set output_message_type to null"),
+        (executor(output_message_type="x", complete_job=True), "output_message_type", "add an edge"),
+        ({"aggregator": {"complete_after": 1, "output_message_type": "x"}}, "output_message_type", "add an edge"),
+        ({"aggregator": {"complete_on_message": True, "output_message_type": "x"}}, "output_message_type", "add"),
+        ({"sensor": {"output_message_type": "x"}}, "output_message_type", "add an edge"),
+    ],
+)
+def test_a_chosen_type_that_no_edge_carries_is_an_error_because_each_run_fails(
+    node: dict[str, Any], key: str, hint: str
+) -> None:
+    """The rule of the run (docs/concepts.md): the config names the type, and the node has edges."""
+    with pytest.raises(ManifestError) as caught:
+        warned({"a": node, "b": router()}, "a done b")
+    (issue,) = caught.value.issues
+    assert issue.path == f"nodes[0].config.{key}"
+    assert issue.message.startswith("no outgoing edge carries the emitted type")
+    assert hint in issue.hint
+    for edges in (["a * b"], []):
+        warned({"a": node, "b": router()}, *edges)
 
 
 def test_a_node_at_the_end_of_the_graph_may_emit_its_default_type() -> None:

@@ -124,6 +124,7 @@ def test_a_missing_key_of_a_node_is_an_issue_at_the_node() -> None:
         ("initial_inputs", [{"ttl_ms": -1}], "initial_inputs[0]", "ttl_ms must be a number of 0 or more"),
         ("nodes.0", 3, "nodes[0]", "must be an object, not a number"),
         ("nodes.0.node_id", "a{b}", "nodes[0].node_id", "must not contain control characters, { or }"),
+        ("nodes.0.node_id", "-a", "nodes[0].node_id", "must not begin with -"),
         ("nodes.0.node_id", "a\tb", "nodes[0].node_id", "must not contain control characters, { or }"),
         ("nodes.0.node_id", "n" * 201, "nodes[0].node_id", "at most 200 characters, not 201"),
         ("nodes.0.agent_type", "ruoter", "nodes[0].agent_type", 'unknown agent_type "ruoter"'),

@@ -10,6 +10,7 @@ import pytest
 from mirrorneuron.api.client import Client
 from mirrorneuron.errors import AgentNotFound, JobNotFound
 from tests.support.graphs import PATIENCE_MS, collector, executor, manifest, single, until_there
+from tests.support.waiting import wait_until
 
 
 def text(client: Client, job_id: str, agent: str | None = None) -> str:
@@ -85,6 +86,30 @@ def test_the_traceback_of_each_failed_attempt_of_a_module_is_logged(client: Clie
     for chunk in said:
         assert 'breaker.py", line 4, in handle' in chunk["text"]
         assert "ValueError: broken here" in chunk["text"]
+
+
+def test_what_a_module_does_after_handle_has_ended_is_an_error_in_the_log(client: Client, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads" / "late.py").write_text(
+        "import os, threading, time\n"
+        "from mirrorneuron import Agent\n"
+        "class Late(Agent):\n"
+        "    def handle(self, message, context):\n"
+        "        def work():\n"
+        f"            while not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+        "            context.emit('found', 1)\n"
+        "        threading.Thread(target=work, daemon=True).start()\n"
+        "        context.complete_job(1)\n"
+    )
+    config = {"module": "late:Late", "module_source": "late.py"}
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(manifest([{"node_id": "m", "agent_type": "module", "config": config}]))
+    )
+    job_id, job = client.run_manifest(tmp_path, await_=True, timeout=PATIENCE_MS)
+    assert (job["status"], text(client, job_id)) == ("completed", "")
+    gate.touch()
+    wait_until(lambda: "RuntimeError: emit of 'found' by 'm' after handle has ended: lost" in text(client, job_id, "m"))
 
 
 def test_unknown_jobs_and_agents_are_errors_at_once(client: Client) -> None:

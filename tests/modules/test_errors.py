@@ -23,6 +23,11 @@ from workers.modules.pool import ModulePool
         ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
         ("self.state = [1]", "state must be a dict of JSON values, not list"),
         ("self.state['a'] = {'b': [1, {2}]}", "state['a']['b'][1] is of type set, which is not a JSON value"),
+        ("self.state['a'] = [(1, 2)]", "state['a'][0] is of type tuple, which is not a JSON value; use a list"),
+        (
+            "context.emit('e', {'x': (1,)})",
+            "body of 'e'['x'] is of type tuple, which is not a JSON value; use a list",
+        ),
         ("self.state['a'] = b'x'", "state['a'] is of type bytes, which is not a JSON value"),
         ("self.state[1] = 1", "state has the key 1; keys of JSON objects must be strings"),
         ("self.state['a'] = float('nan')", "state['a'] is nan, which JSON cannot represent"),

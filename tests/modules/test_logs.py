@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mirrorneuron.agent import Emit
 from tests.support.modules import Bundle
+from tests.support.waiting import wait_until
 from workers.lifecycle.run_handle import RunHandle
 from workers.modules.pool import ModulePool, ModuleResult
 
@@ -167,3 +172,72 @@ def test_more_output_than_the_pipes_hold_on_both_streams(pool: ModulePool, bundl
     streams, result = said(pool, bundle)
     assert result.error is None
     assert [len(lines) for lines in streams.values()] == [200, 200]
+
+
+LATE = """
+import os, threading, time
+class It(Agent):
+    def handle(self, message, context):
+        gate = message.body
+        def work():
+            while not os.path.exists(gate):
+                time.sleep(0.01)
+            print("late", flush=True)
+            context.emit("x", 1)
+        def swallow():
+            try:
+                work()
+            except RuntimeError:
+                pass
+        for target in (work, swallow):
+            threading.Thread(target=target, daemon=True).start()
+        context.emit("in time", 1)
+"""
+
+
+def test_an_operation_after_handle_has_ended_is_an_error_in_its_thread_and_in_the_log(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Nobody sends another message: the output of an idle child is read all the same."""
+    seen: dict[str, str] = {"stdout": "", "stderr": ""}
+
+    def echo(stream: str, chunk: bytes) -> None:
+        seen[stream] += chunk.decode()
+
+    def late(job: str, agent: str) -> nullcontext[Callable[[str, bytes], None]]:
+        assert (job, agent) == ("job", "a")
+        return nullcontext(echo)
+
+    pool = ModulePool(late_output=late)
+    try:
+        bundle.payloads.joinpath("agent.py").write_text(f"from mirrorneuron.agent import Agent\n{LATE}")
+        result = bundle.run(pool, str(tmp_path / "gate"))
+        assert (result.error, [type(action) for action in result.actions]) == (None, [Emit])
+        (tmp_path / "gate").touch()
+        said = "emit of 'x' by 'a' after handle has ended: lost; handle must wait for its threads and tasks"
+        wait_until(lambda: seen["stderr"].count(f"ERROR mirrorneuron: {said} (job job)\n") == 2)
+        wait_until(lambda: f"RuntimeError: {said}" in seen["stderr"])
+        assert seen["stdout"] == "late\nlate\n"
+        assert bundle.run(pool, "none").error is None
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("call", ["emit('x', 1)", "event('x')", "complete_job(1)"])
+def test_the_context_of_an_earlier_message_is_an_error_also_after_a_failed_one(
+    pool: ModulePool, bundle: Bundle, call: str
+) -> None:
+    bundle.write(
+        "agent.py",
+        f"""
+        kept = []
+        class It(Agent):
+            def handle(self, message, context):
+                if kept:
+                    kept[0].{call}
+                kept.append(context)
+                1 / 0
+        """,
+    )
+    assert "ZeroDivisionError" in str(bundle.run(pool).error)
+    assert "after handle has ended: lost" in str(bundle.run(pool).error)

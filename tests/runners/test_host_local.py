@@ -149,7 +149,7 @@ def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeyp
     monkeypatch.setenv("SECRET", "s3")
     monkeypatch.setenv("SHARED", "from the node")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{os.path.dirname(sys.executable)}")
+    own = os.path.dirname(sys.executable)
     monkeypatch.delenv("TMPDIR", raising=False)
     given = {"SHARED": "default", "COUNT": 3, "ON": True, "NOTHING": None, "MIRROR_NEURON_JOB_ID": "forged"}
     text = bench.out(SHOW_ENVIRONMENT, environment=given, pass_env=["SHARED", "ABSENT"])
@@ -164,7 +164,7 @@ def test_a_command_sees_only_what_it_was_given_of_the_environment(bench, monkeyp
     assert list(files) == [f"MIRROR_NEURON_{name}_FILE" for name in ("ANSWER", "BODY", "CONTEXT", "INPUT", "MESSAGE")]
     assert seen.pop("MIRROR_NEURON_WORKDIR") == str(Path(files["MIRROR_NEURON_BODY_FILE"]).parent)
     assert seen == {
-        "PATH": os.environ["PATH"],
+        "PATH": ":".join([own, *(entry for entry in os.environ["PATH"].split(":") if entry != own)]),
         "MIRROR_NEURON_PYTHON": sys.executable,
         "HOME": os.environ["HOME"],
         "LANG": "C.UTF-8",

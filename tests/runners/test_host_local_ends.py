@@ -93,6 +93,34 @@ def test_a_script_without_an_interpreter_line_gets_a_hint(run, tmp_path):
     assert run([str(script)]).error.endswith("Exec format error (does it begin with a #! line?)")
 
 
+@pytest.mark.parametrize(
+    ("first", "error"),
+    [
+        (
+            "#!/bin/sh\r",
+            "its interpreter '/bin/sh\\r' is not there (the first line ends in CR: the file has Windows line endings)",
+        ),
+        ("#!/no/such/interpreter -x", "its interpreter '/no/such/interpreter -x' is not there"),
+    ],
+)
+def test_a_script_whose_interpreter_is_missing_is_not_called_missing_itself(run, tmp_path, first, error):
+    script = tmp_path / "script"
+    script.write_bytes(f"{first}\necho hi\n".encode())
+    script.chmod(0o755)
+    result = run([str(script)])
+    assert (result.error, result.sandbox["exit_code"]) == (f"command cannot be run: {script}: {error}", 126)
+
+
+@pytest.mark.parametrize("shebang", ["#!/usr/bin/env sh", "#!/bin/sh"])
+def test_windows_line_endings_are_named_if_a_shell_or_env_fails_by_them(run, tmp_path, shebang):
+    script = tmp_path / "script"
+    script.write_bytes(f"{shebang}\r\nno-such-command\r\n".encode())
+    script.chmod(0o755)
+    hint = f"; the first line of {script} ends in CR: the file has Windows line endings"
+    for command in (f"'{script}'", ["sh", str(script)], ["env", str(script)]):
+        assert run(command).error.endswith(hint), command
+
+
 def test_a_failed_run_keeps_its_output(run):
     result = run("echo before; echo why >&2; exit 1")
     assert (result.sandbox["stdout"], result.sandbox["stderr"]) == ("before\n", "why\n")

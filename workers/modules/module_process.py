@@ -76,10 +76,11 @@ class ModuleProcess:
         self.digest = digest
         self.used_at = 0.0  #: by the pool's clock
         self.is_ready = False
+        self.last_run: tuple[str, str] | None = None  #: job and agent of the last message
         self._cap_bytes = cap_bytes
         self._asked = -1  #: number of the last question; 0 is the wait until the child is ready
         self._killed = False
-        self._printed = bytearray()
+        self._printed = {"stderr": bytearray(), "stdout": bytearray()}
         self._echo: Callable[[str, bytes], None] | None = None
         self._folder = HeldFolder(root, "mn-module")
         try:
@@ -135,6 +136,13 @@ class ModuleProcess:
         """True if the child runs and has sent nothing, as an idle child must. Its printed output does not count."""
         return not any(fd not in self._outputs for fd, _ in self._poll.poll(0))
 
+    def late_output(self) -> list[tuple[str, bytes]]:
+        """What the child has printed since its last message: chunks of its streams. For a child that is not busy."""
+        chunks: list[tuple[str, bytes]] = []
+        self._echo = lambda stream, chunk: chunks.append((stream, chunk))
+        self._read_rest()
+        return chunks
+
     def exchange(
         self,
         question: bytes,
@@ -149,9 +157,8 @@ class ModuleProcess:
         Raises TimeoutError; InterruptedError if *handle* is killed; EOFError if the child has ended; ProtocolBroken.
         """
         self._asked += 1
-        self._echo = None
-        self._read_output()
-        self._printed.clear()  # printed by threads of an earlier message
+        for kept in self._printed.values():
+            kept.clear()
         self._echo = echo
         frame = HEADER.pack(len(question), self._asked) + question if self._asked else b""
         going = _Exchange(self._asked, memoryview(frame))
@@ -210,9 +217,9 @@ class ModuleProcess:
                     self._poll.unregister(fd)
             elif chunk and self._echo is not None:
                 self._echo(name, chunk)
-            self._printed += chunk or b""
+            self._printed[name] += chunk or b""
+            del self._printed[name][: -OUTPUT_KEPT_BYTES // 2]
             found = found or bool(chunk)
-        del self._printed[:-OUTPUT_KEPT_BYTES]
         return found
 
     def _read_rest(self) -> None:
@@ -222,9 +229,11 @@ class ModuleProcess:
                 break
 
     def printed(self) -> dict[str, str]:
-        """The end of the output since the question, as details of a result."""
+        """The end of the output since the question, stderr and then stdout, as details of a result."""
         self._read_rest()
-        return {"stderr": self._printed.decode(errors="replace")} if self._printed else {}
+        stderr, stdout = (kept.decode(errors="replace") for kept in self._printed.values())
+        between = "\n" if stderr and stdout and not stderr.endswith("\n") else ""
+        return {"stderr": stderr + between + stdout} if stderr or stdout else {}
 
     def ends_by_itself(self) -> bool:
         """Wait for the end of a child whose socket has closed; False if it still runs after the grace."""

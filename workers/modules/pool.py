@@ -13,9 +13,11 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.message import Message, check_emit_fields, decode, encode
@@ -23,13 +25,17 @@ from mirrorneuron.text import signal_name
 from workers.disk.work_folder import remove_abandoned
 from workers.lifecycle.run_handle import RunHandle, capped_s, limit_note
 from workers.lifecycle.shortage import shortage_of
+from workers.lifecycle.threads import started
 from workers.modules.module_child import CHANNEL_LOST
 from workers.modules.module_process import ModuleProcess, ProtocolBroken
 
 MIB: Final = 1024 * 1024
+#: called with job and agent; yields the function that takes a stream's name and its output
+LateOutput: TypeAlias = Callable[[str, str], AbstractContextManager[Callable[[str, bytes], None]]]
 
 _START_S: Final = 60.0  # a loaded machine may need seconds; a child that needs a minute will never be ready
 _LINGER_S: Final = 60.0  # a child exits by itself this long after the pool would have stopped using it
+_LATE_EVERY_S: Final = 0.5
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -68,7 +74,7 @@ class ModulePool:
     Fork-safe: a forked process starts without children and does not touch its parent's. *environment* is added to the
     children's environment. *work_root* holds one empty working folder for each child, removed with the child: agents
     must not write into the bundle's folder, which is a cache. Folders that killed workers left there are removed at the
-    start.
+    start. *late_output* takes what a module's threads print after its message.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class ModulePool:
         max_answer_bytes: int = 64 * MIB,
         work_root: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        late_output: LateOutput | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_children = max_children
@@ -86,6 +93,7 @@ class ModulePool:
         self._max_answer_bytes = max_answer_bytes
         self._work_root = work_root
         self._environment = dict(environment or {})
+        self._late_output = late_output
         self._clock = clock
         self._reset()
         _POOLS.add(self)
@@ -99,6 +107,8 @@ class ModulePool:
         # Linux kills a child when the *thread* that started it ends. So one thread, which exists as long as the pool,
         # starts all children.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="module-starter")
+        self._listener: threading.Thread | None = None
+        self._closing = threading.Event()
 
     def run(self, request: ModuleRequest, handle: RunHandle) -> ModuleResult:
         """Let the bundle's class handle the message. Blocks. A failure is in `error`, not raised."""
@@ -116,6 +126,8 @@ class ModulePool:
             return replace(failed, shortage=shortage_of(error))
         keep = False
         try:
+            self._report(child.last_run, child.late_output())
+            child.last_run = request.job_id, request.agent_id
             result, keep = _ask(child, request, question, handle)
         finally:  # after an exception (soft time limit, Ctrl-C) the child may still be busy, and is not kept
             self._give_back(child, keep)
@@ -126,6 +138,8 @@ class ModulePool:
         with self._lock:
             ended, self._idle = self._idle, []
             self._busy.clear()  # a child that is not in this set is not kept
+            self._closing.set()
+            self._listener, self._closing = None, threading.Event()
         for child in ended:
             child.end()
 
@@ -171,8 +185,29 @@ class ModulePool:
                 child.used_at = self._clock()
                 self._idle.append(child)
                 ended = self._surplus(self._idle, 0)
+                self._listen()
         for child in ended:
             child.end()
+
+    def _listen(self) -> None:
+        """Start the thread that reads what threads of idle children print."""
+        if self._listener is None and self._late_output is not None:
+            with suppress(RuntimeError):  # the OS refuses a thread; the output is read before the next message
+                self._listener = started("module output", partial(self._read_idle, self._closing))
+
+    def _read_idle(self, closing: threading.Event) -> None:
+        while not closing.wait(_LATE_EVERY_S):
+            with self._lock:
+                found = [(child.last_run, child.late_output()) for child in self._idle]
+            for last_run, printed in found:
+                self._report(last_run, printed)
+
+    def _report(self, last_run: tuple[str, str] | None, printed: list[tuple[str, bytes]]) -> None:
+        """Log what was printed after a message, as output of the agent that handled it."""
+        if printed and last_run is not None and self._late_output is not None:
+            with self._late_output(*last_run) as echo:
+                for stream, chunk in printed:
+                    echo(stream, chunk)
 
     def _surplus(self, idle: list[ModuleProcess], needed: int) -> list[ModuleProcess]:
         """Remove from *idle*, and return, the least recently used children that leave no room for *needed* more."""

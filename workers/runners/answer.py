@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,9 @@ _SIGN: Final = re.compile(
     r"""|\{\s*["'](events)["']\s*(?::|=>)(?=\s*\[)"""
 )
 _BEGIN: Final = re.compile(r'[{[]|^[ \t]*"', re.MULTILINE)
+#: a bracket, or all that JSON may have between two brackets; possessive, so that nothing is read twice
 _TOKEN: Final = re.compile(
-    r"""[{}\[\]:,]|"(?:[^"\\\x00-\x1f]|\\.)*"|[ \t\r\n]+|-?\d[\d.eE+-]*|true|false|null|NaN|-?Infinity"""
+    r"""[{}\[\]]|(?:[:, \t\r\n]++|"(?:[^"\\\x00-\x1f]++|\\.)*+"|-?\d[\d.eE+-]*+|true|false|null|NaN|-?Infinity)++"""
 )
 _PRINTED_KEY: Final = re.compile(
     rb"""[{,]\s*["'](complete_job\??|emit_messages|next_state)["']\s*:|\n\s*\{\s*["'](events)["']\s*:\s*\["""
@@ -58,7 +60,7 @@ def find_answer(text: str, *, strict: bool = False) -> str | None:
             elif brace >= 0 or sign[0].startswith("{"):
                 place, stop, key = brace if brace >= 0 else sign.start(), -1, sign[sign.lastindex]
         before = text[done:start]
-        alone = not before.rpartition("\n")[2].strip() and ("\n" in before or not done)
+        alone = not before.rpartition("\n")[2].strip() and ("\n" in before or text[done - 1 : done] in ("", "\n"))
         if end == start:  # no JSON value begins here
             brace = start
         elif (found := _answer_key(value, alone)) and (
@@ -68,12 +70,12 @@ def find_answer(text: str, *, strict: bool = False) -> str | None:
         done = end
     if place < 0:
         return None
-    line_end = text.find("\n", stop)
-    rest = text[stop : line_end if line_end >= 0 else len(text)]
-    if stop < 0 or rest.strip():
-        stop = len(text)
+    if stop < 0 or text[stop - 1] != "\n":
+        line_end = text.find("\n", stop)
+        if stop < 0 or text[stop : line_end if line_end >= 0 else len(text)].strip():
+            stop = len(text)
     _check(text, place, stop, key)
-    return text[place:stop]
+    return text[place:stop].strip()
 
 
 def _values(text: str) -> Iterator[tuple[int, int, Any]]:
@@ -85,16 +87,25 @@ def _values(text: str) -> Iterator[tuple[int, int, Any]]:
     place = 0
     while match := _BEGIN.search(text, place):
         start = match.end() - 1
-        place, whole = _end_of_value(text, start)
-        try:
-            value = decode(text[start:place]) if whole else None
-        except ValueError:
-            whole = False
-        if whole:
-            yield start, place, value
+        place, found = _value_at(text, start)
+        if found:
+            yield start, place, found[0]
         elif text[start] == "{":
             yield start, start, None
     yield len(text), len(text), None
+
+
+def _value_at(text: str, start: int) -> tuple[int, list[Any]]:
+    """Where the JSON value that begins at *start* ends, and the value in a list, which is empty if there is none."""
+    if start == 0 or text[start - 1] == "\n":  # mostly the rest of the line, or all of the text, is the value
+        line_end = text.find("\n", start) + 1 or len(text)
+        for end in (line_end, len(text))[: 2 if start == 0 else 1]:
+            with suppress(ValueError):
+                return end, [decode(text[start:end])]
+    end, whole = _end_of_value(text, start)
+    with suppress(ValueError):
+        return end, [decode(text[start:end])] if whole else []
+    return end, []
 
 
 def _end_of_value(text: str, start: int) -> tuple[int, bool]:

@@ -32,6 +32,7 @@ INHERITED: Final = (
 )  # the only variables of the worker that a command sees without `pass_env`
 MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<node>:<job>:<agent>`
 _RUN_PREFIXES: Final = (PREFIX, "MN_")  # of the variables that the runner sets itself
+_SHELLS: Final = frozenset({"ash", "bash", "dash", "ksh", "sh", "zsh"})
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
 _PLACEHOLDER: Final = re.compile(
     r"\{(input_file|context_file|message_file|body_file|answer_file|workdir|job_id|agent_id|python)\}"
@@ -155,22 +156,44 @@ def words_of(config: Mapping[str, Any], variables: Mapping[str, str], paths: San
     """The arguments to execute: a list, or `bash -c` and a string.
 
     Placeholders are replaced in both, in a string with the quotes that the shell needs. Sandbox paths are mapped in
-    both; in a list only at the beginning of a word. Other braces are left unchanged, and `${job_id}` in a string.
+    both; in a list only at the beginning of a word. Other braces are left unchanged, and `${job_id}` in a string. The
+    script of a shell in a list (`["sh", "-c", SCRIPT]`) is such a string.
     """
     command = config.get("command")
     if isinstance(command, str) and command.strip():
-        return ["bash", "-c", substitute(paths.text(command), _IN_SHELL, partial(_values, variables))]
+        return ["bash", "-c", _shell_text(command, variables, paths)]
     if not isinstance(command, list) or not command:
         raise RunRefused("config.command: must be a list of words or a string")
     words = []
     for number, word in enumerate(command):
         if isinstance(word, bool) or not isinstance(word, str | int | float):
             raise RunRefused(f"config.command[{number}]: must be a string")
+        if number == _script_at(command):
+            words.append(_shell_text(str(word), variables, paths))
+            continue
         mapped = paths.word(str(word))
         words.append(_PLACEHOLDER.sub(lambda found: variables[f"MIRROR_NEURON_{found[1].upper()}"], mapped))
     if not words[0]:
         raise RunRefused("config.command[0]: must not be empty")
     return words
+
+
+def _script_at(words: list[Any]) -> int:
+    """The place of the script that a shell among *words* gets with `-c`; -1 if there is none."""
+    for number, word in enumerate(words):
+        if not isinstance(word, str) or os.path.basename(word) not in _SHELLS:
+            continue
+        place = number + 1
+        while place < len(words) - 1 and str(words[place]).startswith(("-", "+")):
+            letters = "" if str(words[place]).startswith("--") else str(words[place])[1:]
+            place += 2 if "o" in letters.lower() else 1  # `-o` is followed by a name
+            if "c" in letters:
+                return place if place < len(words) else -1
+    return -1
+
+
+def _shell_text(text: str, variables: Mapping[str, str], paths: SandboxPaths) -> str:
+    return substitute(paths.text(text), _IN_SHELL, partial(_values, variables))
 
 
 def _values(variables: Mapping[str, str], found: re.Match[str]) -> tuple[str, str, str]:
@@ -179,12 +202,12 @@ def _values(variables: Mapping[str, str], found: re.Match[str]) -> tuple[str, st
 
 
 def _search_path(path: str) -> str:
-    """Put the folder of the worker's Python first in *path*, unless it is in it.
+    """Put the folder of the worker's Python first in *path*.
 
     A worker may be started without its virtual environment activated; `python3` must still be the worker's.
     """
     folder = os.path.dirname(sys.executable)
-    return path if folder in path.split(os.pathsep) else os.pathsep.join((folder, path))
+    return os.pathsep.join((folder, *(entry for entry in path.split(os.pathsep) if entry != folder)))
 
 
 def _text(value: Any) -> str:

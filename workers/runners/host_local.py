@@ -11,7 +11,8 @@ import errno
 import math
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,8 @@ DEFAULT_PREFIX: Final = "host-local"
 NOT_RUN: Final = 125  # exit codes like those of docker and shells
 NOT_RUNNABLE: Final = 126
 NOT_FOUND: Final = 127
+_FIRST_LINE: Final = 512  # bytes of a script that are read
+_WORDS_SEEN: Final = 50  # of a command that the shell or `env` could not start
 
 
 class HostLocal:
@@ -92,6 +95,8 @@ class HostLocal:
                 echo=echo,
             )
         except (FileNotFoundError, NotADirectoryError):
+            if reason := _interpreter_missing(words[0], workdir, environment["PATH"]):
+                return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {reason}")
             return _not_run(request, name, NOT_FOUND, f"command not found: {words[0]}")
         except OSError as error:
             return _not_run(request, name, NOT_RUNNABLE, f"command cannot be run: {words[0]}: {_reason(error)}", error)
@@ -100,11 +105,46 @@ class HostLocal:
         )
         result = replace(result, printed_key=watch.key if "stdout" in result.cut else "")
         if result.error is not None:
-            return result
+            hint = _line_ending_hint(words, workdir) if outcome.returncode in (NOT_FOUND, NOT_RUNNABLE) else ""
+            return replace(result, error=result.error + hint)
         try:
             return replace(result, answer=read_file(Path(variables[ANSWER_FILE]), self._max_answer_bytes))
         except RunRefused as error:
             return replace(result, error=str(error))
+
+
+def _interpreter_missing(word: str, workdir: Path, path: str) -> str:
+    """Why an executable file cannot be started: its first line names a missing interpreter; "" if that is not it.
+
+    The system says "No such file or directory" for the script then.
+    """
+    first = _first_line(os.path.join(workdir, word) if "/" in word else shutil.which(word, path=path) or "")
+    if not first.startswith(b"#!"):
+        return "its program loader is not on this node" if first.startswith(b"\x7fELF") else ""
+    interpreter = repr(first[2:].strip(b" \t").decode("utf-8", "replace"))
+    cause = " (the first line ends in CR: the file has Windows line endings)" if first.endswith(b"\r") else ""
+    return f"its interpreter {interpreter} is not there{cause}"
+
+
+def _line_ending_hint(words: Sequence[str], workdir: Path) -> str:
+    """Name a script among *words* whose first line ends in CR: `env` and shells do not find its interpreter."""
+    for word in " ".join(words).split()[:_WORDS_SEEN]:
+        script = word.strip("'\"")
+        first = _first_line(os.path.join(workdir, script))
+        if first.startswith(b"#!") and first.endswith(b"\r"):
+            return f"; the first line of {script} ends in CR: the file has Windows line endings"
+    return ""
+
+
+def _first_line(path: str) -> bytes:
+    """The first line of a regular file, or as much as identifies it; empty if it cannot be read."""
+    try:
+        if not os.path.isfile(path):
+            return b""
+        with open(path, "rb") as file:
+            return file.read(_FIRST_LINE).partition(b"\n")[0]
+    except (OSError, ValueError):
+        return b""
 
 
 def sandbox_name(request: RunRequest) -> str:
