@@ -30,13 +30,15 @@ MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher thresh
 DELIVERED_KEPT: Final = 10_000  #: ids of messages from outside that are kept to detect duplicates
 MAX_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
+UNDECLARED_KEYS: Final = "--!df flags=allow-undeclared-keys\n"  # for Dragonfly; a comment for Redis and Valkey
+
 Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
 
 
 def _load(name: str) -> str:
     lua = files("mirrorneuron.store") / "lua"
-    return (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
+    return UNDECLARED_KEYS + (lua / "prelude.lua").read_text("utf-8") + (lua / f"{name}.lua").read_text("utf-8")
 
 
 NAMES: Final = (

@@ -15,7 +15,7 @@ LONGEST = 350  # most lines of a module
 
 # Each name is a package or module in `mirrorneuron`, or in `workers` if it begins with `workers.`.
 LAYERS = """
-    errors  job  limits  message  pools  text
+    errors  job  limits  message  pools  server_url  text
     agent  bundle  processes  settings
     drawing  embedded  reference  store
     dispatch

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 from celery.platforms import set_pdeathsig
@@ -151,15 +152,20 @@ class ValkeyServer:
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that monitors *server* under the name *service*."""
+    """A sentinel that monitors *server* under the name *service*, with a *password* of its own if given."""
 
-    def __init__(self, folder: Path, server: ValkeyServer, service: str) -> None:
+    def __init__(self, folder: Path, server: ValkeyServer, service: str, password: str = "") -> None:
         super().__init__(folder)
-        self._watched, self._service = server, service
+        self._watched, self._service, self._password = server, service, password
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{quote(self._password, safe='')}@127.0.0.1:{self.port}" if self._password else super().url
 
     def _arguments(self) -> list[str]:
         config = self.folder / "sentinel.conf"  # the sentinel also writes to this file
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nsentinel monitor {self._service} 127.0.0.1 {self._watched.port} 1\n"
+            + (f"requirepass {self._password}\n" if self._password else "")
         )
         return [str(config), "--sentinel"]
