@@ -17,7 +17,7 @@ from celery.result import AsyncResult
 
 from mirrorneuron.api import arguments, client
 from mirrorneuron.api.async_streams import follow_events, follow_logs
-from mirrorneuron.api.client import SubmitTimeout
+from mirrorneuron.api.client import Metadata, SubmitTimeout
 from mirrorneuron.api.default_client import default_client
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended_async
 from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads
@@ -85,6 +85,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[False] = False,
         job_bundle: JobBundle | None = None,
@@ -97,6 +98,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[True],
         timeout: Timeout = None,
@@ -109,6 +111,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: bool = False,
         timeout: Timeout = None,
@@ -120,8 +123,9 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self.sync._submit_seconds(submit_timeout)
+        labels = arguments.metadata(metadata)
         bundle, new_id = await self._long(self.sync._loaded, input, payloads, job_bundle, job_id)
-        await self._call(self.sync._submit, new_id, bundle, seconds, seconds=seconds)
+        await self._call(self.sync._submit, new_id, bundle, labels, seconds, seconds=seconds)
         return (new_id, await self._wait(new_id, deadline)) if await_ else new_id
 
     async def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
@@ -161,9 +165,16 @@ class Client:
         return await self._long(self.sync.inspect_nodes)
 
     async def list_jobs(
-        self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        include_terminal: bool = True,
+        status: str | None = None,
+        metadata: Metadata = None,
     ) -> list[JobSummary]:
-        return await self._long(self.sync.list_jobs, limit=limit, include_terminal=include_terminal, status=status)
+        return await self._long(
+            self.sync.list_jobs, limit=limit, include_terminal=include_terminal, status=status, metadata=metadata
+        )
 
     async def job_details(self, job_id: str, *, event_limit: int = 25) -> JobDetails:
         return await self._call(self.sync.job_details, job_id, event_limit=event_limit)

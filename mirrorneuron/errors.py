@@ -98,14 +98,15 @@ class RecordDamaged(MirrorNeuronError):
 
 
 class JobExists(MirrorNeuronError):
-    """Another job with a different bundle has this job id."""
+    """Another job with a different bundle, or with other inputs, has this job id."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, difference: str = "another bundle") -> None:
         self.job_id = job_id
-        super().__init__(f"job {job_id!r} already exists with another bundle; choose another job id")
+        self.difference = difference  #: "another bundle" or "other inputs"
+        super().__init__(f"job {job_id!r} already exists with {difference}; choose another job id")
 
-    def __reduce__(self) -> tuple[type[JobExists], tuple[str]]:
-        return type(self), (self.job_id,)
+    def __reduce__(self) -> tuple[type[JobExists], tuple[str, str]]:
+        return type(self), (self.job_id, self.difference)
 
 
 class JobStateError(MirrorNeuronError):

@@ -104,6 +104,7 @@ class JobMap(TypedDict):
     placement_policy: str
     recovery_policy: str
     result: dict[str, Any] | None
+    metadata: dict[str, Any]  #: of the manifest and of the submission; {} if there is none
     manifest_ref: ManifestRef
 
 
@@ -161,6 +162,7 @@ class JobSummary(TypedDict):
     submitted_at: str
     updated_at: str
     daemon: bool
+    metadata: dict[str, Any]
 
 
 class PoolInfo(TypedDict):

@@ -38,3 +38,7 @@ def wait_until_s(due: float | None) -> float | None:
     None (no deadline) stays None. The caller must loop until *due*: the wait may end before it.
     """
     return None if due is None else min(max(0.0, due - time.monotonic()), LONGEST_WAIT_S)
+
+
+#: of a job's metadata, as JSON: it is read with each row of a list
+MAX_METADATA_BYTES: Final = 16 * 1024

@@ -19,6 +19,7 @@ from redis import ConnectionPool, RedisError
 from mirrorneuron.errors import SettingsError
 from mirrorneuron.limits import MOST
 from mirrorneuron.pools import pool_problem
+from mirrorneuron.server_url import REDIS_SCHEMES, SENTINEL, checked, sentinels_of
 from mirrorneuron.text import without_password
 
 PREFIX = "MIRROR_NEURON_"
@@ -187,8 +188,7 @@ class Settings(BaseSettings):
         if not separator or scheme not in {"redis", "rediss", "unix", "sentinel"}:
             raise ValueError(f"{without_password(value)!r} must start with redis://, rediss://, unix:// or sentinel://")
         if scheme == "sentinel":
-            _check_sentinels(value)
-            return value
+            return _with_absolute_files(_checked(value))
         path = _split(value).path.strip("/")
         if scheme == "unix" and not path:
             raise ValueError(
@@ -198,16 +198,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"the database in {without_password(value)!r} is not a number; write it like redis://host:6379/0"
             )
-        value = _with_absolute_files(_with_certificate_mode(value))
+        value = _with_absolute_files(_with_certificate_mode(_checked(value)))
         _check_redis_url(value)
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _valid_broker(cls, value: str) -> str:
-        if value.startswith("sentinel://"):
-            _check_sentinels(value)
-            return value
+        if value.startswith(SENTINEL):
+            return _with_absolute_files(_checked(value))
         urls = value.split(";") if value else []  # several brokers of one cluster
         for url in urls:
             scheme = _split(url).scheme.partition("+")[0]
@@ -215,6 +214,7 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{without_password(url)!r} must start with a scheme that kombu knows, like redis:// or amqp://"
                 )
+        urls = [_checked(url) if urlsplit(url).scheme in REDIS_SCHEMES else url for url in urls]
         return ";".join(_with_absolute_files(_with_certificate_mode(url)) for url in urls)
 
     @field_validator("temp_dir", mode="before")
@@ -263,22 +263,15 @@ def _split(url: str, *, port: bool = True) -> SplitResult:
     return parts
 
 
-def _check_sentinels(url: str) -> None:
-    """Raise ValueError unless *url* is of the form `sentinel://host:port,host:port/service/db`."""
-    parts = _split(url, port=False)
-    hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
-    ports = [port for _, separator, port in hosts if separator]
-    db = parts.path.strip("/").partition("/")[2]
-    good = all(name for name, _, _ in hosts) and all(_is_port(port) for port in ports) and (db or "0").isdecimal()
-    if not good:
-        raise ValueError(
-            f"{without_password(url)!r} must have the form sentinel://host:port,host:port/service/db"
-            " (defaults: port 26379, service mymaster, db 0)"
-        )
-
-
-def _is_port(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65_536
+def _checked(url: str) -> str:
+    """*url* of a Redis server. Raises ValueError, without the password, for a form or option that is not supported."""
+    try:
+        if url.startswith(SENTINEL):
+            sentinels_of(url)
+            return url
+        return checked(url)
+    except ValueError as error:
+        raise ValueError(f"{without_password(url)!r} {error}") from None
 
 
 def _with_certificate_mode(url: str) -> str:
@@ -299,13 +292,13 @@ def _with_certificate_mode(url: str) -> str:
 
 def _with_absolute_files(url: str) -> str:
     """*url* with absolute paths of certificate files: a node runs in another folder than `mn worker` was started in."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
+    place, _, text = url.partition("?")
+    query = dict(parse_qsl(text))
     relative = {name: path for name, path in query.items() if name in FILE_OPTIONS and not os.path.isabs(path)}
     if not relative:
         return url
     absolute = {name: os.path.abspath(path) for name, path in relative.items()}
-    return urlunsplit(parts._replace(query=urlencode({**query, **absolute}, safe="/")))
+    return f"{place}?{urlencode({**query, **absolute}, safe='/')}"
 
 
 def _check_redis_url(url: str) -> None:

@@ -16,14 +16,12 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.protocol import JobRef
 from workers.celery_overrides.batched_events import EventsInBatches
 from workers.celery_overrides.remote_control import refuse_commands
-from workers.celery_overrides.sentinel_reconnects import ask_sentinels_again
 from workers.celery_overrides.undecodable_messages import SurviveUndecodable
 from workers.node.registration import NodeStep
 from workers.runtime import Runtime, runtime
 from workers.visit import Start, visit
 
 keep_private()
-ask_sentinels_again()
 open_missing()  # a daemon may be started without descriptors 0 to 2
 app = make_app(Settings.load())
 refuse_commands()

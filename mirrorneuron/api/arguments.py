@@ -6,12 +6,14 @@ TypeError for a value of the wrong type, ValueError for a value out of range.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from mirrorneuron.errors import Issue, JobNotFound, ManifestError
 from mirrorneuron.job import JobStatus, is_job_id
 from mirrorneuron.limits import MOST
+from mirrorneuron.message import encode
 
 MAX_COUNT: Final = 2**63 - 1  # the largest integer of a Redis server
 _EVENT_ID: Final = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})?")
@@ -95,3 +97,32 @@ def seconds(name: str, value: Any) -> float | None:
     if not value > 0:
         raise ValueError(f"{name} must be positive, not {value!r}")
     return float(min(value, MOST // 1000))
+
+
+def metadata(value: Any) -> dict[str, Any]:
+    """Return *value*, a flat object of JSON values, or None, as a dict."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"metadata must be a mapping or None, not {value!r}")
+    for name, item in value.items():
+        if not isinstance(name, str) or not isinstance(item, str | int | float | bool | None):
+            raise TypeError(
+                f"metadata must map strings to strings, numbers, booleans or None, not {name!r} to {item!r}"
+            )
+    try:
+        encode(dict(value))
+    except ValueError as error:
+        raise ValueError(f"metadata is not valid JSON: {error}") from None
+    return dict(value)
+
+
+def has_metadata(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """True if *found* has all values of *wanted*. A string also stands for the JSON value that it writes."""
+    return all(name in found and _equal(found[name], value) for name, value in wanted.items())
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str) and not isinstance(found, str):
+        return encode(found) == wanted.encode("utf-8", "replace")
+    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)

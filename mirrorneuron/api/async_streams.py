@@ -15,7 +15,7 @@ from mirrorneuron.errors import JobNotFound, RuntimeUnavailable
 from mirrorneuron.job import TERMINAL, Event, JobStatus, LogChunk
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, RedisClient, connect_async, reaching
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, RedisClient, block_ms, connect_async, reaching
 from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.keys import Keys
 
@@ -57,7 +57,9 @@ async def _follow(
             try:
                 with reaching(settings.redis_url, job_id):
                     ended = await _has_ended(server, record, job_id)
-                    rows = await server.xread({key: after}, count=PAGE, block=(last_ms if ended else wait_ms) or None)
+                    rows = await server.xread(
+                        {key: after}, count=PAGE, block=block_ms(server, last_ms if ended else wait_ms)
+                    )
                 away_since = None
             except RuntimeUnavailable:
                 away_since = away_since or time.monotonic()

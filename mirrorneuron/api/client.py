@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
@@ -40,6 +40,7 @@ from mirrorneuron.store.connection import reaching
 RECENT_JOBS: Final = 20
 
 R = TypeVar("R")
+Metadata: TypeAlias = Mapping[str, Any] | None
 SubmitTimeout: TypeAlias = float | timedelta | None  #: seconds, or a timedelta; None stands for the setting
 
 
@@ -63,6 +64,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[False] = False,
         job_bundle: JobBundle | None = None,
@@ -75,6 +77,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[True],
         timeout: Timeout = None,
@@ -87,6 +90,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        metadata: Metadata = None,
         payloads: Payloads = None,
         await_: bool = False,
         timeout: Timeout = None,
@@ -98,10 +102,11 @@ class Client:
 
         *input* is a bundle folder, a manifest (with the folder *payloads*), or a JobBundle; *job_bundle* is a bundle
         from `validate_manifest`, possibly modified, which is checked again. *timeout* (milliseconds or timedelta)
-        bounds the wait and never touches the job. *job_id* makes the submission idempotent. *submit_timeout* (seconds
-        or timedelta) bounds the wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
+        bounds the wait and never touches the job. *job_id* makes the submission idempotent. *metadata* (a flat object)
+        is merged over the manifest's, and is not part of the bundle. *submit_timeout* (seconds or timedelta) bounds the
+        wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
 
-        Raises ManifestError, PayloadTooLarge, JobExists (the id is taken by another bundle), WaitTimeout, and
+        Raises ManifestError, PayloadTooLarge, JobExists (the id has another bundle or other inputs), WaitTimeout, and
         RuntimeUnavailable while the store does not answer: its `job_id` is the id that was used, and a submission that
         is repeated with it makes no second job. Once the record is written, submission has happened: a failed
         announcement is logged, and the sweeper repeats it.
@@ -109,8 +114,9 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self._submit_seconds(submit_timeout)
+        metadata = arguments.metadata(metadata)
         bundle, new_id = self._loaded(input, payloads, job_bundle, job_id)
-        self._submit(new_id, bundle, seconds)
+        self._submit(new_id, bundle, metadata, seconds)
         return (new_id, self._wait(new_id, deadline, fresh=True)) if await_ else new_id
 
     def _submit_seconds(self, submit_timeout: SubmitTimeout) -> float:
@@ -128,9 +134,9 @@ class Client:
         bundle = load(given, self.settings.allow_unsandboxed, payloads=payloads)
         return bundle, job_id or new_job_id(bundle.manifest.graph_id)
 
-    def _submit(self, job_id: str, bundle: JobBundle, seconds: float) -> None:
+    def _submit(self, job_id: str, bundle: JobBundle, metadata: Metadata, seconds: float) -> None:
         """Submit a checked bundle within *seconds*. Raises JobExists, PayloadTooLarge and RuntimeUnavailable."""
-        self._call(job_id, lambda resources: resources.submission.submit(bundle, job_id), seconds)
+        self._call(job_id, lambda resources: resources.submission.submit(bundle, job_id, metadata), seconds)
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -160,12 +166,8 @@ class Client:
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
-
-        def read(resources: Resources) -> Manifest:
-            job = resources.store.known_job(job_id)
-            return resources.store.bundles.manifest(job["manifest_ref"]["digest"])[0]
-
-        return self._call(job_id, read)
+        digest = self.inspect_job(job_id)["manifest_ref"]["digest"]
+        return self._call(job_id, lambda resources: resources.store.bundles.manifest(digest)[0])
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
@@ -218,19 +220,25 @@ class Client:
         return self._ask(lambda resources: resources.store.registry.nodes())
 
     def list_jobs(
-        self, *, limit: int | None = None, include_terminal: bool = True, status: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        include_terminal: bool = True,
+        status: str | None = None,
+        metadata: Metadata = None,
     ) -> list[JobSummary]:
-        """Summaries of the kept jobs, newest first: all, only live ones, or those with one *status*.
+        """Summaries of the kept jobs, newest first: all, only live ones, or those with one *status* or this *metadata*.
 
         Skips jobs whose record cannot be read. Raises ValueError for an unknown status.
         """
-        wanted, limit = arguments.status(status), arguments.count("limit", limit)
+        wanted, limit, labels = arguments.status(status), arguments.count("limit", limit), arguments.metadata(metadata)
         live_only = wanted not in TERMINAL if wanted else not include_terminal
         found = (
             job
             for page in self._each(lambda resources: resources.store.job_pages(live_only=live_only))
             for job in page
             if job["status"] == wanted or (wanted is None and (include_terminal or job["status"] not in TERMINAL))
+            if arguments.has_metadata(job["metadata"], labels)
         )
         return list(islice(found, limit))
 
@@ -289,11 +297,8 @@ class Client:
         Their recipient does not exist, or they expired. If the job failed, the last one is the message on which it
         failed: `retry` runs it again.
         """
-
-        def read(resources: Resources) -> list[DeadLetter]:
-            return [dead for _, dead in resources.store.dead_letters(resources.store.known_job(job_id))]
-
-        return self._call(job_id, read)
+        job = self.inspect_job(job_id)
+        return self._call(job_id, lambda resources: [dead for _, dead in resources.store.dead_letters(job)])
 
     def replay(self, job_id: str, message_id: str, *, to_agent: str | None = None) -> str:
         """Send a dead letter again, to its recipient or to *to_agent*; returns the id of the new message.

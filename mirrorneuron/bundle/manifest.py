@@ -186,7 +186,7 @@ EFFECTS: Final[dict[type[Model], dict[str, str]]] = {
         "graph_id": "Name of the graph; job ids start with it by default.",
         "job_name": "Name of the job in lists and in the monitor.",
         "daemon": "The job is expected to run until it is cancelled: `on_idle` is then `wait` by default.",
-        "metadata": "Any JSON object; kept in the manifest, not used by the runtime.",
+        "metadata": "Any JSON object of at most 16 KiB; in the job map and in lists, which can be filtered by it.",
         "entrypoints": "Ids of the nodes at which the job starts.",
         "initial_inputs": "First messages: an object of node id to payload or list of payloads,"
         " or a list that goes to every entrypoint.",

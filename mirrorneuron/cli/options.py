@@ -25,3 +25,14 @@ TimeoutMs = Annotated[
         "--timeout", metavar="MS", min=0, help="Stop waiting after this many milliseconds; the job continues."
     ),
 ]
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Parse the values of a repeated option of the form K=V. Raises BadParameter."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"{text!r} must have the form K=V", param_hint=option)
+        found[name] = value
+    return found

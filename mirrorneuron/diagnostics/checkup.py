@@ -32,7 +32,7 @@ def _broker(runtime_status: RuntimeStatus) -> Iterator[Finding]:
         hint = "start the broker, or set MIRROR_NEURON_BROKER_URL; jobs continue when it is back"
         yield finding("broker", Level.ERROR, runtime_status.broker_error, hint)
     else:
-        said = f"{runtime_status.broker} answers" if runtime_status.broker else "the broker is the store's server"
+        said = f"{runtime_status.broker} answers" if runtime_status.broker else "the store's server answers as broker"
         yield finding("broker", Level.OK, said)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from celery import Celery
-from celery.app.amqp import AMQP, Queues
 from celery.loaders.app import AppLoader
 from kombu import Connection, Exchange, Queue
 
 from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.server_url import REDIS_SCHEMES, SENTINEL, for_kombu, sentinels_of, shared_options
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import MAX_CONNECTIONS, SENTINEL, sentinel_of, sentinel_options
-from mirrorneuron.text import without_password
+from mirrorneuron.store.connection import MAX_CONNECTIONS, sentinel_options
+from mirrorneuron.text import printable, without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"
 VISIT: Final = "mirrorneuron.visit"
@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S: Final = 3.0
 SOCKET_TIMEOUT_S: Final = 3.0  # kombu's Redis transport has none by default: a publish could block without end
 # A broker that is silent for about twice this time is connected to again: sooner than the lease of a claim (6 s) ends.
 HEALTH_CHECK_S: Final = 2
+MAX_ERROR: Final = 200  # characters of a broker's error that are shown
 PUBLISH_RETRIES: Final = 1  # each may take several socket time-outs, and the sweeper repeats lost announcements
 
 
@@ -35,24 +36,6 @@ class _NoConfigModule(AppLoader):
         return {}
 
 
-class _QueuesWithoutAcknowledgement(Queues):
-    """Queues on Redis, those included that only `-Q` or the control command `add_consumer` names.
-
-    A worker of ours acknowledges nothing (`celery_overrides.no_ack_request`): with a queue that expects it, the worker
-    would take as many tasks as it has slots, and then no more.
-    """
-
-    def _add(self, queue: Queue) -> Queue:
-        queue.no_ack = True
-        return super()._add(queue)
-
-
-class _Amqp(AMQP):
-    @property
-    def queues_cls(self) -> type[Queues]:
-        return _QueuesWithoutAcknowledgement if self.app.conf.mirrorneuron_lists else Queues
-
-
 class App(Celery):
     """A Celery app that ignores the environment variables of other Celery apps.
 
@@ -61,7 +44,7 @@ class App(Celery):
     Source: celery 5.7 `app/utils.py` (`Settings`), `app/base.py`, `fixups/django.py`.
     """
 
-    amqp_cls = _Amqp
+    amqp_cls = "mirrorneuron.dispatch.broker_connection:Amqp"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("mirrorneuron", set_as_current=False, loader=_NoConfigModule, fixups=[])
@@ -114,8 +97,9 @@ def make_app(settings: Settings) -> App:
         broker_connection_retry_on_startup=True,
         # A Redis server that refuses commands (out of memory, became a replica) makes the worker reconnect, not crash.
         broker_channel_error_retry=no_ack,
-        broker_transport_options=_transport_options(settings) | (_redis_options(settings) if no_ack else {}),
+        broker_transport_options={**(_redis_options(settings) if no_ack else {}), **_transport_options(settings)},
         redis_max_connections=MAX_CONNECTIONS,  # of the result backend
+        **_tls_of_sentinels(settings),
     )
     return app
 
@@ -130,19 +114,24 @@ def import_all(app: Celery) -> None:
 
 
 def broker_url(settings: Settings) -> str:
-    """The broker's URL: that of the job store unless the settings name another."""
+    """The broker's URL as kombu reads it: that of the job store unless the settings name another."""
     url = settings.broker_url or settings.redis_url
     if url.startswith(SENTINEL):
         return _kombus_sentinels(url)
-    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+    return ";".join(for_kombu(each) if _is_redis(each) else each for each in url.split(";"))
+
+
+def _is_redis(url: str) -> bool:
+    return urlsplit(url).scheme in REDIS_SCHEMES
 
 
 def _kombus_sentinels(url: str) -> str:
     """Convert `sentinel://host,host/service/db` to kombu's form: one URL per host, the service in the options."""
-    hosts, _, more = sentinel_of(url)
-    user, password = (quote(more[name] or "", safe="") for name in ("username", "password"))
+    found = sentinels_of(url)
+    user, password = (quote(found.server[name] or "", safe="") for name in ("username", "password"))
     who = f"{user}:{password}@" if user or password else ""
-    return ";".join(f"{SENTINEL}{who}{host}:{port}/{more['db']}" for host, port in hosts)
+    hosts = ((f"[{host}]" if ":" in host else host, port) for host, port in found.hosts)
+    return ";".join(f"{SENTINEL}{who}{host}:{port}/{found.server['db']}" for host, port in hosts)
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
@@ -154,8 +143,21 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
     url = settings.broker_url or settings.redis_url
     if url.startswith(SENTINEL):
-        return {**options, "master_name": sentinel_of(url)[1], "sentinel_kwargs": sentinel_options()}
-    return options
+        found = sentinels_of(url)
+        return {
+            **options,
+            **shared_options(url),
+            "master_name": found.service,
+            "sentinel_kwargs": sentinel_options(found),
+        }
+    return {**options, **shared_options(url)} if _is_redis(url) else options
+
+
+def _tls_of_sentinels(settings: Settings) -> dict[str, Any]:
+    """Celery's `broker_use_ssl`, for sentinels with TLS. Other URLs say it by their scheme."""
+    url = settings.broker_url or settings.redis_url
+    tls = sentinels_of(url).tls if url.startswith(SENTINEL) else {}
+    return {"broker_use_ssl": tls} if tls else {}
 
 
 def _redis_options(settings: Settings) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def _redis_options(settings: Settings) -> dict[str, Any]:
     keys = {
         f"{name}_key": f"{settings.redis_namespace}.{name}" for name in ("unacked", "unacked_index", "unacked_mutex")
     }
-    return {**keys, "health_check_interval": HEALTH_CHECK_S}
+    return {"health_check_interval": HEALTH_CHECK_S, **keys}
 
 
 def backend_url(settings: Settings) -> str:
@@ -172,13 +174,12 @@ def backend_url(settings: Settings) -> str:
 
 
 def broker_error(app: App) -> str:
-    """Why the broker is unreachable, in one line; "" if it answers, or if it is the job store's server."""
+    """Why the broker cannot be used, in one line; "" if it answers. It is often the job store's server."""
     settings = app.settings
-    if not settings.broker_url:
-        return ""
     with app.connection_for_write() as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT_S)
         except Exception as error:  # broker clients raise errors of any type
-            return f"the broker at {without_password(settings.broker_url)} does not answer: {error}"
+            url = without_password(settings.broker_url or settings.redis_url)
+            return f"the broker at {url} does not answer: {printable(str(error))[:MAX_ERROR]}"
     return ""

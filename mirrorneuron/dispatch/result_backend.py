@@ -15,20 +15,13 @@ from celery.backends.redis import RedisBackend
 from celery.backends.redis import ResultConsumer as RedisResultConsumer
 from celery.exceptions import TaskRevokedError
 from redis.connection import to_bool
-from redis.sentinel import Sentinel
 
 from mirrorneuron.dispatch.celery_app import App
 from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
+from mirrorneuron.server_url import SENTINEL, sentinels_of
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import (
-    MAX_OUTAGE_S,
-    RETRY_S,
-    SENTINEL,
-    SentinelConnection,
-    sentinel_of,
-    sentinel_options,
-)
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, primary_of
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.text import without_password
 
@@ -120,9 +113,8 @@ class JobMapBackend(RedisBackend):
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         """The connection parameters of *url*. With TLS, certificates are verified unless *url* says otherwise."""
         if url.startswith(SENTINEL):
-            hosts, service, more = sentinel_of(url)
             kept = {name: value for name, value in defaults.items() if name not in ("host", "port")}
-            return {**kept, **more, "sentinels": hosts, "service": service}
+            return {**kept, "sentinels": sentinels_of(url)}
         if url.startswith("rediss://"):
             defaults = {"ssl_cert_reqs": "required", **defaults}
         found: dict[str, Any] = super()._params_from_url(url, defaults)
@@ -133,10 +125,8 @@ class JobMapBackend(RedisBackend):
     def _get_pool(self, **params: Any) -> Any:
         if "sentinels" not in params:
             return super()._get_pool(**params)
-        hosts, service = params.pop("sentinels"), params.pop("service")
-        params["connection_class"] = SentinelConnection
-        sentinels = Sentinel(hosts, sentinel_kwargs=sentinel_options())  # type: ignore[no-untyped-call]
-        return sentinels.master_for(service, redis_class=self._get_client(), **params).connection_pool  # type: ignore[no-untyped-call]
+        found = params.pop("sentinels")
+        return primary_of(found, redis_class=self._get_client(), **params).connection_pool
 
     def as_uri(self, include_password: bool = False) -> str:
         """The URL for display. Celery's own method cannot parse several hosts."""

@@ -8,28 +8,36 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelManagedConnection as AsyncSentinelManagedConnection
+from redis.asyncio.sentinel import SentinelManagedSSLConnection as AsyncSentinelManagedTLSConnection
 from redis.backoff import EqualJitterBackoff, NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
+    AuthenticationError,
     MasterDownError,
     MaxConnectionsError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from mirrorneuron.errors import RuntimeUnavailable
+from mirrorneuron.server_url import SENTINEL, Sentinels, sentinels_of
 from mirrorneuron.text import without_password
 
 # redis-py types each reply for both protocols and both decodings at once. Here replies are bytes, and the typed methods
@@ -37,8 +45,6 @@ from mirrorneuron.text import without_password
 RedisClient: TypeAlias = Any
 
 CONNECT_TIMEOUT_S = 3.0
-SENTINEL = "sentinel://"
-SENTINEL_PORT = 26379
 SENTINEL_TIMEOUT_S: Final = 1.0  # then the next sentinel is asked
 COMMAND_TIMEOUT_S = 5.0  # of a producer, whose commands take a server less than a second
 NODE_TIMEOUT_S: Final = (4.0, 20.0)  # of a node: bounds; between them, less than the lease of a claim
@@ -122,7 +128,7 @@ class _AsyncRetry(AsyncRetry):
         return await super().call_with_retry(attempt, *args, **options)
 
 
-class SentinelConnection(SentinelManagedConnection):
+class _AsksSentinels:
     """Asks the sentinels for the primary each time it connects.
 
     redis-py does so for the first command after a lost connection, but a retry of a command connects to the address
@@ -130,19 +136,35 @@ class SentinelConnection(SentinelManagedConnection):
     `send_packed_command`.
     """
 
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+    def send_packed_command(self: Any, command: Any, check_health: bool = True) -> None:
         if not self._sock:
-            self.connect()  # type: ignore[no-untyped-call]
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+            self.connect()
+        super().send_packed_command(command, check_health)  # type: ignore[misc]
 
 
-class AsyncSentinelConnection(AsyncSentinelManagedConnection):
-    """`SentinelConnection` for asyncio."""
+class SentinelConnection(_AsksSentinels, SentinelManagedConnection):
+    pass
 
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+
+class SentinelTLSConnection(_AsksSentinels, SentinelManagedSSLConnection):
+    pass
+
+
+class _AsksSentinelsAsync:
+    """`_AsksSentinels` for asyncio."""
+
+    async def send_packed_command(self: Any, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:
-            await self.connect()  # type: ignore[no-untyped-call]
-        await super().send_packed_command(command, check_health)
+            await self.connect()
+        await super().send_packed_command(command, check_health)  # type: ignore[misc]
+
+
+class AsyncSentinelConnection(_AsksSentinelsAsync, AsyncSentinelManagedConnection):
+    pass
+
+
+class AsyncSentinelTLSConnection(_AsksSentinelsAsync, AsyncSentinelManagedTLSConnection):
+    pass
 
 
 def checked_replies(replies: list[Any]) -> list[Any]:
@@ -166,9 +188,7 @@ def connect(url: str, *, retries: int = 1, timeout_s: float | None = None) -> Re
     """
     options = _options(url, _Retry(EqualJitterBackoff(cap=1.0, base=0.05), retries), timeout_s or COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
-        hosts, service, more = sentinel_of(url)
-        options["connection_class"] = SentinelConnection
-        return Sentinel(hosts, sentinel_kwargs=sentinel_options(Retry)).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+        return primary_of(sentinels_of(url), **options)
     return Redis.from_url(url, **options)
 
 
@@ -182,10 +202,92 @@ def connect_async(url: str, *, retries: int = 1) -> RedisClient:
     """Return an asyncio client for *url*."""
     options = _options(url, _AsyncRetry(EqualJitterBackoff(cap=1.0, base=0.05), retries), COMMAND_TIMEOUT_S)
     if url.startswith(SENTINEL):
-        hosts, service, more = sentinel_of(url)
-        options["connection_class"] = AsyncSentinelConnection
-        return AsyncSentinel(hosts, sentinel_kwargs=sentinel_options(AsyncRetry)).master_for(service, **more, **options)  # type: ignore[no-untyped-call]
+        found = sentinels_of(url)
+        login = {**sentinel_options(found), "retry": AsyncRetry(NoBackoff(), 0)}
+        manager: RedisClient = _AsyncSentinel(found.hosts, sentinel_kwargs=login)  # type: ignore[no-untyped-call]
+        options["connection_class"] = AsyncSentinelTLSConnection if found.tls else AsyncSentinelConnection
+        return manager.master_for(found.service, **{**options, **_without_ssl(found.server)})
     return AsyncRedis.from_url(url, **options)
+
+
+def primary_of(found: Sentinels, **options: Any) -> RedisClient:
+    """Return a client for the server that is the primary of a service whenever it connects."""
+    manager = _Sentinel(found.hosts, sentinel_kwargs=sentinel_options(found))  # type: ignore[no-untyped-call]
+    options["connection_class"] = SentinelTLSConnection if found.tls else SentinelConnection
+    return manager.master_for(found.service, **{**options, **_without_ssl(found.server)})  # type: ignore[no-untyped-call]
+
+
+def _without_ssl(server: dict[str, Any]) -> dict[str, Any]:
+    """Options for a given class of connections, which says by itself if it uses TLS."""
+    return {name: value for name, value in server.items() if name != "ssl"}
+
+
+def sentinel_options(found: Sentinels) -> dict[str, Any]:
+    """Options of the connections to the sentinels themselves. If one does not answer, the next one is asked."""
+    return {
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        **found.sentinel,
+    }
+
+
+class _Sentinel(Sentinel):
+    """Says in one line which sentinel answered what."""
+
+    def discover_master(self, service_name: str) -> Any:
+        problems: list[str] = []
+        for sentinel in list(self.sentinels):
+            try:
+                masters: RedisClient = sentinel.sentinel_masters()
+            except (RedisError, ConnectionError) as error:
+                problems.append(_sentinel_problem(sentinel, error))
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)  # it is asked first next time
+                return state["ip"], state["port"]
+            problems.append(_no_primary(sentinel, service_name))
+        raise MasterNotFoundError("; ".join(problems))
+
+
+class _AsyncSentinel(AsyncSentinel):
+    """`_Sentinel` for asyncio."""
+
+    async def discover_master(self, service_name: str) -> Any:
+        problems: list[str] = []
+        for sentinel in list(self.sentinels):
+            try:
+                masters: RedisClient = await sentinel.sentinel_masters()
+            except (RedisError, ConnectionError) as error:
+                problems.append(_sentinel_problem(sentinel, error))
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                return state["ip"], state["port"]
+            problems.append(_no_primary(sentinel, service_name))
+        raise MasterNotFoundError("; ".join(problems))
+
+
+def _address(sentinel: RedisClient) -> str:
+    options = sentinel.connection_pool.connection_kwargs
+    host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
+    return f"the sentinel at {host}:{options['port']}"
+
+
+def _sentinel_problem(sentinel: RedisClient, error: BaseException) -> str:
+    said = str(error)
+    given = sentinel.connection_pool.connection_kwargs.get("password")
+    if isinstance(error, AuthenticationError) and not given:
+        return f"{_address(sentinel)} asks for a password (sentinel_password=)"
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return f"{_address(sentinel)} refuses its user or password ({said})"
+    return f"{_address(sentinel)} does not answer ({said})"
+
+
+def _no_primary(sentinel: RedisClient, service: str) -> str:
+    return f"{_address(sentinel)} knows no primary of {service!r} that is up"
 
 
 def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
@@ -200,28 +302,6 @@ def _options(url: str, retry: Any, timeout_s: float) -> dict[str, Any]:
     if url.startswith("unix://"):
         options.pop("socket_connect_timeout")
     return options
-
-
-def sentinel_options(retry: type[Any] = Retry) -> dict[str, Any]:
-    """Return the options of connections to sentinels: no retries, because the next sentinel is asked instead.
-
-    By default redis-py retries an unreachable sentinel for seconds.
-    """
-    timeouts = dict.fromkeys(("socket_connect_timeout", "socket_timeout"), SENTINEL_TIMEOUT_S)
-    return {**timeouts, "retry": retry(NoBackoff(), 0)}
-
-
-def sentinel_of(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Parse a `sentinel://` URL. Returns the sentinels, the name of their service, and the options of its server."""
-    parts = urlsplit(url)
-    hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
-    service, _, db = parts.path.strip("/").partition("/")
-    more = {
-        "db": int(db or 0),
-        "username": unquote(parts.username or "") or None,
-        "password": unquote(parts.password or "") or None,
-    }
-    return [(name, int(port or SENTINEL_PORT)) for name, _, port in hosts], service or "mymaster", more
 
 
 def handed_on(push: Any) -> Any:
@@ -273,6 +353,8 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
     except (RedisError, ConnectionError) as error:
         if isinstance(error, TooManyCalls | MaxConnectionsError):
             said, hint = f"was not asked: too many calls at once ({error})", "make fewer calls at a time, or try again"
+        elif isinstance(error, AuthenticationError):
+            said, hint = f"refuses the user or the password ({error})", "set both in MIRROR_NEURON_REDIS_URL"
         elif isinstance(error, UNREACHABLE) and not isinstance(error, Refused):
             said, hint = f"does not answer ({error})", "start it, or set MIRROR_NEURON_REDIS_URL"
         else:
@@ -282,6 +364,12 @@ def reaching(url: str, job_id: str | None = None) -> Iterator[None]:
 
 def _advice(refusal: str) -> str:
     return next((advice for words, advice in ADVICE if re.search(words, refusal, re.IGNORECASE)), "")
+
+
+def block_ms(client: RedisClient, wait_ms: int) -> int | None:
+    """How long a blocking read may wait: less than the time-out of its connection. None: it does not wait."""
+    timeout_s: float = client.connection_pool.connection_kwargs.get("socket_timeout") or COMMAND_TIMEOUT_S
+    return min(wait_ms, int(timeout_s * 500)) or None
 
 
 def now_ms(client: RedisClient) -> int:

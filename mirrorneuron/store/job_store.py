@@ -33,6 +33,7 @@ from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
     EndsSubscription,
     RedisClient,
+    block_ms,
     checked_replies,
     connect,
     node_timeout_s,
@@ -276,7 +277,7 @@ class Store:
         return self._page(self.keys.logs(job_id), partial(records.log_chunk, job_id), after, wait_ms)
 
     def _page(self, key: str, read: Callable[..., T], after: str | bytes, wait_ms: int) -> list[T]:
-        while rows := self.client.xread({key: after}, count=PAGE, block=wait_ms or None):
+        while rows := self.client.xread({key: after}, count=PAGE, block=block_ms(self.client, wait_ms)):
             if found := list(records.readable(read, rows[0][1])):
                 return found
             after = rows[0][1][-1][0]  # a page without a readable entry is not the last page

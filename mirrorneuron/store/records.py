@@ -44,7 +44,7 @@ JOB_FIELDS: Final = (
     "result",
 )
 AGENT_FIELDS: Final = ("state", "processed", "token", "node", "claimed_at", "error", "attempts", "losses")
-SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon")
+SUMMARY: Final = ("job_id", "graph_id", "job_name", "status", "submitted_at", "updated_at", "daemon", "metadata")
 _HIDDEN: Final = frozenset(
     {"user", "collected", "recent"}
 )  # keys of an agent's state that a snapshot shows elsewhere, or as a length
@@ -120,6 +120,7 @@ def job_map(job_id: str, row: Raw) -> JobMap | None:
         return _checked(
             JobMap,
             {
+                "metadata": {},  # absent in records of earlier versions
                 **known,
                 "job_id": job_id,
                 "status": JobStatus((status or b"").decode()).value,

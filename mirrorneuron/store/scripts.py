@@ -31,6 +31,8 @@ MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher thresh
 DELIVERED_KEPT: Final = 10_000  #: ids of messages from outside that are kept to detect duplicates
 MAX_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
+UNDECLARED_KEYS: Final = "--!df flags=allow-undeclared-keys\n"  # for Dragonfly; a comment for Redis and Valkey
+
 Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
 
@@ -44,7 +46,7 @@ LIBRARIES: Final = {  # of functions, beside the prelude
 def _load(name: str) -> str:
     lua = files("mirrorneuron.store") / "lua"
     parts = ["prelude", *(library for library, users in LIBRARIES.items() if name in users), name]
-    return "".join((lua / f"{part}.lua").read_text("utf-8") for part in parts)
+    return UNDECLARED_KEYS + "".join((lua / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
 NAMES: Final = (

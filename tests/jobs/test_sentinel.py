@@ -9,6 +9,8 @@ import pytest
 from celery.result import AsyncResult
 
 from mirrorneuron.api.client import Client
+from mirrorneuron.dispatch.celery_app import broker_error, make_app
+from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.keys import Keys
 from tests.support.graphs import completed, single, until_there
@@ -21,15 +23,15 @@ SERVICE = "the-store"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Two sentinels, the first unreachable, before a server whose password has special characters of URLs."""
+    """An unreachable sentinel, and one with a password, before a server whose password has special characters."""
     with ValkeyServer(tmp_path / "server") as server:
         server.client.execute_command("ACL", "SETUSER", "mn", "on", ">p/w,d@", "~*", "&*", "+@all")
         with (
             Sentinel(tmp_path / "gone", server, SERVICE) as gone,
-            Sentinel(tmp_path / "there", server, SERVICE) as there,
+            Sentinel(tmp_path / "there", server, SERVICE, password="s/p") as there,
         ):
             gone.kill()
-            url = f"sentinel://mn:p%2Fw%2Cd%40@127.0.0.1:{gone.port},127.0.0.1:{there.port}/{SERVICE}/3"
+            url = f"sentinel://mn:p%2Fw%2Cd%40@127.0.0.1:{gone.port},127.0.0.1:{there.port}/{SERVICE}/3?sentinel_password=s%2Fp"
             yield Settings(redis_url=url, temp_dir=tmp_path / "temp", executor_max_concurrency=1)
 
 
@@ -45,6 +47,7 @@ def test_a_job_runs_through_sentinels(settings: Settings, tmp_path: Path, celery
         assert completed(client, single("true"))
         assert client.why(job_id)
         assert "p%2Fw" not in node.log.read_text()
+        assert "s%2Fp" not in node.log.read_text()
 
 
 def test_a_frozen_primary_keeps_no_worker(tmp_path: Path) -> None:
@@ -73,3 +76,27 @@ def test_a_frozen_primary_keeps_no_worker(tmp_path: Path) -> None:
                     assert completed(client, single("true"))
                 finally:
                     old.thaw()
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("", "asks for a password (sentinel_password=)"), ("?sentinel_password=wrong", "refuses its user or password")],
+)
+def test_a_sentinel_that_refuses_is_named_in_one_short_line(
+    server: ValkeyServer, tmp_path: Path, query: str, said: str
+) -> None:
+    with Sentinel(tmp_path / "there", server, SERVICE, password="secret") as there:
+        settings = Settings(redis_url=f"sentinel://127.0.0.1:{there.port}/{SERVICE}/0{query}")
+        with pytest.raises(RuntimeUnavailable) as caught:
+            Client(settings).list_jobs()
+        text = str(caught.value)
+        assert f"the sentinel at 127.0.0.1:{there.port} {said}" in text
+        assert (len(text) < 350, "\n" in text, "wrong" in text) == (True, False, False)
+        assert "does not answer" in broker_error(make_app(settings))
+
+
+def test_a_service_that_no_sentinel_knows_is_named(server: ValkeyServer, tmp_path: Path) -> None:
+    with Sentinel(tmp_path / "there", server, SERVICE) as there:
+        client = Client(Settings(redis_url=f"sentinel://127.0.0.1:{there.port}/other/0"))
+        with pytest.raises(RuntimeUnavailable, match="knows no primary of 'other'"):
+            client.list_jobs()

@@ -15,7 +15,7 @@ LONGEST = 350  # most lines of a module
 
 # Each name is a package or module in `mirrorneuron`, or in `workers` if it begins with `workers.`.
 LAYERS = """
-    errors  job  limits  pools  text
+    errors  job  limits  pools  server_url  text
     message
     agent  bundle  processes  settings
     drawing  embedded  modules  reference  store

@@ -82,3 +82,8 @@ def test_the_suffixes_of_a_script_are_listed_with_the_keys(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_never_searches_for_keys_and_never_reads_json(name: str) -> None:
     assert not re.search(r"'(KEYS|SCAN)'|cjson|cmsgpack", head_and_body(name)[1])
+
+
+def test_each_script_says_first_that_it_makes_keys_from_one() -> None:
+    """Dragonfly reads this flag in the first line, and refuses such keys without it."""
+    assert {text.split("\n", 1)[0] for text in SOURCES.values()} == {"--!df flags=allow-undeclared-keys"}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 from celery.platforms import set_pdeathsig
@@ -151,11 +152,21 @@ class ValkeyServer:
 
 
 class Sentinel(ValkeyServer):
-    """A sentinel that monitors *server* under the name *service*. With *down_after_ms* it fails over by itself."""
+    """A sentinel that monitors *server* under the name *service*, with a *password* of its own if given.
 
-    def __init__(self, folder: Path, server: ValkeyServer, service: str, *, down_after_ms: int = 30_000) -> None:
+    With *down_after_ms* it fails over by itself.
+    """
+
+    def __init__(
+        self, folder: Path, server: ValkeyServer, service: str, password: str = "", *, down_after_ms: int = 30_000
+    ) -> None:
         super().__init__(folder)
-        self._watched, self._service, self._down_after_ms = server, service, down_after_ms
+        self._watched, self._service, self._password = server, service, password
+        self._down_after_ms = down_after_ms
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{quote(self._password, safe='')}@127.0.0.1:{self.port}" if self._password else super().url
 
     def _arguments(self) -> list[str]:
         config = self.folder / "sentinel.conf"  # the sentinel also writes to this file
@@ -163,5 +174,6 @@ class Sentinel(ValkeyServer):
             f"bind 127.0.0.1\nport {self.port}\nsentinel monitor {self._service} 127.0.0.1 {self._watched.port} 1\n"
             f"sentinel down-after-milliseconds {self._service} {self._down_after_ms}\n"
             f"sentinel failover-timeout {self._service} 5000\n"
+            + (f"requirepass {self._password}\n" if self._password else "")
         )
         return [str(config), "--sentinel"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mirrorneuron.cli import output, target
-from mirrorneuron.cli.options import JobId, Json
+from mirrorneuron.cli.options import JobId, Json, pairs
 from mirrorneuron.job import JobMap, JobStatus, JobSummary
 
 DEFAULT_LIMIT = 50
@@ -21,10 +21,15 @@ def list_jobs(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=0, help="Show at most N jobs; 0 shows all.")
     ] = DEFAULT_LIMIT,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="K=V", help="Show only jobs with this metadata. May be given several times."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    jobs = target.client().list_jobs(limit=limit or None, include_terminal=not live, status=status)
+    labels = pairs(where, "--where")
+    jobs = target.client().list_jobs(limit=limit or None, include_terminal=not live, status=status, metadata=labels)
     if json:
         output.document(jobs)
         return
@@ -53,6 +58,7 @@ def _fields(job: JobMap) -> dict[str, Any]:
     ref = values.pop("manifest_ref")
     del values["result"]
     values["root_agent_ids"] = ", ".join(job["root_agent_ids"])
+    values["metadata"] = " ".join(f"{name}={value}" for name, value in job["metadata"].items())
     values["daemon"] = "yes" if job["daemon"] else "no"
     return {name.removesuffix("_ids"): value for name, value in values.items()} | {
         "bundle": ref["job_path"],

@@ -13,7 +13,7 @@ from mirrorneuron.cli import output, target
 from mirrorneuron.cli.commands.validate import warn
 from mirrorneuron.cli.exits import code_of_job, complain
 from mirrorneuron.cli.job_watch import MissingPoolHint, until_end
-from mirrorneuron.cli.options import Folder, JobId, Json, TimeoutMs
+from mirrorneuron.cli.options import Folder, JobId, Json, TimeoutMs, pairs
 from mirrorneuron.cli.target import Place, plan_of
 from mirrorneuron.embedded import home
 from mirrorneuron.job import TERMINAL, JobMap, JobStatus
@@ -33,6 +33,10 @@ def run(
         str | None,
         typer.Option("--job-id", metavar="ID", help="The job's id. The same id with the same bundle is the same job."),
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", metavar="K=V", help="Metadata of the job. May be given several times."),
+    ] = None,
 ) -> None:
     """Submit a bundle, show its progress and print its result.
 
@@ -43,13 +47,14 @@ def run(
     """
     if timeout is not None and not await_:
         raise typer.BadParameter("--timeout has no effect with --no-await: remove one of them")
+    labels = pairs(metadata, "--metadata")
     arguments.new_job_id(job_id)  # before anything is started
     bundle = validate_manifest(folder)
     warn(bundle)
     place = target.find_or_start()
     new_node = place.embedded and target.ensure_node(place)
     client = place.client()
-    started = client.run_manifest(job_bundle=bundle, job_id=job_id)
+    started = client.run_manifest(job_bundle=bundle, job_id=job_id, metadata=labels)
     if await_ and (json or not output.on_terminal()):
         complain(f"job {started}")
     _show_started(place, new_node)
