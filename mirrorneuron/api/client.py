@@ -153,12 +153,8 @@ class Client:
 
     def async_result(self, job_id: str) -> AsyncResult:
         """The job as a Celery `AsyncResult` of this client's own app. Raises JobNotFound; `get()` refuses in a task."""
-
-        def known(resources: Resources) -> AsyncResult:
-            resources.store.known_job(job_id)
-            return resources.app.AsyncResult(job_id)
-
-        return self._call(job_id, known)
+        self.inspect_job(job_id)
+        return self._live_parts().app.AsyncResult(job_id)
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mirrorneuron.bundle import node_config, other_formats
 from mirrorneuron.bundle.conditions import compile_condition
 from mirrorneuron.bundle.manifest import (
     ANY_TYPE,
-    ROOT_ROLES,
     TEMPLATES,
     VERSION,
     AgentType,
@@ -26,43 +25,20 @@ from mirrorneuron.bundle.manifest import (
     Policies,
     Template,
 )
+from mirrorneuron.bundle.manifest_draft import Draft
 from mirrorneuron.bundle.message_bounds import NO_EDGE_HINT, chosen_type, type_key
 from mirrorneuron.bundle.parse import below, kind, shown
 from mirrorneuron.bundle.payload_checks import PayloadChecks
 from mirrorneuron.bundle.schema import read
-from mirrorneuron.bundle.suggest import Suggestions
+from mirrorneuron.bundle.start_check import entrypoints, initial_inputs
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.errors import Issue, ManifestError
 from mirrorneuron.limits import MAX_EDGES, MAX_NODES
-from mirrorneuron.message import seed
 
 _READ_APART: Final = frozenset({"nodes", "edges", "policies", "entrypoints", "initial_inputs", "long_lived"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID: Final = 200  #: characters of a node id
-MAX_SEEDS: Final = 1_000_000  #: initial messages of a job; they are written in one step with the job's record
 FED_FROM_OUTSIDE: Final = frozenset({AgentType.AGGREGATOR, AgentType.SENSOR})
-
-
-@dataclass(slots=True)
-class Draft:
-    """A manifest while it is being read. A part that could not be read is left out, and has an entry in `issues`."""
-
-    issues: list[Issue] = field(default_factory=list)
-    warnings: list[Issue] = field(default_factory=list)  #: problems of payload files that may not be fatal
-    nodes: list[tuple[str, dict[str, Any], Node | None]] = field(default_factory=list)  #: path, JSON, model
-    edges: list[Edge] = field(default_factory=list)
-    ids: dict[str, str] = field(default_factory=dict)  #: node id -> path of the first node that has it
-    suggestions: Suggestions = field(default_factory=Suggestions)
-
-    def issue(self, path: str, message: str, hint: str = "") -> None:
-        self.issues.append(Issue(path, message, hint))
-
-    def unknown_node(self, path: str, name: Any) -> None:
-        """Add the issue that *name* is not the id of a node."""
-        if not isinstance(name, str):
-            self.issue(path, f"must be a node id, not {kind(name)}")
-        elif self.ids:  # without any node there is one issue for that already
-            self.issue(path, f"no node {shown(name)}", self.suggestions.near(name, self.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +64,8 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
     _read_edges(raw.get("edges"), draft)
     _check_emitted_types(raw.get("edges"), draft)
     policies = read(Policies, _or(raw.get("policies"), {}), "policies", draft.issues)
-    entrypoints = _entrypoints(raw.get("entrypoints"), draft)
-    inputs = _initial_inputs(raw.get("initial_inputs"), entrypoints, draft)
+    starts = entrypoints(raw.get("entrypoints"), draft)
+    inputs = initial_inputs(raw.get("initial_inputs"), starts, draft)
     payloads = PayloadChecks(sources)
     for path, node, read_node in draft.nodes:
         _check_config(path, node, _agent_type(node, read_node), payloads, allow_unsandboxed, draft)
@@ -99,7 +75,7 @@ def check(raw: Any, sources: Sources, allow_unsandboxed: bool = False) -> Checke
     for model in head.nodes:
         model.config = node_config.without_nulls(model.agent_type, model.config)
     head.edges = draft.edges
-    head.entrypoints, head.initial_inputs, head.policies = entrypoints, inputs, policies
+    head.entrypoints, head.initial_inputs, head.policies = starts, inputs, policies
     return Checked(head, _fill(head, raw), draft.warnings)
 
 
@@ -241,81 +217,6 @@ def _check_condition(conditions: Any, path: str, draft: Draft) -> None:
         compile_condition(expr)
     except ValueError as error:
         draft.issue(f"{path}.conditions.expr", str(error), "write JMESPath, like body.outputs.branch == 'low'")
-
-
-def _entrypoints(raw: Any, draft: Draft) -> list[str]:
-    """The given entrypoints, or the nodes with a root role if none are given; in order, without duplicates."""
-    if isinstance(raw, str):
-        raw, single = [raw], True
-    else:
-        single = False
-    if raw is not None and not isinstance(raw, list):
-        draft.issue("entrypoints", f"must be a list of node ids, not {kind(raw)}")
-        return []
-    if not raw:
-        return _roots_by_role(draft)
-    names: dict[str, None] = {}
-    for index, name in enumerate(raw):
-        if not isinstance(name, str) or name not in draft.ids:
-            draft.unknown_node("entrypoints" if single else below("entrypoints", index), name)
-        else:
-            names[name] = None
-    return list(names)
-
-
-def _roots_by_role(draft: Draft) -> list[str]:
-    roots = [node.get("node_id") for _, node, _ in draft.nodes if _role(node) in ROOT_ROLES]
-    if not roots and draft.nodes:
-        hint = 'set `entrypoints`, or give a node the role "root"'
-        draft.issue("entrypoints", "the graph has no entrypoint", hint)
-    return list(dict.fromkeys(name for name in roots if isinstance(name, str)))
-
-
-def _role(node: dict[str, Any]) -> str:
-    role = node.get("role")
-    return role if isinstance(role, str) else ""
-
-
-def _initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str, list[Any]]:
-    """Node id -> payloads. An entrypoint without a payload gets one empty payload."""
-    if isinstance(raw, list):
-        for index, payload in enumerate(raw):
-            _check_seed(payload, below("initial_inputs", index), draft)
-        hint = "a list goes to every entrypoint; use an object to give each node its own inputs"
-        if _too_many(len(raw) * len(entrypoints), draft, hint):
-            return {}
-        return {name: list(raw) or [{}] for name in entrypoints}
-    if raw is not None and not isinstance(raw, dict):
-        draft.issue("initial_inputs", f"must be an object or a list, not {kind(raw)}")
-        return {}
-    inputs: dict[str, list[Any]] = {name: [{}] for name in entrypoints}
-    for name, given in (raw or {}).items():
-        path = below("initial_inputs", name)
-        if name not in draft.ids:
-            draft.unknown_node(path, name)
-        elif isinstance(given, list):
-            for index, payload in enumerate(given):
-                _check_seed(payload, below(path, index), draft)
-            if given:
-                inputs[name] = given
-        elif given is not None:
-            _check_seed(given, path, draft)
-            inputs[name] = [given]
-    _too_many(sum(map(len, inputs.values())), draft)
-    return inputs
-
-
-def _too_many(messages: int, draft: Draft, hint: str = "") -> bool:
-    if messages > MAX_SEEDS:
-        draft.issue("initial_inputs", f"would make {messages} messages; at most {MAX_SEEDS} are allowed", hint)
-    return messages > MAX_SEEDS
-
-
-def _check_seed(payload: Any, path: str, draft: Draft) -> None:
-    try:
-        seed(payload, job_id="", to="", message_id="", timestamp="")
-    except ValueError as error:
-        draft.issue(path, str(error))
 
 
 def _check_config(

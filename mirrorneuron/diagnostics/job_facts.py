@@ -1,14 +1,14 @@
-"""Read from the store the facts that a diagnosis of one job needs, in a few round trips."""
+"""The facts that a diagnosis of one job needs, and how to read them from the store in a few round trips."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from mirrorneuron.bundle.manifest import AgentType
 from mirrorneuron.bundle.plan import Plan
-from mirrorneuron.diagnostics.job_diagnosis import ClaimedAgent, DueAgents, JobFacts, StarvedAggregator
-from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus
+from mirrorneuron.job import TERMINAL, AgentSnapshot, Event, EventType, JobMap, JobStatus, NodeInfo
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.activity import JobMoment
 from mirrorneuron.store.job_store import Store
@@ -16,6 +16,68 @@ from mirrorneuron.store.job_store import Store
 LOOKED_AT: Final = 50  # claims of this job, and of each other job when slots are taken
 JOBS: Final = 500  # live jobs whose claims are read
 EVENTS: Final = 1000  # newest events that are searched for job_paused
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedAgent:
+    """An agent that a worker has claimed."""
+
+    agent_id: str
+    node: str
+    since_ms: int
+    until_ms: int  #: end of the lease
+    attempts: int = 0  #: failed runs of its message before the current run
+    error: str = ""  #: of the last failed run
+
+
+@dataclass(frozen=True, slots=True)
+class DueAgents:
+    """The agents of one pool that are ready."""
+
+    agent_id: str  #: the agent that is due first
+    at_ms: int  #: when it may be claimed
+    count: int = 1  #: how many may be claimed now; 1 if the first is due later
+    attempts: int = 0  #: failed runs of its message
+    error: str = ""  #: of the last failed run
+
+
+@dataclass(frozen=True, slots=True)
+class StarvedAggregator:
+    """An aggregator that holds fewer messages than its threshold."""
+
+    agent_id: str
+    have: int
+    threshold: int
+    fed: bool  #: a sensor is upstream, so a message from outside can still lead to more
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """The input of a diagnosis. The job, `held` and `due` were read in one transaction."""
+
+    now_ms: int
+    job: JobMap
+    plan: Plan
+    lease_ms: int
+    nodes: Sequence[NodeInfo] = ()
+    held: Sequence[ClaimedAgent] = ()  #: some of the claims, sorted by the end of their lease
+    held_count: int = 0
+    due: Mapping[str, DueAgents] = field(default_factory=dict)  #: by pool
+    short: Sequence[StarvedAggregator] = ()  #: this and the next two are known only if no agent is claimed or due
+    unrouted: Mapping[str, int] = field(default_factory=dict)  #: agent id -> its messages that matched no edge
+    dead_letters: int = 0
+    paused: Event | None = None  #: the last job_paused event
+    broker_error: str = ""
+    busy: Mapping[str, Sequence[str]] = field(default_factory=dict)  #: pool -> holders of its slots, as `job/agent`
+
+    def serving(self, pool: str, slots: int = 1) -> list[NodeInfo]:
+        """The nodes that serve *pool* with at least that many slots."""
+        nodes = [node for node in self.nodes if pool in node["pools"] and not node["stopping"]]
+        return [node for node in nodes if slots == 1 or node["pools"][pool]["slots"] >= slots]
+
+    def slots(self, pool: str) -> int:
+        """The slots that the agent of *pool* takes that is due first."""
+        return self.plan.nodes[self.due[pool].agent_id].slots if pool in self.due else 1
 
 
 def facts_of(store: Store, job: JobMap, *, broker_error: str = "") -> JobFacts:

@@ -15,7 +15,7 @@ from kombu import Queue
 from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.transport import redis
 
-from mirrorneuron.store.connection import SentinelConnection, SentinelTLSConnection
+from mirrorneuron.store.sentinel import SentinelConnection, SentinelTLSConnection
 
 
 class _Protocol(redis.Channel):

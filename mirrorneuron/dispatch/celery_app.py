@@ -14,7 +14,8 @@ from kombu import Connection, Exchange, Queue
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.server_url import REDIS_SCHEMES, SENTINEL, for_kombu, sentinels_of, shared_options
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import MAX_CONNECTIONS, sentinel_options
+from mirrorneuron.store.connection import MAX_CONNECTIONS
+from mirrorneuron.store.sentinel import sentinel_options
 from mirrorneuron.text import printable, without_password
 
 OPEN_JOB: Final = "mirrorneuron.open_job"

@@ -21,8 +21,9 @@ from mirrorneuron.errors import JobFailed
 from mirrorneuron.job import CELERY_STATE, JobMap, JobStatus
 from mirrorneuron.server_url import SENTINEL, sentinels_of
 from mirrorneuron.settings import Settings
-from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, primary_of
+from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S
 from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.sentinel import primary_of
 from mirrorneuron.text import without_password
 
 

@@ -16,17 +16,15 @@ from typer.models import OptionInfo
 from mirrorneuron.bundle.load import validate_manifest
 from mirrorneuron.bundle.plan import make_plan
 from mirrorneuron.cli.command_table import COMMANDS, Entry, Group
-from mirrorneuron.diagnostics.job_diagnosis import (
-    Cause,
+from mirrorneuron.diagnostics.job_diagnosis import Cause, Diagnosis, diagnose, store_away
+from mirrorneuron.diagnostics.job_facts import (
     ClaimedAgent,
-    Diagnosis,
     DueAgents,
     JobFacts,
     StarvedAggregator,
-    diagnose,
-    store_away,
+    short_of,
+    unrouted_of,
 )
-from mirrorneuron.diagnostics.job_facts import short_of, unrouted_of
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import iso
 from tests.support.graphs import agent, collector, executor, manifest, router
