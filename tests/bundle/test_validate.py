@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mirrorneuron.bundle import validate
+from mirrorneuron.bundle import start_check
 from mirrorneuron.bundle.load import load
 from mirrorneuron.errors import Issue, ManifestError
 
@@ -87,7 +87,7 @@ def test_too_many_initial_messages_are_an_issue() -> None:
 
 
 def test_initial_messages_are_counted_over_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "MAX_SEEDS", 3)
+    monkeypatch.setattr(start_check, "MAX_SEEDS", 3)
     assert load(crowd(2, {"n0": [{}, {}]})), "the other entrypoint gets an empty one"
     (issue,) = issues(crowd(2, {"n0": [{}, {}], "n1": [{}, {}]}))
     assert issue.message == "would make 4 messages; at most 3 are allowed"

@@ -99,7 +99,6 @@ def test_no_page_of_a_worker_shows_a_password(dashboard: str, mn: Mn) -> None:
     [
         f"redis://:{SECRET}@127.0.0.1:6379/0",
         f"redis://me:{SECRET}@127.0.0.1:6379/0?health_check_interval=3",
-        f"redis://127.0.0.1:6379/0?password={SECRET}",
         f"sentinel://:{SECRET}@a:1,b:2/mymaster/0",
     ],
 )

@@ -43,6 +43,7 @@ FIELDS = {
     "content_encoding": "identity",
 }
 SHORT = {**FIELDS, "body": {"x": [1]}}
+STAMP = "2026-01-31T12:00:00.000Z"
 FULL = {
     "envelope": {**{k: v for k, v in FIELDS.items() if k not in ("headers", "artifacts", "stream")}, "message_id": "i"},
     "headers": {"h": 1},
@@ -50,7 +51,7 @@ FULL = {
     "artifacts": [],
     "stream": None,
 }
-STORED = seed(FULL, job_id="j", to="n", message_id="m", timestamp="2026-01-31T12:00:00.000Z")
+STORED = seed(FULL, job_id="j", to="n", message_id="m", timestamp=STAMP)
 STATE = {"received": 1, "collected": [["m", 1]], "recent": ["i"], "observations": 1, "unrouted": 1, "round_robin": 1}
 PAYLOADS = st.one_of(
     mutated(SHORT),
@@ -70,7 +71,7 @@ LIGHT = {
 def seeded(payload: Any) -> Message | None:
     """The message of *payload* after encoding and parsing; None if it was refused."""
     try:
-        text = encode(seed(payload, job_id="j", to="n", message_id="m", timestamp="t"))
+        text = encode(seed(payload, job_id="j", to="n", message_id="m", timestamp=STAMP))
     except ValueError:
         return None
     return Message.parse(text)
@@ -86,7 +87,7 @@ def test_any_payload_is_a_message_or_is_refused(payload: Any) -> None:
         assert found.envelope["job_id"] == "j"
         assert found.envelope["to"] == "n"
         assert found.expired(NOW_MS) in (True, False)
-        assert encode(seed(found.as_dict(), job_id="j", to="n", message_id="m", timestamp="t")) == encode(
+        assert encode(seed(found.as_dict(), job_id="j", to="n", message_id="m", timestamp=STAMP)) == encode(
             found.as_dict()
         )
 
@@ -117,7 +118,7 @@ def test_any_emit_is_a_message_or_is_refused(fields: dict[str, Any], body: Any) 
     cause = Message.parse(encode(STORED))
     try:
         check_emit_fields(fields)
-        made = respond(cause, fields, sender="n", type="x", body=body, timestamp="t")
+        made = respond(cause, fields, sender="n", type="x", body=body, timestamp=STAMP)
         found = Message.parse(encode(made))
     except ValueError:
         return
@@ -205,6 +206,6 @@ def test_a_message_is_the_same_after_encoding_and_parsing() -> None:
     """No JSON value changes, including the largest and the smallest numbers."""
     body: Any
     for body in (2**63, 10**30, 0.1, -0.0, 1e-308, "\0\u2028", {"": {"": []}}, [[], {}, None]):
-        found = Message.parse(encode(seed({"body": body}, job_id="j", to="n", message_id="m", timestamp="t")))
+        found = Message.parse(encode(seed({"body": body}, job_id="j", to="n", message_id="m", timestamp=STAMP)))
         assert encode(found.body) == encode(body)
         assert decode(encode(body)) == body

@@ -79,7 +79,7 @@ def step_of(claim: Claim, answer: bytes) -> Step:
             return ModuleResult(request.state, [], str(error), {})
 
     draft = Draft(PLAN.nodes["n"], claim, context(PLAN))
-    runtime = SimpleNamespace(modules=SimpleNamespace(run=run))
+    runtime = SimpleNamespace(modules=SimpleNamespace(run=run), settings=SimpleNamespace(max_run_seconds=0))
     try:
         job = JobRef("j", 1, "d")
         given = Run(runtime, job, draft.messages[0], None, {}, 1, lambda *_: None, RunHandle())  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, get_origin, get_type_hints
 import pytest
 
 from mirrorneuron import JobNotFound
-from mirrorneuron.api import client as client_module
+from mirrorneuron.api import streams
 from mirrorneuron.job import (
     AgentSnapshot,
     ClusterOverview,
@@ -176,7 +176,7 @@ def test_a_stream_of_events_is_live_and_ends_with_the_job(client, outside):
 
 
 def test_a_stream_continues_after_a_given_event(client, job, monkeypatch):
-    monkeypatch.setattr(client_module, "EVENTS_MS", 20)
+    monkeypatch.setattr(streams, "EVENTS_MS", 20)
     events = client.events(job["job_id"])
     assert list(client.stream_events(job["job_id"], after=events[1]["id"])) == events[2:]
     assert list(client.stream_events(job["job_id"], after=events[-1]["id"])) == []
