@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -117,9 +118,12 @@ def configs(wild: bool) -> Strategy:
     )
 
 
-@st.composite
-def manifests(draw: st.DrawFn, wild: bool) -> dict[str, Any]:
-    """Valid manifests of three nodes; if *wild*, with any JSON value at any place."""
+@cache
+def manifests(wild: bool) -> Strategy:
+    """Valid manifests of three nodes; if *wild*, with any JSON value at any place.
+
+    Made once: Hypothesis examines a new strategy of this size for seconds.
+    """
 
     def node(name: str) -> Strategy:
         return keyed(
@@ -155,5 +159,4 @@ def manifests(draw: st.DrawFn, wild: bool) -> dict[str, Any]:
         initial_inputs=st.dictionaries(NAMES, payloads, max_size=2) | st.lists(payloads, max_size=2),
         policies=keyed(Policies, wild, on_idle=st.sampled_from(list(OnIdle))),
     )
-    raw: dict[str, Any] = draw(manifest)
-    return {**raw, "entrypoints": raw.get("entrypoints") or "a"}
+    return manifest.map(lambda raw: {**raw, "entrypoints": raw.get("entrypoints") or "a"})
