@@ -152,6 +152,7 @@ class Step:
     dead: list[DeadLetterDraft] = field(default_factory=list)
     end: JobEnd | None = None
     consumed_bytes: int = 0  #: of the consumed messages
+    not_run: bool = False  #: the agent was given back without a run, so its losses still count
     inline_only: bool = False  #: it consumed mail sent within this commit, so its mailbox must still be empty
 
     @property
@@ -163,7 +164,7 @@ class Step:
 
 def untouched(claim: Claim, events: Sequence[tuple[str, bytes]] = ()) -> Step:
     """Return the step that gives a claim back unchanged."""
-    return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts, events=list(events))
+    return Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts, events=list(events), not_run=True)
 
 
 def new_token() -> str:

@@ -317,6 +317,7 @@ def _step_args(step: Step) -> list[Arg]:
         step.error,
         int(step.inline_only),
         step.consumed_bytes,
+        int(step.not_run),
     ]
 
 

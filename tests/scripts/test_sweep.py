@@ -8,7 +8,7 @@ import pytest
 
 from mirrorneuron.bundle.manifest import Policies, RecoveryMode
 from mirrorneuron.job import JobStatus
-from mirrorneuron.store.protocol import ReplyCode, Step, SweepReply, new_token
+from mirrorneuron.store.protocol import ReplyCode, Step, SweepReply, new_token, untouched
 from tests.scripts.machine.stage import ANY_HEAVY, EXECUTOR, JOB, JOIN_OF_THREE, LEASE_MS, Stage, failed
 
 Stages = Callable[..., Stage]
@@ -140,6 +140,15 @@ def test_after_its_first_loss_only_a_run_that_was_alone_counts_fully(stage: Stag
     one.claim("x")
     one.now += LEASE_MS
     assert sweep(one).word is ReplyCode.POISONED
+
+
+def test_a_run_that_is_given_back_is_still_suspected(stage: Stages) -> None:
+    """It waited for its slots, or its node was short of something: it proved nothing."""
+    one = stage(x=EXECUTOR).open(("x", b"1"))
+    lose(one, "x")
+    held = one.claim("x")
+    one.scripts.commit(JOB, held.token, [untouched(held.claims[0])], new_token())
+    assert [claim.losses for claim in one.claim("x").claims] == [1]
 
 
 def test_a_claim_tells_how_many_workers_died_of_its_message(stage: Stages) -> None:

@@ -8,7 +8,7 @@
 --       15 bytes of mail that a job may have, and of dead letters   16 events kept   17 bytes of their payloads
 --       then pool, maximum of agents for each wanted pool (agents of the first that has any are claimed);
 --       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only, bytes of
---            the consumed mail for each agent
+--            the consumed mail, not_run (its losses still count) for each agent
 --            ('' for state, last, output and threshold: unchanged; inline_only 1: it consumed mail sent within this commit,
 --            so its mailbox must be empty, because older mail must be handled first);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
@@ -17,7 +17,7 @@
 -- Reply {COMMITTED | MOVED | FULL (of mail) | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
-local FIELDS, most_bytes = 12, tonumber(ARGV[15])
+local FIELDS, most_bytes = 13, tonumber(ARGV[15])
 local now, token, at = clock(ARGV[1]), ARGV[3], 18
 local c = { token = ARGV[9], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
@@ -53,7 +53,8 @@ for i = first, outgoing - 1, FIELDS do
   local consumed = tonumber(ARGV[i + 1])
   if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
   local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
-    'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9], 'losses', '' }
+    'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9] }
+  if ARGV[i + 12] ~= '1' then set[#set + 1], set[#set + 2] = 'losses', '' end
   for name, offset in pairs({ state = 2, last = 3, output = 4, threshold = 6 }) do
     if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
   end

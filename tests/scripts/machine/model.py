@@ -249,7 +249,9 @@ class Job:
     def _land(self, now: int, step: Step) -> None:
         agent = self.agents[step.agent_id]
         del agent.mail[: step.consumed]
-        agent.holder, agent.losses, agent.interrupted = "", 0, False
+        agent.holder = ""
+        if not step.not_run:
+            agent.losses, agent.interrupted = 0, False
         agent.state, agent.last = step.state or agent.state, step.last or agent.last
         agent.output, agent.error = step.output or agent.output, step.error.encode()
         agent.processed, agent.attempts = step.processed, step.attempts

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
+from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token, untouched
 from mirrorneuron.store.scripts import Wanted
 from tests.scripts.machine.acts import act
 from tests.scripts.machine.model import Answer
@@ -139,8 +139,10 @@ class Workers(Base):
             reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
             assert reply.word in (ReplyCode.COMMITTED, ReplyCode.FULL)
         if reply.word is ReplyCode.FULL:  # as the worker does: the job fails
-            steps = [Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) for claim in held.claims]
-            reply = self.ask(self._commit(held, [replace(steps[0], end=failed()), *steps[1:]], next_token, wanted))
+            steps = [untouched(claim) for claim in held.claims]
+            reply = self.ask(
+                self._commit(held, [replace(steps[0], end=failed(), not_run=False), *steps[1:]], next_token, wanted)
+            )
             assert reply.word is ReplyCode.COMMITTED
         self.let_go()
         return reply
@@ -176,6 +178,8 @@ class Workers(Base):
         if inline_only:
             eaten.append(self.ledger.new())  # inline mail, which was never in the mailbox
         kind = KINDS[claim.agent_id]
+        if not consumed and not inline_only and data.draw(rarely):
+            return untouched(claim)
         troubled = bool(claim.mail) and not consumed
         return Step(
             claim.agent_id,
@@ -199,8 +203,5 @@ class Workers(Base):
 def _first_alone(held: ClaimedAgent, steps: list[Step]) -> list[Step]:
     """The steps without inline mail; the other agents are released, and their inline mail is sent."""
     inline_mail = [(step.agent_id, step.last) for step in steps if step.inline_only]
-    kept = [
-        Step(claim.agent_id, processed=claim.processed, attempts=claim.attempts) if step.inline_only else step
-        for claim, step in zip(held.claims, steps, strict=True)
-    ]
+    kept = [untouched(claim) if step.inline_only else step for claim, step in zip(held.claims, steps, strict=True)]
     return [replace(kept[0], outgoing=kept[0].outgoing + inline_mail), *kept[1:]]
