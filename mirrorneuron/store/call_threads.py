@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any, Final, Generic, TypeVar
@@ -68,6 +69,14 @@ class _Call(Generic[T]):
         raise RedisTimeoutError(f"no answer within {self.seconds:g} s")
 
 
+def threads_run() -> bool:
+    """False in a worker of uWSGI without `enable-threads` or `threads`: a thread that is started there never runs."""
+    options: Mapping[str, Any] | None = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if options is None or "threads" in options:
+        return True
+    return str(options.get("enable-threads", "false")).lower() not in ("false", "off", "no", "0")
+
+
 class CallThreads:
     """At most *most* daemon threads. Not fork-safe: a child process makes its own."""
 
@@ -81,10 +90,12 @@ class CallThreads:
     def run(self, do: Callable[[], T], seconds: float) -> T:
         """Return what *do* returns, or raise what it raises. Waits up to *seconds*.
 
+        Where no threads run, *do* has only the time-outs of its commands.
+
         Raises RedisTimeoutError when the time is over, and TooManyCalls if *do* was not even started by then. A call
         within a call is part of that one.
         """
-        if getattr(_current, "threads", None) is self:
+        if getattr(_current, "threads", None) is self or not threads_run():
             return do()
         call = _Call(do, seconds)
         self._start(call)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from mirrorneuron.store import connection
 
@@ -17,7 +17,10 @@ settings.register_profile("long", max_examples=5_000, stateful_step_count=100, d
 
 def fuzzed(examples: int) -> settings:
     """Run *examples* examples in the suite, and as many as the profile says in a run by hand."""
-    always = settings(deadline=None, suppress_health_check=list(HealthCheck))
+    # Without shrinking and explanation: on Python 3.11 Hypothesis traces each line for them, which takes minutes.
+    always = settings(
+        deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.reuse, Phase.generate)
+    )
     if settings.get_current_profile_name() == "long":
         return always
     # The same values in every run: the suite guards against known faults, and its result must not depend on chance.
