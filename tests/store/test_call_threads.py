@@ -25,7 +25,7 @@ def test_a_call_in_uwsgi_uses_a_thread_only_where_threads_run(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], in_a_thread: bool
 ) -> None:
     """Without `enable-threads` a thread that is started there never runs, and the call would time out."""
-    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
     assert (CallThreads().run(threading.get_ident, 30) != threading.get_ident()) is in_a_thread
 
 
