@@ -11,10 +11,12 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
+from _thread import start_new_thread
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import copy_context
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -35,31 +37,48 @@ class _Call(Generic[T]):
     def __init__(self, do: Callable[[], T], seconds: float, *, bounded: bool = True) -> None:
         self._do = do
         self._context = copy_context()
-        self.future: Future[T] = Future()
+        self._turn: SimpleQueue[None] = SimpleQueue()  #: whoever takes its entry begins the call, or cancels it
+        self._turn.put(None)
         self.seconds = seconds
         self.at = time.monotonic() + seconds if bounded else None
         self.settled: list[T] = []  #: the result, if it is known before the call ends
+        self.ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self.future: Future[T] = Future()  #: of an event loop
+        self.expected = False  #: by a thread that was idle
 
     def execute(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
+        if not _entry(self._turn) or not self.future.set_running_or_notify_cancel():
             return
+        result: Any = None
+        failure: BaseException | None = None
         try:
             result = self._context.run(self._do_until)
         except BaseException as error:
-            self.future.set_exception(error)
-        else:
+            failure = error
+        self.ended.put((result, failure))
+        if failure is None:
             self.future.set_result(result)
+        else:
+            self.future.set_exception(failure)
 
     def _do_until(self) -> T:
         gives_up_at.set(self.at)
         return self._do()
 
-    def outcome(self) -> T:
-        """The result after *seconds*, if it is known by now. Raises TooManyCalls or RedisTimeoutError."""
-        if self.future.cancel():
+    def result(self, wait_s: float | None) -> T:
+        """The result of the call after at most *wait_s*. Raises what it raised, TooManyCalls or RedisTimeoutError."""
+        try:
+            result, failure = self.ended.get(timeout=wait_s) if wait_s else self.ended.get_nowait()
+        except Empty:
+            return self._overdue()
+        if failure is not None:
+            raise failure
+        found: T = result
+        return found
+
+    def _overdue(self) -> T:
+        if _entry(self._turn):
             raise TooManyCalls(f"no thread was free within {self.seconds:g} s")
-        if self.future.done():
-            return self.future.result()
         if self.settled:
             log.warning(
                 "the announcement takes longer than %g s; it goes on, and if it fails the sweeper repeats it",
@@ -78,14 +97,18 @@ def threads_run() -> bool:
 
 
 class CallThreads:
-    """At most *most* daemon threads. Not fork-safe: a child process makes its own."""
+    """At most *most* daemon threads. Not fork-safe: a child process makes its own.
+
+    The caller's thread uses no lock of Python, only queues of C: an exception of a signal handler, such as Celery's
+    soft time limit, may come at any point of it, and must not leave a lock held.
+    """
 
     def __init__(self, most: int = MAX_THREADS) -> None:
-        self._most = most
-        self._queued: deque[_Call[Any]] = deque()
-        self._changed = threading.Condition()
-        self._threads = 0
-        self._busy = 0  #: threads that execute a call
+        self._calls: SimpleQueue[_Call[Any]] = SimpleQueue()
+        self._idle: SimpleQueue[None] = SimpleQueue()  #: an entry for each thread that waits for a call
+        self._more: SimpleQueue[None] = SimpleQueue()  #: an entry for each thread that may still be started
+        for _ in range(most):
+            self._more.put(None)
 
     def run(self, do: Callable[[], T], seconds: float) -> T:
         """Return what *do* returns, or raise what it raises. Waits up to *seconds*.
@@ -99,10 +122,7 @@ class CallThreads:
             return do()
         call = _Call(do, seconds)
         self._start(call)
-        try:
-            return call.future.result(seconds)
-        except TimeoutError:
-            return call.outcome()
+        return call.result(seconds)
 
     async def run_async(self, do: Callable[[], T], seconds: float, *, until_started: bool = False) -> T:
         """`run` for asyncio. A cancelled call that has been started goes on.
@@ -120,25 +140,19 @@ class CallThreads:
         except asyncio.CancelledError:
             done.cancel()
             raise
-        return done.result() if done.done() else call.outcome()
+        return done.result() if done.done() else call.result(None)
 
     def _start(self, call: _Call[Any]) -> None:
-        """Queue *call*, and start a thread for it unless one is unused. Executes it if the system refuses a thread."""
-        with self._changed:
-            self._queued.append(call)
-            if len(self._queued) <= self._threads - self._busy or self._threads == self._most:
-                self._changed.notify()
-                return
+        """Queue *call*, and start a thread for it unless one is idle. Executes it if the system refuses a thread."""
+        call.expected = _entry(self._idle)
+        if not call.expected and _entry(self._more):
             try:
-                threading.Thread(target=self._serve, name="mirrorneuron-call", daemon=True).start()
+                start_new_thread(self._serve, ())
             except RuntimeError:
-                if self._threads:
-                    return
-                self._queued.remove(call)
-            else:
-                self._threads += 1
+                self._more.put(None)
+                call.execute()  # each command still has its own time-out
                 return
-        call.execute()  # each command still has its own time-out
+        self._calls.put(call)
 
     def _serve(self) -> None:
         _current.threads = self
@@ -146,17 +160,32 @@ class CallThreads:
             _current.call = call
             call.execute()
             del call, _current.call  # they hold the client's connections
-            with self._changed:
-                self._busy -= 1
+        self._more.put(None)
 
     def _next(self) -> _Call[Any] | None:
         """The next call; None if none came for IDLE_S, and the thread has to end."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._queued, IDLE_S):
-                self._threads -= 1
-                return None
-            self._busy += 1
-            return self._queued.popleft()
+        with suppress(Empty):
+            return self._calls.get_nowait()
+        while True:
+            self._idle.put(None)
+            try:
+                call = self._calls.get(timeout=IDLE_S)
+            except Empty:
+                if _entry(self._idle):
+                    return None
+                continue  # a call has taken the entry, and comes
+            if not call.expected:  # it was queued before the entry
+                _entry(self._idle)
+            return call
+
+
+def _entry(queue: SimpleQueue[None]) -> bool:
+    """Take an entry of *queue*. Returns False if there is none."""
+    try:
+        queue.get_nowait()
+    except Empty:
+        return False
+    return True
 
 
 def settled(value: T) -> T:

@@ -80,10 +80,15 @@ def test_a_url_with_few_connections_serves_many_calls(redis_url: str) -> None:
 
 def test_calls_that_find_no_thread_in_time_are_told_apart_from_an_outage(redis_url: str) -> None:
     client = Client(Settings(redis_url=f"{redis_url}?max_connections=2", redis_namespace="full", client_timeout_ms=200))
-    calls, over = client._live_parts().store.calls, threading.Event()
+    calls, begun, over = client._live_parts().store.calls, threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        over.wait(60)
+
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(calls.run, lambda: over.wait(60), 60.0)
-        wait_until(lambda: calls._busy)
+        threads.submit(calls.run, long, 60.0)
+        assert begun.wait(60)
         with pytest.raises(RuntimeUnavailable, match="too many calls at once"):
             client.list_jobs()
         over.set()
