@@ -271,8 +271,8 @@ class Client:
     def send_message(self, job_id: str, agent_id: str, message: Any) -> str:
         """Append a message (an object as in `initial_inputs`, or a full one) to an agent's mailbox; returns its id.
 
-        Idempotent for a given `message_id`. Raises JobNotFound, AgentNotFound, JobStateError,
-        PayloadTooLarge, and MessageInvalid.
+        Idempotent for a given `message_id`, while it is among the newest 10,000 of the job. Raises JobNotFound,
+        AgentNotFound, JobStateError, PayloadTooLarge, and MessageInvalid.
         """
         arguments.text("agent_id", agent_id)
         return self._call(job_id, lambda resources: resources.control.deliver_message(job_id, agent_id, message))

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,10 +63,10 @@ def test_a_call_that_an_exception_interrupts_harms_no_other_one() -> None:
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.00002 + 0.000002 * (number % 50))
                 while True:
-                    assert calls.run(lambda number=number: number, 30) == number
+                    assert calls.run(partial(int, number), 30) == number
             except Interrupted:
                 interrupted += 1
-            assert calls.run(lambda number=number: -number, 30) == -number
+            assert calls.run(partial(int, -number), 30) == -number
         assert interrupted == rounds
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
