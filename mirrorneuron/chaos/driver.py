@@ -6,14 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
-from mirrorneuron.chaos import graphs, invariants, producer, victims
+from mirrorneuron.chaos import graphs, invariants, process_tree, producer, victims
 from mirrorneuron.chaos.graphs import Graph
 from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.producer import Order
 from mirrorneuron.chaos.schedule import Kind, Schedule, Strike
-from mirrorneuron.chaos.stage import Stage
+from mirrorneuron.chaos.stage import LEASE_MS, Stage
+from mirrorneuron.chaos.victims import Victim
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
 
@@ -23,6 +25,7 @@ LOOK_S: Final = 0.5  #: between two counts of the ended jobs
 PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
 DOWN_S: Final = (0.2, 1.0)  #: how long a killed node or server stays down: the minimum, and the range above it
 FROZEN_S: Final = (0.3, 2.2)  #: the same, for how long the server stays frozen
+HUNG_S: Final = (LEASE_MS / 1000 + 0.5, 2.0)  #: the same, for a stopped worker: its claims are taken over meanwhile
 STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
 FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
@@ -175,6 +178,8 @@ class Driver:
                 if not found:
                     return ""
                 victim = found[strike.which % len(found)]
+                if strike.kind is Kind.HANG:
+                    return self._hang(strike, victim)
                 victim.kill()
                 if strike.kind is Kind.NODE:
                     self._later(DOWN_S, strike, self._restart_nodes)
@@ -191,6 +196,12 @@ class Driver:
         server.kill()
         down_s = self._later(DOWN_S, strike, server.start)
         return f"killed the server, restart in {down_s:.1f} s"
+
+    def _hang(self, strike: Strike, victim: Victim) -> str:
+        if not process_tree.stop(victim.pid):
+            return ""
+        hung_s = self._later(HUNG_S, strike, partial(process_tree.resume, victim.pid))
+        return f"stopped {victim.name} for {hung_s:.1f} s"
 
     def _hit_client(self) -> str:
         """Kill the producer if it is submitting a job now."""

@@ -15,7 +15,7 @@ CHOICES: Final = 1_000  #: `Strike.which` is below this
 
 
 class Kind(StrEnum):
-    """The target of a strike. Each sends SIGKILL, except `freeze`, which sends SIGSTOP."""
+    """What a strike does. It sends SIGKILL to its target unless noted."""
 
     NODE = "node"  #: the supervisor of a node, whose workers die with it
     WORKER = "worker"  #: one of its Celery workers
@@ -24,7 +24,8 @@ class Kind(StrEnum):
     MODULE = "module"  #: the child process that runs a module agent
     CLIENT = "client"  #: a producer while it submits
     SERVER = "server"  #: the server; later restarted with the same data
-    FREEZE = "freeze"  #: the server; resumed after a pause
+    FREEZE = "freeze"  #: the server is stopped (SIGSTOP) and resumed after a pause
+    HANG = "hang"  #: a worker or a process of its pool is stopped (SIGSTOP) for longer than a lease, then resumed
 
 
 WEIGHTS: Final = {
@@ -36,16 +37,17 @@ WEIGHTS: Final = {
     Kind.CLIENT: 4,
     Kind.SERVER: 2,
     Kind.FREEZE: 2,
+    Kind.HANG: 4,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One planned kill or freeze."""
+    """One planned blow."""
 
     at_s: float  #: since the start of the test
     kind: Kind
-    which: int  #: 0..999; chooses one of the possible victims, and how long a node or server stays down
+    which: int  #: 0..999; chooses one of the possible victims, and how long it lasts
 
     def __str__(self) -> str:
         return f"{self.at_s:.1f} s {self.kind} {self.which}"

@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.chaos import victims
+from mirrorneuron.chaos import process_tree, victims
 from mirrorneuron.chaos.driver import Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
@@ -24,7 +25,7 @@ from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12
-ON_NODES = (Kind.NODE, Kind.WORKER, Kind.CHILD, Kind.COMMAND, Kind.MODULE, Kind.CLIENT)
+ON_NODES = (Kind.NODE, Kind.WORKER, Kind.CHILD, Kind.COMMAND, Kind.MODULE, Kind.CLIENT, Kind.HANG)
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +72,20 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     assert found(Kind.COMMAND) == [f"command {(tmp_path / 'command').read_text().strip()}"]
     assert found(Kind.MODULE) == [f"module {(tmp_path / 'module').read_text()}"]
     assert len(found(Kind.CHILD)) == 2, "only the busy ones"
+    assert sorted(found(Kind.HANG)) == sorted(found(Kind.WORKER) + found(Kind.CHILD))
     (tmp_path / "gate").touch()
     client.cleanup_jobs(all=True)
 
 
 class Witness:
-    """Checks that every process reported as killed is dead."""
+    """Checks that every reported blow has happened."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.saw: list[str] = []
+
+    def pids(self) -> list[int]:
+        return [seen.pid for node in self.stage.nodes if node.alive for seen in process_tree.beneath(node.pid)]
 
     def look(self, _progress: Progress, /) -> None:
         pass
@@ -95,6 +100,8 @@ class Witness:
         elif worker := re.match(r"killed worker (\w+)@(\w+)", said):
             (actor,) = (actor for actor in self.stage.nodes if actor.name == worker[2])
             wait_until(lambda: f"worker {worker[1]} was ended by signal SIGKILL" in actor.log.read_text())
+        elif said.startswith("stopped "):
+            assert any(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.pids())
         elif said == "killed the producer while it submitted":
             assert not self.stage.producer.alive
         else:

