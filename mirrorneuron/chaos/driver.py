@@ -18,6 +18,7 @@ from mirrorneuron.chaos.stage import LEASE_MS, Stage
 from mirrorneuron.chaos.victims import Victim
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
+from mirrorneuron.text import count
 
 TICK_S: Final = 0.01
 FAST_TICK_S: Final = 0.001  #: instead, while a strike on the producer is due: a submission takes some milliseconds
@@ -26,6 +27,8 @@ PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
 DOWN_S: Final = (0.2, 1.0)  #: how long a killed node or server stays down: the minimum, and the range above it
 FROZEN_S: Final = (0.3, 2.2)  #: the same, for how long the server stays frozen
 HUNG_S: Final = (LEASE_MS / 1000 + 0.5, 2.0)  #: the same, for a stopped worker: its claims are taken over meanwhile
+SLOW_S: Final = (1.0, 3.0)  #: the same, for how long the network of a node stays slow
+DELAY_S: Final = 0.25  #: of a slow network, in each direction
 STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
 FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
@@ -84,7 +87,7 @@ class Driver:
         self._jobs: dict[str, Graph] = {}
         self._progress = Progress(schedule)
         self._strikes = list(schedule.strikes)
-        self._repairs: list[tuple[float, Callable[[], None]]] = []  #: (when: seconds since the start, what)
+        self._repairs: list[tuple[float, Callable[[], object]]] = []  #: (when: seconds since the start, what)
         self._graphs = graphs.all_graphs()
         self._submitted_bytes = 0  #: size of the file of submitted ids when it was last read
         self._failures = 0
@@ -173,6 +176,8 @@ class Driver:
                 return self._hit_server(strike)
             case Kind.CLIENT:
                 return self._hit_client()
+            case Kind.HALF_OPEN | Kind.CUT | Kind.SLOW:
+                return self._hit_network(strike)
             case _:
                 found = victims.on_nodes(strike.kind, self._stage)
                 if not found:
@@ -203,6 +208,24 @@ class Driver:
         hung_s = self._later(HUNG_S, strike, partial(process_tree.resume, victim.pid))
         return f"stopped {victim.name} for {hung_s:.1f} s"
 
+    def _hit_network(self, strike: Strike) -> str:
+        """Disturb the connections of one node. Without any there is nothing to disturb."""
+        number = strike.which % len(self._stage.nodes)
+        node, network = self._stage.nodes[number], self._stage.networks[number]
+        if not self._stage.server.answers:
+            return ""
+        match strike.kind:
+            case Kind.HALF_OPEN:
+                changed = network.make_dead()
+                said = f"made {count(changed, 'connection')} of node {node.name} half-open"
+            case Kind.CUT:
+                changed, said = network.cut_replies(), f"cut the next replies to node {node.name}"
+            case _:
+                changed = network.slow_down(DELAY_S)
+                slow_s = self._later(SLOW_S, strike, partial(network.slow_down, 0))
+                said = f"slowed {count(changed, 'connection')} of node {node.name} for {slow_s:.1f} s"
+        return said if changed else ""
+
     def _hit_client(self) -> str:
         """Kill the producer if it is submitting a job now."""
         if not producer.trying(self._stage.folder).exists() or not self._stage.producer.alive:
@@ -215,7 +238,7 @@ class Driver:
             if not node.alive:
                 node.start()
 
-    def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], None]) -> float:
+    def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], object]) -> float:
         """Schedule *repair* after a pause that the strike chooses, and return the pause in seconds."""
         seconds = pause_s[0] + pause_s[1] * strike.which / 1000
         self._repairs.append((self._progress.elapsed_s + seconds, repair))

@@ -26,6 +26,9 @@ class Kind(StrEnum):
     SERVER = "server"  #: the server; later restarted with the same data
     FREEZE = "freeze"  #: the server is stopped (SIGSTOP) and resumed after a pause
     HANG = "hang"  #: a worker or a process of its pool is stopped (SIGSTOP) for longer than a lease, then resumed
+    HALF_OPEN = "half_open"  #: the connections of a node to the server stay open, but nothing passes them any more
+    CUT = "cut"  #: the connections of a node to the server are closed in place of the next reply of each
+    SLOW = "slow"  #: the connections of a node to the server are slow for a while
 
 
 WEIGHTS: Final = {
@@ -38,6 +41,9 @@ WEIGHTS: Final = {
     Kind.SERVER: 2,
     Kind.FREEZE: 2,
     Kind.HANG: 4,
+    Kind.HALF_OPEN: 2,
+    Kind.CUT: 3,
+    Kind.SLOW: 2,
 }
 
 

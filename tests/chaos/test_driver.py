@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.chaos import process_tree, victims
-from mirrorneuron.chaos.driver import Driver, Progress
+from mirrorneuron.chaos.driver import DELAY_S, Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
@@ -25,7 +27,9 @@ from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12
-ON_NODES = (Kind.NODE, Kind.WORKER, Kind.CHILD, Kind.COMMAND, Kind.MODULE, Kind.CLIENT, Kind.HANG)
+ALL_BUT_THE_SERVER: dict[Kind, int] = {
+    kind: weight for kind, weight in WEIGHTS.items() if kind not in (Kind.SERVER, Kind.FREEZE)
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,13 @@ class Witness:
             wait_until(lambda: f"worker {worker[1]} was ended by signal SIGKILL" in actor.log.read_text())
         elif said.startswith("stopped "):
             assert any(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.pids())
+        elif slowed := re.match(r"slowed [1-9].* of node (\w+)", said):
+            port = self.stage.networks[NODES.index(slowed[1])].port
+            began = time.monotonic()
+            redis.Redis.from_url(self.stage.server.url_at(port)).ping()
+            assert time.monotonic() - began >= 2 * DELAY_S
+        elif re.match(r"made [1-9].* half-open|cut the next replies", said):
+            pass  # see test_network
         elif said == "killed the producer while it submitted":
             assert not self.stage.producer.alive
         else:
@@ -112,7 +123,7 @@ class Witness:
 def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """The jobs end well. Then the keys of one of them are changed, before the report is made."""
     witness = Witness(stage)
-    planned = plan(8, JOBS, 0.1, {kind: WEIGHTS[kind] for kind in ON_NODES})
+    planned = plan(8, JOBS, 0.1, ALL_BUT_THE_SERVER)
     driver = Driver(stage, planned, witness)
     wait = driver._wait_for_the_end
     reruns: list[int] = []

@@ -12,15 +12,18 @@ def test_the_same_seed_gives_the_same_schedule_in_every_version():
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
-        "0.5 s server 492",
-        "0.8 s node 488",
-        "1.4 s client 24",
-        "2.2 s module 326",
-        "3.2 s hang 770",
-        "3.7 s child 510",
-        "4.1 s freeze 352",
-        "4.8 s command 459",
-        "5.5 s worker 4",
+        "0.4 s hang 492",
+        "0.6 s worker 488",
+        "1.2 s freeze 24",
+        "1.4 s client 326",
+        "2.4 s cut 770",
+        "2.8 s module 510",
+        "3.1 s half_open 352",
+        "3.6 s server 459",
+        "4.1 s slow 4",
+        "4.9 s child 822",
+        "5.0 s node 416",
+        "5.9 s command 471",
     ]
     assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
 
