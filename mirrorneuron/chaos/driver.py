@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from mirrorneuron.chaos import graphs, invariants, process_tree, producer, victims
+from mirrorneuron.chaos.feed import Feed
 from mirrorneuron.chaos.graphs import Graph
 from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.producer import Order
@@ -44,6 +45,7 @@ class Progress:
     missed: int = 0  #: strikes that found no victim
     peace: bool = False  #: True after the last kill
     last: str = ""  #: the last note
+    jobs: int = 0  #: of the schedule and of strikes
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,9 +87,10 @@ class Driver:
         self._audience = audience
         self._name = name  #: prefix of the job ids; unique on the stage
         self._jobs: dict[str, Graph] = {}
-        self._progress = Progress(schedule)
+        self._progress = Progress(schedule, jobs=schedule.jobs)
         self._strikes = list(schedule.strikes)
         self._repairs: list[tuple[float, Callable[[], object]]] = []  #: (when: seconds since the start, what)
+        self._feeds: list[Feed] = []
         self._graphs = graphs.all_graphs()
         self._submitted_bytes = 0  #: size of the file of submitted ids when it was last read
         self._failures = 0
@@ -121,6 +124,7 @@ class Driver:
         """Carry out the repairs and strikes that are due, and show the progress."""
         self._mend()
         self._strike()
+        self._feed()
         self._look()
         due = [strike for strike in self._strikes if strike.at_s <= self._progress.elapsed_s]
         client_due = any(strike.kind is Kind.CLIENT for strike in due)
@@ -176,6 +180,8 @@ class Driver:
                 return self._hit_server(strike)
             case Kind.CLIENT:
                 return self._hit_client()
+            case Kind.FEED:
+                return self._hit_feed(strike)
             case Kind.HALF_OPEN | Kind.CUT | Kind.SLOW:
                 return self._hit_network(strike)
             case _:
@@ -225,6 +231,21 @@ class Driver:
                 slow_s = self._later(SLOW_S, strike, partial(network.slow_down, 0))
                 said = f"slowed {count(changed, 'connection')} of node {node.name} for {slow_s:.1f} s"
         return said if changed else ""
+
+    def _hit_feed(self, strike: Strike) -> str:
+        """Start a job whose announcement is lost. It is not one of the jobs of the schedule."""
+        if not self._stage.server.answers:
+            return ""
+        feed = Feed(self._stage, f"{self._name}-feed-{len(self._feeds)}", opening=strike.which % 2 == 0)
+        feed.submit()
+        self._feeds.append(feed)
+        self._progress.jobs += 1
+        return f"lost an announcement of job {feed.job_id}, which gets messages all the time"
+
+    def _feed(self) -> None:
+        for feed in self._feeds:
+            if self._stage.server.answers:
+                feed.go_on()
 
     def _hit_client(self) -> str:
         """Kill the producer if it is submitting a job now."""
@@ -278,7 +299,9 @@ class Driver:
     def _report(self) -> Report:
         progress, store = self._progress, self._stage.store
         seconds = progress.elapsed_s
-        found = [v for job_id, graph in self._jobs.items() for v in invariants.of_job(store, job_id, graph.expected)]
+        expected = {job_id: graph.expected for job_id, graph in self._jobs.items()}
+        expected |= {feed.job_id: feed.expected for feed in self._feeds}
+        found = [v for job_id, wanted in expected.items() for v in invariants.of_job(store, job_id, wanted)]
         found += invariants.of_store(store)
-        reruns = sum(invariants.reruns(store.events(job_id)) for job_id in self._jobs)
+        reruns = sum(invariants.reruns(store.events(job_id)) for job_id in expected)
         return Report(self._schedule, seconds, progress.kills, progress.missed, reruns, tuple(found))

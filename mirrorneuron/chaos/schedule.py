@@ -29,6 +29,7 @@ class Kind(StrEnum):
     HALF_OPEN = "half_open"  #: the connections of a node to the server stay open, but nothing passes them any more
     CUT = "cut"  #: the connections of a node to the server are closed in place of the next reply of each
     SLOW = "slow"  #: the connections of a node to the server are slow for a while
+    FEED = "feed"  #: an announcement is lost while its job gets messages from outside all the time
 
 
 WEIGHTS: Final = {
@@ -44,6 +45,7 @@ WEIGHTS: Final = {
     Kind.HALF_OPEN: 2,
     Kind.CUT: 3,
     Kind.SLOW: 2,
+    Kind.FEED: 2,
 }
 
 
@@ -79,11 +81,12 @@ def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEI
     at = [round((number + draw()) * SUBMITTED * seconds / bursts, 3) for number in range(bursts)]
     count = max(len(weights), round(seconds / EVERY_S))
     kinds = _kinds(draw, weights)
+    # A client can be killed only while jobs are left to submit. A lost announcement is noticed after some seconds only.
+    last_s = {Kind.CLIENT: at[-1], Kind.FEED: seconds / 2}
     strikes = []
     for number in range(count):
         kind, share = next(kinds), (number + draw()) / count
-        # A client can be killed only while jobs are left to submit.
-        at_s = share * (at[-1] if kind is Kind.CLIENT else seconds)
+        at_s = share * last_s.get(kind, seconds)
         strikes.append(Strike(round(at_s, 3), kind, int(draw() * CHOICES)))
     strikes.sort(key=lambda strike: strike.at_s)
     return Schedule(seed, jobs, minutes, tuple(strikes), tuple(at[number * bursts // jobs] for number in range(jobs)))

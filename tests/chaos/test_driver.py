@@ -113,6 +113,8 @@ class Witness:
             assert time.monotonic() - began >= 2 * DELAY_S
         elif re.match(r"made [1-9].* half-open|cut the next replies", said):
             pass  # see test_network
+        elif lost := re.match(r"lost an announcement of job (\S+),", said):
+            assert self.stage.store.read_job(lost[1])
         elif said == "killed the producer while it submitted":
             assert not self.stage.producer.alive
         else:
@@ -144,5 +146,7 @@ def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monke
     counts = {flaw: report.count(flaw) for flaw in Flaw if report.count(flaw)}
     assert counts == {Flaw.LOST: 2, Flaw.CLAIMED: 1, Flaw.LEAKED: 1}, report.violations
     assert report.reruns == reruns[0] > 0
+    assert report.kills[Kind.FEED] == 1
+    assert len(list(stage.store.jobs())) == JOBS + 1
     assert len(witness.saw) == report.kills.total() > 0
     assert report.kills.total() + report.missed == len(planned.strikes)

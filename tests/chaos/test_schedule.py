@@ -12,18 +12,19 @@ def test_the_same_seed_gives_the_same_schedule_in_every_version():
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
-        "0.4 s hang 492",
+        "0.3 s half_open 492",
         "0.6 s worker 488",
-        "1.2 s freeze 24",
-        "1.4 s client 326",
-        "2.4 s cut 770",
-        "2.8 s module 510",
-        "3.1 s half_open 352",
-        "3.6 s server 459",
-        "4.1 s slow 4",
-        "4.9 s child 822",
-        "5.0 s node 416",
-        "5.9 s command 471",
+        "1.2 s hang 24",
+        "1.5 s server 326",
+        "1.9 s feed 4",
+        "2.2 s slow 770",
+        "2.6 s module 510",
+        "2.8 s cut 352",
+        "3.3 s freeze 459",
+        "4.5 s child 822",
+        "4.6 s client 471",
+        "4.6 s command 416",
+        "5.8 s node 273",
     ]
     assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
 
