@@ -215,10 +215,10 @@ class Driver:
         return f"stopped {victim.name} for {hung_s:.1f} s"
 
     def _hit_network(self, strike: Strike) -> str:
-        """Disturb the connections of one node. Without any there is nothing to disturb."""
+        """Disturb the connections of one node. One that is slow already would become fast too early."""
         number = strike.which % len(self._stage.nodes)
         node, network = self._stage.nodes[number], self._stage.networks[number]
-        if not self._stage.server.answers:
+        if not self._stage.server.answers or (strike.kind is Kind.SLOW and network.is_slow):
             return ""
         match strike.kind:
             case Kind.HALF_OPEN:

@@ -24,6 +24,7 @@ class Network:
             bufsize=0,
             start_new_session=True,  # Ctrl-C at the terminal does not reach it
         )
+        self.is_slow = False
         self.port = self._answer()  #: of the proxy
 
     def make_dead(self) -> int:
@@ -36,6 +37,7 @@ class Network:
 
     def slow_down(self, delay_s: float) -> int:
         """Delay all that passes, in each direction; 0 ends it. Returns the number of present connections."""
+        self.is_slow = delay_s > 0
         return self._ask(f"delay_s {delay_s}")
 
     def close(self) -> None:

@@ -79,9 +79,14 @@ def kill(pid: int) -> None:
 
 
 def stop(pid: int) -> bool:
-    """Send SIGSTOP to one process, and return True once it has stopped; False if it has ended."""
+    """Send SIGSTOP to one process, and return True once it has stopped.
+
+    Returns False if it has ended, or was stopped already: then another caller will resume it.
+    """
     with suppress(psutil.Error):
         process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_STOPPED:
+            return False
         process.suspend()
         while (status := process.status()) not in DEAD:
             if status == psutil.STATUS_STOPPED:

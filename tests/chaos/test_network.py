@@ -67,7 +67,9 @@ def test_a_slow_network_delays_both_directions(network: Network):
 
     assert network.slow_down(0.1) == 1
     assert round_trip_s() >= 0.2
+    assert network.is_slow
     network.slow_down(0)
+    assert not network.is_slow
     wait_until(lambda: round_trip_s() < 0.2)
 
 

@@ -60,6 +60,7 @@ def test_a_stopped_process_has_stopped_until_it_is_resumed(shell):
     seen = psutil.Process(grandchild.pid)
     assert process_tree.stop(grandchild.pid)
     assert seen.status() == psutil.STATUS_STOPPED
+    assert not process_tree.stop(grandchild.pid), "another caller will resume it"
     process_tree.resume(grandchild.pid)
     wait_until(lambda: seen.status() != psutil.STATUS_STOPPED)
     process_tree.kill(grandchild.pid)
