@@ -6,16 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
-from mirrorneuron.chaos import graphs, invariants, producer, victims
+from mirrorneuron.chaos import graphs, invariants, process_tree, producer, victims
+from mirrorneuron.chaos.feed import Feed
 from mirrorneuron.chaos.graphs import Graph
 from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.producer import Order
 from mirrorneuron.chaos.schedule import Kind, Schedule, Strike
-from mirrorneuron.chaos.stage import Stage
+from mirrorneuron.chaos.stage import LEASE_MS, Stage
+from mirrorneuron.chaos.victims import Victim
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
+from mirrorneuron.text import count
 
 TICK_S: Final = 0.01
 FAST_TICK_S: Final = 0.001  #: instead, while a strike on the producer is due: a submission takes some milliseconds
@@ -23,6 +27,9 @@ LOOK_S: Final = 0.5  #: between two counts of the ended jobs
 PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
 DOWN_S: Final = (0.2, 1.0)  #: how long a killed node or server stays down: the minimum, and the range above it
 FROZEN_S: Final = (0.3, 2.2)  #: the same, for how long the server stays frozen
+HUNG_S: Final = (LEASE_MS / 1000 + 0.5, 2.0)  #: the same, for a stopped worker: its claims are taken over meanwhile
+SLOW_S: Final = (1.0, 3.0)  #: the same, for how long the network of a node stays slow
+DELAY_S: Final = 0.25  #: of a slow network, in each direction
 STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
 FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
@@ -38,6 +45,7 @@ class Progress:
     missed: int = 0  #: strikes that found no victim
     peace: bool = False  #: True after the last kill
     last: str = ""  #: the last note
+    jobs: int = 0  #: of the schedule and of strikes
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -79,9 +87,10 @@ class Driver:
         self._audience = audience
         self._name = name  #: prefix of the job ids; unique on the stage
         self._jobs: dict[str, Graph] = {}
-        self._progress = Progress(schedule)
+        self._progress = Progress(schedule, jobs=schedule.jobs)
         self._strikes = list(schedule.strikes)
-        self._repairs: list[tuple[float, Callable[[], None]]] = []  #: (when: seconds since the start, what)
+        self._repairs: list[tuple[float, Callable[[], object]]] = []  #: (when: seconds since the start, what)
+        self._feeds: list[Feed] = []
         self._graphs = graphs.all_graphs()
         self._submitted_bytes = 0  #: size of the file of submitted ids when it was last read
         self._failures = 0
@@ -115,6 +124,7 @@ class Driver:
         """Carry out the repairs and strikes that are due, and show the progress."""
         self._mend()
         self._strike()
+        self._feed()
         self._look()
         due = [strike for strike in self._strikes if strike.at_s <= self._progress.elapsed_s]
         client_due = any(strike.kind is Kind.CLIENT for strike in due)
@@ -170,11 +180,17 @@ class Driver:
                 return self._hit_server(strike)
             case Kind.CLIENT:
                 return self._hit_client()
+            case Kind.FEED:
+                return self._hit_feed(strike)
+            case Kind.HALF_OPEN | Kind.CUT | Kind.SLOW:
+                return self._hit_network(strike)
             case _:
                 found = victims.on_nodes(strike.kind, self._stage)
                 if not found:
                     return ""
                 victim = found[strike.which % len(found)]
+                if strike.kind is Kind.HANG:
+                    return self._hang(strike, victim)
                 victim.kill()
                 if strike.kind is Kind.NODE:
                     self._later(DOWN_S, strike, self._restart_nodes)
@@ -192,6 +208,45 @@ class Driver:
         down_s = self._later(DOWN_S, strike, server.start)
         return f"killed the server, restart in {down_s:.1f} s"
 
+    def _hang(self, strike: Strike, victim: Victim) -> str:
+        if not process_tree.stop(victim.pid):
+            return ""
+        hung_s = self._later(HUNG_S, strike, partial(process_tree.resume, victim.pid))
+        return f"stopped {victim.name} for {hung_s:.1f} s"
+
+    def _hit_network(self, strike: Strike) -> str:
+        """Disturb the connections of one node. One that is slow already would become fast too early."""
+        number = strike.which % len(self._stage.nodes)
+        node, network = self._stage.nodes[number], self._stage.networks[number]
+        if not self._stage.server.answers or (strike.kind is Kind.SLOW and network.is_slow):
+            return ""
+        match strike.kind:
+            case Kind.HALF_OPEN:
+                changed = network.make_dead()
+                said = f"made {count(changed, 'connection')} of node {node.name} half-open"
+            case Kind.CUT:
+                changed, said = network.cut_replies(), f"cut the next replies to node {node.name}"
+            case _:
+                changed = network.slow_down(DELAY_S)
+                slow_s = self._later(SLOW_S, strike, partial(network.slow_down, 0))
+                said = f"slowed {count(changed, 'connection')} of node {node.name} for {slow_s:.1f} s"
+        return said if changed else ""
+
+    def _hit_feed(self, strike: Strike) -> str:
+        """Start a job whose announcement is lost. It is not one of the jobs of the schedule."""
+        if not self._stage.server.answers:
+            return ""
+        feed = Feed(self._stage, f"{self._name}-feed-{len(self._feeds)}", opening=strike.which % 2 == 0)
+        feed.submit()
+        self._feeds.append(feed)
+        self._progress.jobs += 1
+        return f"lost an announcement of job {feed.job_id}, which gets messages all the time"
+
+    def _feed(self) -> None:
+        for feed in self._feeds:
+            if self._stage.server.answers:
+                feed.go_on()
+
     def _hit_client(self) -> str:
         """Kill the producer if it is submitting a job now."""
         if not producer.trying(self._stage.folder).exists() or not self._stage.producer.alive:
@@ -204,7 +259,7 @@ class Driver:
             if not node.alive:
                 node.start()
 
-    def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], None]) -> float:
+    def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], object]) -> float:
         """Schedule *repair* after a pause that the strike chooses, and return the pause in seconds."""
         seconds = pause_s[0] + pause_s[1] * strike.which / 1000
         self._repairs.append((self._progress.elapsed_s + seconds, repair))
@@ -244,7 +299,9 @@ class Driver:
     def _report(self) -> Report:
         progress, store = self._progress, self._stage.store
         seconds = progress.elapsed_s
-        found = [v for job_id, graph in self._jobs.items() for v in invariants.of_job(store, job_id, graph.expected)]
+        expected = {job_id: graph.expected for job_id, graph in self._jobs.items()}
+        expected |= {feed.job_id: feed.expected for feed in self._feeds}
+        found = [v for job_id, wanted in expected.items() for v in invariants.of_job(store, job_id, wanted)]
         found += invariants.of_store(store)
-        reruns = sum(invariants.reruns(store.events(job_id)) for job_id in self._jobs)
+        reruns = sum(invariants.reruns(store.events(job_id)) for job_id in expected)
         return Report(self._schedule, seconds, progress.kills, progress.missed, reruns, tuple(found))

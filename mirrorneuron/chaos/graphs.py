@@ -131,6 +131,13 @@ def _fed() -> Graph:
     return Graph("fed", _manifest("fed", [0], nodes, []), expected, feed=FED)
 
 
+def fed_for_long(count: int = 0) -> Graph:
+    """A router that gets *count* messages from outside. A message to `gate`, with that number, ends the job."""
+    nodes = [_node("source", "router"), _node("gate", "sensor", complete_job=True, complete_after=1)]
+    expected = Expected({"source": 1 + count, "gate": 1}, output={"count": 1, "last_message": count})
+    return Graph("fed-for-long", _manifest("fed-for-long", [0], nodes, []), expected)
+
+
 def _manifest(name: str, inputs: Any, nodes: list[dict[str, Any]], edges: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "manifest_version": "1.0",

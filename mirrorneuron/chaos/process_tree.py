@@ -78,6 +78,29 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def stop(pid: int) -> bool:
+    """Send SIGSTOP to one process, and return True once it has stopped.
+
+    Returns False if it has ended, or was stopped already: then another caller will resume it.
+    """
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_STOPPED:
+            return False
+        process.suspend()
+        while (status := process.status()) not in DEAD:
+            if status == psutil.STATUS_STOPPED:
+                return True
+            time.sleep(POLL_S)
+    return False
+
+
+def resume(pid: int) -> None:
+    """Send SIGCONT to one process. A process that has already ended is not an error."""
+    with suppress(psutil.Error):
+        psutil.Process(pid).resume()
+
+
 def kill_all_with(entry: str) -> None:
     """Kill every process with *entry* (`NAME=value`) in its environment, until none is left or `GONE_S` are over."""
     deadline = time.monotonic() + GONE_S

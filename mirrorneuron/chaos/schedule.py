@@ -15,7 +15,7 @@ CHOICES: Final = 1_000  #: `Strike.which` is below this
 
 
 class Kind(StrEnum):
-    """The target of a strike. Each sends SIGKILL, except `freeze`, which sends SIGSTOP."""
+    """What a strike does. It sends SIGKILL to its target unless noted."""
 
     NODE = "node"  #: the supervisor of a node, whose workers die with it
     WORKER = "worker"  #: one of its Celery workers
@@ -24,7 +24,12 @@ class Kind(StrEnum):
     MODULE = "module"  #: the child process that runs a module agent
     CLIENT = "client"  #: a producer while it submits
     SERVER = "server"  #: the server; later restarted with the same data
-    FREEZE = "freeze"  #: the server; resumed after a pause
+    FREEZE = "freeze"  #: the server is stopped (SIGSTOP) and resumed after a pause
+    HANG = "hang"  #: a worker or a process of its pool is stopped (SIGSTOP) for longer than a lease, then resumed
+    HALF_OPEN = "half_open"  #: the connections of a node to the server stay open, but nothing passes them any more
+    CUT = "cut"  #: the connections of a node to the server are closed in place of the next reply of each
+    SLOW = "slow"  #: the connections of a node to the server are slow for a while
+    FEED = "feed"  #: an announcement is lost while its job gets messages from outside all the time
 
 
 WEIGHTS: Final = {
@@ -36,16 +41,21 @@ WEIGHTS: Final = {
     Kind.CLIENT: 4,
     Kind.SERVER: 2,
     Kind.FREEZE: 2,
+    Kind.HANG: 4,
+    Kind.HALF_OPEN: 2,
+    Kind.CUT: 3,
+    Kind.SLOW: 2,
+    Kind.FEED: 2,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One planned kill or freeze."""
+    """One planned blow."""
 
     at_s: float  #: since the start of the test
     kind: Kind
-    which: int  #: 0..999; chooses one of the possible victims, and how long a node or server stays down
+    which: int  #: 0..999; chooses one of the possible victims, and how long it lasts
 
     def __str__(self) -> str:
         return f"{self.at_s:.1f} s {self.kind} {self.which}"
@@ -71,11 +81,12 @@ def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEI
     at = [round((number + draw()) * SUBMITTED * seconds / bursts, 3) for number in range(bursts)]
     count = max(len(weights), round(seconds / EVERY_S))
     kinds = _kinds(draw, weights)
+    # A client can be killed only while jobs are left to submit. A lost announcement is noticed after some seconds only.
+    last_s = {Kind.CLIENT: at[-1], Kind.FEED: seconds / 2}
     strikes = []
     for number in range(count):
         kind, share = next(kinds), (number + draw()) / count
-        # A client can be killed only while jobs are left to submit.
-        at_s = share * (at[-1] if kind is Kind.CLIENT else seconds)
+        at_s = share * last_s.get(kind, seconds)
         strikes.append(Strike(round(at_s, 3), kind, int(draw() * CHOICES)))
     strikes.sort(key=lambda strike: strike.at_s)
     return Schedule(seed, jobs, minutes, tuple(strikes), tuple(at[number * bursts // jobs] for number in range(jobs)))

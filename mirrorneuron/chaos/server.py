@@ -34,6 +34,15 @@ class Server:
         """The URL of the server; valid after `start`."""
         return self._state.url
 
+    def url_at(self, port: int) -> str:
+        """The URL of the server through a proxy at *port*."""
+        return self._state.model_copy(update={"port": port}).url
+
+    @property
+    def port(self) -> int:
+        """The port of the server; valid after `start`."""
+        return self._state.port
+
     @property
     def answers(self) -> bool:
         """False while the server is killed or frozen."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import mirrorneuron
 from mirrorneuron.chaos import process_tree, producer
+from mirrorneuron.chaos.network import Network
 from mirrorneuron.chaos.server import Server
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.pools import LIGHT
@@ -86,12 +87,16 @@ class Stage:
         self.settings = _settings(server.url, folder)
         self.store = Store(self.settings, client=connect(server.url, timeout_s=ANSWER_S))
         self._environment = {**environment, **_variables(self.settings)}
+        self.networks: list[Network] = []  #: of the nodes, in their order; all other processes connect directly
         self.nodes = [self._node(name, node_argv) for name in NODES]
         command = (sys.executable, "-P", "-m", producer.__name__, str(folder))
         self.producer = Actor("producer", command, self._environment, folder)
 
     def _node(self, name: str, argv: Sequence[str]) -> Actor:
-        environment = {**self._environment, f"{PREFIX}TEMP_DIR": str(self.folder / name)}
+        network = Network(self.server.port, self._environment)
+        self.networks.append(network)
+        own = {"TEMP_DIR": str(self.folder / name), "REDIS_URL": self.server.url_at(network.port)}
+        environment = {**self._environment, **{PREFIX + key: value for key, value in own.items()}}
         return Actor(name, (*argv, "--name", name, "--log-level", "info"), environment, self.folder)
 
     def start_nodes(self) -> None:
@@ -133,6 +138,8 @@ class Stage:
                 actor.kill()
                 for child in below:
                     process_tree.kill(child.pid)
+        for network in self.networks:
+            network.close()
         self.store.close()
 
 

@@ -1,4 +1,4 @@
-"""Find the processes that a strike of each kind may kill now."""
+"""Find the processes that a strike of each kind may kill or stop now."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Victim:
     """A process or process group that can be killed."""
 
     name: str
+    pid: int
     kill: Callable[[], None]
 
 
@@ -32,13 +33,15 @@ def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
 
 def _of_node(kind: Kind, node: Actor) -> list[Victim]:
     if kind is Kind.NODE:
-        return [Victim(f"node {node.name}", node.kill)]
+        return [Victim(f"node {node.name}", node.pid, node.kill)]
     below = process_tree.beneath(node.pid)
     match kind:
         case Kind.WORKER:
             return [_single(f"worker {_name(seen)}", seen) for seen in below if seen.depth == 1]
         case Kind.CHILD:
             return _pool_children(below)
+        case Kind.HANG:
+            return _of_node(Kind.WORKER, node) + _of_node(Kind.CHILD, node)
         case Kind.COMMAND:
             return [_group(f"command {seen.pid}", seen) for seen in below if seen.leads and _is_command(seen)]
         case Kind.MODULE:
@@ -67,8 +70,8 @@ def _name(worker: Seen) -> str:
 
 
 def _single(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(process_tree.kill, seen.pid))
+    return Victim(name, seen.pid, partial(process_tree.kill, seen.pid))
 
 
 def _group(name: str, seen: Seen) -> Victim:
-    return Victim(name, partial(kill_group, seen.group))
+    return Victim(name, seen.pid, partial(kill_group, seen.group))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import redis
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.chaos import victims
-from mirrorneuron.chaos.driver import Driver, Progress
+from mirrorneuron.chaos import process_tree, victims
+from mirrorneuron.chaos.driver import DELAY_S, Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
@@ -24,7 +27,9 @@ from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12
-ON_NODES = (Kind.NODE, Kind.WORKER, Kind.CHILD, Kind.COMMAND, Kind.MODULE, Kind.CLIENT)
+ALL_BUT_THE_SERVER: dict[Kind, int] = {
+    kind: weight for kind, weight in WEIGHTS.items() if kind not in (Kind.SERVER, Kind.FREEZE)
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +76,20 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     assert found(Kind.COMMAND) == [f"command {(tmp_path / 'command').read_text().strip()}"]
     assert found(Kind.MODULE) == [f"module {(tmp_path / 'module').read_text()}"]
     assert len(found(Kind.CHILD)) == 2, "only the busy ones"
+    assert sorted(found(Kind.HANG)) == sorted(found(Kind.WORKER) + found(Kind.CHILD))
     (tmp_path / "gate").touch()
     client.cleanup_jobs(all=True)
 
 
 class Witness:
-    """Checks that every process reported as killed is dead."""
+    """Checks that every reported blow has happened."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.saw: list[str] = []
+
+    def pids(self) -> list[int]:
+        return [seen.pid for node in self.stage.nodes if node.alive for seen in process_tree.beneath(node.pid)]
 
     def look(self, _progress: Progress, /) -> None:
         pass
@@ -95,6 +104,17 @@ class Witness:
         elif worker := re.match(r"killed worker (\w+)@(\w+)", said):
             (actor,) = (actor for actor in self.stage.nodes if actor.name == worker[2])
             wait_until(lambda: f"worker {worker[1]} was ended by signal SIGKILL" in actor.log.read_text())
+        elif said.startswith("stopped "):
+            assert any(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in self.pids())
+        elif slowed := re.match(r"slowed [1-9].* of node (\w+)", said):
+            port = self.stage.networks[NODES.index(slowed[1])].port
+            began = time.monotonic()
+            redis.Redis.from_url(self.stage.server.url_at(port)).ping()
+            assert time.monotonic() - began >= 2 * DELAY_S
+        elif re.match(r"made [1-9].* half-open|cut the next replies", said):
+            pass  # see test_network
+        elif lost := re.match(r"lost an announcement of job (\S+),", said):
+            assert self.stage.store.read_job(lost[1])
         elif said == "killed the producer while it submitted":
             assert not self.stage.producer.alive
         else:
@@ -105,7 +125,7 @@ class Witness:
 def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """The jobs end well. Then the keys of one of them are changed, before the report is made."""
     witness = Witness(stage)
-    planned = plan(8, JOBS, 0.1, {kind: WEIGHTS[kind] for kind in ON_NODES})
+    planned = plan(8, JOBS, 0.1, ALL_BUT_THE_SERVER)
     driver = Driver(stage, planned, witness)
     wait = driver._wait_for_the_end
     reruns: list[int] = []
@@ -126,5 +146,7 @@ def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monke
     counts = {flaw: report.count(flaw) for flaw in Flaw if report.count(flaw)}
     assert counts == {Flaw.LOST: 2, Flaw.CLAIMED: 1, Flaw.LEAKED: 1}, report.violations
     assert report.reruns == reruns[0] > 0
+    assert report.kills[Kind.FEED] == 1
+    assert len(list(stage.store.jobs())) == JOBS + 1
     assert len(witness.saw) == report.kills.total() > 0
     assert report.kills.total() + report.missed == len(planned.strikes)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from mirrorneuron.chaos import process_tree
@@ -52,6 +53,20 @@ def test_a_killed_descendant_is_not_listed(shell):
     process_tree.kill(grandchild.pid)
     wait_until(lambda: not process_tree.beneath(shell.pid))
     process_tree.kill(grandchild.pid)  # has ended already: not an error
+
+
+def test_a_stopped_process_has_stopped_until_it_is_resumed(shell):
+    _, grandchild = family(shell.pid)
+    seen = psutil.Process(grandchild.pid)
+    assert process_tree.stop(grandchild.pid)
+    assert seen.status() == psutil.STATUS_STOPPED
+    assert not process_tree.stop(grandchild.pid), "another caller will resume it"
+    process_tree.resume(grandchild.pid)
+    wait_until(lambda: seen.status() != psutil.STATUS_STOPPED)
+    process_tree.kill(grandchild.pid)
+    wait_until(lambda: not process_tree.beneath(shell.pid))
+    assert not process_tree.stop(grandchild.pid)
+    process_tree.resume(grandchild.pid)  # has ended already: not an error
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="checked on Linux only")

@@ -12,14 +12,19 @@ def test_the_same_seed_gives_the_same_schedule_in_every_version():
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
-        "0.5 s client 492",
-        "0.9 s node 488",
-        "1.9 s server 24",
-        "2.5 s command 326",
-        "3.6 s freeze 770",
-        "4.2 s child 510",
-        "4.6 s module 352",
-        "5.4 s worker 459",
+        "0.3 s half_open 492",
+        "0.6 s worker 488",
+        "1.2 s hang 24",
+        "1.5 s server 326",
+        "1.9 s feed 4",
+        "2.2 s slow 770",
+        "2.6 s module 510",
+        "2.8 s cut 352",
+        "3.3 s freeze 459",
+        "4.5 s child 822",
+        "4.6 s client 471",
+        "4.6 s command 416",
+        "5.8 s node 273",
     ]
     assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
 

@@ -32,11 +32,14 @@ def chaos(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="The number of jobs to submit.")] = 200,
     minutes: Annotated[
-        float, typer.Option("--minutes", metavar="M", min=0.01, help="How long processes are killed, in minutes.")
+        float, typer.Option("--minutes", metavar="M", min=0.01, help="How long the kills go on, in minutes.")
     ] = 2,
     json: Json = False,
 ) -> None:
     """Crash test: kill nodes, commands, clients and the server while jobs run.
+
+    It also stops workers and the server and lets them come back, makes connections slow, half-open or cut, and loses
+    announcements. The schedule and the report count all of this as kills.
 
     The test reports what was lost, doubled, stuck or left behind. It starts a server and nodes of its own, uses no
     others, and removes everything at the end. The same --seed, --jobs and --minutes give the same schedule.

@@ -45,8 +45,8 @@ def view(progress: Progress) -> Table:
     phase = Text("recovery", "green") if progress.peace else Text("kills", "bold red")
     grid.add_row("seed", str(planned.seed))
     grid.add_row("phase", Text.assemble(phase, f"  {progress.elapsed_s:.0f} s"))
-    counts = f"{progress.ended}/{planned.jobs} ended, {progress.submitted} submitted"
-    grid.add_row("jobs", bar(progress.ended, planned.jobs, counts))
+    counts = f"{progress.ended}/{progress.jobs} ended, {progress.submitted} submitted"
+    grid.add_row("jobs", bar(progress.ended, progress.jobs, counts))
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(progress.kills.items()))
     grid.add_row("kills", f"{progress.kills.total()} of {len(planned.strikes)}" + (f" ({kills})" if kills else ""))
     grid.add_row("last", Text(printable(progress.last or "-")))
