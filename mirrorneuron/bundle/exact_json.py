@@ -61,7 +61,11 @@ def inexact_values(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 def _inexact(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
     if isinstance(value, Model):
-        value = {**vars(value), **value.model_extra}
+        extra: Any = value.model_extra
+        if not isinstance(extra, dict):
+            yield below(path, "model_extra"), f"must be a dict, not {type(extra).__name__}"
+            return
+        value = {**vars(value), **extra}
         del value["model_extra"]
     if isinstance(value, dict | list):
         if depth >= _MAX_DEPTH:

@@ -14,7 +14,7 @@ from mirrorneuron.bundle.load import load
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import Message, decode, encode, seed
-from mirrorneuron.store.protocol import Claim, DeadLetterDraft, Step
+from mirrorneuron.store.protocol import Claim, DeadLetterDraft, Step, untouched
 from workers.agents.draft import DefaultEmit, Draft, StepContext
 from workers.agents.failures import RunFailed
 from workers.light_batch import run, run_light, without_inline_mail
@@ -583,7 +583,7 @@ def test_an_agent_that_got_no_inline_mail_is_released_unchanged() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n > `5`"))
     held = Claim("a", b'{"s":1}', 7, 2, 0, ())
     _, step = run_light(plan, [claim(message(1)), held], context(plan))
-    assert step == Step("a", processed=7, attempts=2)
+    assert step == untouched(held)
 
 
 def test_a_failure_in_the_middle_sends_its_inline_mail_to_the_mailbox() -> None:
@@ -614,7 +614,11 @@ def test_a_full_commit_leaves_the_remaining_agents_to_the_next_one(
     first, *others = run_light(plan, claims, context(plan))
     assert (first.consumed, sent(first), first.inline_mail) == (4, ["a"] * 4, [])
     assert [body["n"] for body in bodies(first)] == [0, 1, 2, 3]
-    assert others == [Step("a"), Step("b"), Step("c", processed=7, attempts=2)]
+    assert others == [
+        Step("a", not_run=True),
+        Step("b", not_run=True),
+        Step("c", processed=7, attempts=2, not_run=True),
+    ]
 
 
 def test_all_agents_run_while_the_commit_is_not_full(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,4 +159,12 @@ def manifests(wild: bool) -> Strategy:
         initial_inputs=st.dictionaries(NAMES, payloads, max_size=2) | st.lists(payloads, max_size=2),
         policies=keyed(Policies, wild, on_idle=st.sampled_from(list(OnIdle))),
     )
-    return manifest.map(lambda raw: {**raw, "entrypoints": raw.get("entrypoints") or "a"})
+
+    def complete(raw: dict[str, Any]) -> dict[str, Any]:
+        raw = {**raw, "entrypoints": raw.get("entrypoints") or "a"}
+        if not wild:  # each type that a node declares must be carried by an edge
+            any_type = [{"from_node": name, "to_node": "a", "message_type": "*"} for name in "abc"]
+            raw["edges"] = [*(raw.get("edges") or []), *any_type]
+        return raw
+
+    return manifest.map(complete)
