@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from workers.agents.run_context import Run
 from workers.disk.slots import NotEnoughSlots
 from workers.lifecycle.run_handle import RunHandle
 from workers.lifecycle.shortage import BOARD, KINDS, NodeShortage, shortage_of
+from workers.runners.command import kill_leftovers
 from workers.runtime import Runtime
 
 DEFAULT_BACKOFF_MS: Final = 500
@@ -31,6 +33,8 @@ STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` h
 MOMENT_S: Final = 1.0  # for which a run waits for slots here before it looks for another node, and between two looks
 NEAR_MS: Final = 200  # before a run is announced again that another node has room for
 FAR_MS: Final = 3_000  # the same if no other node has room now
+
+log = logging.getLogger(__name__)
 
 HANDLERS: Final[dict[AgentType, Callable[[Draft, Run], None]]] = {
     AgentType.EXECUTOR: executor.handle,
@@ -74,8 +78,11 @@ def attempt(
             runtime.slots(node.pool).taken(slots, lambda: handle.reason or elsewhere.found()),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
-            if claim.losses and not _begins_alone(runtime, job, context.token, node.node_id):
-                return given_back(claim, released)
+            if claim.losses:
+                if not _begins_alone(runtime, job, context.token, node.node_id):
+                    return given_back(claim, released)
+                if kill_leftovers(runtime.settings, job.job_id, node.node_id):
+                    log.warning("job %s: killed what a dead worker had left of agent %s", job.job_id, node.node_id)
             message = _run_message(draft.messages, node, claim.attempts)
             run = Run(runtime, job, message, folder, lease, claim.attempts + 1, echo, handle)
             lease["queue_wait_ms"] += round((time.monotonic() - asked_at) * 1000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import psutil
@@ -19,7 +19,15 @@ def pids_with(entry: str, *, prefix: bool = False) -> list[int]:
 
 def kill_with(entry: str, *, prefix: bool = False) -> bool:
     """Kill every process that `pids_with` finds. Returns True if there was one."""
-    found = list(_processes_with(entry, prefix=prefix))
+    return _kill(list(_processes_with(entry, prefix=prefix)))
+
+
+def kill_where(name: str, is_wanted: Callable[[str], bool]) -> bool:
+    """Kill every process that was started with a variable *name* whose value *is_wanted*. True if there was one."""
+    return _kill(list(_processes_where(name, is_wanted)))
+
+
+def _kill(found: list[psutil.Process]) -> bool:
     for process in found:
         with suppress(psutil.Error):
             process.kill()  # psutil checks the start time first: a pid in use by a newer process is left alone
@@ -28,10 +36,14 @@ def kill_with(entry: str, *, prefix: bool = False) -> bool:
 
 def _processes_with(entry: str, *, prefix: bool) -> Iterator[psutil.Process]:
     name, _, wanted = entry.partition("=")
+    yield from _processes_where(name, lambda value: value.startswith(wanted) if prefix else value == wanted)
+
+
+def _processes_where(name: str, is_wanted: Callable[[str], bool]) -> Iterator[psutil.Process]:
     # Not `process_iter`: its cache would return the old process for a pid that has been reused, and `kill` refuses it.
     for pid in psutil.pids():
         with suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             value = process.environ().get(name)
-            if value is not None and (value.startswith(wanted) if prefix else value == wanted):
+            if value is not None and is_wanted(value):
                 yield process

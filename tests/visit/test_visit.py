@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from workers import runtime as runtime_module
 from workers import visit as visit_module
 from workers.attempt import attempt as run_attempt
 from workers.lifecycle.shutdown import Stop
+from workers.runners.command import MARKER, cluster_of
 from workers.runtime import Runtime
 from workers.visit import SLICE_S, Start, visit
 
@@ -249,14 +252,22 @@ def test_a_message_that_lost_its_worker_runs_alone(
     job, store = heavy(fan([executor("a", "true", output_message_type="done")], "done")), runtime.store
     agent = store.keys.agent(job.job_id, "a")
     store.client.hset(agent, "losses", 1)
+    mark = f"{cluster_of(settings)}:dead@host:{job.job_id}:"
+    left, other = (subprocess.Popen(["sleep", "600"], env={MARKER: mark + name}) for name in ("a", "ab"))
     with runtime.slots("default").taken(1, lambda: None):
         thread = threading.Thread(target=visit, args=(runtime, app, job, None, Start(pool="default")), daemon=True)
         thread.start()
         wait_until(lambda: runtime.slots("default").in_use() == 2)  # the run waits with one slot for the other
         assert store.client.hmget(agent, "alone", "losses") == [None, b"1"]
     thread.join(30)
+    while Client(settings).inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
+        visit(runtime, app, job, None, Start())
     assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
     assert store.client.hget(agent, "alone")
+    assert left.wait(30) == -signal.SIGKILL, "what the dead worker had left does not run beside the second run"
+    assert other.poll() is None
+    other.kill()
+    other.wait()
 
 
 @pytest.mark.parametrize("ahead_s", [-7_200, 7_200])
@@ -276,7 +287,10 @@ def test_a_message_lives_by_the_clock_of_the_server(
     graph = line(3) | {"initial_inputs": {"r0": {"ttl_ms": 60_000, "body": {"n": 1}}}}
     job = job_ref(client, client.run_manifest(graph))
     as_seen_by("node")
-    visit(Runtime(settings, "worker@test"), app, job, None, Start(opening=True))
+    here = Runtime(settings, "worker@test")
+    visit(here, app, job, None, Start(opening=True))
+    while client.inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
+        visit(here, app, job, None, Start())
     assert client.dead_letters(job.job_id) == []
     assert client.inspect_job(job.job_id)["status"] == "completed"
 
@@ -301,6 +315,8 @@ def test_a_message_lives_from_the_end_of_the_run_that_emitted_it(
     job = job_ref(client, client.run_manifest(graph))
     visit(runtime, app, job, None, Start(opening=True))
     visit(runtime, app, job, None, Start(pool="default"))
+    while client.inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
+        visit(runtime, app, job, None, Start())
     last = store.client.hget(store.keys.agent(job.job_id, "end"), "last")
     assert Message.parse(last).envelope["timestamp"] == "1970-01-01T01:00:00.000Z"
 

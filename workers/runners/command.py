@@ -16,6 +16,7 @@ from typing import Any, Final
 from mirrorneuron.bundle.passed_variables import is_private
 from mirrorneuron.job import iso
 from mirrorneuron.message import IDENTITY, JSON_TYPE, encode
+from mirrorneuron.processes.by_environment import kill_where
 from mirrorneuron.settings import PREFIX, Settings
 from mirrorneuron.text import without_password
 from workers.runners.answer import ANSWER_FILE
@@ -49,6 +50,23 @@ def cluster_of(settings: Settings) -> str:
 def mark_of(settings: Settings, node: str) -> str:
     """The beginning of the marker of all commands that worker *node* runs."""
     return f"{MARKER}={cluster_of(settings)}:{node}:"
+
+
+def kill_leftovers(settings: Settings, job_id: str, agent_id: str) -> bool:
+    """Kill the commands of an agent that a dead worker of this machine has left. Returns True if there was one.
+
+    Usually the orphan killer has ended them, but it may have been killed with its worker. The caller holds the claim of
+    the agent, so that no other command of it has a right to run.
+    """
+    its = (cluster_of(settings), job_id, agent_id)
+
+    def is_its(mark: str) -> bool:
+        cluster, _, rest = mark.partition(":")
+        _, _, of = rest.partition(":")
+        job, _, agent = of.partition(":")
+        return (cluster, job, agent) == its
+
+    return kill_where(MARKER, is_its)
 
 
 def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
