@@ -159,12 +159,14 @@ def test_a_claim_tells_how_many_workers_died_of_its_message(stage: Stages) -> No
     assert [claim.losses for claim in one.claim("x").claims] == [1]
 
 
-def test_each_loss_of_a_light_agent_counts(stage: Stages) -> None:
-    one = stage(Policies(max_agent_restart_attempts=2)).open(("a", b"1"))
-    one.claim("a")
+@pytest.mark.parametrize("agent", ["a", "join"])
+def test_each_loss_of_a_light_agent_counts(stage: Stages, agent: str) -> None:
+    """Also of one that is not plain, whose pool is in its record."""
+    one = stage(Policies(max_agent_restart_attempts=2), join=JOIN_OF_THREE).open(*[(agent, b"1")] * 3)
+    one.claim(agent)
     one.now += LEASE_MS
     assert sweep(one).word is ReplyCode.RUNNING
-    one.claim("a")
+    one.claim(agent)
     one.now += LEASE_MS
     assert sweep(one).word is ReplyCode.POISONED
 

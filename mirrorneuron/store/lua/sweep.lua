@@ -55,7 +55,7 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   if losses > 0 then lost, beside = a[3] or '', tonumber(a[6] or '') or 0 end -- else of losses before the last commit
   if redis.call('LLEN', JOB .. ':mail:' .. agent) > 0 then
     -- After its first loss a message runs alone. A worker that dies before that most likely died of another message.
-    local suspect = losses == 0 or (a[5] or '') == '' or a[4] == a[2] or a[2] == 'poisoned'
+    local suspect = losses == 0 or (a[5] or 'light') == 'light' or a[4] == a[2] or a[2] == 'poisoned'
     if suspect or beside == BESIDE - 1 then losses, lost, beside = losses + 1, lost .. (a[2] or ''), 0 else beside = beside + 1 end
   end
   if losses > 0 and losses >= tonumber(h[5] or '3') then
