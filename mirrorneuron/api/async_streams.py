@@ -23,7 +23,7 @@ T = TypeVar("T", Event, LogChunk)
 
 
 async def follow_events(settings: Settings, job_id: str, after: str) -> AsyncIterator[Event]:
-    """The events after *after*, to the one that ends the job. Raises JobNotFound."""
+    """Yield the events after the event id *after*, up to the event that ends the job. Raises JobNotFound."""
     key, read = Keys(settings.redis_namespace).events(job_id), partial(records.event, job_id)
     async with aclosing(_follow(settings, job_id, key, read, after, EVENTS_MS, 0)) as found:
         async for event, ended in found:

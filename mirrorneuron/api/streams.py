@@ -22,7 +22,10 @@ _Reader: TypeAlias = Callable[[Store, str, str, int], list[T]]
 
 
 def follow_events(settings: Settings, job_id: str, after: str) -> Iterator[Event]:
-    """The events after *after*, to the one that ends the job. Raises JobNotFound and RuntimeUnavailable."""
+    """Yield the events after the event id *after*, up to the event that ends the job.
+
+    Raises JobNotFound and RuntimeUnavailable.
+    """
     for event, ended in _follow(settings, job_id, after, Store.follow, EVENTS_MS, 0):
         yield event
         if ended and records.ends_the_job(event):

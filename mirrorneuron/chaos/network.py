@@ -47,7 +47,7 @@ class Network:
 
     def _ask(self, command: str) -> int:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # then there is no answer either
+        with suppress(BrokenPipeError):  # the proxy has ended; reading its answer says so
             self._process.stdin.write(f"{command}\n".encode())
         return self._answer()
 

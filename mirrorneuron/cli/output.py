@@ -95,7 +95,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    """The character as JSON writes it in ASCII; one that a terminal shows as it is stays."""
+    """The character as a JSON escape, or unchanged if a terminal shows it as it is."""
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f")
 
 

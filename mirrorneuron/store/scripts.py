@@ -79,9 +79,6 @@ class Limits(NamedTuple):
     event_bytes: int  #: of payloads
 
 
-DEFAULT_LIMITS: Final = Limits(2**28, 100_000, 2**26)
-
-
 class Scripts:
     """The scripts on one server. *keep_s* is the retention of ended jobs, in seconds.
 
@@ -96,7 +93,7 @@ class Scripts:
         node: str,
         lease_ms: int,
         keep_s: int,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: Limits,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._client = client

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from mirrorneuron.agent import Complete, Emit, Record
-from workers.agents.executor_output import UNSET, Answer, parse_output
+from tests.support.answers import parse_output
+from workers.agents.executor_output import UNSET, Answer
 
 
 def parse(**found) -> Answer:

@@ -17,11 +17,11 @@ from mirrorneuron.message import encode
 from mirrorneuron.store.protocol import Claim, JobRef, ReplyCode, Step, new_token
 from tests.fuzz.conftest import fuzzed, is_one_line
 from tests.scripts.machine.stage import EXECUTOR, JOB, Stage
+from tests.support.answers import parse_output
 from tests.support.fuzzing.steps import CAP, can_be_committed, claim_of, context, plan_of
 from tests.support.fuzzing.values import ANYTHING, documents, mutated, nested
 from workers.agents import executor
 from workers.agents.draft import Draft
-from workers.agents.executor_output import parse_output
 from workers.agents.failures import RunFailed
 from workers.agents.run_context import Run
 from workers.lifecycle.run_handle import RunHandle

@@ -24,9 +24,8 @@ from mirrorneuron.store.protocol import Claim, DeadLetterDraft, JobEnd, Step
 from workers.agents.failures import RunFailed, encode_lossy, failure_result, utf8_safe
 
 MAX_OUTGOING: Final = 100_000  # messages that the actions for one message may send; the same for events
-MAX_OUTGOING_BYTES: Final = (
-    256 * 1024 * 1024
-)  # of these messages and events; Redis disconnects a client that sends 1 GiB at once
+# Bytes of these messages and events. Redis disconnects a client that sends 1 GiB at once.
+MAX_OUTGOING_BYTES: Final = 256 * 1024 * 1024
 FULL_MESSAGES: Final = 10_000  # outgoing messages after which light agents leave the rest of their mail for later
 FULL_BYTES: Final = 16 * 1024 * 1024  # the same in bytes
 FULL_STEPS: Final = 100_000  # the same in steps of conditions, about 0.1 s
@@ -103,9 +102,8 @@ class Draft:
         """Carry out the *actions* with which the agent answered *cause*. Raises RunFailed."""
         sent, recorded = len(self._step.outgoing), len(self._step.events)
         self._max_bytes = self._bytes + MAX_OUTGOING_BYTES
-        stamp = iso(
-            self.context.clock()
-        )  # not the run's begin: a run may last longer than the `ttl_ms` of its messages
+        # Not the time at which the run began: a run may last longer than the `ttl_ms` of its messages.
+        stamp = iso(self.context.clock())
         for action in actions:
             try:
                 match action:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from mirrorneuron.agent import Action, Complete, Emit, Record
 from mirrorneuron.bundle.exact_json import duplicate_keys
 from mirrorneuron.message import EMIT_FIELDS, check_emit_fields, decode
-from workers.runners.answer import find_answer
 
 OCTETS: Final = "application/octet-stream"
 _BODIES: Final = ("body", "payload", "body_base64")
@@ -34,12 +33,6 @@ class Answer:
     actions: list[Action]  #: events, then emits, then the completion
     next_state: Any  #: JSON value, or UNSET
     complete_default: bool  #: complete the job with the executor's default output body
-
-
-def parse_output(stdout: str) -> Answer | None:
-    """Parse the answer on *stdout*; None for plain output. Raises ValueError like `parse_answer`."""
-    text = find_answer(stdout)
-    return None if text is None else parse_answer(text)
 
 
 def parse_answer(text: str) -> Answer:

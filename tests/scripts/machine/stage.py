@@ -15,7 +15,7 @@ from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
-from mirrorneuron.store.scripts import DEFAULT_LIMITS, NO_LIMITS, Limits, Scripts, Wanted
+from mirrorneuron.store.scripts import NO_LIMITS, Limits, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
 LEASE_MS = 6_000
@@ -24,6 +24,7 @@ KEEP_S = 3_600  # the keys of an ended job expire
 NOON_MS = 1_700_000_000_000
 DEFAULT = "default"
 AGENTS = (*"abcdxyz", "join", "batch")  # names that the tests use
+WIDE = Limits(mail_bytes=2**28, events=100_000, event_bytes=2**26)
 ANY_LIGHT: Wanted = ((LIGHT, 128),)
 ANY_HEAVY: Wanted = ((DEFAULT, 1),)
 
@@ -54,7 +55,7 @@ class Stage:
         url: str,
         kinds: Mapping[str, Kind] | None = None,
         policies: Policies = NO_LIMITS,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: Limits = WIDE,
     ) -> None:
         self.redis: RedisClient = redis.Redis.from_url(url)
         self.keys = Keys(f"scripts-{secrets.token_hex(6)}")
