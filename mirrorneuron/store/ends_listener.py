@@ -104,7 +104,12 @@ class EndsListener:
                 while found := pubsub.get_message(timeout=0):
                     if found["type"] in ("message", "subscribe"):
                         self._wake(found["channel"].decode())
-            except UNREACHABLE:  # redis-py reconnects and subscribes again; the confirmations then wake the waits
+            except Exception as error:  # the thread must survive: without it no push wakes a wait
+                # After a lost connection redis-py subscribes again, and the confirmations wake the waits.
+                if not isinstance(error, UNREACHABLE):  # such as a socket that another thread has closed
+                    log.debug("the subscription to the ends of jobs failed; it is made again", exc_info=True)
+                    with suppress(Exception):
+                        pubsub.reset()
                 with self._lock:
                     self._wake(*self._waits)  # for them to notice the outage
                 time.sleep(RETRY_S)

@@ -160,3 +160,24 @@ def test_a_connection_that_is_lost_while_no_wait_is_left_costs_nothing(own_serve
     with ends.listening("two", lambda: None):
         wait_until(lambda: subscribers(own_server) == [1])
     wait_until(lambda: subscribers(own_server) == [])
+
+
+def test_a_socket_that_another_thread_closes_costs_no_push(
+    own_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the client is closed. The thread that all waits share must survive it."""
+    wait_readable, failures = ends_listener._await_readable, [ValueError("Invalid file descriptor: -1")]
+
+    def closed_once(connection: object, *args: object) -> None:
+        if connection is not None and failures:
+            raise failures.pop()
+        wait_readable(connection, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ends_listener, "_await_readable", closed_once)
+    client = Client(Settings(redis_url=own_server.url))
+    job_id = client.run_manifest(line(3))
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(client.wait_for_job, job_id, 60_000)
+        wait_until(lambda: not failures and subscribers(own_server))
+        finish(client, job_id)
+        assert found.result(60)["status"] == "cancelled"
