@@ -213,6 +213,17 @@ def test_a_worker_that_was_lost_before_the_last_commit_takes_no_later_loss_back(
     assert one.agent("x", "losses") == "1"
 
 
+def test_a_lost_worker_that_comes_back_after_a_later_commit_changes_nothing(stage: Stages) -> None:
+    """Otherwise the agent would count as interrupted, and a retry from it would skip its last input."""
+    one = stage(x=EXECUTOR).open(("x", b"1"), ("x", b"2"))
+    old = one.claim("x").token
+    one.now += LEASE_MS
+    sweep(one)
+    one.run("x")
+    one.scripts.renew(JOB, old, ["x"])
+    assert one.agent("x", "losses") == ""
+
+
 def test_a_claim_without_mail_does_not_count_as_a_loss(stage: Stages) -> None:
     one = stage(Policies(max_agent_restart_attempts=1)).open(("a", b"1"))
     held = one.claim("a", "b")

@@ -37,7 +37,7 @@ local function holds(agent, token)
   local h = redis.call('HMGET', key, 'token', 'lost', 'losses')
   if h[1] == token then return true end
   local from, to = string.find(h[2] or '', token, 1, true)
-  if from then
+  if from and (h[3] or '') ~= '' then -- else another worker has committed since
     redis.call('HSET', key, 'lost', string.sub(h[2], 1, from - 1) .. string.sub(h[2], to + 1),
       'losses', math.max(0, (tonumber(h[3] or '') or 0) - 1))
   end
