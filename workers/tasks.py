@@ -47,9 +47,9 @@ def _end_of_task(**_: Any) -> None:
 
 
 @app.task(bind=True, name=OPEN_JOB)
-def open_job(self: Task[Any, Any], job_id: str, run: int, digest: str) -> None:
-    """Set a pending job to running, and run its ready light agents."""
-    _visit(self, JobRef(job_id, run, digest), Start(opening=True))
+def open_job(self: Task[Any, Any], job_id: str, run: int, digest: str, pool: str) -> None:
+    """Set a pending job to running, and run its entrypoint, or its ready light agents if it has several."""
+    _visit(self, JobRef(job_id, run, digest), Start(pool=pool, opening=True))
 
 
 @app.task(bind=True, name=VISIT)

@@ -100,6 +100,11 @@ class Plan:
         return tuple(sorted({node.pool for node in self.nodes.values()} | {LIGHT}))
 
     @cached_property
+    def opening_pool(self) -> str:
+        """The pool whose worker opens a job: that of its entrypoint, so that the same task runs it."""
+        return self.nodes[self.entrypoints[0]].pool if len(self.entrypoints) == 1 else LIGHT
+
+    @cached_property
     def batches(self) -> tuple[str, ...]:
         """The agents with the template `batch`; their part-filled batches are flushed before the job counts as idle."""
         return tuple(n.node_id for n in self.nodes.values() if n.template == Template.BATCH)

@@ -109,7 +109,9 @@ def _broker_away(facts: JobFacts) -> Diagnosis | None:
 def _no_node(facts: JobFacts) -> Diagnosis | None:
     """No node can open the job, run its ready agents, or settle it when no agent is ready."""
     pending, moved_on = facts.job["status"] == JobStatus.PENDING, facts.held or facts.job["idle_since"]
-    wanted = [LIGHT] if pending or not (facts.due or moved_on) else list(facts.due)
+    wanted = list(facts.due) if facts.due or moved_on else [LIGHT]
+    if pending:
+        wanted = [facts.plan.opening_pool]
     if not facts.nodes:
         wanted += [facts.plan.nodes[held.agent_id].pool for held in facts.held]
     pool = next((pool for pool in wanted if not facts.serving(pool, facts.slots(pool))), None)
@@ -162,8 +164,8 @@ def _dead_node(facts: JobFacts) -> Diagnosis | None:
 
 
 def _not_opened(facts: JobFacts) -> Diagnosis | None:
-    if facts.job["status"] != JobStatus.PENDING:
-        return None
+    if facts.job["status"] != JobStatus.PENDING or facts.plan.opening_pool != LIGHT:
+        return None  # a job whose entrypoint takes a slot waits for that slot
     ahead, hint = _queue(facts, LIGHT)
     said, since = f"no worker has started the job yet{ahead}", facts.job["submitted_at"]
     return _diagnosis(facts, Cause.NOT_OPENED, said, hint, since, pool=LIGHT)

@@ -14,7 +14,7 @@ from celery import Celery
 
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT
-from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.pools import queue
 from mirrorneuron.store.protocol import JobRef, ReadyAgents
 
 
@@ -44,10 +44,13 @@ class Chains:
         self._plan = plan
 
     def opening(self, job: JobRef) -> list[ChainStep]:
-        """The chain that starts a job: `open_job`, then the entrypoint's linear run if there is only one entrypoint."""
-        head = self._step(OPEN_JOB, job, LIGHT, "open_job")
-        entrypoints = self._plan.entrypoints
-        return [head] if len(entrypoints) > 1 else [head, *self.linear_chain(job, entrypoints[0])]
+        """The chain that starts a job: `open_job`, then the rest of the entrypoint's linear run.
+
+        `open_job` runs the entrypoint too, if there is only one.
+        """
+        pool, entrypoints = self._plan.opening_pool, self._plan.entrypoints
+        head = self._step(OPEN_JOB, job, pool, "open_job", pool)
+        return [head] if len(entrypoints) > 1 else [head, *self.linear_chain(job, entrypoints[0])[1:]]
 
     def linear_chain(self, job: JobRef, start: str) -> list[ChainStep]:
         """The chain of the linear run that begins at node *start*."""

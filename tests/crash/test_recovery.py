@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.pools import queue
+from mirrorneuron.pools import LIGHT, queue
 from tests.support.crash_bundles import gated, starts
-from tests.support.graphs import is_alive
+from tests.support.graphs import is_alive, router
 from tests.support.node import RealNode
 from tests.support.waiting import wait_until
 
@@ -69,7 +69,12 @@ def test_tasks_of_an_emptied_queue_are_published_again(own: RealNode, jobs: Clie
     """A task is only a wake-up call; the sweeper re-announces."""
     (tmp_path / "gate").touch()
     own.end(pool)
-    job_id = jobs.run_manifest(gated(tmp_path))
+    graph = gated(tmp_path)
+    if pool == LIGHT:  # whose worker opens the job only if its entrypoint is light
+        graph["nodes"].append(router("first"))
+        graph["entrypoints"] = ["first"]
+        graph["edges"].append({"from_node": "first", "to_node": "worker", "message_type": "go"})
+    job_id = jobs.run_manifest(graph)
     server, name = jobs._live_parts().store.client, queue(own.settings.redis_namespace, pool)
     wait_until(lambda: server.llen(name))
     server.delete(name)

@@ -62,7 +62,10 @@ def test_a_submission_is_one_message_with_the_job_id(unserved, server):
 
 
 def test_the_chain_is_the_linear_run_of_the_manifest(unserved, server):
-    """`open_job | r0 | r1 | end`, each under its node's name, in its pool's queue, and without a result."""
+    """`open_job | two | three`, each under its node's name, in its pool's queue, and without a result.
+
+    `open_job` runs the entrypoint.
+    """
     graph = manifest(
         [router("one"), executor("two", "true", pool="gpu"), router("three")],
         [("one", "two", "go"), ("two", "three", "executor_result")],
@@ -71,9 +74,21 @@ def test_the_chain_is_the_linear_run_of_the_manifest(unserved, server):
     (sent,) = queued(unserved, server.client)
     steps = [step["options"] for step in chain_of(sent)]
     ns = unserved.settings.redis_namespace
-    assert [step["shadow"] for step in steps] == ["graph.one", "graph.two", "graph.three"]
-    assert [step["queue"] for step in steps] == [f"{ns}.light", f"{ns}.pool.gpu", f"{ns}.light"]
+    assert [step["shadow"] for step in steps] == ["graph.two", "graph.three"]
+    assert [step["queue"] for step in steps] == [f"{ns}.pool.gpu", f"{ns}.light"]
     assert all(step["ignore_result"] for step in steps)
+
+
+def test_a_job_is_opened_in_the_pool_of_its_entrypoint(unserved, server):
+    """So that one task opens the job and runs the entrypoint. Several entrypoints may have different pools."""
+    pools = {
+        "pool.gpu": manifest([executor("work", "true", pool="gpu")]),
+        "light": {**manifest([executor("a", "true"), executor("b", "true")]), "entrypoints": ["a", "b"]},
+    }
+    for queue, graph in pools.items():
+        unserved.run_manifest(graph)
+        name = f"{unserved.settings.redis_namespace}.{queue}"
+        assert server.client.llen(name) == 1, queue
 
 
 def test_several_entrypoints_are_opened_by_one_message(unserved, server):
@@ -93,7 +108,9 @@ def test_no_message_grows_with_the_graph(unserved, server, graph: Graph):
 
 def test_the_log_of_a_node_has_the_names_of_manifest_nodes(client, node):
     """`Task <graph>.<node>[<id>]`; the first has the job's id."""
-    graph = {**manifest([executor("shows_its_name", "true", complete_job=True)]), "graph_id": "named"}
+    # The first command is longer than the time slice of a task, so the second one is run by the next task of the chain.
+    nodes = [executor("first", "sleep 0.2"), executor("shows_its_name", "true", complete_job=True)]
+    graph = {**manifest(nodes, [("first", "shows_its_name", "executor_result")]), "graph_id": "named"}
     job_id = ended(client, graph)["job_id"]
     log = node.log.read_text(errors="replace")
     assert f"Task named.open_job[{job_id}] received" in log

@@ -14,6 +14,7 @@ import pytest
 from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.pools import LIGHT
 from mirrorneuron.settings import Settings
 from tests.support.graphs import agent, executor, fan, job_ref, line, manifest, single, until_there
 from tests.support.valkey import ValkeyServer
@@ -111,7 +112,7 @@ def test_a_finished_task_is_no_longer_watched(
     begun: list[bool] = []
     begin = runtime.task_watchdog.begin
     monkeypatch.setattr(runtime.task_watchdog, "begin", lambda: begun.append(begin() is None))
-    open_job.apply(args=job).get()
+    open_job.apply(args=[*job, LIGHT]).get()
     assert (begun, client.inspect_job(job.job_id)["status"]) == ([True], "completed")
     assert not any(runtime.task_watchdog.check() for _ in range(3 * STUCK_CHECKS))
 

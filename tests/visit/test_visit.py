@@ -167,10 +167,12 @@ def test_light_agents_that_a_long_run_made_ready_run_in_the_same_task(
     assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
 
 
-def test_a_failed_attempt_announces_the_next_one(runtime: Runtime, app: Celery, heavy: Callable[..., JobRef]) -> None:
+def test_a_failed_attempt_announces_the_next_one(settings: Settings, runtime: Runtime, app: Celery) -> None:
     """The delayed task is in the queue and does not need a sweep."""
-    job = heavy(single("false", max_attempts=2))
-    visit(runtime, app, job, None, Start(pool="default"))
+    client = Client(settings)
+    job = job_ref(client, client.run_manifest(single("false", max_attempts=2)))
+    runtime.store.client.delete(queue(settings.redis_namespace, "default"))
+    visit(runtime, app, job, None, Start(pool="default", opening=True))
     assert queued(runtime, "default") == 1
 
 

@@ -20,7 +20,7 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import Message
-from mirrorneuron.pools import LIGHT, queue
+from mirrorneuron.pools import queue
 from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.job_store import Store
@@ -40,6 +40,7 @@ RENEWED_S: Final = 3_600  # between two renewals of live jobs' bundles, which ou
 JOBS_A_LEASE: Final = 500  # jobs that are swept before the sweeper's lease is renewed
 REPAIR_S: Final = 10  # between two repairs of some entries of the index of jobs
 REPAIRED: Final = 1_000  # entries in one repair
+OPENING: Final = ""  # in place of a pool: the job waits to be opened
 ORPHAN_MS: Final = 60_000  # age at which an index entry without a job is taken for that of a failed submission
 
 log = logging.getLogger(__name__)
@@ -155,11 +156,12 @@ class Sweeper:
         if swept.job is None:
             return
         job_id = swept.job.job_id
-        opens = swept.word is ReplyCode.OPEN and self._is_due(job_id, LIGHT, ("", swept.since_ms), now_ms, live)
+        opens = swept.word is ReplyCode.OPEN and self._is_due(job_id, OPENING, ("", swept.since_ms), now_ms)
         rows = [
             row
             for row in swept.waiting
-            if row.new or self._is_due(job_id, row.pool, (row.oldest, row.ready_ms), now_ms, live)
+            if row.new
+            or (self._is_due(job_id, row.pool, (row.oldest, row.ready_ms), now_ms) and self._has_room(row.pool, live))
         ]
         if not (opens or rows or swept.word is ReplyCode.IDLE):
             return
@@ -172,22 +174,22 @@ class Sweeper:
         if swept.word is ReplyCode.IDLE:
             for flushed in settle(self._store, swept.job, plan, swept.revision):
                 chains.announce(swept.job, flushed)
-        if opens:
+        if opens and self._has_room(plan.opening_pool, live):
             log.info("job %s: not opened yet: announced again", job_id)
             chains.publish(chains.opening(swept.job), swept.job)
-            self._reminders.announced((job_id, LIGHT), time.monotonic())
+            self._reminders.announced((job_id, OPENING), time.monotonic())
         for row in rows:
             log.info("job %s: %s agents ready in pool %s: announced again", job_id, row.due, row.pool)
             chains.announce(swept.job, row)
             if (job_id, row.pool) in self._seen:
                 self._reminders.announced((job_id, row.pool), time.monotonic())
 
-    def _is_due(self, job_id: str, pool: str, oldest: Ready, now_ms: int, live: int) -> bool:
+    def _is_due(self, job_id: str, pool: str, oldest: Ready, now_ms: int) -> bool:
         """True if the ready agents of *pool* have waited for so long that their announcement may be lost."""
         key = (job_id, pool)
         self._seen.add(key)
         waited_s = (now_ms - oldest[1]) / 1_000
-        return self._reminders.is_due(key, oldest, waited_s, time.monotonic()) and self._has_room(pool, live)
+        return self._reminders.is_due(key, oldest, waited_s, time.monotonic())
 
     def _has_room(self, pool: str, live: int) -> bool:
         """True if one more task may be added to the queue of *pool*, for a job whose task may have been lost.
