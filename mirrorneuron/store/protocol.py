@@ -154,6 +154,7 @@ class Step:
     consumed_bytes: int = 0  #: of the consumed messages
     not_run: bool = False  #: the agent was given back without a run, so its losses still count
     inline_only: bool = False  #: it consumed mail sent within this commit, so its mailbox must still be empty
+    goes_on: bool = False  #: it handles mail sent within this commit now, and keeps its claim
 
     @property
     def size(self) -> int:

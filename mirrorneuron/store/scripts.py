@@ -158,15 +158,17 @@ class Scripts:
         wanted: Wanted = (),
         *,
         agents: Collection[str] = (),
+        early: bool = False,
     ) -> Reply:
         """Write *steps*, the runs of agents claimed under *token*; then claim from *wanted* under *next_token*.
 
         *agents* are all agents of the job. They are needed if a step ends the job, to set the TTL of all its keys.
+        *early*: one run of the claim goes on, and is committed later; a claim has at most one such commit.
         """
         end = next((step.end for step in steps if step.end), None)
         args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
         args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
-        args += [sum(len(s.dead) for s in steps), *self._limits]
+        args += [sum(len(s.dead) for s in steps), *self._limits, "early" if early else ""]
         args += [part for row in wanted for part in row]
         for step in steps:
             args += _step_args(step)
@@ -312,7 +314,7 @@ def _step_args(step: Step) -> list[Arg]:
         step.attempts,
         delay,
         step.error,
-        int(step.inline_only),
+        2 if step.goes_on else int(step.inline_only),
         step.consumed_bytes,
         int(step.not_run),
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, ReplyCode, Step, new_token
+from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, JobRef, ReplyCode, Step, new_token, untouched
 from tests.scripts.machine.stage import (
     ANY_HEAVY,
     ANY_LIGHT,
@@ -317,3 +317,27 @@ def test_the_newest_thousand_dead_letters_are_kept(stage: Stages) -> None:
     one.scripts.commit(JOB, held.token, [step], new_token())
     kept = [fields[b"i"] for _, fields in one.redis.xrange(one.keys.dead(JOB.job_id))]
     assert kept == [b"%d" % n for n in range(1, 1_001)]
+
+
+def test_runs_that_are_over_are_committed_while_another_run_of_the_claim_goes_on(stage: Stages) -> None:
+    """The claim of that run is kept, with its mail now in the mailbox. The agents after it are given back."""
+    one = stage().open(("a", b"1"))
+    held = one.claim("a", "b", "c")
+    a, b, c = held.claims
+    over = [one.answer(a, ("b", b"2")), Step("b", goes_on=True), untouched(c)]
+    for _ in range(2):  # the second one as after a lost reply
+        reply = one.scripts.commit(JOB, held.token, over, new_token(), early=True)
+        assert (reply.word, reply.idle) == (ReplyCode.COMMITTED, False)
+        assert (set(one.claims()), one.mail("b"), one.agent("a", "processed")) == ({"b"}, [b"2"], "1")
+    rest = one.answer(replace(b, mail=(b"2",)), ("c", b"3"))
+    assert one.scripts.commit(JOB, held.token, [rest], new_token()).word is ReplyCode.COMMITTED
+    assert (one.claims(), one.mail("b"), one.mail("c"), set(one.ready())) == ({}, [], [b"3"], {"c"})
+
+
+def test_a_run_on_mail_of_its_own_commit_does_not_overtake_other_mail(stage: Stages) -> None:
+    one = stage().open(("a", b"1"))
+    held = one.claim("a", "b")
+    one.scripts.deliver(JOB.job_id, "b", "id", b"other")
+    steps = [one.answer(held.claims[0], ("b", b"2")), Step("b", goes_on=True)]
+    assert one.scripts.commit(JOB, held.token, steps, new_token(), early=True).word is ReplyCode.MOVED
+    assert (set(one.claims()), one.mail("a"), one.mail("b")) == ({"a", "b"}, [b"1"], [b"other"])

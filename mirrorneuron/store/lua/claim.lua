@@ -5,7 +5,7 @@
 --       7 maximum of messages   8 maximum of bytes of mail   9 'open' or ''   10 bundle digest
 --       11 count of wanted pools
 --       then pool, maximum of agents for each: agents of the first pool that has any are claimed;
---       then agents, of the one wanted pool: the first is claimed if it is due, and those after it up to the first
+--       then agents: the first, of the one wanted pool, is claimed if it is due, and those after it up to the first
 --            that is claimed or has mail, so that they can handle its messages in the same commit
 -- Reply {CLAIMED | PAUSED | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: job_scheduled, job_running, executor_lease_acquired
@@ -37,9 +37,9 @@ elseif status == 'running' then
   if score and tonumber(score) <= now then
     claims[1] = claim_one(ARGV[agents], ARGV[12], tonumber(score), c)
     for i = agents + 1, #ARGV do
-      local held = redis.call('HGET', JOB .. ':agent:' .. ARGV[i], 'token') or ''
-      if held ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
-      claims[#claims + 1] = claim_one(ARGV[i], ARGV[12], now, c, true)
+      local h = redis.call('HMGET', JOB .. ':agent:' .. ARGV[i], 'token', 'pool')
+      if (h[1] or '') ~= '' or redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then break end
+      claims[#claims + 1] = claim_one(ARGV[i], h[2] or 'light', now, c, true)
     end
   end
 end

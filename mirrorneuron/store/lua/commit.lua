@@ -1,24 +1,28 @@
 -- commit: write the runs of one claim, all or nothing: mail consumed, states, mail sent, events, perhaps the end of the
--- job. Releases the claim, and may claim the next agents.
--- Idempotent by token: a repeated commit replies again and changes nothing.
+-- job. Releases the claims of the agents given, and may claim the next agents.
+-- A claim may be committed in two parts: 'early' the runs that are over, while the last one goes on, and the rest later.
+-- Idempotent by token and part: a repeated commit replies again and changes nothing.
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 run number   3 token   4 node   5 lease (ms)   6 lease event JSON
 --       7 maximum of messages   8 maximum of bytes of mail   9 next token   10 count of wanted pools
 --       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
 --       15 bytes of mail that a job may have, and of dead letters   16 events kept   17 bytes of their payloads
+--       18 'early' or ''
 --       then pool, maximum of agents for each wanted pool (agents of the first that has any are claimed);
---       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline_only, bytes of
+--       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline, bytes of
 --            the consumed mail, not_run (its losses still count) for each agent
---            ('' for state, last, output and threshold: unchanged; inline_only 1: it consumed mail sent within this commit,
---            so its mailbox must be empty, because older mail must be handled first);
+--            ('' for state, last, output and threshold: unchanged; inline 1: it consumed mail sent within this commit,
+--            so its mailbox must be empty, because older mail must be handled first; inline 2: it keeps its claim and
+--            handles mail of this commit now, so its mailbox must be empty too);
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in `ending` reads it
 -- Reply {COMMITTED | MOVED | FULL (of mail) | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
-local FIELDS, most_bytes = 13, tonumber(ARGV[15])
-local now, token, at = clock(ARGV[1]), ARGV[3], 18
+local FIELDS, CONSUMED, GOES_ON, most_bytes = 13, '1', '2', tonumber(ARGV[15])
+local now, token, at = clock(ARGV[1]), ARGV[3], 19
+local mark = JOB .. ':op:' .. token .. (ARGV[18] == 'early' and ':early' or ':done')
 local c = { token = ARGV[9], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
 local wanted = {}
@@ -29,7 +33,7 @@ local events = outgoing + 2 * sent
 local dead = events + 3 * tonumber(ARGV[13])
 local ending = dead + 4 * tonumber(ARGV[14])
 
-local landed = redis.call('EXISTS', JOB .. ':op:' .. token .. ':done') == 1
+local landed = redis.call('EXISTS', mark) == 1
 if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 0, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
@@ -38,7 +42,8 @@ local all = true
 for i = first, outgoing - 1, FIELDS do all = holds(ARGV[i], token) and all end
 if not all then return { 'STALE', 0, 0, {}, {} } end
 for i = first, outgoing - 1, FIELDS do
-  if ARGV[i + 10] == '1' and redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then
+  local inline = ARGV[i + 10] == CONSUMED or ARGV[i + 10] == GOES_ON
+  if inline and redis.call('LLEN', JOB .. ':mail:' .. ARGV[i]) > 0 then
     return { 'MOVED', 0, 0, {}, {} }
   end
 end
@@ -49,17 +54,19 @@ if sent > 0 and not mail_fits(mail, most_bytes) then return { 'FULL', 0, 0, {}, 
 
 local names = {}
 for i = first, outgoing - 1, FIELDS do
-  names[#names + 1] = ARGV[i]
-  local consumed = tonumber(ARGV[i + 1])
-  if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
-  local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
-    'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9] }
-  if ARGV[i + 12] ~= '1' then set[#set + 1], set[#set + 2] = 'losses', '' end
-  for name, offset in pairs({ state = 2, last = 3, output = 4, threshold = 6 }) do
-    if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
+  if ARGV[i + 10] ~= GOES_ON then
+    names[#names + 1] = ARGV[i]
+    local consumed = tonumber(ARGV[i + 1])
+    if consumed > 0 then redis.call('LTRIM', JOB .. ':mail:' .. ARGV[i], consumed, -1) end
+    local set = { 'token', '', 'processed', ARGV[i + 5], 'attempts', ARGV[i + 7],
+      'due', ARGV[i + 8] == '' and '' or now + tonumber(ARGV[i + 8]), 'error', ARGV[i + 9] }
+    if ARGV[i + 12] ~= '1' then set[#set + 1], set[#set + 2] = 'losses', '' end
+    for name, offset in pairs({ state = 2, last = 3, output = 4, threshold = 6 }) do
+      if ARGV[i + offset] ~= '' then set[#set + 1], set[#set + 2] = name, ARGV[i + offset] end
+    end
+    if ARGV[i + 8] ~= '' then set[#set + 1], set[#set + 2] = 'delay', ARGV[i + 8] end
+    redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
   end
-  if ARGV[i + 8] ~= '' then set[#set + 1], set[#set + 2] = 'delay', ARGV[i + 8] end
-  redis.call('HSET', JOB .. ':agent:' .. ARGV[i], unpack(set))
 end
 redis.call('ZREM', JOB .. ':claims', unpack(names)) -- limited by the size of one claim, so unpack is safe
 for i = outgoing, events - 1, 2 do
@@ -72,7 +79,7 @@ end
 for i = dead, ending - 1, 4 do add_dead(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], most_bytes) end
 count_mail(mail)
 trim_events(payloads, tonumber(ARGV[16]), tonumber(ARGV[17]))
-redis.call('SET', JOB .. ':op:' .. token .. ':done', '1', 'PX', REMEMBERED)
+redis.call('SET', mark, '1', 'PX', REMEMBERED)
 revision = redis.call('HINCRBY', JOB, 'revision', 1)
 if ARGV[ending] ~= '' then
   finish(ending, now)

@@ -81,7 +81,7 @@ class Job:
         self.idle_since_ms: int | None = None  #: set when the job was settled to wait
         self.delivered: set[str] = set()  #: ids of messages from outside
         self.asked: set[str] = set()  #: tokens of claims
-        self.landed: dict[str, JobStatus | None] = {}  #: tokens of commits, and how they ended the job
+        self.landed: dict[tuple[str, bool], JobStatus | None] = {}  #: (token, early) of commits, and their ends
         self.log: list[tuple[str, str]] = []  #: events: (type, agent)
         self._made: Counter[str] = Counter()  #: agents that became ready within this call, by pool
 
@@ -134,27 +134,30 @@ class Job:
         taken = self._take_run(now, token, agents) if agents else self._take_first(now, token, wanted)
         return self._answer(ReplyCode.CLAIMED, now, taken)
 
-    def commit(self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted) -> Answer:
-        end = next((step.end for step in steps if step.end), None)
-        if end and self.landed.get(token) is self.status is end.status:
+    def commit(
+        self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted, early: bool
+    ) -> Answer:
+        end, part = next((step.end for step in steps if step.end), None), (token, early)
+        if end and self.landed.get(part) is self.status is end.status:
             return Answer(ReplyCode.COMMITTED)
         if refused := self._refused(run):
             return Answer(refused)
         self.begin()
-        if token in self.landed:
+        if part in self.landed:
             return self._again(ReplyCode.COMMITTED, now, next_token)
         if self._is_stale(token, [step.agent_id for step in steps]):
             return Answer(ReplyCode.STALE)
-        if any(step.inline_only and self.agents[step.agent_id].mail for step in steps):
+        if any((step.inline_only or step.goes_on) and self.agents[step.agent_id].mail for step in steps):
             return Answer(ReplyCode.MOVED)
         sent = [message for step in steps for _, message in step.outgoing]
         if sent and not self.has_room_for(sum(map(len, sent)) - sum(step.consumed_bytes for step in steps)):
             return Answer(ReplyCode.FULL)
         for step in steps:
-            self._land(now, step)
+            if not step.goes_on:
+                self._land(now, step)
         for target, message in (row for step in steps for row in step.outgoing):
             self.agents[target].mail.append(message)
-        self.landed[token] = end.status if end else None
+        self.landed[part] = end.status if end else None
         self.revision += 1
         if end:
             self._end(now, end)

@@ -44,7 +44,19 @@ KINDS = {
     "batch": BATCH_OF_TWO,
 }
 POOLS = (LIGHT, DEFAULT)
-RUNS = (("a",), ("a", "c"), ("a", "c", "b"), ("b", "c"), ("c",), ("join",), ("x",), ("y",), ("batch",))
+RUNS = (
+    ("a",),
+    ("a", "c"),
+    ("a", "c", "b"),
+    ("b", "c"),
+    ("c",),
+    ("x", "y", "c"),
+    ("y", "c"),
+    ("join",),
+    ("x",),
+    ("y",),
+    ("batch",),
+)
 
 agents = st.sampled_from(sorted(KINDS))
 pools_wanted = st.permutations([(LIGHT, 2), (DEFAULT, 1)]) | st.sampled_from([((LIGHT, 1),), ((DEFAULT, 2),)])

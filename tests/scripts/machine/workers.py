@@ -50,6 +50,22 @@ class Workers(Base):
         held = self.held[data.draw(st.integers(0, len(self.held) - 1))]
         self._answer(data, held, wanted if go_on else (), repeated)
 
+    @act(2, lambda self: self._shared(), data=st.data(), repeated=st.booleans())
+    def commit_early(self, data: st.DataObject, repeated: bool) -> None:
+        """Commit the runs of a claim that are over while another goes on, and give the agents after it back."""
+        held = data.draw(st.sampled_from(self._shared()))
+        at = data.draw(st.integers(0, len(held.claims) - 1))
+        over, claim = [replace(self._step(data, claim), end=None) for claim in held.claims[:at]], held.claims[at]
+        steps = over + [untouched(later) for later in held.claims[at + 1 :]]
+        if over and not claim.mail and data.draw(st.booleans()):
+            over[-1].outgoing.append((claim.agent_id, self.ledger.new()))
+            steps.append(Step(claim.agent_id, goes_on=True))
+            sent = tuple(message for step in steps for agent, message in step.outgoing if agent == claim.agent_id)
+            claim = replace(claim, mail=sent)
+        reply = self.ask(self._commit(held, steps, new_token(), (), early=True), repeated)
+        if reply.word is ReplyCode.COMMITTED:
+            self.held[self.held.index(held)] = ClaimedAgent(held.job, held.token, (claim,))
+
     @act(4, running, data=st.data(), wanted=pools_wanted, rounds=st.integers(1, 4), repeated=st.booleans())
     def visit(self, data: st.DataObject, wanted: Wanted, rounds: int, repeated: bool) -> None:
         """Claim ready agents and continue with the agents that the commits make ready, as in one visit of a worker."""
@@ -147,18 +163,28 @@ class Workers(Base):
         self.let_go()
         return reply
 
-    def _commit(self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted) -> Call:
+    def _shared(self) -> list[ClaimedAgent]:
+        """The claims of several agents that no early commit has parted."""
+        return [held for held in self.held if len(held.claims) > 1]
+
+    def _commit(
+        self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted, early: bool = False
+    ) -> Call:
+        scripts, everyone = self.stage.scripts, list(KINDS)
         call = Call(
-            lambda: self.stage.scripts.commit(held.job, held.token, steps, next_token, wanted, agents=list(KINDS)),
-            lambda: self._rule_of_commit(held, steps, next_token, wanted),
+            lambda: scripts.commit(held.job, held.token, steps, next_token, wanted, agents=everyone, early=early),
+            lambda: self._rule_of_commit(held, steps, next_token, wanted, early),
         )
         self.again.append(call)
         return call
 
-    def _rule_of_commit(self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted) -> Answer:
-        landed = held.token in self.job.landed
-        answer = self.job.commit(self.now, held.job.run, held.token, steps, next_token, wanted)
-        if not landed and held.token in self.job.landed:
+    def _rule_of_commit(
+        self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted, early: bool
+    ) -> Answer:
+        part = held.token, early
+        landed = part in self.job.landed
+        answer = self.job.commit(self.now, held.job.run, held.token, steps, next_token, wanted, early)
+        if not landed and part in self.job.landed:
             self.ledger.sent(step.last for step in steps if step.inline_only)
             self.ledger.consumed([payload for step in steps for kind, payload in step.events if kind == EATEN])
             self.ledger.sent(message for step in steps for _, message in step.outgoing)
