@@ -1,6 +1,6 @@
 """The workers of runtime nodes. `celery -A workers worker` finds the Celery app here.
 
-Read in this order: tasks -> visit -> agents/draft, agents/ -> announcer -> attempt, runners/, modules/ -> recovery/,
+Read in this order: tasks -> visit -> agents/draft, agents/ -> claim_runs -> attempt, runners/, modules/ -> recovery/,
 node/.
 
 The app is created on first use: the supervisor of a node imports this package too, and does not need Celery.

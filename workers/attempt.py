@@ -57,11 +57,11 @@ def attempt(
     back, and is no attempt.
     """
     draft = Draft(node, claim, context)
-    released = (EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": context.token, "pool": node.pool})
+    lease_over = released(context.token, node.pool)
     # A message that may have killed its worker runs alone, so that its next worker takes no other run along.
     slots = max(node.slots, runtime.slots(node.pool).capacity) if claim.losses else node.slots
     elsewhere = OtherNodes(runtime, node.pool, slots)
-    if step := _without_run(draft, released, elsewhere):
+    if step := _without_run(draft, lease_over, elsewhere):
         return step
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
@@ -75,12 +75,12 @@ def attempt(
             raise NodeShortage((BOARD.present() or (KINDS[0],))[0])
         folder = runtime.payloads(payloads) if payloads else None
         with (
-            runtime.slots(node.pool).taken(slots, lambda: handle.reason or elsewhere.found()),
+            runtime.slots(node.pool).taken(slots, lambda: handle.look() or elsewhere.found()),
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
             if claim.losses:
                 if not _begins_alone(runtime, job, context.token, node.node_id):
-                    return given_back(claim, released)
+                    return given_back(claim, lease_over)
                 if kill_leftovers(runtime.settings, job.job_id, node.node_id):
                     log.warning("job %s: killed what a dead worker had left of agent %s", job.job_id, node.node_id)
             message = _run_message(draft.messages, node, claim.attempts)
@@ -90,26 +90,31 @@ def attempt(
         BOARD.clear()
         if TRIED in draft.state:
             draft.state[TRIED] = []
-        draft.record(*released)
+        draft.record(*lease_over)
         return draft.consumed()
     except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
-        return given_back(claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
+        return given_back(claim, lease_over, NEAR_MS if elsewhere.have_room() else FAR_MS)
     except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
-            return given_back(claim, released)
+            return given_back(claim, lease_over)
         if kind := shortage_of(error):
             BOARD.report(kind)
             BOARD.settle()
-            return given_back(claim, released)
+            return given_back(claim, lease_over)
         if elsewhere.room:
-            return given_back(claim, released, NEAR_MS)
+            return given_back(claim, lease_over, NEAR_MS)
         BOARD.clear()
-        return _retry_or_fail(draft, run_failure(error), released, elsewhere, runtime.settings.max_attempts)
+        return _retry_or_fail(draft, run_failure(error), lease_over, elsewhere, runtime.settings.max_attempts)
 
 
 def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool:
     """Tell the store that the run begins now and is alone, so that its loss counts. False if the claim is lost."""
     return runtime.store.scripts.renew(job, token, [agent], alone=True) is ReplyCode.RENEWED
+
+
+def released(token: str, pool: str) -> tuple[str, Any]:
+    """The event that says that the slots of a claim are free."""
+    return EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": token, "pool": pool}
 
 
 def given_back(claim: Claim, released: tuple[str, Any], delay_ms: int | None = None) -> Step:

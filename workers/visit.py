@@ -21,16 +21,22 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import Claim, JobRef, Reply, ReplyCode, Step, new_token, untouched
 from workers.agents.draft import StepContext
-from workers.attempt import attempt
-from workers.lifecycle.run_handle import RunHandle
+from workers.attempt import attempt, given_back, released
+from workers.claim_runs import ClaimRuns, without_inline_mail
+from workers.lifecycle.run_handle import Alarm, RunHandle
 from workers.lifecycle.shutdown import STOP
-from workers.light_batch import run_light, without_inline_mail
+from workers.recovery.lease_keeper import Holding
 from workers.recovery.settle import failed, settle
 from workers.runtime import Runtime
 from workers.task_announcer import TaskAnnouncer
 
 SLICE_S: Final = 0.1  # how long one task claims more work; Celery's overhead of 1 ms a task is then a few per cent
 LIGHT_BATCH: Final = 128  # most light agents in one claim
+HEAVY_BATCH: Final = 16  # most modules in one claim, if their runs are short
+TOGETHER_S: Final = (
+    0.01  # after which no further run of a module shares the commit: what a lost worker's successor repeats
+)
+LONG_S: Final = 0.03  # after which a run no longer holds up the other runs of its claim
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +68,20 @@ def visit(runtime: Runtime, app: Celery, job: JobRef, rest: list[Any] | None, st
 
 
 def _claimed_with(plan: Plan, agent: str) -> list[str]:
-    """*agent* and, if it is light, the light agents after it in its linear run that need only one message each.
+    """*agent*, and those agents after it in its linear run that the same worker runs in a short time.
 
-    One claim and one commit serve all of them.
+    These are light agents that need only one message each, and after a module also modules of its pool. One claim and
+    one commit serve all of them.
     """
-    if not plan.nodes[agent].light:
+    first = plan.nodes[agent]
+    if not (first.light or first.shares_claims):
         return [agent]
-    following = plan.linear_run(agent)[1:]
-    return [
-        agent,
-        *itertools.takewhile(lambda name: plan.nodes[name].light and not plan.nodes[name].threshold, following),
-    ]
+
+    def follows(name: str) -> bool:
+        node = plan.nodes[name]
+        return not node.threshold if node.light else node.shares_claims and node.pool == first.pool
+
+    return [agent, *itertools.takewhile(follows, plan.linear_run(agent)[1:])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,9 @@ class Visit:
         self._payloads = payloads
         self._announcer = announcer
         self._scripts = runtime.store.scripts
+        self._pool = pool
         self._heavy = ((pool, 1),) if pool != LIGHT else ()
+        self._shares = pool != LIGHT and plan.shares_claims(pool)
         self._heavy_until = self._light_until = time.monotonic() + SLICE_S
 
     def work(self, reply: Reply) -> None:
@@ -115,16 +126,16 @@ class Visit:
         light = ((LIGHT, LIGHT_BATCH),) if now < self._light_until else ()
         return (*light, *self._heavy) if now < self._heavy_until else light
 
-    def _commit(self, claimed: Reply, steps: list[Step]) -> Reply:
-        """Commit the steps of the claims in *claimed*, and claim the next agents in the same write."""
+    def _commit(self, token: str, claims: Sequence[Claim], steps: list[Step]) -> Reply:
+        """Commit the *steps* of *claims*, and claim the next agents in the same write."""
         next_token = new_token()
-        reply = self._write(claimed.token, steps, next_token)
+        reply = self._write(token, steps, next_token)
         if reply.word is ReplyCode.MOVED:  # other mail has arrived and must be handled before the inline mail
-            steps = without_inline_mail(claimed.claims, steps)
-            reply = self._write(claimed.token, steps, next_token)
+            steps = without_inline_mail(claims, steps)
+            reply = self._write(token, steps, next_token)
         if reply.word is ReplyCode.FULL:
-            steps = self._too_much_mail(claimed.claims, steps)
-            reply = self._write(claimed.token, steps, next_token)
+            steps = self._too_much_mail(claims, steps)
+            reply = self._write(token, steps, next_token)
         if reply.word is not ReplyCode.COMMITTED:
             log.info("job %s: commit refused: %s", self._job.job_id, reply.word)
         elif _ends_job(steps):
@@ -160,7 +171,23 @@ class Visit:
         The lease keeper renews the claims until the commit is done, because a large commit takes time to send.
         """
         agents = [claim.agent_id for claim in reply.claims]
-        handle = RunHandle()
+        began = time.monotonic()
+        heavy = any(not self._plan.nodes[agent].light for agent in agents)
+        handle = RunHandle(alarm=Alarm(began + LONG_S, lambda: self._commit_early(reply.token, runs, holding, handle)))
+        runs = self._runs_of(reply, handle, began + TOGETHER_S)
+        with self._runtime.keeper.holding(self._job, reply.token, agents, handle if heavy else None) as holding:
+            # Announce only now that the claims are being renewed: the broker may be slow.
+            self._announcer.before_run(reply, heavy=heavy)
+            with self._runtime.task_watchdog.suspended():
+                steps = runs.run()
+            if heavy:
+                # A long run uses up the slice. Extend it for the light agents that the run makes ready.
+                self._light_until = time.monotonic() + SLICE_S
+                self._share_next_claim(reply, (time.monotonic() - began) / len(agents))
+            return self._commit(reply.token, runs.claims, steps)
+
+    def _runs_of(self, reply: Reply, handle: RunHandle, until: float) -> ClaimRuns:
+        """The runs of the claims in *reply*. After *until* (monotonic), no further one begins."""
         context = StepContext(
             token=reply.token,
             now_ms=self._runtime.store.clock.now_ms(),
@@ -168,18 +195,45 @@ class Visit:
             agents=self._plan.nodes.keys(),
             max_message_bytes=self._runtime.settings.max_message_bytes,
         )
-        node = self._plan.nodes[agents[0]]
-        with self._runtime.keeper.holding(self._job, reply.token, agents, None if node.light else handle):
-            # Announce only now that the claims are being renewed: the broker may be slow.
-            self._announcer.before_run(reply, heavy=not node.light)
-            with self._runtime.task_watchdog.suspended():
-                if node.light:
-                    steps = run_light(self._plan, reply.claims, context)
-                else:
-                    steps = [attempt(self._runtime, self._job, self._payloads, node, reply.claims[0], context, handle)]
-                    # A long run uses up the slice. Extend it for the light agents that the run makes ready.
-                    self._light_until = time.monotonic() + SLICE_S
-            return self._commit(reply, steps)
+        return ClaimRuns(
+            self._plan,
+            reply.claims,
+            context,
+            run_heavy=lambda node, claim: attempt(
+                self._runtime, self._job, self._payloads, node, claim, context, handle
+            ),
+            give_back=lambda claim: given_back(claim, released(reply.token, self._pool)),
+            is_over=lambda: handle.reason is not None or time.monotonic() >= until,
+        )
+
+    def _share_next_claim(self, reply: Reply, each_s: float) -> None:
+        """Claim several modules at once if a run takes only *each_s*, but leave some to the other slots."""
+        if self._shares:
+            due = next((row.due for row in reply.waiting if row.pool == self._pool), 0)
+            most = min(HEAVY_BATCH, int(TOGETHER_S / 2 / each_s), due // 4)
+            self._heavy = ((self._pool, max(1, most)),)
+
+    def _commit_early(self, token: str, runs: ClaimRuns, holding: Holding, handle: RunHandle) -> None:
+        """Commit the runs of a claim that are over, and give the agents behind back, while a long run goes on.
+
+        If that fails, the long run is given back too, so that it holds up nobody.
+        """
+        steps = runs.over_so_far()
+        if not steps:
+            return
+        try:
+            holding.agents = (runs.running,)  # before the commit: a renewal of the others would be refused after it
+            reply = self._scripts.commit(self._job, token, steps, new_token(), early=True)
+        except Exception as error:
+            log.warning("job %s: the early commit failed: %s", self._job.job_id, error)
+            handle.give_back("the store did not take the runs before it")
+            return
+        if reply.word is not ReplyCode.COMMITTED:
+            handle.give_back(f"the runs before it could not be committed: {reply.word}")
+            return
+        runs.part()
+        self._announcer.retries(steps)
+        self._announcer.before_run(reply, heavy=True)
 
 
 def _ends_job(steps: list[Step]) -> bool:

@@ -211,6 +211,13 @@ CONFIG_KEYS: Final[dict[AgentType, dict[str, ConfigKey]]] = {
             "`INFO`",
             "Level of the log records that go to `mn logs`; a level that the module itself sets has precedence.",
         ),
+        "commit_alone": ConfigKey(
+            boolean,
+            "boolean",
+            "`false`",
+            "Commit each run by itself. Otherwise short runs of modules share a commit, and a worker that dies within"
+            " these milliseconds repeats them.",
+        ),
         **_RUN_KEYS,
     },
 }

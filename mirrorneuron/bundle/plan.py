@@ -78,6 +78,12 @@ class PlannedNode:
         return self.pool == LIGHT
 
     @property
+    def shares_claims(self) -> bool:
+        """True for a module that handles single messages: its runs may share a claim and a commit with others."""
+        module = self.agent_type is AgentType.MODULE and self.threshold is None and self.slots == 1
+        return module and not self.config.get("commit_alone")
+
+    @property
     def plain(self) -> bool:
         """True if the store needs no settings for the agent, because the store's defaults apply."""
         return self.light and self.threshold is None and self.batch_max is None
@@ -112,6 +118,10 @@ class Plan:
     @cached_property
     def sinks(self) -> tuple[str, ...]:
         return tuple(n.node_id for n in self.nodes.values() if not n.out_degree)
+
+    def shares_claims(self, pool: str) -> bool:
+        """True if all agents of *pool* may share a claim."""
+        return all(node.shares_claims for node in self.nodes.values() if node.pool == pool)
 
     def slots(self, pool: str) -> int:
         """The most slots of *pool* that one run takes."""

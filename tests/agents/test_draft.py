@@ -17,7 +17,7 @@ from mirrorneuron.message import Message, decode, encode, seed
 from mirrorneuron.store.protocol import Claim, DeadLetterDraft, Step, untouched
 from workers.agents.draft import DefaultEmit, Draft, StepContext
 from workers.agents.failures import RunFailed
-from workers.light_batch import run, run_light, without_inline_mail
+from workers.claim_runs import ClaimRuns, run, without_inline_mail
 
 STAMP = "2026-01-31T12:00:00.000Z"
 NOW_MS = 1_769_860_800_000
@@ -219,7 +219,7 @@ def test_a_step_ends_when_its_conditions_have_taken_long_and_the_rest_of_the_mai
 def test_agents_are_released_without_a_run_when_the_conditions_of_others_have_taken_long() -> None:
     plan = plan_of({}, mode("b", "broadcast", "length(body.items[?@ > `5`]) > `1`"))
     mail = message(body={"items": list(range(30_000))})
-    steps = run_light(plan, [claim(mail), claim(mail, agent="a")], large(plan))
+    steps = ClaimRuns(plan, [claim(mail), claim(mail, agent="a")], large(plan)).run()
     assert [step.consumed for step in steps] == [1, 0]
 
 
@@ -562,7 +562,7 @@ def line() -> Plan:
 def test_agents_of_one_claim_pass_their_messages_on_as_inline_mail() -> None:
     plan = line()
     claims = [claim(message(1), message(2)), claim(agent="a"), claim(agent="b")]
-    steps = run_light(plan, claims, context(plan))
+    steps = ClaimRuns(plan, claims, context(plan)).run()
     assert [(s.agent_id, s.consumed, s.processed, s.inline_only, sent(s)) for s in steps] == [
         ("n", 2, 2, False, []),
         ("a", 0, 2, True, []),
@@ -574,7 +574,7 @@ def test_agents_of_one_claim_pass_their_messages_on_as_inline_mail() -> None:
 def test_an_agent_that_was_claimed_with_mail_gets_no_inline_mail() -> None:
     """Its own mail came first; the message that is sent now comes after it in the mailbox."""
     plan = line()
-    steps = run_light(plan, [claim(message(1)), claim(message(2), agent="a")], context(plan))
+    steps = ClaimRuns(plan, [claim(message(1)), claim(message(2), agent="a")], context(plan)).run()
     assert [(sent(s), s.inline_only) for s in steps] == [(["a"], False), (["b"], False)]
     assert bodies(steps[1]) == [{"n": 2}]
 
@@ -582,7 +582,7 @@ def test_an_agent_that_was_claimed_with_mail_gets_no_inline_mail() -> None:
 def test_an_agent_that_got_no_inline_mail_is_released_unchanged() -> None:
     plan = plan_of({}, mode("a", "broadcast", "body.n > `5`"))
     held = Claim("a", b'{"s":1}', 7, 2, 0, ())
-    _, step = run_light(plan, [claim(message(1)), held], context(plan))
+    _, step = ClaimRuns(plan, [claim(message(1)), held], context(plan)).run()
     assert step == untouched(held)
 
 
@@ -594,7 +594,7 @@ def test_a_failure_in_the_middle_sends_its_inline_mail_to_the_mailbox() -> None:
     ]
     first = {"manifest_version": "1.0", "graph_id": "g", "entrypoints": ["n"]}
     plan = make_plan(load({**first, "nodes": nodes, "edges": rows}).manifest)
-    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(agent="b")], context(plan))
+    steps = ClaimRuns(plan, [claim(message(1)), claim(agent="a"), claim(agent="b")], context(plan)).run()
     assert [(s.agent_id, s.consumed, sent(s), s.end is not None) for s in steps] == [
         ("n", 1, ["a"], False),
         ("a", 0, [], True),
@@ -606,12 +606,12 @@ def test_a_full_commit_leaves_the_remaining_agents_to_the_next_one(
     monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
     """Agents that do not run are released unchanged, and their inline mail goes to the mailbox in order."""
-    monkeypatch.setattr(f"workers.light_batch.{name}", most)
+    monkeypatch.setattr(f"workers.claim_runs.{name}", most)
     plan = line()
     mail = [message(number, {"n": number, "x": "x" * 500}) for number in range(4)]
     held = Claim("c", b'{"s":1}', 7, 2, 0, (message(9),))
     claims = [claim(*mail), claim(agent="a"), claim(agent="b"), held]
-    first, *others = run_light(plan, claims, context(plan))
+    first, *others = ClaimRuns(plan, claims, context(plan)).run()
     assert (first.consumed, sent(first), first.inline_mail) == (4, ["a"] * 4, [])
     assert [body["n"] for body in bodies(first)] == [0, 1, 2, 3]
     assert others == [
@@ -623,8 +623,8 @@ def test_a_full_commit_leaves_the_remaining_agents_to_the_next_one(
 
 def test_all_agents_run_while_the_commit_is_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = line()
-    monkeypatch.setattr("workers.light_batch.FULL_MESSAGES", 3)
-    steps = run_light(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], context(plan))
+    monkeypatch.setattr("workers.claim_runs.FULL_MESSAGES", 3)
+    steps = ClaimRuns(plan, [claim(message(1)), claim(agent="a"), claim(message(2), agent="b")], context(plan)).run()
     assert [step.consumed for step in steps] == [1, 0, 1]
     assert sent(steps[2]) == ["c"]
 
@@ -661,7 +661,7 @@ def test_the_agents_after_a_released_end_are_released_too() -> None:
     ending = {"agent_type": "sensor", "config": {"complete_job": True}}
     plan = plan_of({}, mode("a", "broadcast"), a=ending)
     claims = [claim(message()), claim(agent="a"), claim(agent="b")]
-    steps = run_light(plan, claims, context(plan))
+    steps = ClaimRuns(plan, claims, context(plan)).run()
     assert [(step.agent_id, bool(step.end)) for step in steps] == [("n", False), ("a", True)]
     again = without_inline_mail(claims, steps)
     assert [(step.agent_id, step.consumed, bool(step.end)) for step in again] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
-from tests.support.crashing import KILLING, LASTING
+from tests.support.crashing import KILLING, LASTING, SHARED
 from tests.support.graphs import agent, collector, executor, manifest, router
 from tests.support.leftovers import assert_went_well
 from tests.support.node import RealNode
@@ -71,6 +72,55 @@ def test_a_worker_killed_anywhere_commits_every_message_exactly_once(
     assert killed.exists()  # it was killed at that point, and did not fail to start
     own.restart(pool)
     check(jobs, job_id)
+
+
+MODULE = """
+import time
+from mirrorneuron import Agent
+
+class Step(Agent):
+    def handle(self, message, context):
+        time.sleep(context.config["takes_s"])
+        context.emit("n", message.body)
+"""
+
+
+def modules(folder: Path) -> Path:
+    """A line of modules, and a fan of others behind it. Some runs are so long that they do not share a commit."""
+
+    def step(name: str, takes_s: float) -> dict[str, Any]:
+        return agent(name, "module", module="step:Step", module_source="step.py", takes_s=takes_s)
+
+    line = [step(f"line{n}", 0.2 * (n == 2)) for n in range(4)]
+    fan = [step(f"fan{n:02}", 0.05 * (n == 5)) for n in range(FAN)]
+    edges = [(f"line{n}", f"line{n + 1}", "n") for n in range(3)]
+    edges += [("line3", leaf["node_id"], "n") for leaf in fan] + [(leaf["node_id"], "sum", "n") for leaf in fan]
+    graph = manifest([*line, *fan, collector("sum", FAN)], edges, entrypoints=["line0"])
+    (folder / "bundle" / "payloads").mkdir(parents=True)
+    (folder / "bundle" / "payloads" / "step.py").write_text(MODULE)
+    (folder / "bundle" / "manifest.json").write_text(json.dumps(graph | {"initial_inputs": {"line0": 7}}))
+    return folder / "bundle"
+
+
+FAN = 24
+EXPECTED_OF_MODULES = Expected(
+    processed={**{f"line{n}": 1 for n in range(4)}, **{f"fan{n:02}": 1 for n in range(FAN)}, "sum": FAN},
+    messages=(7,) * FAN,
+)
+
+
+@pytest.mark.parametrize("point", SHARED)
+def test_a_worker_killed_while_runs_share_a_claim_commits_every_message_exactly_once(
+    own: RealNode, jobs: Client, tmp_path: Path, point: str
+) -> None:
+    killed = tmp_path / "once"
+    own.restart("default", FAULT=point, FAULT_ONCE=str(killed))
+    job_id = jobs.run_manifest(modules(tmp_path))
+    wait_until(lambda: own.ended("default"), timeout=60)
+    assert killed.exists()
+    own.restart("default")
+    jobs.wait_for_job(job_id, timeout=60_000)
+    assert_went_well(jobs, job_id, EXPECTED_OF_MODULES)
 
 
 def test_a_process_with_a_stuck_task_exits_and_others_continue(own: RealNode, jobs: Client, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mirrorneuron.store.protocol import Claim
 from tests.fuzz.conftest import fuzzed
 from tests.support.fuzzing.steps import CAP, NOW_MS, can_be_committed, claim_of, context, plan_of
 from tests.support.fuzzing.values import ANYTHING, JSON, documents, mutated, nested
-from workers.light_batch import run
+from workers.claim_runs import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

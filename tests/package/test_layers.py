@@ -32,7 +32,7 @@ LAYERS = """
     workers.task_announcer  workers.recovery
     workers.runtime
     workers.agents  workers.node
-    workers.attempt  workers.light_batch
+    workers.attempt  workers.claim_runs
     workers.visit
     workers.tasks
     workers.__main__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.proxy import Proxy
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.protocol import JobRef, new_token
+from mirrorneuron.store.protocol import JobRef, ReplyCode, new_token
 from tests.support.graphs import job_ref, single
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -142,3 +142,23 @@ def test_a_claim_survives_a_connection_that_is_dead(own_server: ValkeyServer, tm
             seen = lease_end(direct, job)
             wait_until(lambda: lease_end(direct, job) > seen)
             assert lease_end(direct, job) - seen < 3_000, "renewed before the lease was over"
+
+
+def test_a_renewal_that_an_early_commit_overtakes_does_not_end_the_run_that_goes_on(store: Store, monkeypatch) -> None:
+    """It named agents that the commit has released."""
+    (job, token), handle = claimed(store), RunHandle()
+    keeper = LeaseKeeper(store, 600)
+    with keeper.holding(job, token, ["work", "released"], handle) as holding:
+        renew = keeper._scripts.renew
+
+        def overtaken(job: JobRef, token: str, agents: Sequence[str]) -> ReplyCode:
+            holding.agents = ("work",)
+            return renew(job, token, agents)
+
+        monkeypatch.setattr(keeper._scripts, "renew", overtaken)
+        assert keeper.tick()
+        assert handle.reason is None
+        monkeypatch.undo()
+        store.client.hset(store.keys.agent(job.job_id, "work"), "token", "of another worker")
+        assert keeper.tick()
+        assert handle.reason == "the claim was lost"

@@ -23,9 +23,10 @@ from workers.recovery.reminders import Reminders
 from workers.tasks import app
 from workers.visit import Visit
 
-__all__ = ["KILLING", "LASTING", "app"]
+__all__ = ["KILLING", "LASTING", "SHARED", "app"]
 
 KILLING = ("claimed", "ran", "before_commit", "after_commit", "before_publish", "after_publish")
+SHARED = ("claimed", "ran", "before_commit", "before_early_commit", "after_early_commit")  # while runs share a claim
 LASTING = ("calls_twice", "tasks_twice", "tasks_dropped", "clock_ahead", "clock_behind")
 AN_HOUR_S = 3600
 
@@ -102,6 +103,10 @@ match os.environ.get("FAULT"):
         wrap(Scripts, "commit", before=die)
     case "after_commit":
         wrap(Scripts, "commit", after=die)
+    case "before_early_commit":
+        wrap(Visit, "_commit_early", before=die)
+    case "after_early_commit":
+        wrap(Visit, "_commit_early", after=die)
     case "before_publish":
         wrap(Chains, "publish", before=die)
     case "after_publish":

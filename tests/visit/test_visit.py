@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 import subprocess
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from celery import Celery
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.bundle.manifest import AgentType
-from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import PayloadTooLarge
 from mirrorneuron.message import Message
 from mirrorneuron.pools import queue
@@ -35,23 +32,6 @@ from workers.lifecycle.shutdown import Stop
 from workers.runners.command import MARKER, cluster_of
 from workers.runtime import Runtime
 from workers.visit import SLICE_S, Start, visit
-
-
-@pytest.fixture
-def settings(redis_url: str, tmp_path: Path) -> Settings:
-    """A namespace without workers, with a short lease."""
-    name = f"visit-{secrets.token_hex(4)}"
-    return Settings(redis_url=redis_url, redis_namespace=name, temp_dir=tmp_path / "temp", claim_lease_ms=1_000)
-
-
-@pytest.fixture
-def runtime(settings: Settings) -> Runtime:
-    return Runtime(settings, "worker@test")
-
-
-@pytest.fixture
-def app(settings: Settings) -> Celery:
-    return make_app(settings)
 
 
 @pytest.mark.parametrize(("graph", "pool"), [(line(3), "light"), (single("true"), "default")])

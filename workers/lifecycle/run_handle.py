@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 GRACE_S: Final = 0.5  # between TERM and KILL
@@ -22,11 +25,23 @@ def limit_note(timeout_s: float | None, most_s: int) -> str:
     return f" (this node allows MIRROR_NEURON_MAX_RUN_SECONDS={most_s})" if ended else ""
 
 
-class RunHandle:
-    """Ends a run from another thread. One handle serves one run, or its attempts one after the other."""
+@dataclass(slots=True)
+class Alarm:
+    """Calls *ring* once if a run still goes on at *at_s* (monotonic), in the thread that waits for the run."""
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
+    at_s: float
+    ring: Callable[[], None]
+
+
+class RunHandle:
+    """Ends a run from another thread. One handle serves the runs of one claim, one after the other.
+
+    With an *alarm*, whoever waits for the run calls `look` not later than `alarm_s` says.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S, alarm: Alarm | None = None) -> None:
         self.grace_s = grace_s
+        self._alarm = alarm
         self.reason: str | None = None  #: why the run must end: set by the first `kill`, never changed
         self.given_back = False  #: the run did not fail: another worker runs the agent again
         # Re-entrant, because a signal handler may call `kill` while a method below holds the lock.
@@ -52,6 +67,18 @@ class RunHandle:
             if self.reason is None:
                 self.given_back = True
                 self.kill(reason)
+
+    @property
+    def alarm_s(self) -> float:
+        """Seconds until the alarm; infinite if there is none, or none any more."""
+        return self._alarm.at_s - time.monotonic() if self._alarm else math.inf
+
+    def look(self) -> str | None:
+        """Ring the alarm if it is due. Returns why the run must end, or None."""
+        if self._alarm and self.alarm_s <= 0:
+            alarm, self._alarm = self._alarm, None
+            alarm.ring()
+        return self.reason
 
     @contextmanager
     def wake_fd(self) -> Iterator[int]:

@@ -165,9 +165,9 @@ class ModuleProcess:
         due = None if timeout_s is None else time.monotonic() + timeout_s
         self._poll.register(wake_fd, select.POLLIN)
         try:
-            while handle.reason is None:
+            while handle.look() is None:
                 self._write(going)
-                events = self._wait(due)
+                events = self._wait(due, handle.alarm_s)
                 answer = self._read(going, events)
                 if answer is not None:
                     self._read_rest()
@@ -176,11 +176,11 @@ class ModuleProcess:
         finally:
             self._poll.unregister(wake_fd)
 
-    def _wait(self, due: float | None) -> dict[int, int]:
+    def _wait(self, due: float | None, most_s: float) -> dict[int, int]:
         left_s = _LONGEST_WAIT_S if due is None else due - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        return dict(self._poll.poll(math.ceil(min(left_s, _LONGEST_WAIT_S) * 1000)))
+        return dict(self._poll.poll(math.ceil(max(0.0, min(left_s, most_s, _LONGEST_WAIT_S)) * 1000)))
 
     def _write(self, going: _Exchange) -> None:
         with suppress(BlockingIOError):

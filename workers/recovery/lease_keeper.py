@@ -28,13 +28,13 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Holding:
     """The claims of one token, and the handle that ends their run if they are lost; None for light agents."""
 
     job: JobRef
     token: str
-    agents: tuple[str, ...]
+    agents: tuple[str, ...]  #: may become fewer while one of them runs
     handle: RunHandle | None
 
 
@@ -61,15 +61,16 @@ class LeaseKeeper:
     @contextmanager
     def holding(
         self, job: JobRef, token: str, agents: Sequence[str], handle: RunHandle | None = None
-    ) -> Iterator[None]:
+    ) -> Iterator[Holding]:
         """Renew these claims within the block. If they are lost or the worker stops, *handle* ends the run."""
+        holding = Holding(job, token, tuple(agents), handle)
         try:
             with self._lock:
-                self._holdings[token] = Holding(job, token, tuple(agents), handle)
+                self._holdings[token] = holding
                 self._start(with_handle=handle is not None)
             if handle is not None and self._stop.over.is_set():  # `_give_back` may have run before this claim was held
                 handle.give_back(REASON)
-            yield
+            yield holding
         finally:
             with self._lock:
                 self._holdings.pop(token, None)
@@ -127,13 +128,16 @@ class LeaseKeeper:
         with self._lock:
             holdings = list(self._holdings.values())
         for holding in holdings:
+            agents = holding.agents
             try:
-                word = self._scripts.renew(holding.job, holding.token, holding.agents)
+                word = self._scripts.renew(holding.job, holding.token, agents)
             except UNREACHABLE as error:  # the claim is valid until the store refuses it; the next tick tries again
                 log.warning("job %s: cannot renew the claim: %s", holding.job.job_id, error)
                 return False
             except Exception:
                 log.exception("job %s: cannot renew the claim", holding.job.job_id)
+                continue
+            if agents is not holding.agents:  # some were released meanwhile; the next tick renews the rest
                 continue
             if word is not ReplyCode.RENEWED and holding.handle is not None:
                 # Give the run back instead of failing it: a server that lost its last second of writes in a crash may
