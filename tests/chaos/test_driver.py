@@ -18,6 +18,7 @@ from mirrorneuron.chaos import process_tree, victims
 from mirrorneuron.chaos.driver import DELAY_S, Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
+from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
 from mirrorneuron.chaos.stage import NODES, Stage, raised
 from mirrorneuron.cli.commands.chaos import NODE
@@ -49,7 +50,8 @@ from mirrorneuron import Agent
 
 class It(Agent):
     def handle(self, message, context):
-        Path(context.config["folder"], "module").write_text(str(os.getpid()))
+        Path(context.config["folder"], "pid-of-module").write_text(str(os.getpid()))
+        Path(context.config["folder"], "pid-of-module").rename(Path(context.config["folder"], "module"))
         while not Path(context.config["folder"], "gate").exists():
             time.sleep(0.02)
 """
@@ -65,9 +67,16 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     graph = manifest([command, module], entrypoints=["command", "module"])
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(graph))
     client = Client(stage.settings)
-    client.run_manifest(tmp_path / "bundle")
-    wait_until(lambda: all((tmp_path / name).exists() for name in ("command", "module")))
+    try:
+        client.run_manifest(tmp_path / "bundle")
+        wait_until(lambda: all((tmp_path / name).exists() for name in ("command", "module")))
+        check_victims(stage, tmp_path)
+    finally:  # a job that is left would count in the other tests on this stage
+        (tmp_path / "gate").touch()
+        client.cleanup_jobs(all=True)
 
+
+def check_victims(stage: Stage, tmp_path: Path) -> None:
     def found(kind: Kind) -> list[str]:
         return [victim.name for victim in victims.on_nodes(kind, stage)]
 
@@ -77,8 +86,14 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     assert found(Kind.MODULE) == [f"module {(tmp_path / 'module').read_text()}"]
     assert len(found(Kind.CHILD)) == 2, "only the busy ones"
     assert sorted(found(Kind.HANG)) == sorted(found(Kind.WORKER) + found(Kind.CHILD))
-    (tmp_path / "gate").touch()
-    client.cleanup_jobs(all=True)
+
+
+@pytest.mark.parametrize(("at_work", "found"), [([], [2, 3, 5, 6]), ([2], [2]), ([2, 3], [2, 3]), ([3, 5], [3, 5])])
+def test_idle_pool_processes_are_victims_only_if_none_is_busy_on_any_node(at_work: list[int], found: list[int]):
+    workers = [Seen(pid, 0, pid, 1, f"celery worker -n default@{pid}") for pid in (1, 4)]
+    children = [Seen(pid, parent, parent, 2, "celery") for parent, pid in ((1, 2), (1, 3), (4, 5), (4, 6))]
+    commands = [Seen(10 + pid, pid, 10 + pid, 3, f"sh -c true {MARK}") for pid in at_work]
+    assert [victim.pid for victim in victims._pool_children([*workers, *children, *commands])] == found
 
 
 class Witness:
