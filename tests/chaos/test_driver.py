@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,33 +12,22 @@ import pytest
 import redis
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.chaos import process_tree, victims
-from mirrorneuron.chaos.driver import DELAY_S, Driver, Progress
+from mirrorneuron.chaos import clock, process_tree, victims
+from mirrorneuron.chaos.blows import DELAY_S
+from mirrorneuron.chaos.driver import Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
-from mirrorneuron.chaos.stage import NODES, Stage, raised
-from mirrorneuron.cli.commands.chaos import NODE
+from mirrorneuron.chaos.stage import NODES, Stage
 from mirrorneuron.processes import identity
-from tests.chaos.conftest import Ground
+from tests.chaos.conftest import ahead_s
 from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12
-ALL_BUT_THE_SERVER: dict[Kind, int] = {
-    kind: weight for kind, weight in WEIGHTS.items() if kind not in (Kind.SERVER, Kind.FREEZE)
-}
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    ground = Ground(tmp_path_factory.mktemp("driver"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(ground.folder))
-        with raised(NODE) as made:
-            yield made
-    assert ground.left() == []
+SILENCING = (Kind.SERVER, Kind.FREEZE, Kind.TRAVEL)  #: the server does not answer the witness, see test_server
+ANSWERING: dict[Kind, int] = {kind: weight for kind, weight in WEIGHTS.items() if kind not in SILENCING}
 
 
 MODULE = """
@@ -102,6 +89,7 @@ class Witness:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.saw: list[str] = []
+        self.stepped_s = 0.0
 
     def pids(self) -> list[int]:
         return [seen.pid for node in self.stage.nodes if node.alive for seen in process_tree.beneath(node.pid)]
@@ -126,6 +114,16 @@ class Witness:
             began = time.monotonic()
             redis.Redis.from_url(self.stage.server.url_at(port)).ping()
             assert time.monotonic() - began >= 2 * DELAY_S
+        elif stepped := re.match(r"set the clock of the server by (\S+) s", said):
+            self.stepped_s += float(stepped[1])
+            assert ahead_s(self.stage.server.url) == pytest.approx(self.stepped_s, abs=60)
+        elif said.startswith("let the server refuse writes"):
+            with pytest.raises(redis.ResponseError):
+                redis.Redis.from_url(self.stage.server.url).set("witness", 1)
+        elif node := re.match(r"let the pool worker of node (\w+) open no files", said):
+            (actor,) = (actor for actor in self.stage.nodes if actor.name == node[1])
+            most = psutil.Process(actor.pid).rlimit(psutil.RLIMIT_NOFILE)
+            assert any(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) < most for pid in self.pids())
         elif re.match(r"made [1-9].* half-open|cut the next replies", said):
             pass  # see test_network
         elif lost := re.match(r"lost an announcement of job (\S+),", said):
@@ -140,7 +138,9 @@ class Witness:
 def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """The jobs end well. Then the keys of one of them are changed, before the report is made."""
     witness = Witness(stage)
-    planned = plan(8, JOBS, 0.1, ALL_BUT_THE_SERVER)
+    planned = plan(8, JOBS, 0.1, ANSWERING)
+    if not clock.library():
+        planned = planned.without(Kind.CLOCK)
     driver = Driver(stage, planned, witness)
     wait = driver._wait_for_the_end
     reruns: list[int] = []
