@@ -22,6 +22,8 @@ TICK_S: Final = 0.01
 FAST_TICK_S: Final = 0.001  #: instead, while a strike on the producer is due: a submission takes some milliseconds
 LOOK_S: Final = 0.5  #: between two counts of the ended jobs
 PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
+WORK_S: Final = 10.0  #: the same while jobs are live, for a strike on what only runs for them: other blows delay it
+AT_WORK: Final = (Kind.COMMAND, Kind.MODULE)
 STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
 FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
@@ -153,7 +155,7 @@ class Driver:
         self._stage.producer.start()
 
     def _strike(self) -> None:
-        """Carry out the strikes that are due. A strike without a victim is tried again for `PATIENCE_S`."""
+        """Carry out the strikes that are due. A strike without a victim is tried again for some seconds."""
         now = self._progress.elapsed_s
         for strike in [strike for strike in self._strikes if strike.at_s <= now]:
             said = self._blows.hit(strike)
@@ -161,11 +163,14 @@ class Driver:
                 self._progress.kills[strike.kind] += 1
                 self._progress.jobs = len(self._jobs) + len(self._blows.feeds)
                 self._tell(said)
-            elif now < strike.at_s + PATIENCE_S:
+            elif now < strike.at_s + self._patience_s(strike.kind):
                 continue
             else:
                 self._progress.missed += 1
             self._strikes.remove(strike)
+
+    def _patience_s(self, kind: Kind) -> float:
+        return WORK_S if kind in AT_WORK and self._progress.ended < self._progress.jobs else PATIENCE_S
 
     def _look(self) -> None:
         if time.monotonic() - self._looked_s >= LOOK_S and (counts := self._stage.counts()):
