@@ -115,7 +115,7 @@ class Blows:
         self._repairs.later(DOWN_S, strike, self._arrive)
 
     def _arrive(self) -> str:
-        """Start the server with older data, and have submitted and sent again what it has lost."""
+        """Start the server with the older data; what it has lost is submitted and sent again."""
         stage = self._stage
         if stage.producer.alive:  # it believes that what it has submitted is there
             stage.producer.kill()
@@ -129,7 +129,7 @@ class Blows:
         return f"the server has its older data: {count(len(gone), 'job')} of {len(submitted)} to be submitted again"
 
     def _refuse(self, strike: Strike) -> str:
-        """Let the server refuse writes, or a worker open files. Twice at once, one would end with the other."""
+        """Let the server refuse writes, or let a worker open no files. The first blow on a worker ends the second too."""
         nodes = self._stage.nodes if descriptors.POSSIBLE else []
         choices: list[str | Actor] = [*REFUSALS, *nodes]
         chosen = choices[strike.which % len(choices)]

@@ -87,6 +87,7 @@ def test_what_an_older_store_has_lost_is_reported_until_it_is_submitted_and_sent
     assert fight.hit(Kind.FEED, 0)
     fight.submit("gone", "chain")
     fight.submit("fed", "fed")
+    assert "froze" in fight.hit(Kind.FREEZE, 300)  # the server goes back once it answers
     said = fight.mend()
     assert "the server has its older data: 1 job of 3 to be submitted again" in said
     assert fight.blows.resubmitted == 1
