@@ -129,7 +129,7 @@ class Blows:
         return f"the server has its older data: {count(len(gone), 'job')} of {len(submitted)} to be submitted again"
 
     def _refuse(self, strike: Strike) -> str:
-        """Let the server refuse writes, or let a worker open no files. The first blow on a worker ends the second too."""
+        """Let the server refuse writes, or a worker open no files. The end of one blow on a worker ends all of them."""
         nodes = self._stage.nodes if descriptors.POSSIBLE else []
         choices: list[str | Actor] = [*REFUSALS, *nodes]
         chosen = choices[strike.which % len(choices)]
