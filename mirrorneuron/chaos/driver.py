@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Protocol
 
-from mirrorneuron.chaos import graphs, invariants, process_tree, producer, victims
-from mirrorneuron.chaos.feed import Feed
+from mirrorneuron.chaos import graphs, invariants, producer
+from mirrorneuron.chaos.blows import Blows
 from mirrorneuron.chaos.graphs import Graph
 from mirrorneuron.chaos.invariants import Flaw, Violation
 from mirrorneuron.chaos.producer import Order
-from mirrorneuron.chaos.schedule import Kind, Schedule, Strike
-from mirrorneuron.chaos.stage import LEASE_MS, Stage
-from mirrorneuron.chaos.victims import Victim
+from mirrorneuron.chaos.repairs import Repairs
+from mirrorneuron.chaos.schedule import Kind, Schedule
+from mirrorneuron.chaos.stage import Stage
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.store.connection import reaching
-from mirrorneuron.text import count
 
 TICK_S: Final = 0.01
 FAST_TICK_S: Final = 0.001  #: instead, while a strike on the producer is due: a submission takes some milliseconds
 LOOK_S: Final = 0.5  #: between two counts of the ended jobs
 PATIENCE_S: Final = 3.0  #: how long a strike waits for a victim
-DOWN_S: Final = (0.2, 1.0)  #: how long a killed node or server stays down: the minimum, and the range above it
-FROZEN_S: Final = (0.3, 2.2)  #: the same, for how long the server stays frozen
-HUNG_S: Final = (LEASE_MS / 1000 + 0.5, 2.0)  #: the same, for a stopped worker: its claims are taken over meanwhile
-SLOW_S: Final = (1.0, 3.0)  #: the same, for how long the network of a node stays slow
-DELAY_S: Final = 0.25  #: of a slow network, in each direction
+WORK_S: Final = 10.0  #: the same while jobs are live, for a strike on what only runs for them: other blows delay it
+AT_WORK: Final = (Kind.COMMAND, Kind.MODULE)
 STUCK_S: Final = 90.0  #: after the last kill, jobs are stuck if none ends for this long; longer than any wait of a node
 FAILURES: Final = 5  #: the test ends when producers have failed this often without being killed
 
@@ -73,6 +67,8 @@ class Report:
     missed: int
     reruns: int
     violations: tuple[Violation, ...]
+    resubmitted: int = 0  #: jobs that were lost with the last writes of the server
+    refused: Counter[str] = field(default_factory=Counter)  #: what was refused -> how often, as far as it is known
 
     def count(self, flaw: Flaw) -> int:
         return sum(violation.count for violation in self.violations if violation.flaw is flaw)
@@ -89,8 +85,8 @@ class Driver:
         self._jobs: dict[str, Graph] = {}
         self._progress = Progress(schedule, jobs=schedule.jobs)
         self._strikes = list(schedule.strikes)
-        self._repairs: list[tuple[float, Callable[[], object]]] = []  #: (when: seconds since the start, what)
-        self._feeds: list[Feed] = []
+        self._repairs = Repairs()
+        self._blows = Blows(stage, name, self._jobs, self._repairs)
         self._graphs = graphs.all_graphs()
         self._submitted_bytes = 0  #: size of the file of submitted ids when it was last read
         self._failures = 0
@@ -124,18 +120,17 @@ class Driver:
         """Carry out the repairs and strikes that are due, and show the progress."""
         self._mend()
         self._strike()
-        self._feed()
+        self._blows.go_on()
         self._look()
         due = [strike for strike in self._strikes if strike.at_s <= self._progress.elapsed_s]
         client_due = any(strike.kind is Kind.CLIENT for strike in due)
         time.sleep(FAST_TICK_S if client_due else TICK_S)
 
     def _mend(self) -> None:
-        now = self._progress.elapsed_s
-        due = [repair for at_s, repair in self._repairs if at_s <= now]
-        self._repairs = [row for row in self._repairs if row[0] > now]
-        for repair in due:
-            repair()
+        for repair in self._repairs.take_due():
+            said = repair()
+            if isinstance(said, str):
+                self._tell(said)
         for node in self._stage.nodes:
             if node.process is not None and not self._repairs:
                 self._stage.must_live(node)
@@ -160,110 +155,22 @@ class Driver:
         self._stage.producer.start()
 
     def _strike(self) -> None:
-        """Carry out the strikes that are due. A strike without a victim is tried again for `PATIENCE_S`."""
+        """Carry out the strikes that are due. A strike without a victim is tried again for some seconds."""
         now = self._progress.elapsed_s
         for strike in [strike for strike in self._strikes if strike.at_s <= now]:
-            said = self._hit(strike)
+            said = self._blows.hit(strike)
             if said:
                 self._progress.kills[strike.kind] += 1
+                self._progress.jobs = len(self._jobs) + len(self._blows.feeds)
                 self._tell(said)
-            elif now < strike.at_s + PATIENCE_S:
+            elif now < strike.at_s + self._patience_s(strike.kind):
                 continue
             else:
                 self._progress.missed += 1
             self._strikes.remove(strike)
 
-    def _hit(self, strike: Strike) -> str:
-        """Carry out one strike. Returns the note on it, "" if there is no victim."""
-        match strike.kind:
-            case Kind.SERVER | Kind.FREEZE:
-                return self._hit_server(strike)
-            case Kind.CLIENT:
-                return self._hit_client()
-            case Kind.FEED:
-                return self._hit_feed(strike)
-            case Kind.HALF_OPEN | Kind.CUT | Kind.SLOW:
-                return self._hit_network(strike)
-            case _:
-                found = victims.on_nodes(strike.kind, self._stage)
-                if not found:
-                    return ""
-                victim = found[strike.which % len(found)]
-                if strike.kind is Kind.HANG:
-                    return self._hang(strike, victim)
-                victim.kill()
-                if strike.kind is Kind.NODE:
-                    self._later(DOWN_S, strike, self._restart_nodes)
-                return f"killed {victim.name}"
-
-    def _hit_server(self, strike: Strike) -> str:
-        server = self._stage.server
-        if not server.answers:
-            return ""
-        if strike.kind is Kind.FREEZE:
-            server.freeze()
-            frozen_s = self._later(FROZEN_S, strike, server.thaw)
-            return f"froze the server for {frozen_s:.1f} s"
-        server.kill()
-        down_s = self._later(DOWN_S, strike, server.start)
-        return f"killed the server, restart in {down_s:.1f} s"
-
-    def _hang(self, strike: Strike, victim: Victim) -> str:
-        if not process_tree.stop(victim.pid):
-            return ""
-        hung_s = self._later(HUNG_S, strike, partial(process_tree.resume, victim.pid))
-        return f"stopped {victim.name} for {hung_s:.1f} s"
-
-    def _hit_network(self, strike: Strike) -> str:
-        """Disturb the connections of one node. One that is slow already would become fast too early."""
-        number = strike.which % len(self._stage.nodes)
-        node, network = self._stage.nodes[number], self._stage.networks[number]
-        if not self._stage.server.answers or (strike.kind is Kind.SLOW and network.is_slow):
-            return ""
-        match strike.kind:
-            case Kind.HALF_OPEN:
-                changed = network.make_dead()
-                said = f"made {count(changed, 'connection')} of node {node.name} half-open"
-            case Kind.CUT:
-                changed, said = network.cut_replies(), f"cut the next replies to node {node.name}"
-            case _:
-                changed = network.slow_down(DELAY_S)
-                slow_s = self._later(SLOW_S, strike, partial(network.slow_down, 0))
-                said = f"slowed {count(changed, 'connection')} of node {node.name} for {slow_s:.1f} s"
-        return said if changed else ""
-
-    def _hit_feed(self, strike: Strike) -> str:
-        """Start a job whose announcement is lost. It is not one of the jobs of the schedule."""
-        if not self._stage.server.answers:
-            return ""
-        feed = Feed(self._stage, f"{self._name}-feed-{len(self._feeds)}", opening=strike.which % 2 == 0)
-        feed.submit()
-        self._feeds.append(feed)
-        self._progress.jobs += 1
-        return f"lost an announcement of job {feed.job_id}, which gets messages all the time"
-
-    def _feed(self) -> None:
-        for feed in self._feeds:
-            if self._stage.server.answers:
-                feed.go_on()
-
-    def _hit_client(self) -> str:
-        """Kill the producer if it is submitting a job now."""
-        if not producer.trying(self._stage.folder).exists() or not self._stage.producer.alive:
-            return ""
-        self._stage.producer.kill()
-        return "killed the producer while it submitted"
-
-    def _restart_nodes(self) -> None:
-        for node in self._stage.nodes:
-            if not node.alive:
-                node.start()
-
-    def _later(self, pause_s: tuple[float, float], strike: Strike, repair: Callable[[], object]) -> float:
-        """Schedule *repair* after a pause that the strike chooses, and return the pause in seconds."""
-        seconds = pause_s[0] + pause_s[1] * strike.which / 1000
-        self._repairs.append((self._progress.elapsed_s + seconds, repair))
-        return seconds
+    def _patience_s(self, kind: Kind) -> float:
+        return WORK_S if kind in AT_WORK and self._progress.ended < self._progress.jobs else PATIENCE_S
 
     def _look(self) -> None:
         if time.monotonic() - self._looked_s >= LOOK_S and (counts := self._stage.counts()):
@@ -300,8 +207,17 @@ class Driver:
         progress, store = self._progress, self._stage.store
         seconds = progress.elapsed_s
         expected = {job_id: graph.expected for job_id, graph in self._jobs.items()}
-        expected |= {feed.job_id: feed.expected for feed in self._feeds}
+        expected |= {feed.job_id: feed.expected for feed in self._blows.feeds}
         found = [v for job_id, wanted in expected.items() for v in invariants.of_job(store, job_id, wanted)]
         found += invariants.of_store(store)
         reruns = sum(invariants.reruns(store.events(job_id)) for job_id in expected)
-        return Report(self._schedule, seconds, progress.kills, progress.missed, reruns, tuple(found))
+        return Report(
+            self._schedule,
+            seconds,
+            progress.kills,
+            progress.missed,
+            reruns,
+            tuple(found),
+            self._blows.resubmitted,
+            self._blows.refused(),
+        )

@@ -57,6 +57,13 @@ class Feed:
             self._send(self._unheard, "source", self._sent + 1)
             self._sent += 1
 
+    def again(self) -> None:
+        """Submit the job and send its messages again, after a loss of writes. What is not lost has no effect twice."""
+        self.submit()
+        for number in range(1, 1 + self._sent):
+            self._send(self._heard if self.taken else self._unheard, "source", number)
+        self.over = False
+
     def _consumed(self) -> int:
         store = self._heard.store
         (source,) = (agent for agent in store.agents(store.known_job(self.job_id)) if agent["agent_id"] == "source")

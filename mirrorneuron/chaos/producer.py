@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,13 @@ def write_orders(folder: Path, orders: list[Order]) -> None:
 def submitted(folder: Path) -> set[str]:
     """Return the ids of the jobs that have been submitted."""
     return set((folder / "submitted").read_text().splitlines())
+
+
+def forget(folder: Path, job_ids: Iterable[str]) -> None:
+    """Mark jobs as not submitted, so that the next producer submits them and sends their messages. None may run now."""
+    forgotten = set(job_ids)
+    lines = (folder / "submitted").read_text().splitlines()
+    (folder / "submitted").write_text("".join(f"{job_id}\n" for job_id in lines if job_id not in forgotten))
 
 
 def trying(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -30,6 +30,9 @@ class Kind(StrEnum):
     CUT = "cut"  #: the connections of a node to the server are closed in place of the next reply of each
     SLOW = "slow"  #: the connections of a node to the server are slow for a while
     FEED = "feed"  #: an announcement is lost while its job gets messages from outside all the time
+    TRAVEL = "travel"  #: the server; restarted with its data of some seconds ago, as if it had lost its last writes
+    CLOCK = "clock"  #: the clock of the server is set forward or back by minutes
+    REFUSE = "refuse"  #: for a while, the server refuses writes, or a worker cannot open files
 
 
 WEIGHTS: Final = {
@@ -46,6 +49,9 @@ WEIGHTS: Final = {
     Kind.CUT: 3,
     Kind.SLOW: 2,
     Kind.FEED: 2,
+    Kind.TRAVEL: 2,
+    Kind.CLOCK: 2,
+    Kind.REFUSE: 3,
 }
 
 
@@ -70,6 +76,12 @@ class Schedule:
     minutes: float
     strikes: tuple[Strike, ...]  #: by time
     due_s: tuple[float, ...]  #: when each job is submitted, by time; jobs of one burst have the same time
+    left_out: tuple[Kind, ...] = ()  #: kinds that are impossible on this machine
+
+    def without(self, kind: Kind) -> Schedule:
+        """Return this schedule without the strikes of *kind*. The others stay as they are."""
+        strikes = tuple(strike for strike in self.strikes if strike.kind is not kind)
+        return replace(self, strikes=strikes, left_out=(*self.left_out, kind))
 
 
 def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEIGHTS) -> Schedule:
@@ -81,8 +93,9 @@ def plan(seed: int, jobs: int, minutes: float, weights: Mapping[Kind, int] = WEI
     at = [round((number + draw()) * SUBMITTED * seconds / bursts, 3) for number in range(bursts)]
     count = max(len(weights), round(seconds / EVERY_S))
     kinds = _kinds(draw, weights)
-    # A client can be killed only while jobs are left to submit. A lost announcement is noticed after some seconds only.
-    last_s = {Kind.CLIENT: at[-1], Kind.FEED: seconds / 2}
+    # A client can be killed only while jobs are left to submit, a command only while jobs run, and only jobs that are
+    # submitted after the copy of the data are lost with them. A lost announcement is noticed after some seconds only.
+    last_s = dict.fromkeys((Kind.CLIENT, Kind.COMMAND, Kind.TRAVEL), at[-1]) | {Kind.FEED: seconds / 2}
     strikes = []
     for number in range(count):
         kind, share = next(kinds), (number + draw()) / count

@@ -11,7 +11,7 @@ from mirrorneuron.chaos import process_tree
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import Kind
-from mirrorneuron.chaos.stage import Actor, Stage
+from mirrorneuron.chaos.stage import Stage
 from mirrorneuron.processes.groups import kill_group
 
 _NAME = re.compile(r" -n (\S+)")
@@ -28,20 +28,17 @@ class Victim:
 
 def on_nodes(kind: Kind, stage: Stage) -> list[Victim]:
     """Return the running nodes, workers, pool children, commands or module children, in a fixed order."""
-    return [victim for node in stage.nodes if node.alive for victim in _of_node(kind, node)]
-
-
-def _of_node(kind: Kind, node: Actor) -> list[Victim]:
+    nodes = [node for node in stage.nodes if node.alive]
     if kind is Kind.NODE:
-        return [Victim(f"node {node.name}", node.pid, node.kill)]
-    below = process_tree.beneath(node.pid)
+        return [Victim(f"node {node.name}", node.pid, node.kill) for node in nodes]
+    below = [seen for node in nodes for seen in process_tree.beneath(node.pid)]
     match kind:
         case Kind.WORKER:
             return [_single(f"worker {_name(seen)}", seen) for seen in below if seen.depth == 1]
         case Kind.CHILD:
             return _pool_children(below)
         case Kind.HANG:
-            return _of_node(Kind.WORKER, node) + _of_node(Kind.CHILD, node)
+            return on_nodes(Kind.WORKER, stage) + on_nodes(Kind.CHILD, stage)
         case Kind.COMMAND:
             return [_group(f"command {seen.pid}", seen) for seen in below if seen.leads and _is_command(seen)]
         case Kind.MODULE:
@@ -51,7 +48,7 @@ def _of_node(kind: Kind, node: Actor) -> list[Victim]:
 
 
 def _pool_children(below: list[Seen]) -> list[Victim]:
-    """Return the busy processes of the workers' pools; all of them if none is busy."""
+    """Return the busy processes of the workers' pools; all of them if none is busy on any node."""
     names = {seen.pid: _name(seen) for seen in below if seen.depth == 1}
     children = [seen for seen in below if seen.depth == 2 and names[seen.parent]]
     at_work = {seen.parent for seen in below if _is_command(seen) or "module_child" in seen.words}

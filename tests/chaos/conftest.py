@@ -1,12 +1,25 @@
-"""Shared by the tests of the crash test: the check that it leaves nothing behind."""
+"""Shared by the tests of the crash test: a stage, and the check that nothing is left behind."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
+
+from mirrorneuron.chaos.stage import Stage, raised
+from mirrorneuron.cli.commands.chaos import NODE
+
+
+def ahead_s(url: str) -> float:
+    """How far the clock of the server at *url* is ahead of that of this machine. (A `Store` remembers its reading.)"""
+    seconds, micros = redis.Redis.from_url(url).time()
+    return float(seconds + micros / 1_000_000 - time.time())
 
 
 class Ground:
@@ -35,3 +48,13 @@ class Ground:
 @pytest.fixture
 def ground(tmp_path: Path) -> Ground:
     return Ground(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    ground = Ground(tmp_path_factory.mktemp("stage"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(ground.folder))
+        with raised(NODE) as made:
+            yield made
+    assert ground.left() == []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,32 +12,22 @@ import pytest
 import redis
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.chaos import process_tree, victims
-from mirrorneuron.chaos.driver import DELAY_S, Driver, Progress
+from mirrorneuron.chaos import clock, process_tree, victims
+from mirrorneuron.chaos.blows import DELAY_S
+from mirrorneuron.chaos.driver import Driver, Progress
 from mirrorneuron.chaos.graphs import MARK
 from mirrorneuron.chaos.invariants import Flaw
+from mirrorneuron.chaos.process_tree import Seen
 from mirrorneuron.chaos.schedule import WEIGHTS, Kind, plan
-from mirrorneuron.chaos.stage import NODES, Stage, raised
-from mirrorneuron.cli.commands.chaos import NODE
+from mirrorneuron.chaos.stage import NODES, Stage
 from mirrorneuron.processes import identity
-from tests.chaos.conftest import Ground
+from tests.chaos.conftest import ahead_s
 from tests.support.graphs import agent, manifest, until_there
 from tests.support.waiting import wait_until
 
 JOBS = 12
-ALL_BUT_THE_SERVER: dict[Kind, int] = {
-    kind: weight for kind, weight in WEIGHTS.items() if kind not in (Kind.SERVER, Kind.FREEZE)
-}
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    ground = Ground(tmp_path_factory.mktemp("driver"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(ground.folder))
-        with raised(NODE) as made:
-            yield made
-    assert ground.left() == []
+SILENCING = (Kind.SERVER, Kind.FREEZE, Kind.TRAVEL)  #: the server does not answer the witness, see test_server
+ANSWERING: dict[Kind, int] = {kind: weight for kind, weight in WEIGHTS.items() if kind not in SILENCING}
 
 
 MODULE = """
@@ -49,7 +37,8 @@ from mirrorneuron import Agent
 
 class It(Agent):
     def handle(self, message, context):
-        Path(context.config["folder"], "module").write_text(str(os.getpid()))
+        Path(context.config["folder"], "pid-of-module").write_text(str(os.getpid()))
+        Path(context.config["folder"], "pid-of-module").rename(Path(context.config["folder"], "module"))
         while not Path(context.config["folder"], "gate").exists():
             time.sleep(0.02)
 """
@@ -65,9 +54,16 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     graph = manifest([command, module], entrypoints=["command", "module"])
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(graph))
     client = Client(stage.settings)
-    client.run_manifest(tmp_path / "bundle")
-    wait_until(lambda: all((tmp_path / name).exists() for name in ("command", "module")))
+    try:
+        client.run_manifest(tmp_path / "bundle")
+        wait_until(lambda: all((tmp_path / name).exists() for name in ("command", "module")))
+        check_victims(stage, tmp_path)
+    finally:  # a job that is left would count in the other tests on this stage
+        (tmp_path / "gate").touch()
+        client.cleanup_jobs(all=True)
 
+
+def check_victims(stage: Stage, tmp_path: Path) -> None:
     def found(kind: Kind) -> list[str]:
         return [victim.name for victim in victims.on_nodes(kind, stage)]
 
@@ -77,8 +73,14 @@ def test_victims_of_every_kind_are_found(stage: Stage, tmp_path: Path):
     assert found(Kind.MODULE) == [f"module {(tmp_path / 'module').read_text()}"]
     assert len(found(Kind.CHILD)) == 2, "only the busy ones"
     assert sorted(found(Kind.HANG)) == sorted(found(Kind.WORKER) + found(Kind.CHILD))
-    (tmp_path / "gate").touch()
-    client.cleanup_jobs(all=True)
+
+
+@pytest.mark.parametrize(("at_work", "found"), [([], [2, 3, 5, 6]), ([2], [2]), ([2, 3], [2, 3]), ([3, 5], [3, 5])])
+def test_idle_pool_processes_are_victims_only_if_none_is_busy_on_any_node(at_work: list[int], found: list[int]):
+    workers = [Seen(pid, 0, pid, 1, f"celery worker -n default@{pid}") for pid in (1, 4)]
+    children = [Seen(pid, parent, parent, 2, "celery") for parent, pid in ((1, 2), (1, 3), (4, 5), (4, 6))]
+    commands = [Seen(10 + pid, pid, 10 + pid, 3, f"sh -c true {MARK}") for pid in at_work]
+    assert [victim.pid for victim in victims._pool_children([*workers, *children, *commands])] == found
 
 
 class Witness:
@@ -87,6 +89,7 @@ class Witness:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.saw: list[str] = []
+        self.stepped_s = 0.0
 
     def pids(self) -> list[int]:
         return [seen.pid for node in self.stage.nodes if node.alive for seen in process_tree.beneath(node.pid)]
@@ -111,6 +114,16 @@ class Witness:
             began = time.monotonic()
             redis.Redis.from_url(self.stage.server.url_at(port)).ping()
             assert time.monotonic() - began >= 2 * DELAY_S
+        elif stepped := re.match(r"set the clock of the server by (\S+) s", said):
+            self.stepped_s += float(stepped[1])
+            assert ahead_s(self.stage.server.url) == pytest.approx(self.stepped_s, abs=60)
+        elif said.startswith("let the server refuse writes"):
+            with pytest.raises(redis.ResponseError):
+                redis.Redis.from_url(self.stage.server.url).set("witness", 1)
+        elif node := re.match(r"let the pool worker of node (\w+) open no files", said):
+            (actor,) = (actor for actor in self.stage.nodes if actor.name == node[1])
+            most = psutil.Process(actor.pid).rlimit(psutil.RLIMIT_NOFILE)
+            assert any(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) < most for pid in self.pids())
         elif re.match(r"made [1-9].* half-open|cut the next replies", said):
             pass  # see test_network
         elif lost := re.match(r"lost an announcement of job (\S+),", said):
@@ -125,7 +138,9 @@ class Witness:
 def test_reported_kills_are_real_and_violations_are_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     """The jobs end well. Then the keys of one of them are changed, before the report is made."""
     witness = Witness(stage)
-    planned = plan(8, JOBS, 0.1, ALL_BUT_THE_SERVER)
+    planned = plan(8, JOBS, 0.1, ANSWERING)
+    if not clock.library():
+        planned = planned.without(Kind.CLOCK)
     driver = Driver(stage, planned, witness)
     wait = driver._wait_for_the_end
     reruns: list[int] = []

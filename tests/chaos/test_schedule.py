@@ -12,19 +12,22 @@ def test_the_same_seed_gives_the_same_schedule_in_every_version():
     planned = plan(1, 12, 0.1)
     assert planned == plan(1, 12, 0.1)
     assert [str(strike) for strike in planned.strikes] == [
-        "0.3 s half_open 492",
-        "0.6 s worker 488",
-        "1.2 s hang 24",
-        "1.5 s server 326",
-        "1.9 s feed 4",
-        "2.2 s slow 770",
-        "2.6 s module 510",
-        "2.8 s cut 352",
-        "3.3 s freeze 459",
-        "4.5 s child 822",
-        "4.6 s client 471",
-        "4.6 s command 416",
-        "5.8 s node 273",
+        "0.3 s slow 492",
+        "0.5 s worker 488",
+        "0.9 s cut 24",
+        "1.1 s feed 352",
+        "1.2 s hang 326",
+        "1.8 s clock 770",
+        "2.1 s server 510",
+        "2.7 s half_open 459",
+        "3.1 s refuse 4",
+        "3.1 s command 416",
+        "3.7 s module 822",
+        "3.9 s client 273",
+        "4.1 s travel 270",
+        "4.5 s freeze 471",
+        "5.5 s node 698",
+        "5.7 s child 826",
     ]
     assert planned.due_s == (0.425, 0.425, 0.425, 1.463, 1.463, 2.49, 2.49, 2.49, 3.931, 3.931, 5.018, 5.018)
 
@@ -66,7 +69,18 @@ def test_each_job_is_due_before_the_end_and_some_at_the_same_time(jobs):
     assert jobs < 30 or len(set(planned.due_s)) < jobs
 
 
-def test_the_client_is_killed_before_the_last_submission():
+@pytest.mark.parametrize("kind", [Kind.CLIENT, Kind.COMMAND, Kind.TRAVEL])
+def test_a_blow_that_needs_submissions_comes_before_the_last_one(kind: Kind):
     planned = plan(7, 50, 1)
-    hits = [strike.at_s for strike in planned.strikes if strike.kind is Kind.CLIENT]
+    hits = [strike.at_s for strike in planned.strikes if strike.kind is kind]
     assert max(hits) <= planned.due_s[-1]
+
+
+def test_a_schedule_without_a_kind_keeps_the_other_strikes():
+    planned = plan(8, 50, 1)
+    less = planned.without(Kind.CLOCK)
+    assert (
+        less.strikes == tuple(strike for strike in planned.strikes if strike.kind is not Kind.CLOCK) != planned.strikes
+    )
+    assert (planned.left_out, less.left_out) == ((), (Kind.CLOCK,))
+    assert less.due_s == planned.due_s

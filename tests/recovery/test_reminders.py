@@ -54,6 +54,12 @@ def test_agents_that_are_ready_when_a_worker_begins_to_sweep_wait_since_they_wer
     assert Reminders().is_due(KEY, X, 5, 100)
 
 
+def test_agents_that_are_ready_in_the_future_wait_from_the_first_sweep_on() -> None:
+    """The server's clock was set back by ten minutes, and then another worker began to sweep."""
+    reminders = Reminders(first_wait_s=5)
+    assert [reminders.is_due(KEY, X, second - 700, second) for second in (100, 104, 105)] == [False, False, True]
+
+
 def test_agents_of_a_job_that_was_paused_wait_since_it_was_resumed(reminders: Reminders) -> None:
     assert not reminders.is_due(KEY, X, 3_600, 100)
     assert reminders.is_due(KEY, X, 3_605, 105)

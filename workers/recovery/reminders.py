@@ -39,8 +39,9 @@ class Reminders:
         found = self._watched.get(key)
         if found is None:
             # The first sweep does not know what was announced before it. Later, the agents are ready since the last
-            # sweep, or were in a job that was pending or paused.
-            since = now - waited_s if self._first_sweep else now
+            # sweep, or were in a job that was pending or paused. If the server's clock was set back, an agent or a job
+            # may be ready only from a time that is still to come: it waits from now on, and not until then.
+            since = now - max(0.0, waited_s) if self._first_sweep else now
             found = self._watched[key] = _Watched(oldest, since, self._first_s)
         elif found.oldest != oldest:  # workers claim agents of this pool
             found.oldest, found.since, found.wait_s = oldest, now, self._first_s

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mirrorneuron.chaos import schedule
+from mirrorneuron.chaos import clock, schedule
 from mirrorneuron.chaos.driver import Audience, Driver, Progress, Report
 from mirrorneuron.chaos.invariants import Flaw
 from mirrorneuron.chaos.schedule import Kind, Schedule
@@ -38,8 +38,9 @@ def chaos(
 ) -> None:
     """Crash test: kill nodes, commands, clients and the server while jobs run.
 
-    It also stops workers and the server and lets them come back, makes connections slow, half-open or cut, and loses
-    announcements. The schedule and the report count all of this as kills.
+    It also stops workers and the server and lets them come back, makes connections slow, half-open or cut, loses
+    announcements and the last writes of the server, sets the server's clock (if libfaketime is there), and lets the
+    server refuse writes and a worker's files. The schedule and the report count all of this as kills.
 
     The test reports what was lost, doubled, stuck or left behind. It starts a server and nodes of its own, uses no
     others, and removes everything at the end. The same --seed, --jobs and --minutes give the same schedule.
@@ -47,6 +48,8 @@ def chaos(
     Exit codes: 0 no violations; 1 violations were found; 5 the server or the nodes did not start.
     """
     planned = schedule.plan(secrets.randbelow(SEEDS) if seed is None else seed, jobs, minutes)
+    if not clock.library():
+        planned = planned.without(Kind.CLOCK)
     if json:
         complain(f"seed {planned.seed}")
     else:
@@ -97,8 +100,11 @@ def _show(report: Report) -> None:
             "jobs": report.schedule.jobs,
             "seconds": f"{report.seconds:.1f}",
             "kills": f"{report.kills.total()} ({kills})",
+            **{str(kind): f"left out, {clock.MISSING}" for kind in report.schedule.left_out},
             "kills without a target": report.missed,
             "re-runs": report.reruns,
+            "jobs submitted again": report.resubmitted,
+            "refused": ", ".join(f"{number} {what}" for what, number in report.refused.items()),
             **{flaw.replace("_", " "): report.count(flaw) for flaw in Flaw},
         }
     )
@@ -122,8 +128,11 @@ def _document(report: Report) -> dict[str, Any]:
         "schedule": strikes,
         "seconds": round(report.seconds, 3),
         "kills": _by_kind(report),
+        "left_out": {str(kind): clock.MISSING for kind in report.schedule.left_out},
         "missed": report.missed,
         "re_runs": report.reruns,
+        "resubmitted": report.resubmitted,
+        "refused": dict(report.refused),
         **{str(flaw): report.count(flaw) for flaw in Flaw},
         "violations": [
             {"flaw": found.flaw, "where": found.where, "what": found.what, "count": found.count}
