@@ -6,6 +6,7 @@ import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pydantic_core import from_json, to_json
 from redis import Redis
@@ -119,11 +120,16 @@ class Comparison:
 
     def _turns(self, measure: Measure, plain: Callable[[], float] | None = None) -> dict[str, float | None]:
         """The median of each side's turns, and that of *plain*; None for a side that is not installed."""
-        turns = [lambda side=side: measure(side) for side in self._sides.values()]
-        taken = harness.alternate(self._size.rounds, *turns, *([plain] if plain else []))
+        turns = [partial(self._turn, measure, side) for side in self._sides.values()]
+        taken = harness.alternate(self._size.rounds, *turns, *([partial(self._turn, plain)] if plain else []))
         names = [*self._sides, *([FLOOR] if plain else [])]
         medians = dict(zip(names, map(harness.median, taken), strict=True))
         return {name: medians.get(name) for name in (*MODULES, *names[len(self._sides) :])}
+
+    def _turn(self, measure: Callable[..., float], *side: Side) -> float:
+        """One measurement, after the workers of all sides have finished what earlier turns left to them."""
+        harness.calm([found.pid for found in self._sides.values()])
+        return measure(*side)
 
     def _latency(self, submit: Callable[[int], Callable[[], object]]) -> float:
         """Seconds of one job, submitted and awaited; the median of several in a row."""
@@ -145,7 +151,8 @@ class Comparison:
     def _plain_wait(self) -> Callable[[], object]:
         client = self._ours.client
         server = Redis.from_url(client.settings.redis_url)
-        server.set("plain", to_json(client.inspect_job(self._ours.ended_id(next(self._jobs)))))
+        record = to_json(client.inspect_job(self._ours.ended_id(next(self._jobs))))
+        server.set("plain", record, ex=3_600)
         return lambda: from_json(server.get("plain"))
 
 

@@ -27,6 +27,7 @@ from mirrorneuron.settings import PREFIX
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 60.0  # for a process that was told to stop
 LOG_TAIL = 4_000
+CALM_S, CALM_LOOK_S, CALM_SHARE = 10.0, 0.3, 0.05
 
 
 @contextmanager
@@ -136,6 +137,16 @@ def cpu_seconds(pid: int) -> float:
         with suppress(psutil.NoSuchProcess):
             total += sum(process.cpu_times()[:4])  # user, system, and both of the children that have ended
     return total
+
+
+def calm(pids: Sequence[int]) -> None:
+    """Wait until processes and their descendants have finished what a turn left to them, for at most CALM_S."""
+    deadline = time.monotonic() + CALM_S
+    while time.monotonic() < deadline:
+        before = sum(map(cpu_seconds, pids))
+        time.sleep(CALM_LOOK_S)
+        if sum(map(cpu_seconds, pids)) - before <= CALM_SHARE * CALM_LOOK_S:
+            return
 
 
 def facts() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _run_command(node: ours.Node, size: Size) -> Row:
 def _memory(size: Size) -> Row:
     """Memory after all slots had work. There is no goal."""
     with harness.server() as url, ours.node(url, MANY_SLOTS) as node:
-        ours.Ours(node.client).fan(1, size.fan)
+        ours.Ours(node.client, node.pid).fan(1, size.fan)
         used, how = _used(node.pid)
     return Row(f"memory of a node, {MANY_SLOTS} slots", "MiB", {"MirrorNeuron": used / MIB}, note=how)
 

@@ -16,6 +16,7 @@ from mirrorneuron import Client, JobBundle, Settings
 from mirrorneuron.settings import PREFIX
 
 MN = (sys.executable, "-m", "mirrorneuron.cli")
+POOLS = {"light", "default"}
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,17 @@ def node(url: str, slots: int = SLOTS) -> Iterator[Node]:
             yield Node(client, environment, process.pid, registered())
 
 
-POOLS = {"light", "default"}
-
-
 @contextmanager
 def running(url: str) -> Iterator[Ours]:
     with node(url) as ready:
-        yield Ours(ready.client)
+        yield Ours(ready.client, ready.pid)
 
 
 class Ours:
     """As `side.Side`."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, pid: int) -> None:
+        self.client, self.pid = client, pid
         self._chain = graphs.python_chain()
         self._routers = graphs.router_chain()
         self._command = graphs.command()

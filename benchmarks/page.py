@@ -69,7 +69,7 @@ def _section(name: str, found: Json) -> Iterator[str]:
         yield from (*_figures(rows, sides), "")
     yield from _notes(found["rows"])
     if goals := [(row, goal) for row in found["rows"] for goal in row["goals"]]:
-        yield from ("| goal | measured | | |", "|---|---|---|---|")
+        yield from ("| row | measured | goal | |", "|---|---|---|---|")
         for row, goal in goals:
             title = f"{row['name']}, {row['unit']}"
             yield f"| {title} | {number(goal['value'])} | {target(goal)} | {goal['verdict']} |"

@@ -37,13 +37,16 @@ def command(value: dict[str, Any]) -> str:
 @contextmanager
 def running(url: str) -> Iterator[PeerCelery]:
     worker = (sys.executable, "-m", "celery", "-A", __name__, "worker", "-c", str(SLOTS))
-    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})):
+    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})) as process:
         harness.until(lambda: app.control.ping(timeout=0.5))
-        yield PeerCelery()
+        yield PeerCelery(process.pid)
 
 
 class PeerCelery:
     """As `side.Side`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def chain(self, job: int) -> Callable[[], object]:
         result = chain(step.s(work.body(job)), step.s(), step.s()).apply_async()

@@ -41,14 +41,17 @@ def command(value: dict[str, Any]) -> str:
 @contextmanager
 def running(url: str) -> Iterator[PeerDramatiq]:
     worker = (sys.executable, "-m", "dramatiq", __name__, "-p", str(SLOTS), "-t", "1")
-    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})):
-        peer = PeerDramatiq()
+    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})) as process:
+        peer = PeerDramatiq(process.pid)
         peer.chain(0)()
         yield peer
 
 
 class PeerDramatiq:
     """As `side.Side`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def chain(self, job: int) -> Callable[[], object]:
         running = _chain(job)

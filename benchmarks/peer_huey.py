@@ -40,14 +40,17 @@ def command(value: dict[str, Any]) -> str:
 @contextmanager
 def running(url: str) -> Iterator[PeerHuey]:
     worker = (sys.executable, "-m", "huey.bin.huey_consumer", f"{__name__}.huey", "-k", "process", "-w", str(SLOTS))
-    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})):
-        peer = PeerHuey()
+    with harness.started(worker, harness.environment(**{URL_VARIABLE: url})) as process:
+        peer = PeerHuey(process.pid)
         peer.chain(0)()
         yield peer
 
 
 class PeerHuey:
     """As `side.Side`. A result is deleted when it is read."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def chain(self, job: int) -> Callable[[], object]:
         result = self._chain(job)

@@ -32,6 +32,8 @@ Submit = Callable[[int], Callable[[], object]]
 class Side(Protocol):
     """One software with its workers. The number of a job is a part of its input."""
 
+    pid: int  #: of the parent of the workers
+
     def chain(self, job: int) -> Callable[[], object]:
         """Submit three steps of Python that pass a small dict; return what waits for the result."""
 

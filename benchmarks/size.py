@@ -20,7 +20,7 @@ class Size:
     live_jobs: int  #: that need nothing, while the node is watched
     waiters: int  #: waits at a time in one process
     watch_s: float  #: how long an idle node is watched
-    routers: tuple[int, int, int]  #: widths of the fans of routers: the first two are compared, the third must end
+    routers: tuple[int, int, int]  #: widths of the fans of routers: two are compared, the third is the widest allowed
     starts: int  #: new interpreters, for the time to import
     leases_ms: tuple[int, ...]  #: for the recovery
 
@@ -37,7 +37,7 @@ FULL = Size(
     live_jobs=20_000,
     waiters=1_000,
     watch_s=10,
-    routers=(1_000, 10_000, 100_000),
+    routers=(1_000, 10_000, 99_998),
     starts=15,
     leases_ms=(6_000, 2_000),
 )
