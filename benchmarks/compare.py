@@ -100,11 +100,9 @@ class Comparison:
         """The same bundle, with inputs that differ from job to job and with equal ones."""
         chain = self._ours.chain
         same = next(self._jobs)
-        taken = harness.alternate(
-            self._size.rounds,
-            lambda: 1000 * self._latency(chain),
-            lambda: 1000 * harness.in_a_row(self._size.serial, lambda: chain(same)()),
-        )
+        differ = partial(self._turn, lambda: 1000 * self._latency(chain))
+        equal = partial(self._turn, lambda: 1000 * harness.in_a_row(self._size.serial, lambda: chain(same)()))
+        taken = harness.alternate(self._size.rounds, differ, equal)
         figures = dict(zip((OURS, EQUAL), map(harness.median, taken), strict=True))
         return Row("Python chain of 3, inputs differ, p50", "ms", figures, (at_most(1.1, EQUAL),))
 

@@ -188,7 +188,7 @@ def measure(url: str, lease_ms: int, rounds: int) -> dict[str, list[Recovery]]:
 def rows(size: Size) -> Iterator[Row]:
     for lease_ms in size.leases_ms:
         with harness.server() as url:
-            for whose, recoveries in measure(url, lease_ms, size.rounds).items():
+            for whose, recoveries in measure(url, lease_ms, size.kills).items():
                 yield row(lease_ms / 1000, whose, recoveries)
 
 

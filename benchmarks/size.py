@@ -22,11 +22,12 @@ class Size:
     watch_s: float  #: how long an idle node is watched
     routers: tuple[int, int, int]  #: widths of the fans of routers: two are compared, the third is the widest allowed
     starts: int  #: new interpreters, for the time to import
-    leases_ms: tuple[int, ...]  #: for the recovery
+    kills: int  #: of each kind of worker, for the recovery
+    leases_ms: tuple[int, ...]  #: leases of claims, for the recovery
 
 
 FULL = Size(
-    rounds=3,
+    rounds=5,
     serial=40,
     burst=200,
     fan=100,
@@ -39,6 +40,7 @@ FULL = Size(
     watch_s=10,
     routers=(1_000, 10_000, 99_998),
     starts=15,
+    kills=3,
     leases_ms=(6_000, 2_000),
 )
 QUICK = Size(
@@ -55,5 +57,6 @@ QUICK = Size(
     watch_s=1,
     routers=(10, 20, 30),
     starts=1,
+    kills=1,
     leases_ms=(1_000,),
 )

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import compare, cost, crowd, harness, scale
 from benchmarks import node as node_itself
-from benchmarks.__main__ import NAMES, run
+from benchmarks.__main__ import NAMES, main, run
 from benchmarks.ours import Ours
 from benchmarks.row import ABSENT, Row
 from benchmarks.side import CELERY, OURS
@@ -28,8 +28,9 @@ def figures(rows: Iterator[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_comparison_runs_without_peers(client: Client, node: RealNode) -> None:
+def test_the_comparison_runs_without_peers(client: Client, node: RealNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every job's result is checked; goals beside a peer that is missing are not met."""
+    monkeypatch.setattr(harness, "CALM_S", 0.0)  # the node of all tests may have other work
     ours = Ours(client, node.pids["default"])
     compared = compare.Comparison({OURS: ours}, ours, TINY)
     compared.warm_up()
@@ -74,3 +75,12 @@ def test_a_benchmark_that_fails_is_named_and_the_others_run(monkeypatch: pytest.
     assert failed == ["scale"]
     assert [[row["name"] for row in found["rows"]] for found in measured.values()] == [["before"], ["after"]]
     assert set(measured) <= set(NAMES)
+
+
+@pytest.mark.parametrize("wrong", [("--quick", "--write-docs"), ("unknown",)])
+def test_wrong_arguments_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch, wrong: tuple[str]) -> None:
+    """Above all, the figures of a quick run never get into the documents."""
+    monkeypatch.setattr("sys.argv", ["benchmarks", *wrong])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
