@@ -8,7 +8,7 @@
 #   make docs      build the documents into site/; every warning is an error
 #   make docs-reference   write the generated parts of the reference pages again
 #   make release   build the distributions into dist/ and check them
-#   make bench     benchmarks, compared with other software
+#   make bench     benchmarks, compared with other software, which is installed first
 #   make clean     end the demo's processes and remove all generated files
 
 SHELL := /bin/sh
@@ -67,6 +67,7 @@ release: $(READY)
 	@$(PY) -m twine check --strict dist/*
 
 bench: $(READY)
+	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[dev,bench]'
 	@$(PY) -m benchmarks
 
 clean:

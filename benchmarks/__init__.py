@@ -1,1 +1,1 @@
-"""Benchmarks: ratios of medians to those of other software, measured in the same run."""
+"""Benchmarks: the product as its users start it, measured in turns with other software in one run."""

@@ -1,25 +1,25 @@
 """The time to import the package and validate a small bundle, compared with `import pydantic` alone.
 
-    python -m benchmarks.import_time [--rounds 15]
-
-Each sample includes the start of a new interpreter. Prints medians and their ratio, and exits with 1 if the goal is
-missed.
+Each sample includes the start of a new interpreter.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.row import Row, at_most
+from benchmarks.size import Size
 
 GOAL = 2.5
+PEER = "`import pydantic`"
 BARE = "import pydantic"
 OURS = "import sys, mirrorneuron; mirrorneuron.validate_manifest(sys.argv[1])"
 MANIFEST: dict[str, Any] = {
@@ -51,21 +51,11 @@ def interpreter(program: str, *arguments: str) -> float:
     return harness.seconds(lambda: subprocess.run(command, cwd=harness.ROOT, env=env, check=True))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+def rows(size: Size) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder))
-        sides = (lambda: interpreter(BARE), lambda: interpreter(OURS, folder))
+        sides = (lambda: interpreter(OURS, folder), lambda: interpreter(BARE))
         harness.alternate(1, *sides)  # compiles the modules and fills the page cache
-        bare, ours = map(harness.median, harness.alternate(rounds, *sides))
-    ratio = ours / bare
-    print(f"{'import pydantic':<40} {bare * 1000:9.1f} ms")
-    print(f"{'import mirrorneuron, validate a bundle':<40} {ours * 1000:9.1f} ms")
-    print(f"{'ratio':<40} {ratio:9.2f}  (goal: at most {GOAL}: {'met' if ratio <= GOAL else 'MISSED'})")
-    return int(ratio > GOAL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        ours, bare = (1000 * harness.median(side) for side in harness.alternate(size.starts, *sides))
+    figures = {"MirrorNeuron": ours, PEER: bare}
+    yield Row("import, and validate a small bundle", "ms", figures, (at_most(GOAL, PEER),))

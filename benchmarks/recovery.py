@@ -1,25 +1,28 @@
 """The time to recover from a dead worker: from SIGKILL of a busy worker to the start of the same run on another one.
 
-    python -m benchmarks.recovery [--rounds 3] [--leases 6000 2000]
-
 In every other round, the killed worker is also the one that sweeps, so that the other one has to become the sweeper
-first. Prints the median and the worst time as multiples of the claim lease, and the parts of the worst one. Exits with
-1 if a worst time is over the goal.
+first. The figure is the worst time, in claim leases.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from redis import Redis
 
 from benchmarks import harness
+from benchmarks.row import Row, at_most
+from benchmarks.size import Size
 from mirrorneuron import Client, Settings
 from mirrorneuron.settings import PREFIX
 from mirrorneuron.store.keys import Keys
@@ -65,10 +68,58 @@ def starts(folder: Path) -> list[float]:
     return sorted(file.stat().st_mtime for file in folder.glob("started-*"))
 
 
+class Workers:
+    """Celery workers on all queues, each in one process: a kill of that process is a kill of the whole worker."""
+
+    def __init__(self, environment: dict[str, str], log: IO[bytes]) -> None:
+        self._env = harness.environment(**environment)
+        self._log = log
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        """Start the worker *name* in a new session: Ctrl-C does not reach it, and `kill` reaches its children."""
+        celery = (sys.executable, "-m", "celery", "-A", "workers", "worker", "-P", "solo", "-l", "ERROR", "-E")
+        self._started[name] = subprocess.Popen(
+            [*celery, "--without-gossip", "--without-mingle", "--without-heartbeat", "-n", name],
+            cwd=harness.ROOT,
+            env=self._env,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def kill(self, name: str) -> None:
+        """Kill a worker with its process group, as if the machine had lost power."""
+        worker = self._started.pop(name)
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    def stop(self) -> None:
+        for worker in self._started.values():
+            worker.terminate()
+        for worker in self._started.values():
+            worker.wait()
+
+
+@contextmanager
+def workers(environment: dict[str, str]) -> Iterator[Workers]:
+    """The workers that are started in the block. If the block fails, their output is printed."""
+    with tempfile.TemporaryFile() as log:
+        fleet = Workers(environment, log)
+        try:
+            yield fleet
+        except BaseException:
+            log.seek(0)
+            print(log.read().decode(errors="replace")[-harness.LOG_TAIL :], file=sys.stderr)
+            raise
+        finally:
+            fleet.stop()
+
+
 class Cluster:
     """Two workers that serve all queues. One of them is killed at a time."""
 
-    def __init__(self, settings: Settings, fleet: harness.Workers) -> None:
+    def __init__(self, settings: Settings, fleet: Workers) -> None:
         self.client = Client(settings)
         self.keys = Keys(settings.redis_namespace)
         self.server = Redis.from_url(settings.redis_url)
@@ -125,7 +176,7 @@ def measure(url: str, lease_ms: int, rounds: int) -> dict[str, list[Recovery]]:
         own = {"redis_url": url, "redis_namespace": f"lease_{lease_ms}", "claim_lease_ms": lease_ms}
         settings = Settings.load(**own, temp_dir=temp_dir)
         environment = {f"{PREFIX}{name.upper()}": str(value) for name, value in (own | {"temp_dir": temp_dir}).items()}
-        with harness.workers("workers", environment, count=0) as fleet:
+        with workers(environment) as fleet:
             cluster = Cluster(settings, fleet)
             taken: dict[str, list[Recovery]] = {"a worker": [], "the sweeper": []}
             for _ in range(rounds):
@@ -134,32 +185,18 @@ def measure(url: str, lease_ms: int, rounds: int) -> dict[str, list[Recovery]]:
     return taken
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--leases", type=int, nargs="+", default=[6_000, 2_000], metavar="MS")
-    options = parser.parse_args()
-    missed = 0
-    with harness.server() as url:
-        for lease_ms in options.leases:
-            for whose, rows in measure(url, lease_ms, options.rounds).items():
-                missed += report(lease_ms / 1000, whose, rows)
-    return int(missed > 0)
+def rows(size: Size) -> Iterator[Row]:
+    for lease_ms in size.leases_ms:
+        with harness.server() as url:
+            for whose, recoveries in measure(url, lease_ms, size.kills).items():
+                yield row(lease_ms / 1000, whose, recoveries)
 
 
-def report(lease: float, whose: str, rows: list[Recovery]) -> bool:
-    """Print the recoveries of one kind. Returns True if the goal was missed."""
-    worst = max(rows, key=lambda row: row.total)
-    middle = harness.median([row.total for row in rows])
+def row(lease: float, whose: str, recoveries: list[Recovery]) -> Row:
+    """The recoveries of one kind."""
+    worst = max(recoveries, key=lambda found: found.total)
+    middle = harness.median([found.total for found in recoveries])
     spent = ", ".join(f"{name} {seconds:.2f}" for name, seconds in asdict(worst).items())
-    met = worst.total <= GOAL * lease
-    print(
-        f"lease {lease:g} s, {whose:<12} dies: median {middle / lease:5.2f}, worst {worst.total / lease:5.2f} leases"
-        f"  (goal: at most {GOAL:g}: {'met' if met else 'MISSED'})  worst in seconds: {spent}",
-        flush=True,
-    )
-    return not met
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    note = f"median {middle / lease:.2f} leases; parts of the worst, in seconds: {spent}"
+    name = f"recovery when {whose} dies, lease {lease:g} s"
+    return Row(name, "leases", {"worst": worst.total / lease}, (at_most(GOAL),), note=note)

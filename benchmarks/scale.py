@@ -1,39 +1,32 @@
-"""How the time of a fan-out grows: 1,000 and 10,000 routers into one aggregator, on the same two workers.
-
-    python -m benchmarks.scale [--rounds 3]
-
-Prints medians and their ratio (goal: at most 12). Exits with 1 if the goal is missed.
-"""
+"""How the time of a wide fan of routers grows, and whether the widest job that is allowed runs to its end."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Iterator
 
-from benchmarks import harness
-from benchmarks.vs_celery import fan_out
-from mirrorneuron import Client, JobBundle, Settings, validate_manifest
+from benchmarks import graphs, harness, ours
+from benchmarks.row import Row, at_least, at_most
+from benchmarks.size import Size
+from mirrorneuron import Client, JobBundle
 
-SMALL, LARGE, GOAL = 1_000, 10_000, 12.0
+GROWTH = 1.2  # the time for one router of a fan ten times as wide
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    with harness.server() as url, harness.workers("workers", {"MIRROR_NEURON_REDIS_URL": url}):
-        client = Client(Settings.load(redis_url=url))
-        small, large = validate_manifest(fan_out(SMALL)), validate_manifest(fan_out(LARGE))
-        run(client, small), run(client, large)  # warm up: plans, scripts, connections
+def rows(size: Size) -> Iterator[Row]:
+    few, many, most = size.routers
+    with harness.server() as url, ours.node(url) as node:
+        small, large = graphs.router_fan(few), graphs.router_fan(many)
+        run(node.client, small), run(node.client, large)  # warm up: plans, scripts, connections
         times = harness.alternate(
-            rounds,
-            lambda: harness.seconds(lambda: run(client, small)),
-            lambda: harness.seconds(lambda: run(client, large)),
+            size.rounds,
+            lambda: harness.seconds(lambda: run(node.client, small)),
+            lambda: harness.seconds(lambda: run(node.client, large)),
         )
-    few, many = (harness.median(side) for side in times)
-    print(f"{SMALL:>7,} routers {few * 1000:9.1f} ms")
-    print(f"{LARGE:>7,} routers {many * 1000:9.1f} ms   ratio {many / few:.2f} (goal: at most {GOAL:g})")
-    return 0 if many / few <= GOAL else 1
+        short, long = (harness.median(side) for side in times)
+        narrow, wide = f"{few:,} routers", f"{many:,} routers"
+        goals = (at_most(GROWTH * many / few, narrow),)
+        yield Row("fan of routers", "s", {wide: long, narrow: short}, goals)
+        yield widest(node.client, most)
 
 
 def run(client: Client, bundle: JobBundle) -> None:
@@ -42,5 +35,10 @@ def run(client: Client, bundle: JobBundle) -> None:
     assert job["result"] is not None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def widest(client: Client, width: int) -> Row:
+    watch = harness.stopwatch()
+    _, job = client.run_manifest(job_bundle=graphs.router_fan(width), await_=True, timeout=900_000)
+    error = (job["result"] or {}).get("error", "")
+    note = f"{job['status']} after {watch():.0f} s{f': {error}' if error else ''}"[:300]
+    ended = float(job["status"] == "completed")
+    return Row(f"a fan of {width:,} routers completes", "jobs of 1", {"MirrorNeuron": ended}, (at_least(1),), note=note)
