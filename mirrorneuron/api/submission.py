@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorneuron.bundle.load import JobBundle, PackedBundle, pack
+from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.plan import Plan, make_plan
+from mirrorneuron.bundle.prepare import JobRequest
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound, JobExists, PayloadTooLarge
 from mirrorneuron.job import JobStatus
@@ -34,37 +35,40 @@ class Submission:
         self._chains_of = chains_of
         self._known: dict[str, Plan] = {}  #: digest -> plan, of bundles that this process has stored
 
-    def submit(self, bundle: JobBundle, job_id: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Submit a validated bundle as *job_id*; *metadata* is merged over that of its manifest.
+    def submit(self, request: JobRequest, job_id: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Submit a checked request as *job_id*; *metadata* is merged over that of its manifest.
 
         Raises JobExists and PayloadTooLarge.
 
         Once the record is written, the job is submitted: a failed announcement is logged, not raised.
         """
-        packed = pack(bundle, self._store.settings.max_bundle_bytes)
-        plan = self._known.get(packed.digest) or self._meet(packed, bundle.manifest)
-        word, status = self._store.create_job(job_id, plan, packed, _static(job_id, bundle, packed, metadata))
-        digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, packed)
+        packed = request.packed
+        plan = self._known.get(packed.digest) or self._meet(packed, request.bundle.manifest)
+        static = _static(job_id, request, metadata)
+        word, status = self._store.create_job(job_id, plan, packed, static, request.inputs, request.inputs_digest)
+        digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, request)
         # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
         settled(None)
         if status is JobStatus.PENDING:
             self._announce(plan, JobRef(job_id, 1, digest))
 
-    def _digest_of_same(self, job_id: str, packed: PackedBundle) -> str:
-        """The digest of the job's bundle, if it and the inputs are those of *packed*. Raises JobExists.
+    def _digest_of_same(self, job_id: str, request: JobRequest) -> str:
+        """The digest of the job's bundle, if it and the inputs are those of *request*. Raises JobExists.
 
-        JSON objects are unordered: a manifest that was read from a database may have its keys in another order. The
-        metadata are those of the job, not of its bundle.
+        JSON objects are unordered: a manifest that was read from a database may have its keys in another order.
         """
         ref = self._store.ref(job_id)
         if ref is not None:
             with suppress(BundleNotFound):
                 manifest, payloads_digest = self._store.bundles.manifest(ref.digest)
-                theirs, ours = decode(encode(manifest)), decode(packed.manifest_json)
-                same_inputs = theirs.pop("initial_inputs", None) == ours.pop("initial_inputs", None)
-                theirs.pop("metadata", None), ours.pop("metadata", None)
-                if theirs == ours and payloads_digest == packed.payloads_digest:
-                    if same_inputs:
+                theirs, ours = decode(encode(manifest)), decode(request.packed.manifest_json)
+                their_inputs = theirs.pop("initial_inputs")
+                theirs.pop("metadata")
+                if theirs == ours and payloads_digest == request.packed.payloads_digest:
+                    known = self._store.inputs_digest(job_id)
+                    # Jobs of earlier versions have no digest of their inputs: these are in their bundle.
+                    same = known == request.inputs_digest if known else their_inputs == request.inputs
+                    if same:
                         return ref.digest
                     raise JobExists(job_id, "other inputs")
         raise JobExists(job_id)
@@ -90,10 +94,10 @@ class Submission:
             log.debug("announcement of job %s failed", job_id, exc_info=True)
 
 
-def _static(job_id: str, bundle: JobBundle, packed: PackedBundle, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def _static(job_id: str, request: JobRequest, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The constant fields of the job map. Raises PayloadTooLarge for too much metadata."""
-    manifest = bundle.manifest
-    all_metadata = {**manifest.metadata, **(metadata or {})}
+    bundle, manifest = request.bundle, request.bundle.manifest
+    all_metadata = {**request.metadata, **(metadata or {})}
     if (size := len(encode(all_metadata))) > MAX_METADATA_BYTES:
         raise PayloadTooLarge(f"the metadata has {size} bytes as JSON; at most {MAX_METADATA_BYTES} are allowed")
     return {
@@ -110,7 +114,7 @@ def _static(job_id: str, bundle: JobBundle, packed: PackedBundle, metadata: Mapp
             "manifest_version": manifest.manifest_version,
             "manifest_path": _text(bundle.manifest_path),
             "job_path": _text(bundle.path),
-            "digest": packed.digest,
+            "digest": request.packed.digest,
         },
     }
 

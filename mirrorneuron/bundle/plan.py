@@ -90,7 +90,6 @@ class Plan:
     graph_id: str
     nodes: Mapping[str, PlannedNode]
     entrypoints: tuple[str, ...]
-    initial_inputs: Mapping[str, list[Any]]
     policies: Policies
     on_idle: OnIdle
     _next: Mapping[str, str] = field(repr=False)  #: node -> the next node of its linear run
@@ -147,7 +146,6 @@ def make_plan(manifest: Manifest) -> Plan:
         graph_id=manifest.graph_id,
         nodes={node.node_id: _plan_node(node, outgoing[node.node_id]) for node in manifest.nodes},
         entrypoints=tuple(manifest.entrypoints),
-        initial_inputs=manifest.initial_inputs,
         policies=manifest.policies,
         on_idle=manifest.policies.on_idle or OnIdle.WAIT,
         _next=following,

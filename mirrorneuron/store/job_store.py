@@ -6,7 +6,7 @@ Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -116,18 +116,24 @@ class Store:
         self.client.close()
 
     def create_job(
-        self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
+        self,
+        job_id: str,
+        plan: Plan,
+        bundle: PackedBundle,
+        static: dict[str, Any],
+        inputs: Mapping[str, Sequence[Any]],
+        inputs_digest: str,
     ) -> tuple[ReplyCode, JobStatus]:
-        """Create a `pending` job with its initial mail. One atomic script, idempotent by job id.
+        """Create a `pending` job with its initial mail, *inputs*. One atomic script, idempotent by job id.
 
-        Returns CREATED; EXISTS if the job exists with this bundle; or CONFLICT if it exists with another bundle.
+        Returns CREATED; EXISTS if the job exists with this bundle and inputs of this digest; else CONFLICT.
         Also renews the bundle's time to live in the same round trip, and stores the bundle if a part of it is missing.
         """
         now = self.clock.now_ms()
         stamp = iso(now)
         mail = [
             (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))
-            for agent, payloads in plan.initial_inputs.items()
+            for agent, payloads in inputs.items()
             for n, payload in enumerate(payloads)
         ]
         self._check_sizes(mail)
@@ -140,6 +146,7 @@ class Store:
         word, status, replies = self.scripts.create(
             job_id,
             digest=bundle.digest,
+            inputs_digest=inputs_digest,
             static=encode(static),
             names=plan.nodes.keys(),
             pools=plan.pools,
@@ -207,6 +214,10 @@ class Store:
         run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
         with records.reading(f"the run of job {job_id!r}"):
             return JobRef(job_id, int(run), digest.decode()) if run and digest else None
+
+    def inputs_digest(self, job_id: str) -> str:
+        """Return the digest of the job's initial inputs; "" if its record has none, as in earlier versions."""
+        return (self.client.hget(self.keys.job(job_id), "inputs") or b"").decode("utf-8", "replace")
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
         """Return the plan of a bundle and the digest of its payloads. Raises BundleNotFound."""

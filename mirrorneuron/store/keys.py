@@ -6,8 +6,8 @@ the suffixes occur only in `lua/`. Indexes, bundles and nodes are in other slots
 script of a job accesses them.
 
     suffix         type    what                                                    written by
-    (none)         HASH    status run revision pools digest static result, times,  create, claim, commit, settle, log,
-                           time-outs, log_bytes, mail_bytes, event_bytes,          finish, pause_resume, deliver, retry,
+    (none)         HASH    status run revision pools digest inputs static result,  create, claim, commit, settle, log,
+                           times, time-outs, log_bytes, mail_bytes, event_bytes,   finish, pause_resume, deliver, retry,
                            dead_bytes, agents (JSON list of names)                 sweep
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,

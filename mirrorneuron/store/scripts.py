@@ -109,6 +109,7 @@ class Scripts:
         job_id: str,
         *,
         digest: str,
+        inputs_digest: str,
         static: bytes,
         names: Collection[str],
         pools: Sequence[str],
@@ -125,7 +126,7 @@ class Scripts:
         EXISTS or CONFLICT, the job's status, and the replies to *same_round_trip*.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
-        args = [self._now(), digest, static, " ".join(pools), encode(list(names))]
+        args: list[Arg] = [self._now(), digest, inputs_digest, static, " ".join(pools), encode(list(names))]
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, len(agents), len(mail)]
         args += [part for row in (*agents, *mail) for part in row]

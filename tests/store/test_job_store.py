@@ -75,7 +75,7 @@ def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs)
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
     bundle, plan = packed({})
-    assert store.create_job("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
+    assert store.create_job("j", plan, bundle, static("j", bundle), {}, "") == (ReplyCode.CREATED, JobStatus.PENDING)
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
@@ -137,7 +137,7 @@ def test_a_manifest_with_its_keys_in_another_order_is_the_same_job_under_the_fir
 ) -> None:
     client, announced = Client(settings), []
     monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.digest))
-    one, turned = ({"metadata": dict(rows)} for rows in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
+    one, turned = ({"policies": dict(rows)} for rows in ([("x", 1), ("y", 2)], [("y", 2), ("x", 1)]))
     digests = [packed(changes)[0].digest for changes in (one, turned)]
     assert digests[0] != digests[1]
     for changes in (one, turned):

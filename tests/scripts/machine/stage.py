@@ -72,12 +72,15 @@ class Stage:
             clock=lambda: self.now,
         )
 
-    def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[ReplyCode, str]:
+    def create(
+        self, *mail: tuple[str, bytes], digest: str = "digest", inputs_digest: str = "inputs"
+    ) -> tuple[ReplyCode, str]:
         agents = [(name, k.pool, k.threshold, k.take or "") for name, k in self.kinds.items() if not k.plain]
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
         word, status, _ = self.scripts.create(
             JOB.job_id,
             digest=digest,
+            inputs_digest=inputs_digest,
             static=b"{}",
             names=AGENTS,
             pools=pools,
