@@ -51,7 +51,8 @@ class Resources:
             if self._submission is None:
                 # It does not hold this object: a reference cycle would keep connections open.
                 chains_of = partial(Chains, self.app, self._settings.redis_namespace)
-                self._submission = Submission(self.store, chains_of)
+                queues_here = self.app.conf.mirrorneuron_lists and not self._settings.broker_url
+                self._submission = Submission(self.store, chains_of, queues_here=queues_here)
             return self._submission
 
     @property

@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from kombu import Producer
 
 from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.plan import Plan, make_plan
 from mirrorneuron.bundle.prepare import JobRequest
 from mirrorneuron.dispatch.chains import Chains
+from mirrorneuron.dispatch.list_message import ListMessage, list_message, publishing_is_watched
 from mirrorneuron.errors import BundleNotFound, JobExists, PayloadTooLarge
 from mirrorneuron.job import JobStatus
 from mirrorneuron.limits import MAX_METADATA_BYTES
@@ -27,13 +30,24 @@ KNOWN: Final = 64  # bundles whose plans a process caches
 log = logging.getLogger("mirrorneuron")
 
 
-class Submission:
-    """Submits jobs to *store*; *chains_of* makes the Chains of a plan."""
+class _Known(NamedTuple):
+    """A bundle that this process has stored."""
 
-    def __init__(self, store: Store, chains_of: Callable[[Plan], Chains]) -> None:
+    plan: Plan
+    message: ListMessage | None  #: announces a job of the bundle in the round trip of its creation
+
+
+class Submission:
+    """Submits jobs to *store*; *chains_of* makes the Chains of a plan.
+
+    *queues_here*: the broker's queues are lists on the store's server.
+    """
+
+    def __init__(self, store: Store, chains_of: Callable[[Plan], Chains], *, queues_here: bool = False) -> None:
         self._store = store
         self._chains_of = chains_of
-        self._known: dict[str, Plan] = {}  #: digest -> plan, of bundles that this process has stored
+        self._queues_here = queues_here
+        self._known: dict[str, _Known] = {}  #: by digest
 
     def submit(self, request: JobRequest, job_id: str, metadata: Mapping[str, Any] | None = None) -> None:
         """Submit a checked request as *job_id*; *metadata* is merged over that of its manifest.
@@ -43,13 +57,18 @@ class Submission:
         Once the record is written, the job is submitted: a failed announcement is logged, not raised.
         """
         packed = request.packed
-        plan = self._known.get(packed.digest) or self._meet(packed, request.bundle.manifest)
+        plan, message = self._known.get(packed.digest) or self._meet(packed, request.bundle.manifest)
         static = _static(job_id, request, metadata)
-        word, status = self._store.create_job(job_id, plan, packed, static, request.inputs, request.inputs_digest)
-        digest = packed.digest if word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, request)
+        announcement = None
+        if message is not None and not publishing_is_watched():
+            announcement = message.queue, message.of_job(job_id)
+        created = self._store.create_job(
+            job_id, plan, packed, static, request.inputs, request.inputs_digest, announcement
+        )
+        digest = packed.digest if created.word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, request)
         # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
         settled(None)
-        if status is JobStatus.PENDING:
+        if created.status == JobStatus.PENDING and not created.announced:
             self._announce(plan, JobRef(job_id, 1, digest))
 
     def _digest_of_same(self, job_id: str, request: JobRequest) -> str:
@@ -73,14 +92,30 @@ class Submission:
                     raise JobExists(job_id, "other inputs")
         raise JobExists(job_id)
 
-    def _meet(self, packed: PackedBundle, manifest: Manifest) -> Plan:
+    def _meet(self, packed: PackedBundle, manifest: Manifest) -> _Known:
         """Store a bundle unless the store has it, and plan it. `Store.create_job` renews and checks the known ones."""
         if not self._store.bundles.has(packed):
             self._store.bundles.put(packed)
         if len(self._known) >= KNOWN:
             self._known.clear()
-        self._known[packed.digest] = plan = make_plan(manifest)
-        return plan
+        plan = make_plan(manifest)
+        self._known[packed.digest] = known = _Known(plan, self._message(plan, packed.digest))
+        return known
+
+    def _message(self, plan: Plan, digest: str) -> ListMessage | None:
+        if not self._queues_here or publishing_is_watched():
+            return None
+        chains = self._chains_of(plan)
+
+        def publish(job_id: str, producer: Producer) -> None:
+            job = JobRef(job_id, 1, digest)
+            chains.publish(chains.opening(job), job, task_id=job_id, producer=producer)
+
+        try:
+            return list_message(publish)
+        except Exception:  # Celery and kombu raise errors of any type; each job is then announced by them
+            log.debug("no announcement in the round trip of a submission", exc_info=True)
+            return None
 
     def _announce(self, plan: Plan, job: JobRef) -> None:
         job_id = job.job_id

@@ -24,6 +24,7 @@ from mirrorneuron.bundle.manifest import (
     RoutingMode,
     Template,
 )
+from mirrorneuron.message import encode
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 
 LONGEST_RUN: Final = 16  # nodes in one Celery chain; a task message with 1,000 would have 366 KB
@@ -102,6 +103,23 @@ class Plan:
     def batches(self) -> tuple[str, ...]:
         """The agents with the template `batch`; their part-filled batches are flushed before the job counts as idle."""
         return tuple(n.node_id for n in self.nodes.values() if n.template == Template.BATCH)
+
+    @cached_property
+    def names_json(self) -> bytes:
+        """The ids of all nodes, as the store keeps them in the record of each job."""
+        return encode(list(self.nodes))
+
+    @cached_property
+    def settings_text(self) -> str:
+        """A line of agent, pool, threshold and batch_max, with tabs between, for each agent that is not `plain`.
+
+        None of them contains a tab or the end of a line.
+        """
+        return "".join(
+            f"{name}\t{node.pool}\t{node.threshold or ''}\t{node.batch_max or ''}\n"
+            for name, node in self.nodes.items()
+            if not node.plain
+        )
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_creating_a_job_stores_missing_parts_of_its_bundle(store: Store, tmp_pat
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
     store.client.delete(parts(store, bundle)[lost])
-    assert store.create_job("j", plan, bundle, {"job_id": "j"}, {}, "")[0] is ReplyCode.CREATED
+    assert store.create_job("j", plan, bundle, {"job_id": "j"}, {}, "").word is ReplyCode.CREATED
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 

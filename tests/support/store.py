@@ -53,7 +53,8 @@ class Jobs:
         bundle, plan = packed(changes)
         self.store.bundles.put(bundle)
         inputs = load({**GRAPH, **changes}).manifest.initial_inputs
-        return self.store.create_job(job_id, plan, bundle, static(job_id, bundle), inputs, digest_of(inputs))
+        made = self.store.create_job(job_id, plan, bundle, static(job_id, bundle), inputs, digest_of(inputs))
+        return made.word, JobStatus(made.status)
 
     def ref(self, job_id: str) -> JobRef:
         found = self.store.ref(job_id)
