@@ -17,7 +17,7 @@ from celery.result import AsyncResult
 
 from mirrorneuron.api import arguments, client
 from mirrorneuron.api.async_streams import follow_events, follow_logs
-from mirrorneuron.api.client import Metadata, SubmitTimeout
+from mirrorneuron.api.client import Inputs, Metadata, SubmitTimeout
 from mirrorneuron.api.default_client import default_client
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended_async
 from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads
@@ -85,6 +85,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[False] = False,
@@ -98,6 +99,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[True],
@@ -111,6 +113,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: bool = False,
@@ -123,9 +126,9 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self.sync._submit_seconds(submit_timeout)
-        labels = arguments.metadata(metadata)
-        bundle, new_id = await self._long(self.sync._loaded, input, payloads, job_bundle, job_id)
-        await self._call(self.sync._submit, new_id, bundle, labels, seconds, seconds=seconds)
+        labels, first = arguments.metadata(metadata), arguments.inputs(inputs)
+        request, new_id = await self._long(self.sync._prepared, input, payloads, job_bundle, job_id, first)
+        await self._call(self.sync._submit, new_id, request, labels, seconds, seconds=seconds)
         return (new_id, await self._wait(new_id, deadline)) if await_ else new_id
 
     async def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:

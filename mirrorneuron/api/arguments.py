@@ -99,6 +99,13 @@ def seconds(name: str, value: Any) -> float | None:
     return float(min(value, MOST // 1000))
 
 
+def inputs(value: Any) -> Mapping[str, Any]:
+    """Return *value*, a mapping of node ids, or an empty mapping for None. Its payloads are checked with the bundle."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"inputs must map node ids to payloads, not {value!r}")
+    return value or {}
+
+
 def metadata(value: Any) -> dict[str, Any]:
     """Return *value*, a flat object of JSON values, or None, as a dict."""
     if value is None:

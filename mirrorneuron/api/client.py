@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from functools import partial
 from itertools import chain, islice
-from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Final, Literal, TypeAlias, overload
 
 from celery.result import AsyncResult
 
 from mirrorneuron.api import arguments
+from mirrorneuron.api.bounded_calls import BoundedCalls
 from mirrorneuron.api.resources import Resources
 from mirrorneuron.api.streams import follow_events, follow_logs
 from mirrorneuron.api.waiting import Deadline, Timeout, until_ended
-from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads, load, validate_manifest
+from mirrorneuron.bundle.load import BundleInput, JobBundle, Payloads, validate_manifest
 from mirrorneuron.bundle.manifest import Manifest
+from mirrorneuron.bundle.prepare import JobRequest
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, store_away
 from mirrorneuron.errors import RuntimeUnavailable
 from mirrorneuron.job import (
@@ -33,29 +33,17 @@ from mirrorneuron.job import (
     NodeInfo,
     new_job_id,
 )
-from mirrorneuron.processes.first_use import FIRST_USE
-from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import reaching
 
 RECENT_JOBS: Final = 20
 
-R = TypeVar("R")
+Inputs: TypeAlias = Mapping[str, Any] | None  #: node id -> payload or list of payloads
 Metadata: TypeAlias = Mapping[str, Any] | None
 SubmitTimeout: TypeAlias = float | timedelta | None  #: seconds, or a timedelta; None stands for the setting
 
 
-class Client:
+class Client(BoundedCalls):
     """The job API on one cluster. Thread-safe and fork-safe: a child process opens its own connections."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._settings: Settings | None = settings or Settings.load()
-        self._parts: Resources | None = None
-
-    @property
-    def settings(self) -> Settings:
-        if self._settings is None:  # of the default client, before its first call
-            self._settings = Settings.load()
-        return self._settings
 
     validate_manifest = staticmethod(validate_manifest)  # needs no server
 
@@ -64,6 +52,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[False] = False,
@@ -77,6 +66,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: Literal[True],
@@ -90,6 +80,7 @@ class Client:
         self,
         input: BundleInput | None = None,
         *,
+        inputs: Inputs = None,
         metadata: Metadata = None,
         payloads: Payloads = None,
         await_: bool = False,
@@ -101,9 +92,10 @@ class Client:
         """Validate a bundle, submit it, and return the job id; with *await_* `(job_id, job_map)` once it has ended.
 
         *input* is a bundle folder, a manifest (with the folder *payloads*), or a JobBundle; *job_bundle* is a bundle
-        from `validate_manifest`, possibly modified, which is checked again. *timeout* (milliseconds or timedelta)
-        bounds the wait and never touches the job. *job_id* makes the submission idempotent. *metadata* (a flat object)
-        is merged over the manifest's, and is not part of the bundle. *submit_timeout* (seconds or timedelta) bounds the
+        from `validate_manifest`, which is checked again if it or its files were changed. *inputs* (node id to payload
+        or list of payloads) replace the initial inputs of these nodes, and *metadata* (a flat object) is merged over
+        the manifest's; neither is part of the bundle. *timeout* (milliseconds or timedelta) bounds the wait and never
+        touches the job. *job_id* makes the submission idempotent. *submit_timeout* (seconds or timedelta) bounds the
         wait for the store and the broker, in place of MIRROR_NEURON_CLIENT_TIMEOUT_MS.
 
         Raises ManifestError, PayloadTooLarge, JobExists (the id has another bundle or other inputs), WaitTimeout, and
@@ -114,29 +106,37 @@ class Client:
         if timeout is not None and not await_:
             raise TypeError("timeout requires await_=True")
         deadline, seconds = Deadline.after(timeout), self._submit_seconds(submit_timeout)
-        metadata = arguments.metadata(metadata)
-        bundle, new_id = self._loaded(input, payloads, job_bundle, job_id)
-        self._submit(new_id, bundle, metadata, seconds)
+        labels = arguments.metadata(metadata)
+        request, new_id = self._prepared(input, payloads, job_bundle, job_id, arguments.inputs(inputs))
+        self._submit(new_id, request, labels, seconds)
         return (new_id, self._wait(new_id, deadline, fresh=True)) if await_ else new_id
 
     def _submit_seconds(self, submit_timeout: SubmitTimeout) -> float:
         """How long a submission may wait for the store and the broker. Raises TypeError and ValueError."""
         return arguments.seconds("submit_timeout", submit_timeout) or self.settings.client_timeout_s
 
-    def _loaded(
-        self, input: BundleInput | None, payloads: Payloads, job_bundle: JobBundle | None, job_id: str | None
-    ) -> tuple[JobBundle, str]:
-        """The checked bundle of a submission, and the id of the new job. No I/O with a server. Raises ManifestError."""
+    def _prepared(
+        self,
+        input: BundleInput | None,
+        payloads: Payloads,
+        job_bundle: JobBundle | None,
+        job_id: str | None,
+        inputs: Mapping[str, Any],
+    ) -> tuple[JobRequest, str]:
+        """A checked submission, and the id of the new job. No I/O with a server.
+
+        Raises ManifestError and PayloadTooLarge.
+        """
         given = job_bundle if input is None else input
         if given is None or (input is not None and job_bundle is not None):
             raise TypeError("give either input or job_bundle")
         arguments.new_job_id(job_id)
-        bundle = load(given, self.settings.allow_unsandboxed, payloads=payloads)
-        return bundle, job_id or new_job_id(bundle.manifest.graph_id)
+        request = self._live_parts().preparation.prepare(given, payloads, inputs)
+        return request, job_id or new_job_id(request.bundle.manifest.graph_id)
 
-    def _submit(self, job_id: str, bundle: JobBundle, metadata: Metadata, seconds: float) -> None:
-        """Submit a checked bundle within *seconds*. Raises JobExists, PayloadTooLarge and RuntimeUnavailable."""
-        self._call(job_id, lambda resources: resources.submission.submit(bundle, job_id, metadata), seconds)
+    def _submit(self, job_id: str, request: JobRequest, metadata: Mapping[str, Any], seconds: float) -> None:
+        """Submit a job within *seconds*. Raises JobExists, PayloadTooLarge and RuntimeUnavailable."""
+        self._call(job_id, lambda resources: resources.submission.submit(request, job_id, metadata), seconds)
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -161,9 +161,15 @@ class Client:
         return self._call(job_id, lambda resources: resources.store.known_job(job_id))
 
     def job_manifest(self, job_id: str) -> Manifest:
-        """The manifest that the job runs. Raises JobNotFound, and BundleNotFound when the store has lost it."""
-        digest = self.inspect_job(job_id)["manifest_ref"]["digest"]
-        return self._call(job_id, lambda resources: resources.store.bundles.manifest(digest)[0])
+        """The manifest that the job runs, without initial inputs: these are the first messages of the job.
+
+        Raises JobNotFound, and BundleNotFound when the store has lost it.
+        """
+        job = self.inspect_job(job_id)
+        digest = job["manifest_ref"]["digest"]
+        manifest = self._call(job_id, lambda resources: resources.store.bundles.manifest(digest)[0])
+        manifest.initial_inputs, manifest.metadata = {}, job["metadata"]
+        return manifest
 
     def inspect_agents(self, job_id: str) -> list[AgentSnapshot]:
         """A snapshot of every agent, in manifest order. Raises JobNotFound."""
@@ -321,30 +327,3 @@ class Client:
         arguments.age("older_than", older_than)
         steps = self._each(lambda resources: resources.control.cleanup(live_too=all, older_than=older_than))
         return list(chain.from_iterable(steps))
-
-    def _call(self, job_id: str, do: Callable[[Resources], R], seconds: float | None = None) -> R:
-        """`_ask` about a job. Raises JobNotFound for a *job_id* that is not valid."""
-        arguments.job_id(job_id)
-        return self._ask(do, job_id, seconds)
-
-    def _ask(self, do: Callable[[Resources], R], job_id: str | None = None, seconds: float | None = None) -> R:
-        """Return `do(resources)`. Raises RuntimeUnavailable after *seconds*, by default those of the settings."""
-        with reaching(self.settings.redis_url, job_id):
-            resources = self._live_parts()
-            return resources.store.calls.run(partial(do, resources), seconds or self.settings.client_timeout_s)
-
-    def _each(self, steps: Callable[[Resources], Iterator[R]]) -> Iterator[R]:
-        """What `steps(resources)` yields. Each step is a call with a time-out of its own."""
-        found = steps(self._live_parts())
-        while rows := self._ask(lambda _: list(islice(found, 1))):
-            yield from rows
-
-    def _live_parts(self) -> Resources:
-        # After a fork, connections, threads and Celery's pools stay with the parent.
-        parts = self._parts
-        if parts is None or parts.pid != os.getpid():
-            with FIRST_USE:
-                parts = self._parts
-                if parts is None or parts.pid != os.getpid():
-                    parts = self._parts = Resources(self.settings)
-        return parts

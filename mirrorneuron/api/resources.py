@@ -9,6 +9,7 @@ from celery import Celery
 
 from mirrorneuron.api.control import Control
 from mirrorneuron.api.submission import Submission
+from mirrorneuron.bundle.prepare import Preparation
 from mirrorneuron.diagnostics.finding import RuntimeStatus
 from mirrorneuron.diagnostics.job_diagnosis import Diagnosis, diagnose
 from mirrorneuron.diagnostics.job_facts import facts_of
@@ -30,6 +31,7 @@ class Resources:
         self.pid = os.getpid()
         self._settings = settings
         self.store = Store(settings)
+        self.preparation = Preparation(settings.max_bundle_bytes, settings.allow_unsandboxed)
         self.long_calls = CallThreads()  #: for what consists of several calls, each in a thread of `store.calls`
         self._app: Celery | None = None
         self._submission: Submission | None = None
@@ -49,7 +51,8 @@ class Resources:
             if self._submission is None:
                 # It does not hold this object: a reference cycle would keep connections open.
                 chains_of = partial(Chains, self.app, self._settings.redis_namespace)
-                self._submission = Submission(self.store, chains_of)
+                queues_here = self.app.conf.mirrorneuron_lists and not self._settings.broker_url
+                self._submission = Submission(self.store, chains_of, queues_here=queues_here)
             return self._submission
 
     @property

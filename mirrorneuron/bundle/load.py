@@ -1,7 +1,9 @@
 """Bundles: reads, checks and packs a manifest and its payloads.
 
 load   folder, mapping or bundle -> JobBundle, or ManifestError with every issue; writes nothing
-pack   JobBundle -> the bytes that the store keeps for the job, and their SHA-256 digest
+pack   JobBundle -> the bytes that the store keeps for its jobs, and their SHA-256 digest
+
+A bundle is code and graph. The initial inputs and the metadata of its manifest belong to a job, and are not packed.
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorneuron.bundle import archive
+from mirrorneuron.bundle import archive, fingerprint
 from mirrorneuron.bundle.exact_json import duplicate_keys, inexact_values
 from mirrorneuron.bundle.issue_subjects import with_subjects
 from mirrorneuron.bundle.lint import warnings
 from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.parse import kind
+from mirrorneuron.bundle.schema import as_dict
 from mirrorneuron.bundle.uploads import Sources
 from mirrorneuron.bundle.validate import check
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
@@ -33,12 +36,31 @@ _NO_FOLDER: Final = "the manifest was given as a mapping, without `payloads`"
 
 
 @dataclass(frozen=True, slots=True)
+class PackedBundle:
+    """The bytes of a bundle; the folder is not needed any more."""
+
+    manifest_json: bytes  #: the checked manifest without inputs and metadata, aliases resolved, defaults filled in
+    payloads: bytes | None  #: archive of the payloads folder
+    payloads_digest: str | None  #: SHA-256 of `payloads`, hexadecimal
+    digest: str  #: SHA-256 of the manifest and the payloads' digest
+
+    @property
+    def size(self) -> int:
+        """Bytes of manifest and payloads."""
+        return len(self.manifest_json) + len(self.payloads or b"")
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """The state of a bundle when it was checked; shows whether the bundle was changed afterwards."""
 
-    text: bytes = b""  #: the checked manifest, encoded
+    graph: bytes | None = None  #: fingerprint of the manifest without inputs and metadata
+    job_values: bytes | None = None  #: fingerprint of its inputs and metadata
+    files: fingerprint.Files | None = None  #: fingerprint of the payloads; None if they must be checked again
+    allow_unsandboxed: bool = False
     payloads_path: Path | None = None
     filled: Mapping[str, Any] = field(default_factory=dict)  #: the defaults that validation put into the manifest
+    packed: PackedBundle | None = None  #: what `pack` made of this state, if it is kept
 
 
 @dataclass
@@ -66,16 +88,6 @@ class _Place:
     payloads_path: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PackedBundle:
-    """The bytes of a bundle; the folder is not needed any more."""
-
-    manifest_json: bytes  #: the checked manifest, aliases resolved and defaults filled in
-    payloads: bytes | None  #: archive of the payloads folder
-    payloads_digest: str | None  #: SHA-256 of `payloads`, hexadecimal
-    digest: str  #: SHA-256 of the manifest and the payloads' digest
-
-
 def validate_manifest(input: BundleInput, *, payloads: Payloads = None) -> JobBundle:
     """Read and check a bundle folder, a manifest, or a loaded bundle.
 
@@ -92,14 +104,14 @@ def load(input: BundleInput, allow_unsandboxed: bool | None = None, *, payloads:
         raise TypeError(f"payloads must be the path of a folder, not {_type_name(payloads)}")
     if isinstance(input, Mapping | Manifest):
         folder = None if payloads is None else Path(os.fsdecode(payloads)).absolute()
-        return _checked(_plain(input), _Place(payloads_path=folder), allowed)
+        return _checked(plain(input), _Place(payloads_path=folder), allowed)
     if payloads is not None:
         raise TypeError("payloads requires a manifest that is given as a mapping")
     if isinstance(input, JobBundle):
         return _load_again(input, allowed)
     if isinstance(input, str | os.PathLike):
         return _load_folder(Path(os.fsdecode(input)), allowed)
-    raise _problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
+    raise problem(f"a bundle must be the path of a folder, a mapping or a JobBundle, not {_type_name(input)}")
 
 
 def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
@@ -107,7 +119,8 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
 
     Raises PayloadTooLarge, and ManifestError if the payloads were removed or cannot be read.
     """
-    text = _encoded(bundle.manifest)
+    raw = {key: value for key, value in as_dict(bundle.manifest).items() if key not in fingerprint.OF_THE_JOB}
+    text = encoded(raw)
     payloads = None
     if bundle.payloads_path is not None:
         try:
@@ -115,7 +128,7 @@ def pack(bundle: JobBundle, max_bundle_bytes: int) -> PackedBundle:
         except PayloadTooLarge:
             raise
         except (OSError, ValueError) as error:
-            raise _problem(f"cannot be packed: {error}", PAYLOADS) from error
+            raise problem(f"cannot be packed: {error}", PAYLOADS) from error
     size = len(text) + len(payloads or b"")
     if size > max_bundle_bytes:
         raise archive.too_large("the bundle", size, max_bundle_bytes)
@@ -134,23 +147,23 @@ def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
     # `os.path` returns False for a path that is too long or not accessible; methods of `Path` raise.
     if os.path.isfile(path):
         hint = f"pass its folder, {path.parent}" if path.name == MANIFEST_FILE else "a bundle is a folder"
-        raise _problem(f"{path} is a file", hint=hint)
+        raise problem(f"{path} is a file", hint=hint)
     if not os.path.isdir(path):
-        raise _problem(f"folder {path} does not exist")
+        raise problem(f"folder {path} does not exist")
     if not os.path.isfile(manifest_path):
-        raise _problem(f"folder {path} has no {MANIFEST_FILE}")
+        raise problem(f"folder {path} has no {MANIFEST_FILE}")
     try:
         with manifest_path.open("rb") as file:
             text = file.read(MAX_MANIFEST_BYTES + 1)
         if len(text) > MAX_MANIFEST_BYTES:
             hint = "data belongs into `payloads/` or into the inputs"
-            raise _problem(f"{manifest_path} has more than {MAX_MANIFEST_BYTES} bytes", hint=hint)
+            raise problem(f"{manifest_path} has more than {MAX_MANIFEST_BYTES} bytes", hint=hint)
         text = text.removeprefix(codecs.BOM_UTF8)
         raw = decode(text)
     except OSError as error:
-        raise _problem(f"{manifest_path} cannot be read: {error.strerror}") from error
+        raise problem(f"{manifest_path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise _problem(f"{manifest_path} is not valid JSON: {error}") from None
+        raise problem(f"{manifest_path} is not valid JSON: {error}") from None
     payloads = path / PAYLOADS
     twice = [Issue(key, "duplicate key", "keep one of them") for key in duplicate_keys(text)]
     place = _Place(path, manifest_path, payloads if os.path.lexists(payloads) else None)
@@ -160,20 +173,36 @@ def _load_folder(path: Path, allow_unsandboxed: bool) -> JobBundle:
 def _load_again(bundle: JobBundle, allow_unsandboxed: bool) -> JobBundle:
     origin, manifest = bundle._origin, bundle.manifest
     if not isinstance(manifest, Manifest | Mapping):
-        raise _problem(f"bundle.manifest must be a Manifest or a mapping, not {_type_name(manifest)}")
-    unchanged = False
-    if not isinstance(manifest, Manifest):
-        raw = _plain(manifest)
-    else:
-        unchanged = bundle.payloads_path == origin.payloads_path and _encoded(manifest) == origin.text
-        if unchanged and bundle.payloads_path is None:
-            return bundle
-        raw = _plain(manifest)
+        raise problem(f"bundle.manifest must be a Manifest or a mapping, not {_type_name(manifest)}")
+    same_graph = graph_unchanged(bundle, allow_unsandboxed)
+    unchanged = same_graph and fingerprint.of_job_values(bundle.manifest) == origin.job_values
+    if unchanged and files_unchanged(bundle):
+        return bundle
+    raw = plain(manifest)
+    if isinstance(manifest, Manifest):
         _unfill(raw, origin.filled)
     payloads = None if bundle.payloads_path is None else Path(bundle.payloads_path)
     place = _Place(bundle.path, bundle.manifest_path, payloads)
-    checked = _checked(raw, place, allow_unsandboxed)  # payload files may have been removed
+    checked = _checked(raw, place, allow_unsandboxed)
+    if same_graph:
+        bundle._origin = replace(origin, files=checked._origin.files, packed=None)
     return bundle if unchanged else checked
+
+
+def graph_unchanged(bundle: JobBundle, allow_unsandboxed: bool) -> bool:
+    """True if the manifest of *bundle* is the one that was checked, apart from its inputs and metadata."""
+    origin = bundle._origin
+    if origin.graph is None or not isinstance(bundle.manifest, Manifest):
+        return False
+    if origin.payloads_path != bundle.payloads_path or origin.allow_unsandboxed != allow_unsandboxed:
+        return False
+    return fingerprint.of_graph(bundle.manifest) == origin.graph
+
+
+def files_unchanged(bundle: JobBundle) -> bool:
+    """True if the payloads of *bundle* are certainly those that were checked."""
+    known = bundle._origin.files
+    return bundle.payloads_path is None or (known is not None and fingerprint.of_files(bundle.payloads_path) == known)
 
 
 def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
@@ -188,6 +217,7 @@ def _unfill(raw: dict[str, Any], filled: Mapping[str, Any]) -> None:
 def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[Issue] = ()) -> JobBundle:
     """Check manifest and payloads; raise ManifestError with the issues of both and the given *issues*."""
     payloads = place.payloads_path
+    files = fingerprint.of_files(payloads)  # before they are read: what changes meanwhile is checked again
     issues = [*issues, *(_payload_issues(payloads) if payloads else [])]
     usable = payloads if payloads and payloads.is_dir() else None
     sources = Sources(usable) if place.path else Sources(usable, _NO_FOLDER)
@@ -197,10 +227,12 @@ def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[
         raise ManifestError([*with_subjects(error.issues, raw), *issues]) from None
     if issues:
         raise ManifestError(issues)
-    text = _encoded(checked.manifest)
-    origin = Origin(text, payloads, checked.filled)
-    found = tuple(with_subjects([*checked.warnings, *warnings(checked.manifest)], raw))
-    return JobBundle(checked.manifest, place.path, place.manifest_path, payloads, found, origin)
+    manifest = checked.manifest
+    encoded(manifest)
+    graph, job_values = fingerprint.of_graph(manifest), fingerprint.of_job_values(manifest)
+    origin = Origin(graph, job_values, files, allow_unsandboxed, payloads, checked.filled)
+    found = tuple(with_subjects([*checked.warnings, *warnings(manifest)], raw))
+    return JobBundle(manifest, place.path, place.manifest_path, payloads, found, origin)
 
 
 def _payload_issues(payloads: Path) -> list[Issue]:
@@ -218,7 +250,7 @@ def _payload_issues(payloads: Path) -> list[Issue]:
         return [Issue(PAYLOADS, f"cannot be read: {error}")]
 
 
-def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
+def plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
     """A manifest as plain JSON values that share nothing with the caller's objects.
 
     Raises ManifestError for values that JSON cannot hold exactly.
@@ -230,25 +262,28 @@ def _plain(value: Mapping[str, Any] | Manifest) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = decode(encode(given))
     except (ValueError, TypeError, RecursionError) as error:
-        raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
+        raise problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
     return plain
 
 
-def _encoded(manifest: Manifest) -> bytes:
-    """The manifest as JSON. It is encoded one level deep, because the store keeps it inside another JSON document."""
+def encoded(manifest: Manifest | Mapping[str, Any]) -> bytes:
+    """*manifest* as JSON. Raises ManifestError.
+
+    It is encoded one level deep, because the store keeps it inside another JSON document.
+    """
     try:
         return encode([manifest])[1:-1]
     except (ValueError, TypeError, RecursionError) as error:
         if issues := _inexact(manifest):
             raise ManifestError(issues) from None
-        raise _problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
+        raise problem(f"the manifest is not valid JSON: {error}", hint=_JSON_HINT) from None
 
 
 def _inexact(manifest: Mapping[str, Any] | Manifest) -> list[Issue]:
     return with_subjects([Issue(path, problem) for path, problem in inexact_values(manifest)], manifest)
 
 
-def _problem(message: str, path: str = "", hint: str = "") -> ManifestError:
+def problem(message: str, path: str = "", hint: str = "") -> ManifestError:
     return ManifestError([Issue(path, message, hint)])
 
 

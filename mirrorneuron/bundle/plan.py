@@ -24,6 +24,7 @@ from mirrorneuron.bundle.manifest import (
     RoutingMode,
     Template,
 )
+from mirrorneuron.message import encode
 from mirrorneuron.pools import DEFAULT_POOL, LIGHT
 
 LONGEST_RUN: Final = 16  # nodes in one Celery chain; a task message with 1,000 would have 366 KB
@@ -96,7 +97,6 @@ class Plan:
     graph_id: str
     nodes: Mapping[str, PlannedNode]
     entrypoints: tuple[str, ...]
-    initial_inputs: Mapping[str, list[Any]]
     policies: Policies
     on_idle: OnIdle
     _next: Mapping[str, str] = field(repr=False)  #: node -> the next node of its linear run
@@ -114,6 +114,23 @@ class Plan:
     def batches(self) -> tuple[str, ...]:
         """The agents with the template `batch`; their part-filled batches are flushed before the job counts as idle."""
         return tuple(n.node_id for n in self.nodes.values() if n.template == Template.BATCH)
+
+    @cached_property
+    def names_json(self) -> bytes:
+        """The ids of all nodes, as the store keeps them in the record of each job."""
+        return encode(list(self.nodes))
+
+    @cached_property
+    def settings_text(self) -> str:
+        """A line of agent, pool, threshold and batch_max, with tabs between, for each agent that is not `plain`.
+
+        None of them contains a tab or the end of a line.
+        """
+        return "".join(
+            f"{name}\t{node.pool}\t{node.threshold or ''}\t{node.batch_max or ''}\n"
+            for name, node in self.nodes.items()
+            if not node.plain
+        )
 
     @cached_property
     def sinks(self) -> tuple[str, ...]:
@@ -162,7 +179,6 @@ def make_plan(manifest: Manifest) -> Plan:
         graph_id=manifest.graph_id,
         nodes={node.node_id: _plan_node(node, outgoing[node.node_id]) for node in manifest.nodes},
         entrypoints=tuple(manifest.entrypoints),
-        initial_inputs=manifest.initial_inputs,
         policies=manifest.policies,
         on_idle=manifest.policies.on_idle or OnIdle.WAIT,
         _next=following,

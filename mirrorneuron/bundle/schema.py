@@ -27,7 +27,8 @@ _PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
 _VALIDATORS: Final[dict[type[Any], SchemaValidator]] = {}  # built on first use
 
 
-def _as_dict(model: Model) -> dict[str, Any]:
+def as_dict(model: Model) -> dict[str, Any]:
+    """The fields and the unknown keys of *model*, one level deep."""
     values = vars(model).copy()
     values.update(values.pop(EXTRA))
     return values
@@ -43,7 +44,7 @@ class Model:
 
     #: used by pydantic_core, and so by `message.encode`, to write a model inside any value
     __pydantic_serializer__: ClassVar = SchemaSerializer(
-        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_as_dict)),
+        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(as_dict)),
         # NaN and Infinity are written as constants, so that `message.encode` rejects them; null would hide them.
         core_schema.CoreConfig(ser_json_inf_nan="constants"),
     )

@@ -45,21 +45,23 @@ def _role(node: dict[str, Any]) -> str:
     return role if isinstance(role, str) else ""
 
 
-def initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str, list[Any]]:
-    """Node id -> payloads. An entrypoint without a payload gets one empty payload."""
+def initial_inputs(
+    raw: Any, entrypoints: list[str], draft: Draft, where: str = "initial_inputs"
+) -> dict[str, list[Any]]:
+    """Node id -> payloads. An entrypoint without a payload gets one empty payload. *where* is the path of *raw*."""
     if isinstance(raw, list):
         for index, payload in enumerate(raw):
-            _check_seed(payload, below("initial_inputs", index), draft)
+            _check_seed(payload, below(where, index), draft)
         hint = "a list goes to every entrypoint; use an object to give each node its own inputs"
-        if _too_many(len(raw) * len(entrypoints), draft, hint):
+        if too_many(len(raw) * len(entrypoints), draft, where, hint):
             return {}
         return {name: list(raw) or [{}] for name in entrypoints}
     if raw is not None and not isinstance(raw, dict):
-        draft.issue("initial_inputs", f"must be an object or a list, not {kind(raw)}")
+        draft.issue(where, f"must be an object or a list, not {kind(raw)}")
         return {}
     inputs: dict[str, list[Any]] = {name: [{}] for name in entrypoints}
     for name, given in (raw or {}).items():
-        path = below("initial_inputs", name)
+        path = below(where, name)
         if name not in draft.ids:
             draft.unknown_node(path, name)
         elif isinstance(given, list):
@@ -70,13 +72,13 @@ def initial_inputs(raw: Any, entrypoints: list[str], draft: Draft) -> dict[str, 
         elif given is not None:
             _check_seed(given, path, draft)
             inputs[name] = [given]
-    _too_many(sum(map(len, inputs.values())), draft)
+    too_many(sum(map(len, inputs.values())), draft, where)
     return inputs
 
 
-def _too_many(messages: int, draft: Draft, hint: str = "") -> bool:
+def too_many(messages: int, draft: Draft, where: str, hint: str = "") -> bool:
     if messages > MAX_SEEDS:
-        draft.issue("initial_inputs", f"would make {messages} messages; at most {MAX_SEEDS} are allowed", hint)
+        draft.issue(where, f"would make {messages} messages; at most {MAX_SEEDS} are allowed", hint)
     return messages > MAX_SEEDS
 
 

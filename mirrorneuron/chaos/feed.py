@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Final
 
 from mirrorneuron.api.resources import Resources
-from mirrorneuron.bundle.load import load
 from mirrorneuron.chaos import graphs
 from mirrorneuron.chaos.invariants import Expected
 from mirrorneuron.chaos.stage import Stage
@@ -29,7 +28,8 @@ class Feed:
         self._heard = Resources(stage.settings)
         self._unheard = Resources(stage.settings.model_copy(update={"broker_url": NOWHERE}))
         self._submitter = self._unheard if opening else self._heard
-        self._bundle = load(graphs.fed_for_long().write(stage.folder / "bundles"), False)
+        folder = graphs.fed_for_long().write(stage.folder / "bundles")
+        self._request = self._heard.preparation.prepare(folder, None, {})
         self._before = 0 if opening else 1  #: messages that the agent consumes before the loss
         self._sent = 0
         self._sent_s = 0.0
@@ -41,7 +41,7 @@ class Feed:
         return graphs.fed_for_long(self._sent).expected
 
     def submit(self) -> None:
-        self._submitter.submission.submit(self._bundle, self.job_id)
+        self._submitter.submission.submit(self._request, self.job_id)
 
     def go_on(self) -> None:
         """Send the next message if it is due, and let the job end once its agent has been taken and has read all."""

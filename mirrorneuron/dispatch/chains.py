@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from celery import Celery
+from kombu import Producer
 
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.celery_app import DRAIN, OPEN_JOB, VISIT
@@ -66,7 +67,13 @@ class Chains:
         self.publish(self.linear_chain(job, row.agent_id) if row.due == 1 else self.drain(job, row.pool), job)
 
     def publish(
-        self, steps: Sequence[ChainStep], job: JobRef, *, task_id: str | None = None, countdown_s: float | None = None
+        self,
+        steps: Sequence[ChainStep],
+        job: JobRef,
+        *,
+        task_id: str | None = None,
+        countdown_s: float | None = None,
+        producer: Producer | None = None,
     ) -> None:
         """Publish a chain, without inheriting headers from a task of the caller's own Celery app.
 
@@ -79,6 +86,7 @@ class Chains:
             head["args"],
             task_id=task_id,
             countdown=countdown_s,
+            producer=producer,  # None: one of the app's
             chain=rest[::-1] or None,
             root_id=job.job_id,
             add_to_parent=False,

@@ -67,6 +67,11 @@ class BundleStore:
             return self.manifest(digest)[1]
         return None
 
+    def keys_of(self, bundle: PackedBundle) -> tuple[str, str]:
+        """Return the key of the manifest, and that of the payloads, or of the manifest again if there are none."""
+        manifest = self._keys.manifest(bundle.digest)
+        return manifest, self._keys.bundle(bundle.payloads_digest) if bundle.payloads_digest else manifest
+
     def has(self, bundle: PackedBundle) -> bool:
         """Renew the bundle's time to live. Returns False if a part is missing."""
         pipe = self._client.pipeline(transaction=False)

@@ -6,7 +6,7 @@ Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -44,7 +44,7 @@ from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
-from mirrorneuron.store.protocol import JobRef, ReplyCode
+from mirrorneuron.store.protocol import Announcement, Created, JobRef, ReplyCode
 from mirrorneuron.store.scripts import Limits, Scripts
 from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
@@ -116,43 +116,48 @@ class Store:
         self.client.close()
 
     def create_job(
-        self, job_id: str, plan: Plan, bundle: PackedBundle, static: dict[str, Any]
-    ) -> tuple[ReplyCode, JobStatus]:
-        """Create a `pending` job with its initial mail. One atomic script, idempotent by job id.
+        self,
+        job_id: str,
+        plan: Plan,
+        bundle: PackedBundle,
+        static: dict[str, Any],
+        inputs: Mapping[str, Sequence[Any]],
+        inputs_digest: str,
+        announcement: tuple[str, bytes] | None = None,
+    ) -> Created:
+        """Create a `pending` job with its initial mail, *inputs*. One atomic script, idempotent by job id.
 
-        Returns CREATED; EXISTS if the job exists with this bundle; or CONFLICT if it exists with another bundle.
+        The word is CREATED; EXISTS if the job exists with this bundle and inputs of this digest; else CONFLICT.
         Also renews the bundle's time to live in the same round trip, and stores the bundle if a part of it is missing.
+        With an *announcement*, (queue on this server, message), announces a pending job whose bundle is stored.
         """
         now = self.clock.now_ms()
         stamp = iso(now)
         mail = [
             (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))
-            for agent, payloads in plan.initial_inputs.items()
+            for agent, payloads in inputs.items()
             for n, payload in enumerate(payloads)
         ]
         self._check_sizes(mail)
-        agents = [
-            (n.node_id, n.pool, "" if n.threshold is None else n.threshold, "" if n.batch_max is None else n.batch_max)
-            for n in plan.nodes.values()
-            if not n.plain
-        ]
         renewals = self.bundles.renewals(bundle.digest, bundle.payloads_digest)
-        word, status, replies = self.scripts.create(
+        created = self.scripts.create(
             job_id,
             digest=bundle.digest,
+            inputs_digest=inputs_digest,
             static=encode(static),
-            names=plan.nodes.keys(),
+            names=plan.names_json,
             pools=plan.pools,
             policies=plan.policies,
-            agents=agents,
+            agents=plan.settings_text,
             mail=mail,
+            announcement=announcement and Announcement(*announcement, *self.bundles.keys_of(bundle)),
             same_round_trip=[*self.index.entries(job_id, now), *renewals],
         )
-        if word is not ReplyCode.CONFLICT and not all(replies[2:]):
+        if created.word is not ReplyCode.CONFLICT and not all(created.others[2:]):
             self.bundles.put(bundle)
-        if JobStatus(status) in TERMINAL:
+        if JobStatus(created.status) in TERMINAL:
             self.index.mark_ended([job_id])  # by its record: a retry may run meanwhile
-        return word, JobStatus(status)
+        return created
 
     def _check_sizes(self, mail: Sequence[tuple[str, bytes]]) -> None:
         total, most = sum(len(text) for _, text in mail), self.settings.max_mail_bytes
@@ -207,6 +212,10 @@ class Store:
         run, digest = self.client.hmget(self.keys.job(job_id), ["run", "digest"])
         with records.reading(f"the run of job {job_id!r}"):
             return JobRef(job_id, int(run), digest.decode()) if run and digest else None
+
+    def inputs_digest(self, job_id: str) -> str:
+        """Return the digest of the job's initial inputs; "" if its record has none, as in earlier versions."""
+        return (self.client.hget(self.keys.job(job_id), "inputs") or b"").decode("utf-8", "replace")
 
     def plan(self, digest: str) -> tuple[Plan, str | None]:
         """Return the plan of a bundle and the digest of its payloads. Raises BundleNotFound."""

@@ -3,11 +3,12 @@
 All keys of a job begin with its job key, `ns:job:{job_id}`. The braces are a hash tag: all keys of a job are in one
 slot, so one script can access them all. The scripts get the job key and append the suffixes below. Outside this module
 the suffixes occur only in `lua/`. Indexes, bundles and nodes are in other slots, and no
-script of a job accesses them.
+script of a job accesses them, except that `create` announces its job if the broker is this server: it looks whether the
+bundle exists, and pushes onto the queue.
 
     suffix         type    what                                                    written by
-    (none)         HASH    status run revision pools digest static result, times,  create, claim, commit, settle, log,
-                           time-outs, log_bytes, mail_bytes, event_bytes,          finish, pause_resume, deliver, retry,
+    (none)         HASH    status run revision pools digest inputs static result,  create, claim, commit, settle, log,
+                           times, time-outs, log_bytes, mail_bytes, event_bytes,   finish, pause_resume, deliver, retry,
                            dead_bytes, agents (JSON list of names)                 sweep
     :mail:<agent>  LIST    message JSON, oldest first                              create, commit, deliver, retry
     :agent:<agent> HASH    token node claimed_at state last output processed       create, claim, commit, flush,

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mirrorneuron.job import JobStatus
 
@@ -171,3 +171,21 @@ def untouched(claim: Claim, events: Sequence[tuple[str, bytes]] = ()) -> Step:
 def new_token() -> str:
     """Return a random token for a claim."""
     return secrets.token_hex(8)
+
+
+class Announcement(NamedTuple):
+    """How `create` announces a job, on a queue that is a list of this server."""
+
+    queue: str
+    message: bytes
+    manifest: str  #: key of the bundle's manifest
+    payloads: str  #: key of its payloads, or of the manifest if it has none
+
+
+class Created(NamedTuple):
+    """The reply of `create`."""
+
+    word: ReplyCode  #: CREATED, EXISTS or CONFLICT
+    status: str  #: of the job
+    announced: bool
+    others: list[Any]  #: the replies to the commands of the same round trip

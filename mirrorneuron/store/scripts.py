@@ -15,8 +15,10 @@ from mirrorneuron.message import encode
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys, result_channel
 from mirrorneuron.store.protocol import (
+    Announcement,
     Claim,
     ControlReply,
+    Created,
     JobEnd,
     JobRef,
     ReadyAgents,
@@ -109,32 +111,33 @@ class Scripts:
         job_id: str,
         *,
         digest: str,
+        inputs_digest: str,
         static: bytes,
-        names: Collection[str],
+        names: bytes,
         pools: Sequence[str],
         policies: Policies = NO_LIMITS,
-        agents: Sequence[tuple[str, str, Arg, Arg]],
+        agents: str,
         mail: Sequence[tuple[str, bytes]],
+        announcement: Announcement | None = None,
         same_round_trip: Iterable[tuple[Arg, ...]] = (),
-    ) -> tuple[ReplyCode, str, list[Any]]:
-        """Create a job. *names* are those of all its agents, which are read from its record when its bundle is lost.
+    ) -> Created:
+        """Create a job, and announce it if an *announcement* is given.
 
-        *same_round_trip* are commands for other slots, sent before the script.
-
-        *agents*: (agent, pool, threshold, batch_max) for each agent that is not a plain light one. Returns CREATED,
-        EXISTS or CONFLICT, the job's status, and the replies to *same_round_trip*.
+        *names* is the JSON list of all its agents, which is read from its record when its bundle is lost. *agents* are
+        those that are not plain light ones, as `Plan.settings_text` writes them. *same_round_trip* are commands for
+        other slots, sent before the script.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
-        args = [self._now(), digest, static, " ".join(pools), encode(list(names))]
+        args: list[Arg] = [self._now(), digest, inputs_digest, static, " ".join(pools), names]
         args += ["" if limit is None else limit for limit in limits]
-        args += [policies.recovery_mode, len(agents), len(mail)]
-        args += [part for row in (*agents, *mail) for part in row]
+        args += [policies.recovery_mode, agents, *(announcement or ("", "", "", ""))]
+        args += [part for row in mail for part in row]
         rows = (*same_round_trip, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
         try:
             *others, answer = self._round_trip(rows)
         except NoScriptError:  # the server was restarted, or is another one
             *others, answer = self._round_trip((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
-        return ReplyCode(answer[0].decode()), answer[1].decode(), others
+        return Created(ReplyCode(answer[0].decode()), answer[1].decode(), bool(answer[2]), others)
 
     def claim(
         self, job: JobRef, token: str, wanted: Wanted, *, agents: Sequence[str] = (), opening: bool = False

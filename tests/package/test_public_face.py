@@ -17,8 +17,8 @@ from mirrorneuron.api.client import Client
 # Names, order, defaults and `*` are promised; mypy checks the annotations.
 FUNCTIONS = {
     "validate_manifest": "(input, *, payloads=None)",
-    "run_manifest": "(input=None, *, metadata=None, payloads=None, await_=False, timeout=None, job_bundle=None,"
-    " job_id=None, submit_timeout=None)",
+    "run_manifest": "(input=None, *, inputs=None, metadata=None, payloads=None, await_=False, timeout=None,"
+    " job_bundle=None, job_id=None, submit_timeout=None)",
     "wait_for_job": "(job_id, timeout=None)",
     "async_result": "(job_id)",
     "inspect_job": "(job_id)",

@@ -32,7 +32,7 @@ def store(redis_url: str) -> Iterator[Store]:
     """A store in which one job is kept."""
     made = Store(Settings(redis_url=redis_url, redis_namespace=f"live-{secrets.token_hex(6)}", retention_seconds=100))
     bundle = validate_manifest(GRAPH)
-    made.create_job(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB})
+    made.create_job(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB}, {}, "")
     yield made
     made.client.close()
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirrorneuron.api.client import Client
-from mirrorneuron.errors import JobExists, JobNotFound
+from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.message import encode
 from mirrorneuron.pools import queue
-from mirrorneuron.settings import Settings
 from mirrorneuron.store.bundle_store import FOR_EVER_SECONDS
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import FORGOTTEN_S
 from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, ReplyCode, Step, new_token, untouched
-from tests.support.store import GRAPH, NODE, Jobs, packed, static
+from tests.support.store import NODE, Jobs, packed, static
 from tests.support.waiting import wait_until
 
 Stores = Callable[..., Store]
@@ -75,7 +72,7 @@ def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs)
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
     bundle, plan = packed({})
-    assert store.create_job("j", plan, bundle, static("j", bundle)) == (ReplyCode.CREATED, JobStatus.PENDING)
+    assert store.create_job("j", plan, bundle, static("j", bundle), {}, "").word is ReplyCode.CREATED
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 
@@ -108,52 +105,6 @@ def test_a_conflict_with_an_ended_job_does_not_make_it_live(store: Store, jobs: 
     store.index.mark_ended(["j"])
     assert jobs.submit("j", graph_id="other") == (ReplyCode.CONFLICT, JobStatus.COMPLETED)
     assert members(store, store.keys.live) == set()
-
-
-def test_a_submission_that_finds_its_job_still_pending_announces_it(
-    settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """redis-py retries a pipeline whose reply was lost: the retry finds the job that the first attempt created."""
-    client, announced = Client(settings), []
-    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.job_id))
-    jobs.submit("j")
-    assert client.run_manifest(GRAPH, job_id="j") == "j"
-    assert announced == ["j"]
-
-
-def test_a_job_that_a_worker_has_opened_is_not_announced_again(
-    settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, announced = Client(settings), []
-    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job))
-    jobs.submit("j")
-    jobs.open("j")
-    assert client.run_manifest(GRAPH, job_id="j") == "j"
-    assert announced == []
-
-
-def test_a_manifest_with_its_keys_in_another_order_is_the_same_job_under_the_first_digest(
-    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, announced = Client(settings), []
-    monkeypatch.setattr(client._live_parts().submission, "_announce", lambda plan, job: announced.append(job.digest))
-    one, turned = ({"metadata": dict(rows)} for rows in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
-    digests = [packed(changes)[0].digest for changes in (one, turned)]
-    assert digests[0] != digests[1]
-    for changes in (one, turned):
-        assert client.run_manifest({**GRAPH, **changes}, job_id="j") == "j"
-    assert announced == [store.known_job("j")["manifest_ref"]["digest"]] * 2 == [digests[0]] * 2
-
-
-def test_other_payloads_make_another_bundle(settings: Settings, tmp_path: Path) -> None:
-    client, file = Client(settings), tmp_path / "payloads" / "data"
-    file.parent.mkdir()
-    (tmp_path / "manifest.json").write_bytes(encode(GRAPH))
-    file.write_text("one")
-    assert client.run_manifest(tmp_path, job_id="j") == "j"
-    file.write_text("two")
-    with pytest.raises(JobExists):
-        client.run_manifest(tmp_path, job_id="j")
 
 
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])

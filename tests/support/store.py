@@ -10,6 +10,7 @@ import pytest
 
 from mirrorneuron.bundle.load import PackedBundle, load, pack
 from mirrorneuron.bundle.plan import Plan, make_plan
+from mirrorneuron.bundle.prepare import digest_of
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.settings import Settings
@@ -51,7 +52,9 @@ class Jobs:
     def submit(self, job_id: str, **changes: Any) -> tuple[ReplyCode, JobStatus]:
         bundle, plan = packed(changes)
         self.store.bundles.put(bundle)
-        return self.store.create_job(job_id, plan, bundle, static(job_id, bundle))
+        inputs = load({**GRAPH, **changes}).manifest.initial_inputs
+        made = self.store.create_job(job_id, plan, bundle, static(job_id, bundle), inputs, digest_of(inputs))
+        return made.word, JobStatus(made.status)
 
     def ref(self, job_id: str) -> JobRef:
         found = self.store.ref(job_id)

@@ -14,6 +14,7 @@ def submissions(bundle: mirrorneuron.JobBundle, client: mirrorneuron.Client) -> 
     assert_type(mirrorneuron.validate_manifest("folder"), mirrorneuron.JobBundle)
     assert_type(mirrorneuron.run_manifest("folder"), str)
     assert_type(mirrorneuron.run_manifest(job_bundle=bundle, job_id="nightly"), str)
+    assert_type(mirrorneuron.run_manifest("folder", inputs={"a": {"n": 1}}), str)
     assert_type(mirrorneuron.run_manifest("folder", await_=True), tuple[str, mirrorneuron.JobMap])
     assert_type(mirrorneuron.run_manifest("folder", await_=True, timeout=5_000), tuple[str, mirrorneuron.JobMap])
     assert_type(client.run_manifest({}, await_=True, timeout=timedelta(seconds=5)), tuple[str, mirrorneuron.JobMap])

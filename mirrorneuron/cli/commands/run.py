@@ -31,7 +31,9 @@ def run(
     ] = True,
     job_id: Annotated[
         str | None,
-        typer.Option("--job-id", metavar="ID", help="The job's id. The same id with the same bundle is the same job."),
+        typer.Option(
+            "--job-id", metavar="ID", help="The job's id. The same id with the same bundle and inputs is the same job."
+        ),
     ] = None,
     metadata: Annotated[
         list[str] | None,

@@ -11,10 +11,11 @@ import redis
 
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import JobStatus
+from mirrorneuron.message import encode
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
-from mirrorneuron.store.protocol import Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
+from mirrorneuron.store.protocol import Announcement, Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
 from mirrorneuron.store.scripts import NO_LIMITS, Limits, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
@@ -72,20 +73,28 @@ class Stage:
             clock=lambda: self.now,
         )
 
-    def create(self, *mail: tuple[str, bytes], digest: str = "digest") -> tuple[ReplyCode, str]:
-        agents = [(name, k.pool, k.threshold, k.take or "") for name, k in self.kinds.items() if not k.plain]
+    def create(
+        self,
+        *mail: tuple[str, bytes],
+        digest: str = "digest",
+        inputs_digest: str = "inputs",
+        announcement: Announcement | None = None,
+    ) -> tuple[ReplyCode, str]:
+        kinds = [(name, kind) for name, kind in self.kinds.items() if not kind.plain]
         pools = sorted({LIGHT, *(kind.pool for kind in self.kinds.values())})
-        word, status, _ = self.scripts.create(
+        created = self.scripts.create(
             JOB.job_id,
             digest=digest,
+            inputs_digest=inputs_digest,
             static=b"{}",
-            names=AGENTS,
+            names=encode(AGENTS),
             pools=pools,
             policies=self.policies,
-            agents=agents,
+            agents="".join(f"{name}\t{k.pool}\t{k.threshold}\t{k.take or ''}\n" for name, k in kinds),
             mail=mail,
+            announcement=announcement,
         )
-        return word, status
+        return created.word, created.status
 
     def open(self, *mail: tuple[str, bytes]) -> Stage:
         """Create the job with *mail* and open it, without a claim."""
