@@ -392,7 +392,7 @@ def test_without_descriptors_for_its_pipes_no_command_is_started(run, monkeypatc
     def none_left():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(selectors, "DefaultSelector", none_left)
+    monkeypatch.setattr(selectors, "PollSelector", none_left)
     result = run("exec sleep 1000", environment={"LEFT_ALONE": str(tmp_path)})
     assert "Too many open files" in result.error
     assert result.transient

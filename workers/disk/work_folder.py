@@ -22,9 +22,14 @@ class HeldFolder:
     """
 
     def __init__(self, root: Path | None, name: str) -> None:
-        if root is not None:
+        prefix, parent = f"{name[:80]}-", root or os.path.realpath(tempfile.gettempdir())
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        except FileNotFoundError:
+            if root is None:
+                raise
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{name[:80]}-", dir=root or os.path.realpath(tempfile.gettempdir())))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             self._lock_fd = os.open(self.path, os.O_RDONLY)
         except BaseException:

@@ -1,4 +1,9 @@
-"""Start one command, read its output, and end all of its processes."""
+"""Start one command, read its output, and end all of its processes.
+
+`subprocess` starts it by vfork, as long as it is given no `preexec_fn`: 0.63 ms for `true` in a process of 200 MB. A
+small helper process that forks and executes on request, over a socket, took 1.24 ms: a fork copies the page tables of
+even a small Python, and each request and each end switches processes.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +61,9 @@ def run_command(
     this run has. A daemon that a successful command started runs until the worker's next start: searching for daemons
     after each run would cost more than the run. Raises OSError or ValueError if the command cannot be started.
     """
-    # Descriptors are opened first: nothing may fail between the start of the child and its context.
-    with handle.wake_fd() as wake_fd, selectors.DefaultSelector() as selector:
+    # Descriptors are opened first: nothing may fail between the start of the child and its context. The selector is
+    # `poll`: `epoll` would need nine more system calls a run for four descriptors.
+    with handle.wake_fd() as wake_fd, selectors.PollSelector() as selector:
         process = subprocess.Popen(
             words,
             cwd=folder,

@@ -35,6 +35,7 @@ MARKER: Final = "MIRROR_NEURON_RUN_MARKER"  # identifies orphans: `<cluster>:<no
 _RUN_PREFIXES: Final = (PREFIX, "MN_")  # of the variables that the runner sets itself
 _SHELLS: Final = frozenset({"ash", "bash", "dash", "ksh", "sh", "zsh"})
 INPUT_FILE: Final = "MIRROR_NEURON_INPUT_FILE"
+_ANSWER_NAME: Final = "mirror_neuron_answer.json"
 _PLACEHOLDER: Final = re.compile(
     r"\{(input_file|context_file|message_file|body_file|answer_file|workdir|job_id|agent_id|python)\}"
 )
@@ -94,20 +95,30 @@ def write_files(request: RunRequest, folder: Path) -> dict[str, str]:
     }
     variables = {}
     for variable, (name, data) in files.items():
-        try:
-            with open(folder / name, "xb") as file:
-                file.write(data)
-        except FileExistsError:
-            raise _reserved(name) from None
-        variables[variable] = str(folder / name)
-    answer = folder / "mirror_neuron_answer.json"
+        variables[variable] = path = f"{folder}/{name}"
+        _write_new(path, name, data)
+    answer = f"{folder}/{_ANSWER_NAME}"
     if os.path.lexists(answer):
-        raise _reserved(answer.name)
+        raise _reserved(_ANSWER_NAME)
     return variables | {
-        ANSWER_FILE: str(answer),
+        ANSWER_FILE: answer,
         "MIRROR_NEURON_BODY_CONTENT_TYPE": content_type,
         "MIRROR_NEURON_BODY_CONTENT_ENCODING": content_encoding,
     }
+
+
+def _write_new(path: str, name: str, data: bytes) -> None:
+    """Write a file that does not exist yet. Without a file object: that took twice as long for a small message."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise _reserved(name) from None
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
 
 
 def _reserved(name: str) -> RunRefused:

@@ -60,6 +60,8 @@ class SandboxPaths:
             raise RunRefused(f"config.workdir: {workdir!r} leads out of the run folder")
         path = self.folder / self.word(normal(workdir) if workdir.startswith("/") else workdir)
         try:
+            if path == self.folder:
+                return path
             if path.is_relative_to(self.folder):
                 path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
