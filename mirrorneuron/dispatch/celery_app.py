@@ -112,6 +112,7 @@ def import_all(app: Celery) -> None:
     for _ in (app.backend, app.tasks, app.amqp.router, app.amqp.send_task_message, app.producer_pool):
         pass
     import_module("encodings.idna")  # for the lookup of a host name
+    import_module("kombu.transport.memory")  # for `list_message`
 
 
 def broker_url(settings: Settings) -> str:

@@ -106,7 +106,7 @@ def test_a_bundle_over_its_cap_says_both_sizes_and_the_setting(unserved, tmp_pat
     if payloads:
         bundle = write(tmp_path / "bundle", GOOD, large=data)
     else:
-        bundle = {**line(3), "metadata": {"large": data.decode()}}
+        bundle = {**line(3), "notes": {"large": data.decode()}}
     with pytest.raises(PayloadTooLarge) as caught:
         Client(settings).run_manifest(bundle)
     assert "MIRROR_NEURON_MAX_BUNDLE_BYTES" in str(caught.value)
