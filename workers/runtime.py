@@ -47,6 +47,7 @@ class Runtime:
         self._ended: deque[str] = deque()
         self.runner = lru_cache(lambda name: RUNNERS[name](settings))  #: by the name in `runner_module`
         self.plan = lru_cache(maxsize=PLANS)(self._plan)  #: digest -> (plan, payloads digest). Raises BundleNotFound
+        self.slots = lru_cache(lambda pool: worker_slots(settings, name, pool))  #: the slots of a pool on this worker
 
     @cached_property
     def store(self) -> Store:
@@ -80,10 +81,6 @@ class Runtime:
     @cached_property
     def _bundles(self) -> BundleCache:
         return BundleCache(self.settings.temp_dir / "bundles", CACHED_BUNDLES * self.settings.max_bundle_bytes)
-
-    def slots(self, pool: str) -> Slots:
-        """The slots of *pool* on this worker."""
-        return worker_slots(self.settings, self.name, pool)
 
     def payloads(self, digest: str) -> Path:
         """The folder of the unpacked payloads *digest*. Raises BundleNotFound if the store has lost them."""

@@ -153,8 +153,8 @@ def _check_emitted_types(raw_edges: Any, draft: Draft) -> None:
 
     Its run would fail. A node without edges is the end of a graph; `lint` warns about types that a run only counts.
     """
-    if len(draft.edges) != len(_or(raw_edges, [])):
-        return  # an edge that cannot be read may carry any type
+    if not isinstance(raw_edges, list) or len(draft.edges) != len(raw_edges):
+        return  # there are none, or one that cannot be read and may carry any type
     carried: dict[str, set[str]] = {}
     for edge in draft.edges:
         carried.setdefault(edge.from_node, set()).add(edge.message_type)

@@ -135,6 +135,8 @@ def test_a_missing_key_of_a_node_is_an_issue_at_the_node() -> None:
         ("nodes.1.role", 4, "nodes[1].role", "must be a string, not a number"),
         ("nodes.0.config", [], "nodes[0].config", "must be an object, not a list"),
         ("edges", {}, "edges", "must be a list, not an object"),
+        ("edges", True, "edges", "must be a list, not a boolean"),
+        ("edges", 5, "edges", "must be a list, not a number"),
         ("edges.0", "x", "edges[0]", "must be an object, not a string"),
         ("edges.0.to_node", "workr", "edges[0].to_node", 'no node "workr"'),
         ("edges.0.from_node", 5, "edges[0].from_node", "must be a string, not a number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from workers.disk.removal import remove
 
 BRIEF_S: Final = 10.0  #: patience with the holder of the lock for looking up and removing
 FETCH_S: Final = 120.0  #: patience with a process that fetches an archive
+TOUCH_EVERY_S: Final = 60.0  #: a folder that this process uses all the time is marked as used this often
 IN_USE_S: Final = 3600  #: folders used or written within this time may be in use, and are kept
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -31,12 +33,16 @@ class BundleCache:
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
         self._max_bytes = max_bytes
+        self._touched: dict[str, tuple[float, Path]] = {}  #: digest -> when it was marked as used (monotonic), folder
 
     def path(self, digest: str, fetch: Callable[[], bytes]) -> Path:
         """Return the folder with the payloads of SHA-256 *digest*; if it is missing, *fetch* returns the archive.
 
         Raises ValueError if the archive has another digest or cannot be unpacked, and what *fetch* raises.
         """
+        touched_at, target = self._touched.get(digest, (-math.inf, self._root))
+        if time.monotonic() - touched_at < TOUCH_EVERY_S and target.is_dir():
+            return target
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"{digest!r} is not a SHA-256 digest")
         target = self._root / digest
@@ -74,6 +80,7 @@ class BundleCache:
                 os.utime(target)
             except FileNotFoundError:
                 return False
+        self._touched[target.name] = time.monotonic(), target
         return True
 
     def _surplus(self, oldest_in_use: float) -> Iterator[Path]:

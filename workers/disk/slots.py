@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from workers.disk.locks import break_foreign, is_current, open_lock, release, try_lock
 
@@ -27,12 +27,24 @@ class NotEnoughSlots(Exception):
     """The run asks for more slots than the pool has on this node."""
 
 
+class _Opened(NamedTuple):
+    """A lock file that is kept open."""
+
+    fd: int
+    path: Path
+
+    def lock(self) -> bool:
+        return _try(self.fd) and is_current(self.fd, self.path)
+
+
 class Slots:
     """The slots of one pool on one worker: *capacity* lock files in *folder*."""
 
     def __init__(self, folder: Path, capacity: int) -> None:
         self._folder = folder
         self.capacity = capacity
+        #: the files of the gate and of the slot that a run of one slot had, unlocked; in a list that one thread empties
+        self._kept: list[tuple[_Opened, _Opened]] = []
 
     @contextmanager
     def taken(self, count: int, cancelled: Callable[[], object]) -> Iterator[None]:
@@ -42,64 +54,95 @@ class Slots:
         """
         if count > self.capacity:
             raise NotEnoughSlots(f"the run needs {count} slots, but its pool has only {self.capacity} on this node")
-        with ExitStack() as held:
-            # A waiting run holds the gate, so that small runs cannot overtake a large one for ever.
-            gate = self._wait_for("gate", cancelled)
-            held.callback(_release, gate)
-            numbers = list(range(self.capacity))
-            asked_at = time.monotonic()
-            while count:
-                suspicious = time.monotonic() - asked_at > SUSPICIOUS_S
-                asked_at = time.monotonic() if suspicious else asked_at
-                for number in numbers[:]:
-                    slot, path = self._open(str(number)), self._folder / str(number)
-                    if _try(slot) and is_current(slot, path):
-                        held.callback(_release, slot)
-                        numbers.remove(number)
-                        count -= 1
-                        if not count:
-                            break
-                    else:
-                        if suspicious:
-                            break_foreign(slot, path)
-                        os.close(slot)
-                else:
-                    _pause(cancelled)
-            fcntl.flock(gate, fcntl.LOCK_UN)
+        if count > 1:
+            with self._waited_for(count, cancelled):
+                yield
+            return
+        files = self._locked_again() or self._wait_for_one(cancelled)
+        try:
             yield
+        finally:
+            fcntl.flock(files[1].fd, fcntl.LOCK_UN)
+            self._kept.append(files)
+
+    def _locked_again(self) -> tuple[_Opened, _Opened] | None:
+        """Lock the slot that this process had last. None if it is in use, or if somebody waits at the gate."""
+        try:
+            gate, slot = self._kept.pop()
+        except IndexError:
+            return None
+        if gate.lock() and slot.lock():
+            fcntl.flock(gate.fd, fcntl.LOCK_UN)
+            return gate, slot
+        for opened in (gate, slot):
+            _release(opened.fd)
+        return None
+
+    def _wait_for_one(self, cancelled: Callable[[], object]) -> tuple[_Opened, _Opened]:
+        with ExitStack() as held:
+            gate, (slot,) = self._wait(held, 1, cancelled)
+            held.pop_all()  # both files stay open
+            return gate, slot
+
+    @contextmanager
+    def _waited_for(self, count: int, cancelled: Callable[[], object]) -> Iterator[None]:
+        with ExitStack() as held:
+            self._wait(held, count, cancelled)
+            yield
+
+    def _wait(self, held: ExitStack, count: int, cancelled: Callable[[], object]) -> tuple[_Opened, list[_Opened]]:
+        """Lock *count* slots, which *held* releases. Returns the files of the gate, unlocked, and of the slots."""
+        # A waiting run holds the gate, so that small runs cannot overtake a large one for ever.
+        gate = self._wait_for("gate", cancelled)
+        held.callback(_release, gate.fd)
+        numbers, slots = list(range(self.capacity)), list[_Opened]()
+        asked_at = time.monotonic()
+        while True:
+            suspicious = time.monotonic() - asked_at > SUSPICIOUS_S
+            asked_at = time.monotonic() if suspicious else asked_at
+            for number in numbers[:]:
+                slot = self._open(str(number))
+                if slot.lock():
+                    held.callback(_release, slot.fd)
+                    numbers.remove(number)
+                    slots.append(slot)
+                    if len(slots) == count:
+                        fcntl.flock(gate.fd, fcntl.LOCK_UN)
+                        return gate, slots
+                else:
+                    if suspicious:
+                        break_foreign(slot.fd, slot.path)
+                    os.close(slot.fd)
+            _pause(cancelled)
 
     def in_use(self) -> int:
         """Return the number of slots in use."""
         taken = 0
         for number in range(self.capacity):
-            with self._file(str(number)) as slot:
+            slot = self._open(str(number)).fd
+            try:
                 taken += not _try(slot, fcntl.LOCK_SH)
+            finally:
+                _release(slot)
         return taken
 
-    def _wait_for(self, name: str, cancelled: Callable[[], object]) -> int:
+    def _wait_for(self, name: str, cancelled: Callable[[], object]) -> _Opened:
         """Open and lock the file *name*."""
-        path, asked_at = self._folder / name, time.monotonic()
+        asked_at = time.monotonic()
         while True:
             opened = self._open(name)
-            if _try(opened) and is_current(opened, path):
+            if opened.lock():
                 return opened
             if time.monotonic() - asked_at > SUSPICIOUS_S:
                 asked_at = time.monotonic()
-                break_foreign(opened, path)
-            os.close(opened)
+                break_foreign(opened.fd, opened.path)
+            os.close(opened.fd)
             _pause(cancelled)
 
-    def _open(self, name: str) -> int:
+    def _open(self, name: str) -> _Opened:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open_lock(self._folder / name)
-
-    @contextmanager
-    def _file(self, name: str) -> Iterator[int]:
-        opened = self._open(name)
-        try:
-            yield opened
-        finally:
-            _release(opened)
+        path = self._folder / name
+        return _Opened(open_lock(path), path)
 
 
 def _pause(cancelled: Callable[[], object]) -> None:
