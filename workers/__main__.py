@@ -29,6 +29,7 @@ def main() -> int:
         return int(import_module("workers.node.program").main(words[2:]))
     # On SIGHUP a Celery worker executes `python` with `sys.argv`, so without the word "celery" and without -P.
     sys.argv[1:] = words[1:] if words[:1] == ["celery"] else words
+    import_module("workers.celery_overrides.quiet_tasks").log_tasks_at_debug_only()
     import_module("celery.__main__").main()
     return 0
 

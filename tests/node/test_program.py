@@ -60,11 +60,11 @@ def env(server: ValkeyServer, tmp_path: Path) -> dict[str, str]:
 class StartedNode:
     """`mn worker` in a process, and its registrations."""
 
-    def __init__(self, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, env: Mapping[str, str], folder: Path, *options: str) -> None:
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [MN, "worker", "--name", "box", "--json"],
+                [MN, "worker", "--name", "box", "--json", *options],
                 env=env,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -96,22 +96,29 @@ def _namespace(env: Mapping[str, str]) -> str:
 
 @pytest.fixture
 def started(env: dict[str, str], project: Path, request: pytest.FixtureRequest) -> Iterator[StartedNode]:
-    """A node started in the project's folder; the parameter is its PYTHONPATH."""
-    node = StartedNode({**env, "PYTHONPATH": request.param.format(project=project)}, project)
+    """A node started in the project's folder; the parameter is its PYTHONPATH, with options after it."""
+    path, *options = request.param.split(" ")
+    node = StartedNode({**env, "PYTHONPATH": path.format(project=project)}, project, *options)
     yield node
     node.close()
 
 
-@pytest.mark.parametrize("started", [".", "{project}"], ids=["relative", "absolute"], indirect=True)
+@pytest.mark.parametrize(
+    "started", [".", "{project} --log-level debug"], ids=["relative", "absolute, debug"], indirect=True
+)
 def test_a_project_with_its_own_package_workers_can_run_a_node(
-    started: StartedNode, project: Path, env: dict[str, str]
+    started: StartedNode, project: Path, env: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """Our workers load our package. The project's code, run by a module agent, loads the project's package."""
+    """Our workers load our package. The project's code, run by a module agent, loads the project's package.
+
+    The log has a line for each task at level debug only.
+    """
     assert started.announced()["pid"] == started.process.pid
     wait_until(lambda: started.workers() == ["default@box", "light@box"], timeout=60)
     ran = subprocess.run([MN, "run", "hello", "--json"], env=env, cwd=project, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr + started.log.read_text()
     assert '"sent_by": "the project"' in ran.stdout
+    assert ("Task hello.open_job[" in started.log.read_text()) == ("debug" in request.node.name)
     started.process.send_signal(signal.SIGINT)
     assert started.process.wait(60) == 0
     assert "exited with code" not in started.log.read_text()
