@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ TRIED: Final = "tried"  # key in the agent's state: the nodes on which the attem
 STARTED: Final = "started"  # key in the agent's state: its `startup_delay_ms` has passed
 
 MOMENT_S: Final = 1.0  # for which a run waits for slots here before it looks for another node, and between two looks
+ALONE_S: Final = 5.0  # for which a message that lost its worker waits for all slots of the pool
 NEAR_MS: Final = 200  # before a run is announced again that another node has room for
 FAR_MS: Final = 3_000  # the same if no other node has room now
 
@@ -58,16 +60,14 @@ def attempt(
     """
     draft = Draft(node, claim, context)
     lease_over = released(context.token, node.pool)
-    # A message that may have killed its worker runs alone, so that its next worker takes no other run along.
-    slots = max(node.slots, runtime.slots(node.pool).capacity) if claim.losses else node.slots
-    elsewhere = OtherNodes(runtime, node.pool, slots)
+    elsewhere = OtherNodes(runtime, node.pool, node.slots)
     if step := _without_run(draft, lease_over, elsewhere):
         return step
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
         "lease_id": context.token,
         "pool": node.pool,
-        "slots": slots,
+        "slots": node.slots,
         "queue_wait_ms": claim.waited_ms,
     }
     try:
@@ -75,11 +75,12 @@ def attempt(
             raise NodeShortage((BOARD.present() or (KINDS[0],))[0])
         folder = runtime.payloads(payloads) if payloads else None
         with (
-            runtime.slots(node.pool).taken(slots, lambda: handle.look() or elsewhere.found()),
+            _slots_taken(runtime, node, claim, handle, elsewhere) as lease["slots"],
             runtime.live_output.of(job.job_id, node.node_id) as echo,
         ):
             if claim.losses:
-                if not _begins_alone(runtime, job, context.token, node.node_id):
+                alone = lease["slots"] == runtime.slots(node.pool).capacity
+                if alone and not _begins_alone(runtime, job, context.token, node.node_id):
                     return given_back(claim, lease_over)
                 if kill_leftovers(runtime.settings, job.job_id, node.node_id):
                     log.warning("job %s: killed what a dead worker had left of agent %s", job.job_id, node.node_id)
@@ -107,6 +108,36 @@ def attempt(
         return _retry_or_fail(draft, run_failure(error), lease_over, elsewhere, runtime.settings.max_attempts)
 
 
+@contextmanager
+def _slots_taken(
+    runtime: Runtime, node: PlannedNode, claim: Claim, handle: RunHandle, elsewhere: OtherNodes
+) -> Iterator[int]:
+    """Hold the slots of a run within the block, and yield how many. Raises what `Slots.taken` raises.
+
+    A message that may have killed its worker takes all slots of the pool, so that its next worker takes no other run
+    along. If they do not become free soon, because other runs are long, it takes only its own.
+    """
+    slots = runtime.slots(node.pool)
+    give_up_at = time.monotonic() + ALONE_S if claim.losses and slots.capacity > node.slots else 0.0
+    with ExitStack() as held:
+        taken = slots.capacity if give_up_at else node.slots
+        try:
+            elsewhere.slots = taken
+            held.enter_context(
+                slots.taken(
+                    taken,
+                    lambda: handle.look() or elsewhere.found() or (give_up_at and time.monotonic() > give_up_at),
+                )
+            )
+        except TimeoutError:
+            if not give_up_at or handle.reason or elsewhere.room:
+                raise
+            elsewhere.slots = taken = node.slots
+            held.enter_context(slots.taken(taken, lambda: handle.look() or elsewhere.found()))
+        elsewhere.slots = node.slots
+        yield taken
+
+
 def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool:
     """Tell the store that the run begins now and is alone, so that its loss counts. False if the claim is lost."""
     return runtime.store.scripts.renew(job, token, [agent], alone=True) is ReplyCode.RENEWED
@@ -123,12 +154,12 @@ def given_back(claim: Claim, released: tuple[str, Any], delay_ms: int | None = N
 
 
 class OtherNodes:
-    """The other nodes that serve a pool, as places for a run of *slots* that this node has no room for."""
+    """The other nodes that serve a pool, as places for a run of `slots` that this node has no room for."""
 
     def __init__(self, runtime: Runtime, pool: str, slots: int) -> None:
         self._runtime = runtime
         self._pool = pool
-        self._slots = slots
+        self.slots = slots
         self.here = runtime.name
         self._look_at: float | None = None
         self.room = False  #: `found` has returned True
@@ -145,11 +176,11 @@ class OtherNodes:
 
     def untried(self, tried: Sequence[str]) -> bool:
         """True if there is another node that is large enough and not among *tried*."""
-        return any(row["slots"] >= self._slots for name, row in self._rows() if name not in tried)
+        return any(row["slots"] >= self.slots for name, row in self._rows() if name not in tried)
 
     def have_room(self) -> bool:
         """True if another node has that many free slots, by its last heartbeat."""
-        return any(row["slots"] - row["in_use"] >= self._slots for _, row in self._rows())
+        return any(row["slots"] - row["in_use"] >= self.slots for _, row in self._rows())
 
     def _rows(self) -> list[tuple[str, Any]]:
         """The names of the other nodes that serve the pool, with their slots. Empty if the store does not answer."""

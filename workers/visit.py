@@ -19,7 +19,7 @@ from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.dispatch.chains import Chains
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
-from mirrorneuron.store.protocol import Claim, JobRef, Reply, ReplyCode, Step, new_token, untouched
+from mirrorneuron.store.protocol import Claim, JobRef, ReadyAgents, Reply, ReplyCode, Step, new_token, untouched
 from workers.agents.draft import StepContext
 from workers.attempt import attempt, given_back, released
 from workers.claim_runs import ClaimRuns, without_inline_mail
@@ -115,8 +115,11 @@ class Visit:
         worked = bool(reply.claims) or STOP.begun.is_set()
         while reply.claims:
             reply = self._run_and_commit(reply)
-        waiting = settle(self._runtime.store, self._job, self._plan, reply.revision) if reply.idle else reply.waiting
+        waiting = self._settled(reply) if reply.idle else reply.waiting
         self._announcer.after_work(waiting, worked=worked)
+
+    def _settled(self, reply: Reply) -> tuple[ReadyAgents, ...]:
+        return settle(self._runtime.store, self._job, self._plan, reply.revision, self._runtime.mark_ended)
 
     def _wanted(self) -> tuple[tuple[str, int], ...]:
         """The pools to claim from next. Light agents come first: they take microseconds and may end the job."""

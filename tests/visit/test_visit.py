@@ -252,6 +252,24 @@ def test_a_message_that_lost_its_worker_runs_alone(
     other.wait()
 
 
+def test_a_message_that_lost_its_worker_runs_beside_a_long_run_in_the_end(
+    settings: Settings, app: Celery, heavy: Callable[..., JobRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for all slots it holds up every other run. If it loses its worker then, that counts less."""
+    monkeypatch.setattr(runtime_module, "_concurrency", 2)
+    monkeypatch.setattr(attempt_module, "ALONE_S", 0.05)
+    runtime = Runtime(settings.model_copy(update={"executor_pool_capacities": {"default": 2}}), "two@test")
+    job, store = heavy(fan([executor("a", "true", output_message_type="done")], "done")), runtime.store
+    agent = store.keys.agent(job.job_id, "a")
+    store.client.hset(agent, "losses", 1)
+    with runtime.slots("default").taken(1, lambda: None):
+        visit(runtime, app, job, None, Start(pool="default"))
+    while Client(settings).inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
+        visit(runtime, app, job, None, Start())
+    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
+    assert store.client.hget(agent, "alone") is None
+
+
 @pytest.mark.parametrize("ahead_s", [-7_200, 7_200])
 @pytest.mark.parametrize("whose", ["producer", "node"])
 def test_a_message_lives_by_the_clock_of_the_server(

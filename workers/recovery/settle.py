@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mirrorneuron.bundle.manifest import OnIdle
 from mirrorneuron.bundle.plan import Plan
 from mirrorneuron.errors import RecordDamaged
@@ -11,11 +13,13 @@ from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobEnd, JobRef, ReadyAgents, ReplyCode
 
 
-def settle(store: Store, job: JobRef, plan: Plan, revision: int) -> tuple[ReadyAgents, ...]:
+def settle(
+    store: Store, job: JobRef, plan: Plan, revision: int, mark_ended: Callable[[str], None]
+) -> tuple[ReadyAgents, ...]:
     """Flush part-filled batches; if there are none, apply the `on_idle` policy.
 
-    Does nothing if the job has changed since *revision*. Returns the agents that are ready now; the caller announces
-    them.
+    Does nothing if the job has changed since *revision*. Calls *mark_ended*, which takes a job off the live index, if
+    the job ends. Returns the agents that are ready now; the caller announces them.
     """
     if plan.batches:
         flushed = store.scripts.flush(job, revision, plan.batches)
@@ -23,7 +27,7 @@ def settle(store: Store, job: JobRef, plan: Plan, revision: int) -> tuple[ReadyA
             return flushed.waiting
     end = _end(store, job, plan)
     if store.scripts.settle(job, revision, end, plan.nodes.keys()) is ReplyCode.SETTLED and end is not None:
-        store.index.mark_ended([job.job_id])
+        mark_ended(job.job_id)
     return ()
 
 

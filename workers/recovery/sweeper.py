@@ -172,7 +172,8 @@ class Sweeper:
             return
         chains = Chains(self._app, self._store.settings.redis_namespace, plan)
         if swept.word is ReplyCode.IDLE:
-            for flushed in settle(self._store, swept.job, plan, swept.revision):
+            mark_ended = self._store.index.mark_ended
+            for flushed in settle(self._store, swept.job, plan, swept.revision, lambda job_id: mark_ended([job_id])):
                 chains.announce(swept.job, flushed)
         if opens and self._has_room(plan.opening_pool, live):
             log.info("job %s: not opened yet: announced again", job_id)
