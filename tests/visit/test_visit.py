@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +22,11 @@ from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.server_clock import ServerClock
 from tests.support.graphs import collector, executor, fan, job_ref, line, manifest, processed, router, single
 from tests.support.waiting import wait_until
+from tests.visit.conftest import queued
 from workers import attempt as attempt_module
-from workers import runtime as runtime_module
 from workers import visit as visit_module
 from workers.attempt import attempt as run_attempt
 from workers.lifecycle.shutdown import Stop
-from workers.runners.command import MARKER, cluster_of
 from workers.runtime import Runtime
 from workers.visit import SLICE_S, Start, visit
 
@@ -97,29 +94,9 @@ def test_an_ended_job_is_soon_removed_from_the_live_index(settings: Settings, ru
     assert client.inspect_job(job.job_id)["status"] == "completed"
 
 
-def queued(runtime: Runtime, pool: str) -> int:
-    """The number of tasks in the queue of *pool*."""
-    return int(runtime.store.client.llen(queue(runtime.settings.redis_namespace, pool)))
-
-
 def three(script: str = "true") -> Any:
     """A fan of three executors."""
     return fan([executor(name, script, output_message_type="done") for name in "abc"], "done")
-
-
-@pytest.fixture
-def heavy(settings: Settings, runtime: Runtime, app: Celery) -> Callable[..., JobRef]:
-    """Submit a graph, open the job so that its executors are ready, and empty their queue."""
-
-    def opened(graph: Any) -> JobRef:
-        client = Client(settings)
-        job = job_ref(client, client.run_manifest(graph))
-        visit(runtime, app, job, None, Start(opening=True))
-        assert queued(runtime, "default") == 1
-        runtime.store.client.delete(queue(settings.redis_namespace, "default"))
-        return job
-
-    return opened
 
 
 def test_ready_agents_are_announced_before_a_run_begins(
@@ -223,51 +200,6 @@ def test_queue_wait_ms_includes_the_wait_for_a_slot(
     result = client.inspect_job(job.job_id)["result"]
     assert result is not None
     assert result["output"]["messages"][0]["sandbox"]["lease"]["queue_wait_ms"] > age_s * 1000
-
-
-def test_a_message_that_lost_its_worker_runs_alone(
-    settings: Settings, app: Celery, heavy: Callable[..., JobRef], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may be what killed the worker. Its next worker takes no other run along, and only that death counts."""
-    monkeypatch.setattr(runtime_module, "_concurrency", 2)
-    runtime = Runtime(settings.model_copy(update={"executor_pool_capacities": {"default": 2}}), "two@test")
-    job, store = heavy(fan([executor("a", "true", output_message_type="done")], "done")), runtime.store
-    agent = store.keys.agent(job.job_id, "a")
-    store.client.hset(agent, "losses", 1)
-    mark = f"{cluster_of(settings)}:dead@host:{job.job_id}:"
-    left, other = (subprocess.Popen(["sleep", "600"], env={MARKER: mark + name}) for name in ("a", "ab"))
-    with runtime.slots("default").taken(1, lambda: None):
-        thread = threading.Thread(target=visit, args=(runtime, app, job, None, Start(pool="default")), daemon=True)
-        thread.start()
-        wait_until(lambda: runtime.slots("default").in_use() == 2)  # the run waits with one slot for the other
-        assert store.client.hmget(agent, "alone", "losses") == [None, b"1"]
-    thread.join(30)
-    while Client(settings).inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
-        visit(runtime, app, job, None, Start())
-    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
-    assert store.client.hget(agent, "alone")
-    assert left.wait(30) == -signal.SIGKILL, "what the dead worker had left does not run beside the second run"
-    assert other.poll() is None
-    other.kill()
-    other.wait()
-
-
-def test_a_message_that_lost_its_worker_runs_beside_a_long_run_in_the_end(
-    settings: Settings, app: Celery, heavy: Callable[..., JobRef], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it waits for all slots it holds up every other run. If it loses its worker then, that counts less."""
-    monkeypatch.setattr(runtime_module, "_concurrency", 2)
-    monkeypatch.setattr(attempt_module, "ALONE_S", 0.05)
-    runtime = Runtime(settings.model_copy(update={"executor_pool_capacities": {"default": 2}}), "two@test")
-    job, store = heavy(fan([executor("a", "true", output_message_type="done")], "done")), runtime.store
-    agent = store.keys.agent(job.job_id, "a")
-    store.client.hset(agent, "losses", 1)
-    with runtime.slots("default").taken(1, lambda: None):
-        visit(runtime, app, job, None, Start(pool="default"))
-    while Client(settings).inspect_job(job.job_id)["status"] == "running":  # a slice of time was over
-        visit(runtime, app, job, None, Start())
-    assert Client(settings).inspect_job(job.job_id)["status"] == "completed"
-    assert store.client.hget(agent, "alone") is None
 
 
 @pytest.mark.parametrize("ahead_s", [-7_200, 7_200])
