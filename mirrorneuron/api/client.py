@@ -158,7 +158,9 @@ class Client(BoundedCalls):
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        return self._call(job_id, lambda resources: resources.store.known_job(job_id))
+        arguments.job_id(job_id)
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().store.reads.job(job_id, self.settings.client_timeout_s)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs, without initial inputs: these are the first messages of the job.

@@ -28,6 +28,7 @@ from mirrorneuron.message import decode, encode, seed
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import connection, records
 from mirrorneuron.store.activity import Activity
+from mirrorneuron.store.bounded_reads import BoundedReads
 from mirrorneuron.store.bundle_store import BundleStore
 from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
@@ -39,6 +40,7 @@ from mirrorneuron.store.connection import (
     node_timeout_s,
     now_ms,
 )
+from mirrorneuron.store.direct_line import DirectLine
 from mirrorneuron.store.ends_listener import EndsListener
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
@@ -90,8 +92,10 @@ class Store:
         self._clock = clock
         # Made here and not on first use: the lock of a `cached_property` may be inherited by a child process.
         connections: int = self.client.connection_pool.max_connections
+        self.direct = DirectLine(self.client)
         #: threads for the calls of a producer: fewer than connections, so that no call finds none
-        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1)))
+        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1 - self.direct.most)))
+        self.reads = BoundedReads(self.client, self.keys, self.direct, self.calls)
         self.ends = EndsListener(self.client)
         self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
         self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds, settings.max_bundle_bytes)
@@ -113,6 +117,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connections. The next command connects again."""
+        self.direct.close()
         self.client.close()
 
     def create_job(
