@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
 from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import TERMINAL, JobMap
 from mirrorneuron.store import records
 from mirrorneuron.store.call_threads import CallThreads
 from mirrorneuron.store.connection import RedisClient
-from mirrorneuron.store.direct_line import DirectLine, NotDirect
+from mirrorneuron.store.direct_line import DirectLine, NotDirect, rest_of
 from mirrorneuron.store.keys import Keys
 
 
 class BoundedReads:
-    """Each method is one read, and raises redis errors, RedisTimeoutError after *seconds* among them."""
+    """Each method is one read, and raises redis errors, after *seconds* RedisTimeoutError."""
 
     def __init__(self, client: RedisClient, keys: Keys, direct: DirectLine, calls: CallThreads) -> None:
         self._client = client
@@ -43,9 +41,7 @@ class BoundedReads:
             row: records.Raw = self._direct.ask(seconds, "HMGET", key, *records.JOB_FIELDS)
             return row
         except NotDirect:
-            left = seconds - (time.monotonic() - began)
-        if left <= 0:
-            raise RedisTimeoutError(f"no answer within {seconds:g} s")
+            left = rest_of(seconds, began)
 
         def read() -> records.Raw:
             found: records.Raw = self._client.hmget(key, records.JOB_FIELDS)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mirrorneuron.store.connection import RedisClient
 
@@ -40,7 +42,11 @@ class DirectLine:
         self._missed = False
 
     def ask(self, seconds: float, *command: str | bytes | int) -> Any:
-        """Return the reply to *command*, which may be sent twice. Waits up to *seconds*. Raises NotDirect."""
+        """Return the reply to *command*. Waits up to *seconds*. Raises NotDirect, and the command may be sent again."""
+        return self.ask_all(seconds, (command,))[0]
+
+    def ask_all(self, seconds: float, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
+        """Return the replies to short *commands*, each within *seconds*. Raises NotDirect if one is an error."""
         connection = _taken(self._open)
         if connection is None:
             raise NotDirect
@@ -51,8 +57,9 @@ class DirectLine:
         try:
             if connection.can_read():  # closed, or with a message that has no recipient
                 raise RedisConnectionError
-            connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            reply = connection.read_response(**wait)
+            packed = b"".join(connection.pack_commands(commands))
+            connection.send_packed_command([packed], check_health=False)
+            replies = [connection.read_response(**wait) for _ in commands]
         except BaseException as error:
             connection.disconnect()
             self._more.append(1)
@@ -60,7 +67,7 @@ class DirectLine:
                 raise NotDirect from error
             raise
         self._open.append(connection)
-        return reply
+        return replies
 
     def open_one(self) -> None:
         """Open a connection for later calls, or check one. In a thread that may wait.
@@ -89,6 +96,14 @@ class DirectLine:
             while connection := _taken(connections):
                 connection.disconnect()
                 self._more.append(1)
+
+
+def rest_of(seconds: float, began: float) -> float:
+    """What is left of *seconds* since *began* (`time.monotonic()`). Raises RedisTimeoutError if nothing is."""
+    left = seconds - (time.monotonic() - began)
+    if left <= 0:
+        raise RedisTimeoutError(f"no answer within {seconds:g} s")
+    return round(left, 3) or left  # errors name it
 
 
 def _taken(entries: deque[Any]) -> Any:

@@ -103,10 +103,7 @@ def test_a_symlink_out_of_the_payloads_is_refused(unserved, tmp_path):
 def test_a_bundle_over_its_cap_says_both_sizes_and_the_setting(unserved, tmp_path, payloads):
     settings = unserved.settings.model_copy(update={"max_bundle_bytes": 100_000})
     data = b"x" * 200_000
-    if payloads:
-        bundle = write(tmp_path / "bundle", GOOD, large=data)
-    else:
-        bundle = {**line(3), "metadata": {"large": data.decode()}}
+    bundle = write(tmp_path / "bundle", GOOD, large=data) if payloads else {**line(3), "notes": data.decode()}
     with pytest.raises(PayloadTooLarge) as caught:
         Client(settings).run_manifest(bundle)
     assert "MIRROR_NEURON_MAX_BUNDLE_BYTES" in str(caught.value)
