@@ -57,8 +57,8 @@ class DirectLine:
         try:
             if connection.can_read():  # closed, or with a message that has no recipient
                 raise RedisConnectionError
-            packed = b"".join(connection.pack_commands(commands))
-            connection.send_packed_command([packed], check_health=False)
+            packed = connection.pack_command(*commands[0]) if len(commands) == 1 else connection.pack_commands(commands)
+            connection.send_packed_command([b"".join(packed)], check_health=False)
             replies = [connection.read_response(**wait) for _ in commands]
         except BaseException as error:
             connection.disconnect()
