@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, NotRequired
 
 from typing_extensions import TypedDict  # before Python 3.12 pydantic rejects the TypedDict of typing
@@ -225,8 +226,12 @@ def new_job_id(graph_id: str) -> str:
 
 def iso(ms: int) -> str:
     """Milliseconds since the epoch as ISO 8601 UTC, like `2026-01-31T12:00:00.123Z`."""
-    moment = datetime.fromtimestamp(ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)  # the times of one record are often within a second
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def ms_of(moment: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from itertools import chain, islice
 from typing import Any, Final, Literal, TypeAlias, overload
@@ -34,6 +36,7 @@ from mirrorneuron.job import (
     new_job_id,
 )
 from mirrorneuron.store.connection import reaching
+from mirrorneuron.store.direct_line import NotDirect, rest_of
 
 RECENT_JOBS: Final = 20
 
@@ -136,7 +139,14 @@ class Client(BoundedCalls):
 
     def _submit(self, job_id: str, request: JobRequest, metadata: Mapping[str, Any], seconds: float) -> None:
         """Submit a job within *seconds*. Raises JobExists, PayloadTooLarge and RuntimeUnavailable."""
-        self._call(job_id, lambda resources: resources.submission.submit(request, job_id, metadata), seconds)
+        known, began = self._live_parts().known_submission, time.monotonic()
+        with reaching(self.settings.redis_url, job_id):
+            if known is not None:
+                with suppress(NotDirect):
+                    known.submit_directly(request, job_id, metadata, seconds)
+                    return
+            left = rest_of(seconds, began)
+        self._call(job_id, lambda resources: resources.submission.submit(request, job_id, metadata), left)
 
     def wait_for_job(self, job_id: str, timeout: Timeout = None) -> JobMap:
         """Block until the job is completed, failed or cancelled, and return its final record.
@@ -158,7 +168,9 @@ class Client(BoundedCalls):
 
     def inspect_job(self, job_id: str) -> JobMap:
         """The job map. Raises JobNotFound."""
-        return self._call(job_id, lambda resources: resources.store.known_job(job_id))
+        arguments.job_id(job_id)
+        with reaching(self.settings.redis_url, job_id):
+            return self._live_parts().store.reads.job(job_id, self.settings.client_timeout_s)
 
     def job_manifest(self, job_id: str) -> Manifest:
         """The manifest that the job runs, without initial inputs: these are the first messages of the job.

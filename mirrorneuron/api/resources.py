@@ -56,6 +56,11 @@ class Resources:
             return self._submission
 
     @property
+    def known_submission(self) -> Submission | None:
+        """`submission` if it was used before. Takes no lock, and imports nothing."""
+        return self._submission
+
+    @property
     def control(self) -> Control:
         return Control(self.store, lambda plan: Chains(self.app, self._settings.redis_namespace, plan))
 

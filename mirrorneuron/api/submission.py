@@ -22,6 +22,8 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.limits import MAX_METADATA_BYTES
 from mirrorneuron.message import decode, encode
 from mirrorneuron.store.call_threads import settled
+from mirrorneuron.store.direct_line import NotDirect
+from mirrorneuron.store.job_creation import JobDraft
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef, ReplyCode
 
@@ -49,6 +51,18 @@ class Submission:
         self._queues_here = queues_here
         self._known: dict[str, _Known] = {}  #: by digest
 
+    def submit_directly(
+        self, request: JobRequest, job_id: str, metadata: Mapping[str, Any] | None, seconds: float
+    ) -> None:
+        """`submit` in the caller's own thread, if one round trip on an open connection is all that it takes.
+
+        Raises PayloadTooLarge, and NotDirect: then `submit` has to be called, whatever was done.
+        """
+        known = self._known.get(request.packed.digest)
+        if known is None:
+            raise NotDirect
+        self._store.creation.create_directly(self._draft(request, job_id, metadata, known), seconds)
+
     def submit(self, request: JobRequest, job_id: str, metadata: Mapping[str, Any] | None = None) -> None:
         """Submit a checked request as *job_id*; *metadata* is merged over that of its manifest.
 
@@ -57,19 +71,25 @@ class Submission:
         Once the record is written, the job is submitted: a failed announcement is logged, not raised.
         """
         packed = request.packed
-        plan, message = self._known.get(packed.digest) or self._meet(packed, request.bundle.manifest)
-        static = _static(job_id, request, metadata)
-        announcement = None
-        if message is not None and not publishing_is_watched():
-            announcement = message.queue, message.of_job(job_id)
-        created = self._store.create_job(
-            job_id, plan, packed, static, request.inputs, request.inputs_digest, announcement
-        )
+        known = self._known.get(packed.digest) or self._meet(packed, request.bundle.manifest)
+        created = self._store.creation.create(self._draft(request, job_id, metadata, known))
         digest = packed.digest if created.word is not ReplyCode.CONFLICT else self._digest_of_same(job_id, request)
         # A pending job that exists already may be ours, with a lost reply. Announcing twice is harmless.
         settled(None)
         if created.status == JobStatus.PENDING and not created.announced:
-            self._announce(plan, JobRef(job_id, 1, digest))
+            self._announce(known.plan, JobRef(job_id, 1, digest))
+
+    def _draft(self, request: JobRequest, job_id: str, metadata: Mapping[str, Any] | None, known: _Known) -> JobDraft:
+        message = None if publishing_is_watched() else known.message
+        return JobDraft(
+            job_id,
+            known.plan,
+            request.packed,
+            _static(job_id, request, metadata),
+            request.inputs,
+            request.inputs_digest,
+            None if message is None else (message.queue, message.of_job(job_id)),
+        )
 
     def _digest_of_same(self, job_id: str, request: JobRequest) -> str:
         """The digest of the job's bundle, if it and the inputs are those of *request*. Raises JobExists.
@@ -93,7 +113,7 @@ class Submission:
         raise JobExists(job_id)
 
     def _meet(self, packed: PackedBundle, manifest: Manifest) -> _Known:
-        """Store a bundle unless the store has it, and plan it. `Store.create_job` renews and checks the known ones."""
+        """Store a bundle unless the store has it, and plan it. `JobCreation` renews and checks the known ones."""
         if not self._store.bundles.has(packed):
             self._store.bundles.put(packed)
         if len(self._known) >= KNOWN:

@@ -6,14 +6,14 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final, TypeAlias
 
 from mirrorneuron.errors import WaitTimeout
-from mirrorneuron.job import TERMINAL, JobMap, JobStatus
+from mirrorneuron.job import JobMap
 from mirrorneuron.limits import MOST
 from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, UNREACHABLE
 from mirrorneuron.store.job_store import Store
@@ -66,7 +66,7 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
     outage = _Outage(job_id, deadline, answered=fresh)
     while True:
         try:
-            if not fresh and (job := store.calls.run(*_read(store, job_id, deadline))):
+            if not fresh and (job := _read(store, job_id, deadline)):
                 return job
             fresh = False
             outage.over()
@@ -76,7 +76,7 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
                 while True:
                     woken.wait(deadline.left(REREAD_S))
                     woken.clear()
-                    if job := store.calls.run(*_read(store, job_id, deadline)):
+                    if job := _read(store, job_id, deadline):
                         return job
                     deadline.check(job_id)
         except UNREACHABLE as error:
@@ -96,7 +96,7 @@ async def until_ended_async(store: Store, job_id: str, deadline: Deadline) -> Jo
 
     while True:
         try:
-            if job := await store.calls.run_async(*_read(store, job_id, deadline)):
+            if job := await _read_async(store, job_id, deadline):
                 return job
             outage.over()
             with store.ends.listening(job_id, wake):
@@ -105,7 +105,7 @@ async def until_ended_async(store: Store, job_id: str, deadline: Deadline) -> Jo
                         async with asyncio.timeout(deadline.left(REREAD_S)):
                             await woken.wait()
                     woken.clear()
-                    if job := await store.calls.run_async(*_read(store, job_id, deadline)):
+                    if job := await _read_async(store, job_id, deadline):
                         return job
                     deadline.check(job_id)
         except UNREACHABLE as error:
@@ -114,15 +114,20 @@ async def until_ended_async(store: Store, job_id: str, deadline: Deadline) -> Jo
             outage.check_deadline()
 
 
-def _read(store: Store, job_id: str, deadline: Deadline) -> tuple[Callable[[], JobMap | None], float]:
-    """What reads the job map of an ended job, None for a live one; and how long it may take, in seconds."""
+def _read(store: Store, job_id: str, deadline: Deadline) -> JobMap | None:
+    """The job map of an ended job, None for a live one."""
+    return store.reads.ended_job(job_id, _read_s(store, deadline))
 
-    def read_ended() -> JobMap | None:
-        job = store.known_job(job_id)
-        return job if JobStatus(job["status"]) in TERMINAL else None
 
+async def _read_async(store: Store, job_id: str, deadline: Deadline) -> JobMap | None:
+    seconds = _read_s(store, deadline)
+    return await store.calls.run_async(partial(store.reads.ended_job, job_id, seconds), seconds)
+
+
+def _read_s(store: Store, deadline: Deadline) -> float:
+    """How long a read may take, in seconds."""
     seconds = store.settings.client_timeout_s
-    return read_ended, min(seconds, deadline.left(seconds) + LAST_READ_S)
+    return min(seconds, deadline.left(seconds) + LAST_READ_S)
 
 
 @dataclass(slots=True)

@@ -21,13 +21,14 @@ OF_THE_JOB: Final = frozenset({"initial_inputs", "metadata"})  #: keys of a mani
 Files: TypeAlias = tuple[tuple[Any, ...], ...]
 
 
-def of_graph(manifest: Manifest) -> bytes | None:
-    """A hash of all values of *manifest* but those OF_THE_JOB; None if one of them is of a type that JSON has not."""
-    return _hash({name: value for name, value in vars(manifest).items() if name not in OF_THE_JOB})
+def of_graph(manifest: Manifest | dict[str, Any]) -> bytes | None:
+    """A hash of all values of *manifest* but those OF_THE_JOB; None for some values that JSON has not."""
+    values = manifest if isinstance(manifest, dict) else vars(manifest)
+    return _hash({name: value for name, value in values.items() if name not in OF_THE_JOB})
 
 
 def of_job_values(manifest: Manifest) -> bytes | None:
-    """A hash of the values of *manifest* that are OF_THE_JOB; None as in `of_graph`."""
+    """A hash of the values of *manifest* that are OF_THE_JOB; None as for `of_graph`."""
     return _hash([vars(manifest).get(name) for name in sorted(OF_THE_JOB)])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
+from kombu.transport import memory
 from kombu.utils.json import dumps
 
 
@@ -42,7 +43,7 @@ def list_message(publish: Callable[[str, Producer], None]) -> ListMessage | None
     """
     put: list[tuple[str, dict[str, Any]]] = []
     job, tag, place = (secrets.token_hex(16) for _ in range(3))
-    with Connection("memory://") as connection:
+    with Connection(transport=memory.Transport) as connection:
         channel = connection.channel()
         channel._put = lambda queue, message, **_: put.append((queue, message))
         publish(job, Producer(channel, auto_declare=False))

@@ -1,20 +1,18 @@
-"""The job store: creates jobs, reads their records, and deletes them.
+"""The job store: reads the records of jobs, and deletes them.
 
-Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `store.index` lists the jobs, and
-`store.bundles` holds the bundles.
+Changes of a job (claim, commit, settle ...) are scripts: `store.scripts`. `store.creation` creates
+jobs, `store.index` lists them, and `store.bundles` holds the bundles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from mirrorneuron.bundle.load import PackedBundle
 from mirrorneuron.bundle.plan import Plan, make_plan
-from mirrorneuron.errors import JobNotFound, PayloadTooLarge
+from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import (
-    TERMINAL,
     AgentSnapshot,
     DeadLetter,
     Event,
@@ -22,12 +20,12 @@ from mirrorneuron.job import (
     JobStatus,
     JobSummary,
     LogChunk,
-    iso,
 )
-from mirrorneuron.message import decode, encode, seed
+from mirrorneuron.message import decode
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import connection, records
 from mirrorneuron.store.activity import Activity
+from mirrorneuron.store.bounded_reads import BoundedReads
 from mirrorneuron.store.bundle_store import BundleStore
 from mirrorneuron.store.call_threads import MAX_THREADS, CallThreads
 from mirrorneuron.store.connection import (
@@ -39,12 +37,14 @@ from mirrorneuron.store.connection import (
     node_timeout_s,
     now_ms,
 )
+from mirrorneuron.store.direct_line import DirectLine
 from mirrorneuron.store.ends_listener import EndsListener
+from mirrorneuron.store.job_creation import JobCreation
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
-from mirrorneuron.store.protocol import Announcement, Created, JobRef, ReplyCode
+from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Limits, Scripts
 from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
@@ -90,8 +90,10 @@ class Store:
         self._clock = clock
         # Made here and not on first use: the lock of a `cached_property` may be inherited by a child process.
         connections: int = self.client.connection_pool.max_connections
+        self.direct = DirectLine(self.client)
         #: threads for the calls of a producer: fewer than connections, so that no call finds none
-        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1)))
+        self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1 - self.direct.most)))
+        self.reads = BoundedReads(self.client, self.keys, self.direct, self.calls)
         self.ends = EndsListener(self.client)
         self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
         self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds, settings.max_bundle_bytes)
@@ -102,6 +104,7 @@ class Store:
         self.sweep_lease = SweepLease(self.client, self.keys, clock)
         #: the server's time; it stamps messages and judges their age
         self.clock = ServerClock(self.now_ms, *((0.0,) if clock else ()))
+        self.creation = JobCreation(settings, self.scripts, self.index, self.bundles, self.direct, self.clock)
 
     def impatient(self, timeout_s: float = IMPATIENT_S) -> Store:
         """The same store on other connections, with this timeout and no retries."""
@@ -113,61 +116,8 @@ class Store:
 
     def close(self) -> None:
         """Close the connections. The next command connects again."""
+        self.direct.close()
         self.client.close()
-
-    def create_job(
-        self,
-        job_id: str,
-        plan: Plan,
-        bundle: PackedBundle,
-        static: dict[str, Any],
-        inputs: Mapping[str, Sequence[Any]],
-        inputs_digest: str,
-        announcement: tuple[str, bytes] | None = None,
-    ) -> Created:
-        """Create a `pending` job with its initial mail, *inputs*. One atomic script, idempotent by job id.
-
-        The word is CREATED; EXISTS if the job exists with this bundle and inputs of this digest; else CONFLICT.
-        Also renews the bundle's time to live in the same round trip, and stores the bundle if a part of it is missing.
-        With an *announcement*, (queue on this server, message), announces a pending job whose bundle is stored.
-        """
-        now = self.clock.now_ms()
-        stamp = iso(now)
-        mail = [
-            (agent, encode(seed(payload, job_id=job_id, to=agent, message_id=f"{job_id}:{agent}:{n}", timestamp=stamp)))
-            for agent, payloads in inputs.items()
-            for n, payload in enumerate(payloads)
-        ]
-        self._check_sizes(mail)
-        renewals = self.bundles.renewals(bundle.digest, bundle.payloads_digest)
-        created = self.scripts.create(
-            job_id,
-            digest=bundle.digest,
-            inputs_digest=inputs_digest,
-            static=encode(static),
-            names=plan.names_json,
-            pools=plan.pools,
-            policies=plan.policies,
-            agents=plan.settings_text,
-            mail=mail,
-            announcement=announcement and Announcement(*announcement, *self.bundles.keys_of(bundle)),
-            same_round_trip=[*self.index.entries(job_id, now), *renewals],
-        )
-        if created.word is not ReplyCode.CONFLICT and not all(created.others[2:]):
-            self.bundles.put(bundle)
-        if JobStatus(created.status) in TERMINAL:
-            self.index.mark_ended([job_id])  # by its record: a retry may run meanwhile
-        return created
-
-    def _check_sizes(self, mail: Sequence[tuple[str, bytes]]) -> None:
-        total, most = sum(len(text) for _, text in mail), self.settings.max_mail_bytes
-        if total > most:
-            raise PayloadTooLarge(f"the initial inputs have {total} bytes, MIRROR_NEURON_MAX_MAIL_BYTES is {most}")
-        agent, largest = max(mail, key=lambda row: len(row[1]), default=("", b""))
-        cap = self.settings.max_message_bytes
-        if len(largest) > cap:
-            size = f"{len(largest)} bytes, MIRROR_NEURON_MAX_MESSAGE_BYTES is {cap}"
-            raise PayloadTooLarge(f"an initial input of node {agent!r} has {size}")
 
     def delete(self, job_id: str, agents: Sequence[str]) -> bool:
         """Delete an ended job with all its keys. Returns False if the job is live or does not exist."""

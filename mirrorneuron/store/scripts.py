@@ -120,12 +120,13 @@ class Scripts:
         mail: Sequence[tuple[str, bytes]],
         announcement: Announcement | None = None,
         same_round_trip: Iterable[tuple[Arg, ...]] = (),
+        send: Callable[[Sequence[tuple[Arg, ...]]], list[Any]] | None = None,
     ) -> Created:
         """Create a job, and announce it if an *announcement* is given.
 
         *names* is the JSON list of all its agents, which is read from its record when its bundle is lost. *agents* are
         those that are not plain light ones, as `Plan.settings_text` writes them. *same_round_trip* are commands for
-        other slots, sent before the script.
+        other slots, sent before the script. *send* sends all of them, instead of this object.
         """
         limits = (policies.job_timeout_ms, policies.idle_timeout_ms, policies.max_agent_restart_attempts)
         args: list[Arg] = [self._now(), digest, inputs_digest, static, " ".join(pools), names]
@@ -134,7 +135,7 @@ class Scripts:
         args += [part for row in mail for part in row]
         rows = (*same_round_trip, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
         try:
-            *others, answer = self._round_trip(rows)
+            *others, answer = (send or self._round_trip)(rows)
         except NoScriptError:  # the server was restarted, or is another one
             *others, answer = self._round_trip((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
         return Created(ReplyCode(answer[0].decode()), answer[1].decode(), bool(answer[2]), others)

@@ -22,6 +22,13 @@ class ServerClock:
         self._valid_s = valid_s
         self._reading: tuple[int, float, float] | None = None  #: server time (ms), monotonic clock and wall clock (s)
 
+    def known_ms(self) -> int | None:
+        """Return the server's time without asking; None if it has to be asked."""
+        reading = self._reading
+        if reading is None or not self._valid(reading):
+            return None
+        return reading[0] + int((time.monotonic() - reading[1]) * 1000)
+
     def now_ms(self) -> int:
         """Return the server's time in ms since the epoch. Raises redis errors if it has to ask."""
         reading = self._reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 from celery.signals import before_task_publish
 
 from mirrorneuron.api.client import Client
-from mirrorneuron.errors import JobExists
+from mirrorneuron.errors import JobExists, RuntimeUnavailable
 from mirrorneuron.message import decode, encode
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobRef
 from tests.support.store import GRAPH, Jobs, packed
+from tests.support.valkey import ValkeyServer
 
 
 def test_a_submission_that_finds_its_job_still_pending_announces_it(
@@ -58,9 +60,10 @@ def test_a_refused_submission_announces_nothing(settings: Settings, store: Store
 
 
 def test_a_submission_is_one_round_trip(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once this process has stored the bundle, and knows the time of the server."""
+    """Once this process has stored the bundle, knows the time of the server, and has a connection for it."""
     client, sent = Client(settings), []
-    client.run_manifest(GRAPH)
+    for _ in range(2):
+        client.run_manifest(GRAPH)
     own = client._live_parts().store.client.connection_pool.connection_class
     send = own.send_packed_command
     monkeypatch.setattr(own, "send_packed_command", lambda *args, **more: (sent.append(1), send(*args, **more))[1])
@@ -115,6 +118,69 @@ def test_a_listener_of_celerys_signals_sees_each_announcement(settings: Settings
     assert seen == ["i", "j"]
     newest = decode(store.client.lindex(queue(settings.redis_namespace, LIGHT), 0))
     assert newest["headers"]["trace"] == "j"
+
+
+@pytest.fixture
+def ready(own_server: ValkeyServer) -> Client:
+    """A client that has submitted GRAPH, and has an open connection to a server of its own."""
+    client = Client(Settings(redis_url=own_server.url, client_timeout_ms=1_000))
+    for _ in range(3):
+        client.run_manifest(GRAPH)
+    return client
+
+
+def in_other_threads(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for each call that is made in another thread from now on."""
+    calls, made = client._live_parts().store.calls, []
+    run = calls.run
+    monkeypatch.setattr(calls, "run", lambda *args: (made.append(1), run(*args))[1])
+    return made
+
+
+def test_a_known_bundle_is_submitted_in_the_callers_thread(ready: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = in_other_threads(ready, monkeypatch)
+    for n in range(3):
+        ready.run_manifest(GRAPH, inputs={"a": n}, job_id=f"j{n}")
+        assert ready.inspect_job(f"j{n}")["status"] == "pending"
+    assert made == []
+    ready.run_manifest(GRAPH, inputs={"a": "x" * 70_000})  # a socket may not take it at once
+    assert made == [1]
+    with pytest.raises(JobExists):
+        ready.run_manifest(GRAPH, inputs={"a": 5}, job_id="j1")
+    assert len(announced(ready._live_parts().store)) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize("lost", ["bundle", "connection", "data"])
+def test_what_the_server_has_lost_costs_no_submission(ready: Client, own_server: ValkeyServer, lost: str) -> None:
+    store = ready._live_parts().store
+    if lost == "bundle":
+        store.client.delete(*store.client.scan_iter(store.keys.manifest("*")))
+    elif lost == "connection":
+        own_server.client.client_kill_filter(_type="normal", skipme=True)
+    else:
+        own_server.flush()
+        own_server.client.script_flush()
+    ready.run_manifest(GRAPH, job_id="j")
+    ref = store.ref("j")
+    assert ref is not None
+    assert announced(store)[0] == ref
+    assert store.plan(ref.digest)[0].entrypoints == ("a",)
+    assert len(store.events("j")) == 2
+
+
+def test_a_submission_to_a_frozen_server_ends_in_time_and_can_be_repeated(
+    ready: Client, own_server: ValkeyServer
+) -> None:
+    own_server.freeze()
+    began = time.monotonic()
+    with pytest.raises(RuntimeUnavailable) as caught:
+        ready.run_manifest(GRAPH)
+    assert time.monotonic() - began < 4.0  # less than one time-out of a socket
+    own_server.thaw()
+    job_id = caught.value.job_id
+    assert job_id is not None
+    assert ready.run_manifest(GRAPH, job_id=job_id) == job_id
+    assert len(ready._live_parts().store.events(job_id)) == 2
 
 
 def announced(store: Store) -> list[JobRef]:

@@ -197,14 +197,14 @@ def test_a_long_wait_survives_a_restart_too(tmp_path: Path, wait: Wait, monkeypa
             Store(Settings(redis_url=server.url, redis_namespace="long"), retries=0),
             threading.Semaphore(0),
         )
-        read = store.read_job
+        read = store.reads.ended_job
 
-        def counted(job_id: str) -> JobMap | None:
-            found = read(job_id)
+        def counted(job_id: str, seconds: float) -> JobMap | None:
+            found = read(job_id, seconds)
             readings.release()
             return found
 
-        monkeypatch.setattr(store, "read_job", counted)
+        monkeypatch.setattr(store.reads, "ended_job", counted)
         jobs = Jobs(store)
         jobs.submit("j")
         future = wait(store, "j")

@@ -12,6 +12,7 @@ import pytest
 
 from mirrorneuron.bundle import fingerprint, load, prepare
 from mirrorneuron.bundle.load import JobBundle, validate_manifest
+from mirrorneuron.bundle.manifest import Manifest
 from mirrorneuron.bundle.prepare import JobRequest, Preparation
 from mirrorneuron.errors import ManifestError, PayloadTooLarge
 
@@ -111,6 +112,47 @@ def test_the_given_inputs_replace_those_of_their_nodes(prepared: Prepare) -> Non
     ):
         assert prepared(bundle, inputs=given).inputs == expected
     assert bundle.manifest.initial_inputs == {"a": [1, 2], "b": [3]}
+
+
+@pytest.mark.parametrize("as_model", [True, False])
+def test_a_manifest_that_comes_again_and_again_is_checked_twice(
+    folder: Path, prepared: Prepare, work: list[str], as_model: bool
+) -> None:
+    """A producer that makes a new graph for each job keeps none of them."""
+
+    def given(n: int, **more: Any) -> Any:
+        made = {**GRAPH, "initial_inputs": {"b": n}, "metadata": {"n": n}, **more}
+        return Manifest.from_dict(made) if as_model else made
+
+    payloads = folder / "payloads"
+    digests = set()
+    for n in range(5):
+        request = prepared(given(n), payloads)
+        assert (request.inputs, request.metadata) == ({"a": [{}], "b": [n]}, {"n": n})
+        digests.add(request.packed.digest)
+    assert work == ["check", "pack"] * 2
+    assert len(digests) == 1
+    assert prepared(given(0, job_name="other"), payloads).packed.digest not in digests
+    write(folder, "payloads/run.sh", "echo two")
+    assert prepared(given(0), payloads).packed.digest not in digests
+    with pytest.raises(ManifestError, match=r'"run.sh" does not exist'):
+        prepared(given(0))
+    if not as_model:
+        with pytest.raises(ManifestError, match="metadata: must be an object"):
+            prepared(given(0, metadata=[1]), payloads)
+
+
+def test_the_inputs_of_a_manifest_that_comes_again_may_have_any_form(prepared: Prepare) -> None:
+    graph = {**GRAPH, "nodes": [{"node_id": "a", "agent_type": "router"}, GRAPH["nodes"][1]]}
+    for _ in range(3):
+        for given, expected in (
+            ({"initial_inputs": [1, 2]}, {"a": [1, 2]}),
+            ({"initial_inputs": None, "metadata": None}, {"a": [{}]}),
+            ({}, {"a": [{}]}),
+            ({"initial_inputs": {"b": 5}}, {"a": [{}], "b": [5]}),
+        ):
+            request = prepared({**graph, **given})
+            assert (request.inputs, request.metadata) == (expected, {})
 
 
 @pytest.mark.parametrize(

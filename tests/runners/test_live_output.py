@@ -14,6 +14,7 @@ from mirrorneuron.bundle.load import pack, validate_manifest
 from mirrorneuron.bundle.plan import make_plan
 from mirrorneuron.job import LogChunk
 from mirrorneuron.settings import Settings
+from mirrorneuron.store.job_creation import JobDraft
 from mirrorneuron.store.job_store import Store
 from tests.support.valkey import ValkeyServer
 from workers.runners.live_output import CHUNK_BYTES, HALF_BYTES, LiveOutput
@@ -32,7 +33,7 @@ def store(redis_url: str) -> Iterator[Store]:
     """A store in which one job is kept."""
     made = Store(Settings(redis_url=redis_url, redis_namespace=f"live-{secrets.token_hex(6)}", retention_seconds=100))
     bundle = validate_manifest(GRAPH)
-    made.create_job(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB}, {}, "")
+    made.creation.create(JobDraft(JOB, make_plan(bundle.manifest), pack(bundle, 1 << 20), {"job_id": JOB}, {}, ""))
     yield made
     made.client.close()
 

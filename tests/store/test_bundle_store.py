@@ -18,6 +18,7 @@ from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import decode
 from mirrorneuron.store.bundle_store import CHUNK_BYTES, FOR_EVER_SECONDS, FREED_SECONDS, SPARE_SECONDS, UPLOAD_SECONDS
+from mirrorneuron.store.job_creation import JobDraft
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import ReplyCode
 from tests.support.store import Jobs, packed, static
@@ -99,7 +100,7 @@ def test_creating_a_job_renews_its_bundle(store: Store, tmp_path: Path) -> None:
     store.bundles.put(bundle)
     for name in parts(store, bundle):
         store.client.expire(name, 60)
-    store.create_job("j", plan, bundle, {"job_id": "j"}, {}, "")
+    store.creation.create(JobDraft("j", plan, bundle, {"job_id": "j"}, {}, ""))
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
@@ -110,7 +111,7 @@ def test_creating_a_job_stores_missing_parts_of_its_bundle(store: Store, tmp_pat
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
     store.client.delete(parts(store, bundle)[lost])
-    assert store.create_job("j", plan, bundle, {"job_id": "j"}, {}, "").word is ReplyCode.CREATED
+    assert store.creation.create(JobDraft("j", plan, bundle, {"job_id": "j"}, {}, "")).word is ReplyCode.CREATED
     assert all(store.client.ttl(name) > TTL_S - 60 for name in parts(store, bundle))
 
 
@@ -119,7 +120,7 @@ def test_a_sweep_renews_the_bundles_of_live_jobs_only(store: Store, jobs: Jobs, 
     (tmp_path / "file").write_text("x")
     bundle, plan = packed({}, tmp_path)
     store.bundles.put(bundle)
-    store.create_job("live", plan, bundle, {"job_id": "live"}, {}, "")
+    store.creation.create(JobDraft("live", plan, bundle, {"job_id": "live"}, {}, ""))
     jobs.submit("over", graph_id="other")
     jobs.end("over")
     store.index.mark_ended(["over"])
@@ -150,7 +151,7 @@ def test_a_bundle_expires_soon_after_its_last_job_was_deleted(
     for name, graph in (("one", "g"), ("same", "g"), ("other", "h")):
         bundles[name], plan = packed({"graph_id": graph}, tmp_path)
         store.bundles.put(bundles[name])
-        store.create_job(name, plan, bundles[name], static(name, bundles[name]), {}, "")
+        store.creation.create(JobDraft(name, plan, bundles[name], static(name, bundles[name]), {}, ""))
     manifest, payloads = parts(store, bundles["one"])
     client = Client(store.settings)
     lasts = []

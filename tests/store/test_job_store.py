@@ -14,6 +14,7 @@ from mirrorneuron.job import AgentSnapshot, JobStatus, iso
 from mirrorneuron.message import encode
 from mirrorneuron.pools import queue
 from mirrorneuron.store.bundle_store import FOR_EVER_SECONDS
+from mirrorneuron.store.job_creation import JobDraft
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.node_registry import FORGOTTEN_S
 from mirrorneuron.store.protocol import DeadLetterDraft, JobEnd, ReplyCode, Step, new_token, untouched
@@ -72,7 +73,7 @@ def test_the_same_id_with_another_bundle_is_a_conflict(store: Store, jobs: Jobs)
 
 def test_a_bundle_that_the_server_has_lost_is_stored_again_with_the_job(store: Store) -> None:
     bundle, plan = packed({})
-    assert store.create_job("j", plan, bundle, static("j", bundle), {}, "").word is ReplyCode.CREATED
+    assert store.creation.create(JobDraft("j", plan, bundle, static("j", bundle), {}, "")).word is ReplyCode.CREATED
     assert store.plan(bundle.digest)[0].nodes.keys() == plan.nodes.keys()
 
 

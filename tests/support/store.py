@@ -14,6 +14,7 @@ from mirrorneuron.bundle.prepare import digest_of
 from mirrorneuron.job import JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.settings import Settings
+from mirrorneuron.store.job_creation import JobDraft
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.protocol import JobEnd, JobRef, ReplyCode
 
@@ -53,7 +54,8 @@ class Jobs:
         bundle, plan = packed(changes)
         self.store.bundles.put(bundle)
         inputs = load({**GRAPH, **changes}).manifest.initial_inputs
-        made = self.store.create_job(job_id, plan, bundle, static(job_id, bundle), inputs, digest_of(inputs))
+        draft = JobDraft(job_id, plan, bundle, static(job_id, bundle), inputs, digest_of(inputs))
+        made = self.store.creation.create(draft)
         return made.word, JobStatus(made.status)
 
     def ref(self, job_id: str) -> JobRef:

@@ -1,0 +1,114 @@
+"""Short commands in the caller's own thread, on connections that are open already.
+
+A call of a producer runs in a thread of its own (`call_threads.py`), because looking up a host, connecting and retrying
+may take longer than its time-out. One command on an open connection needs none of these: the time-out of its socket is
+the bound. What fails here, for whatever reason, is done again in such a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from mirrorneuron.store.connection import RedisClient
+
+MOST: Final = 4  # open connections of one client; a process with more concurrent calls than that gains nothing
+SHARE: Final = 8  # of the connections that the URL allows, at most one in this many
+
+
+class NotDirect(Exception):
+    """There is no open connection, or it did not answer."""
+
+
+class DirectLine:
+    """The open connections of one client. Not fork-safe: a child process makes its own.
+
+    No lock of Python and no pool of redis-py: an exception of a signal handler may come at any point of the caller's
+    thread. A connection that it interrupts is not used again, and is closed when it is collected.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self._pool = client.connection_pool
+        self.most: Final = min(MOST, self._pool.max_connections // SHARE)
+        self._open: deque[Any] = deque()
+        self._idle: deque[Any] = deque()  #: connections that must be checked before they are used again
+        self._more = deque([1] * self.most)  #: an entry for each connection that may still be opened
+        self._missed = False
+
+    def ask(self, seconds: float, *command: str | bytes | int) -> Any:
+        """Return the reply to *command*. Waits up to *seconds*. Raises NotDirect, and the command may be sent again."""
+        return self.ask_all(seconds, (command,))[0]
+
+    def ask_all(self, seconds: float, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
+        """Return the replies to short *commands*, each within *seconds*. Raises NotDirect if one is an error."""
+        connection = _taken(self._open)
+        if connection is None:
+            raise NotDirect
+        if time.monotonic() > connection.next_health_check:
+            self._idle.append(connection)
+            raise NotDirect
+        wait = {"timeout": seconds} if seconds < connection.socket_timeout else {}
+        try:
+            if connection.can_read():  # closed, or with a message that has no recipient
+                raise RedisConnectionError
+            packed = connection.pack_command(*commands[0]) if len(commands) == 1 else connection.pack_commands(commands)
+            connection.send_packed_command([b"".join(packed)], check_health=False)
+            replies = [connection.read_response(**wait) for _ in commands]
+        except BaseException as error:
+            connection.disconnect()
+            self._more.append(1)
+            if isinstance(error, RedisError | OSError):
+                raise NotDirect from error
+            raise
+        self._open.append(connection)
+        return replies
+
+    def open_one(self) -> None:
+        """Open a connection for later calls, or check one. In a thread that may wait.
+
+        Not after the first call: a program that makes a single call needs no connection for others.
+        """
+        if not self._missed:
+            self._missed = True
+            return
+        connection = _taken(self._idle)
+        if connection is None:
+            if _taken(self._more) is None:
+                return
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        try:
+            connection.connect()
+            connection.check_health()
+        except (RedisError, OSError):
+            self._more.append(1)
+        else:
+            self._open.append(connection)
+
+    def close(self) -> None:
+        """Close the connections. They are opened again when there are calls."""
+        for connections in (self._open, self._idle):
+            while connection := _taken(connections):
+                connection.disconnect()
+                self._more.append(1)
+
+
+def rest_of(seconds: float, began: float) -> float:
+    """What is left of *seconds* since *began* (`time.monotonic()`). Raises RedisTimeoutError if nothing is."""
+    left = seconds - (time.monotonic() - began)
+    if left <= 0:
+        raise RedisTimeoutError(f"no answer within {seconds:g} s")
+    return round(left, 3) or left  # errors name it
+
+
+def _taken(entries: deque[Any]) -> Any:
+    """Take an entry; None if there is none."""
+    try:
+        return entries.pop()
+    except IndexError:
+        return None
