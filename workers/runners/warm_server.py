@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+_ARGUMENTS = 0
+_ENVIRONMENT = 2
+_places = [0, 0, 0, 0]  # in memory: begin and end of the arguments, begin and end of the environment
+
 
 def serve() -> "tuple[Any, ...]":
     """Serve requests; return in the copy only: a function and its arguments, one in each list."""
@@ -31,6 +35,11 @@ def serve() -> "tuple[Any, ...]":
         importers.pop(own, None)
     import _socket  # noqa: PLC0415 - after the line above
 
+    for module in set(sys.modules) - modules:
+        del sys.modules[module]
+    sys.path_importer_cache.clear()
+    sys.path_importer_cache.update(importers)
+    compile("", "<warm>", "exec")  # the first use makes the types of the syntax tree
     channel = _socket.socket(fileno=int(sys.argv[1]))
     initial = dict(entry.split(b"=", 1) for entry in _read("/proc/self/environ").split(b"\0") if b"=" in entry)
     added = {name: value for name, value in os.environb.items() if initial.get(name) != value}
@@ -46,7 +55,7 @@ def serve() -> "tuple[Any, ...]":
             os.close(stream)
         _follow(channel)
         fields, streams = _next_request(channel)
-    return _become(channel, fields, streams, added, modules, importers)
+    return _become(channel, fields, streams, added)
 
 
 def _next_request(channel: "socket") -> tuple[list[bytes], list[int]]:
@@ -98,7 +107,8 @@ def _problem(channel: int, initial: dict[bytes, bytes], added: dict[bytes, bytes
     os.environ.clear()  # before the memory of the environment is overwritten
     shown = b"MIRROR_NEURON_RUN_MARKER=" + initial.get(b"MIRROR_NEURON_RUN_MARKER", b"")
     try:
-        _show([], [shown])
+        _places[:] = map(int, _read("/proc/self/stat").rpartition(b")")[2].split()[45:49])
+        _show(_ENVIRONMENT, [shown], 1 << 20)
         return "" if _read("/proc/self/environ").rstrip(b"\0") == shown else "its environment cannot be shown"
     except OSError:
         return "its memory cannot be written to"
@@ -117,8 +127,6 @@ def _become(
     fields: list[bytes],
     streams: list[int],
     added: dict[bytes, bytes],
-    modules: set[str],
-    importers: "dict[str, Any]",
 ) -> "tuple[Any, ...]":
     """Make the copy what a fresh interpreter is before it runs its command."""
     os.setsid()
@@ -134,11 +142,8 @@ def _become(
         name, _, value = entry.partition(b"=")
         os.environb[name] = value
     try:
-        _show(words, entries)
-        for module in set(sys.modules) - modules:
-            del sys.modules[module]
-        sys.path_importer_cache.clear()
-        sys.path_importer_cache.update(importers)
+        _show(_ARGUMENTS, words, 4_096)
+        _show(_ENVIRONMENT, entries, 4_096)
         for name, value in added.items():
             os.environb.setdefault(name, value)
         return _command([os.fsdecode(word) for word in words])
@@ -194,33 +199,37 @@ def _fresh_main() -> "ModuleType":
 
 def _compiled(source: str | bytes, name: str) -> "Any":
     """Compile *source*. Warnings are printed if that succeeds: else the real interpreter prints them."""
-    texts: list[str] = []
-
-    class Kept:
-        write = staticmethod(texts.append)
-        flush = staticmethod(lambda: None)
-
-    stderr, sys.stderr = sys.stderr, Kept()
+    stderr, kept = sys.stderr, _Kept()
+    sys.stderr = kept
     try:
         code = compile(source, name, "exec", 0, True)
     finally:
         sys.stderr = stderr
-    stderr.write("".join(texts))
+    stderr.write(kept.text)
     return code
 
 
-def _show(words: list[bytes], entries: list[bytes]) -> None:
-    """Show other processes *words* and *entries* as arguments and environment: those at the start were of `serve`.
+class _Kept:
+    text = ""
 
-    A run's processes are found by their environment, to end them. What is too long is cut. Raises OSError.
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def _show(place: int, texts: list[bytes], least: int) -> None:
+    """Show *texts* to other processes as the arguments or the environment, from *place* in `_places` on.
+
+    A run's processes are found by their environment, to end them. What is too long is cut; what is shorter than *least*
+    bytes is filled up, over what was there. Raises OSError.
     """
-    places = [int(field) for field in _read("/proc/self/stat").rpartition(b")")[2].split()[45:49]]
+    start, end = _places[place], _places[place + 1]
     memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
     try:
-        for texts, start, end in ((words, places[0], places[1]), (entries, places[2], places[3])):
-            if texts:
-                data = b"".join(text + b"\0" for text in texts)[: end - start - 1]
-                os.pwrite(memory, data.ljust(end - start, b"\0"), start)
+        data = b"".join(text + b"\0" for text in texts)[: end - start - 1]
+        os.pwrite(memory, data.ljust(min(end - start, least), b"\0"), start)
     finally:
         os.close(memory)
 
