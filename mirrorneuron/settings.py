@@ -132,6 +132,12 @@ class Settings(BaseSettings):
         json_schema_extra={UNIT: "bytes"},
     )
 
+    warm_python: bool = Field(
+        False,
+        description="`1` runs commands `python3 ...` in copies of warm interpreters, unless their `warm_python` is"
+        " `false`.",
+        json_schema_extra={UNIT: "boolean"},
+    )
     pass_env: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",),
         description="Variables of the node that `pass_env` of a bundle may name, as patterns: `API_TOKEN,AWS_*`.",

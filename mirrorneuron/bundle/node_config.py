@@ -70,6 +70,12 @@ _COMMAND: Final = (
     " `{message_file}`, `{body_file}`, `{answer_file}`, `{workdir}`, `{job_id}`, `{agent_id}` and `{python}` (the"
     " worker's Python) are filled in, in a string and in the script of `sh -c` with the quotes that the shell needs."
 )
+_WARM_PYTHON: Final = (
+    "Run a command `python3 SCRIPT`, `python3 -m MODULE` or `python3 -c TEXT` in a copy of an interpreter that has"
+    " started already. It differs from a plain one only in its parent process, in a hash seed that it shares with"
+    " others, and in a recursion limit that is reached a few levels earlier. Commands for which more would differ run"
+    " plainly: with options of Python, `PYTHON...` variables, or virtual environments other than the node's."
+)
 _COMPLETE_AFTER: Final = ConfigKey(
     whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."
 )
@@ -195,6 +201,7 @@ CONFIG_KEYS: Final[dict[AgentType, dict[str, ConfigKey]]] = {
         "runner_module": ConfigKey(
             word(RUNNERS), " or ".join(f"`{name}`" for name in RUNNERS), f"`{HOST_LOCAL}`", "Runner of the command."
         ),
+        "warm_python": ConfigKey(boolean, "boolean", "`MIRROR_NEURON_WARM_PYTHON` of the node", _WARM_PYTHON),
         "name_prefix": ConfigKey(text, "string", "`host-local`", "Start of `sandbox_name` in the result."),
         **_RUN_KEYS,
     },

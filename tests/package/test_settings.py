@@ -40,6 +40,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "events_max": 100_000,
         "events_max_bytes": 64 * 1024**2,
         "max_mail_bytes": 256 * 1024**2,
+        "warm_python": False,
         "pass_env": ("*",),
         "dashboard_token": "",
         "dashboard_hosts": (),

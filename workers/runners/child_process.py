@@ -26,6 +26,8 @@ from workers.lifecycle.run_handle import RunHandle
 from workers.runners.orphan_killer import DEATH_WATCH
 from workers.runners.output_capture import Capture
 from workers.runners.protocol import Echo
+from workers.runners.warm_interpreter import WarmProcess
+from workers.runners.warm_python import WarmPythons
 
 PIPE_GRACE_S: Final = 0.5  # for child processes that hold the pipes open after the command has ended
 _CHUNK_BYTES: Final = 65_536  # the capacity of a pipe
@@ -52,6 +54,7 @@ def run_command(
     cap_bytes: int,
     handle: RunHandle,
     echo: Echo | None = None,
+    warm: WarmPythons | None = None,
 ) -> Outcome:
     """Run *words* in *folder* until the command ends, *handle* kills it, or *timeout_s* are over.
 
@@ -59,12 +62,13 @@ def run_command(
     `PIPE_GRACE_S` to finish writing and is then killed. If the command was ended by the runner, or the pipes are still
     open, every process that left the group is killed too; it is found by *stray_mark*, an environment entry that only
     this run has. A daemon that a successful command started runs until the worker's next start: searching for daemons
-    after each run would cost more than the run. Raises OSError or ValueError if the command cannot be started.
+    after each run would cost more than the run. With *warm*, a command of Python runs in a copy of a warm interpreter
+    if there is no difference. Raises OSError or ValueError if the command cannot be started.
     """
     # Descriptors are opened first: nothing may fail between the start of the child and its context. The selector is
     # `poll`: `epoll` would need nine more system calls a run for four descriptors.
     with handle.wake_fd() as wake_fd, selectors.PollSelector() as selector:
-        process = subprocess.Popen(
+        process = (warm and warm.start(words, folder, environment)) or subprocess.Popen(
             words,
             cwd=folder,
             env=environment,
@@ -83,7 +87,7 @@ def run_command(
             if stopped is not None or child.pipes_open:
                 kill_with(stray_mark)
             child.drain(PIPE_GRACE_S)
-        return Outcome(process.returncode, child.stdout, child.stderr, stopped, timed_out)
+        return Outcome(process.wait(), child.stdout, child.stderr, stopped, timed_out)
 
 
 def _follow(child: _Child, handle: RunHandle, timeout_s: float | None) -> tuple[str | None, bool]:
@@ -109,7 +113,11 @@ class _Child:
     """A started command and its pipes. Leaving the context kills the group if the command still runs, and reaps it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], selector: selectors.BaseSelector, cap_bytes: int, echo: Echo | None
+        self,
+        process: subprocess.Popen[bytes] | WarmProcess,
+        selector: selectors.BaseSelector,
+        cap_bytes: int,
+        echo: Echo | None,
     ) -> None:
         self.stdout, self.stderr = (
             Capture(cap_bytes, functools.partial(echo, name) if echo else None) for name in ("stdout", "stderr")
@@ -122,7 +130,7 @@ class _Child:
 
     def listen(self, wake_fd: int) -> None:
         self._selector.register(wake_fd, selectors.EVENT_READ)
-        self._exit_fd = _exit_fd(self._process)
+        self._exit_fd = self._process.exit_fd() if isinstance(self._process, WarmProcess) else _exit_fd(self._process)
         self._selector.register(self._exit_fd, selectors.EVENT_READ)
         for stream, capture in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
             assert stream is not None

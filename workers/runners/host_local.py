@@ -30,6 +30,7 @@ from workers.runners.output_capture import Capture
 from workers.runners.protocol import RunRefused, RunRequest, RunResult, SandboxResult
 from workers.runners.sandbox_paths import SANDBOX_ROOT, SandboxPaths
 from workers.runners.uploads import copy_upload, uploads_of
+from workers.runners.warm_python import WarmPythons
 
 DEFAULT_PREFIX: Final = "host-local"
 NOT_RUN: Final = 125  # exit codes like those of docker and shells
@@ -48,6 +49,7 @@ class HostLocal:
         self._max_answer_bytes = settings.max_message_bytes
         self._cluster = cluster_of(settings)
         self._settings = settings
+        self.warm = WarmPythons(settings.temp_dir.absolute() / "warm")
         remove_abandoned(self._runs)
 
     def run(self, request: RunRequest, handle: RunHandle) -> RunResult:
@@ -93,6 +95,7 @@ class HostLocal:
                 cap_bytes=self._cap_bytes,
                 handle=handle,
                 echo=echo,
+                warm=self.warm if config.get("warm_python", self._settings.warm_python) else None,
             )
         except (FileNotFoundError, NotADirectoryError):
             if reason := _interpreter_missing(words[0], workdir, environment["PATH"]):
