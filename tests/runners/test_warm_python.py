@@ -258,10 +258,7 @@ def test_an_unknown_version_is_run_plainly(run, runner, monkeypatch):
 
 def test_many_runs_at_once_do_not_mix(run):
     results: dict[int, RunResult] = {}
-    threads = [
-        threading.Thread(target=lambda n=n: results.update({n: run("-c", f"print({n})")}))
-        for n in range(12)
-    ]
+    threads = [threading.Thread(target=lambda n=n: results.update({n: run("-c", f"print({n})")})) for n in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
