@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from typing import Final
@@ -32,7 +33,7 @@ class Feed:
         self._request = self._heard.preparation.prepare(folder, None, {})
         self._before = 0 if opening else 1  #: messages that the agent consumes before the loss
         self._sent = 0
-        self._sent_s = 0.0
+        self._sent_s = -math.inf
         self.taken = False  #: has a node taken the agent after the loss?
         self.over = False  #: has everything been sent?
 

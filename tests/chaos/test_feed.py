@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mirrorneuron.chaos import feed as feed_module
 from mirrorneuron.chaos.feed import Feed
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.settings import Settings
@@ -16,9 +17,12 @@ from tests.support.valkey import ValkeyServer
 
 
 @pytest.mark.parametrize("opening", [True, False])
-def test_no_node_hears_of_a_lost_announcement(own_server: ValkeyServer, tmp_path: Path, opening: bool):
+def test_no_node_hears_of_a_lost_announcement(
+    own_server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: bool
+):
     """Without a node the queue holds what a node would hear of."""
     settings = Settings(redis_url=own_server.url, temp_dir=tmp_path)
+    monkeypatch.setattr(feed_module, "EVERY_S", 3_600.0)
     threads = threading.active_count()
     feed = Feed(SimpleNamespace(settings=settings, folder=tmp_path), "feed", opening=opening)  # type: ignore[arg-type]
     feed.submit()

@@ -27,11 +27,13 @@ def test_waiting_for_an_ended_job_is_one_read(client, monkeypatch):
     job = ended(client, line(3))
     for _ in range(2):  # a connection for such reads is opened
         client.inspect_job(job["job_id"])
-    sent = []
+    sent, here = [], threading.get_ident()  # other threads wait for other jobs
     connection = redis.connection.AbstractConnection
     plain = connection.send_packed_command
     monkeypatch.setattr(
-        connection, "send_packed_command", lambda self, packed, **k: sent.append(packed) or plain(self, packed, **k)
+        connection,
+        "send_packed_command",
+        lambda self, packed, **k: (threading.get_ident() == here and sent.append(packed)) or plain(self, packed, **k),
     )
     assert client.wait_for_job(job["job_id"]) == client.wait_for_job(job["job_id"], timeout=0) == job
     assert [b"".join(packed).count(b"HMGET") for packed in sent] == [1, 1]

@@ -287,7 +287,17 @@ NODE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.runners.test_host_local_ends import HostLocal, RunHandle, Settings, request_for
+from contextlib import contextmanager
+from tests.runners.test_host_local_ends import DEATH_WATCH, HostLocal, RunHandle, Settings, request_for
+guard = DEATH_WATCH.guard
+
+@contextmanager
+def seen(group):
+    with guard(group), open({guarded!r}, "a") as file:
+        print(group, file=file, flush=True)
+        yield
+
+DEATH_WATCH.guard = seen
 runner = HostLocal(Settings.load(temp_dir=Path({temp!r}), warm_python=True))
 for words in ([{first!r}, {parent!r}], [{text!r}, {pids!r}]):
     runner.run(request_for({{"command": ["python3", "-c", *words]}}), RunHandle())
@@ -295,15 +305,16 @@ for words in ([{first!r}, {parent!r}], [{text!r}, {pids!r}]):
 
 
 def test_commands_and_interpreters_die_with_their_node_however_it_dies(tmp_path):
-    pids, parent = tmp_path / "pids", tmp_path / "parent"
-    text = SESSIONS.replace(
-        "if alone: os.setsid()", "pass"
-    )  # those that leave the group are found when the node starts
+    pids, parent, guarded = (tmp_path / name for name in ("pids", "parent", "guarded"))
+    # Those that leave the group are found when the node starts, as is one whose node dies before it guards it.
+    text = SESSIONS.replace("if alone: os.setsid()", "pass")
     first = "import os, sys; open(sys.argv[1], 'w').write(str(os.getppid()))"
     root, temp = str(Path(__file__).parents[2]), str(tmp_path)
-    code = NODE.format(root=root, temp=temp, first=first, parent=str(parent), text=text, pids=str(pids))
+    code = NODE.format(
+        root=root, temp=temp, first=first, parent=str(parent), text=text, pids=str(pids), guarded=str(guarded)
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as node:
-        wait_until(lambda: len(pids_in(pids)) == 3)
+        wait_until(lambda: len(pids_in(pids)) == 3 and len(pids_in(guarded)) == 2)
         assert not any(is_gone(pid) for pid in (*pids_in(pids), *pids_in(parent)))
         node.kill()
     wait_until(lambda: all(is_gone(pid) for pid in (*pids_in(pids), *pids_in(parent))))
