@@ -26,7 +26,7 @@ from workers.claim_runs import ClaimRuns, without_inline_mail
 from workers.lifecycle.run_handle import Alarm, RunHandle
 from workers.lifecycle.shutdown import STOP
 from workers.recovery.lease_keeper import Holding
-from workers.recovery.settle import failed, settle
+from workers.recovery.settle import end_after, failed, settle
 from workers.runtime import Runtime
 from workers.task_announcer import TaskAnnouncer
 
@@ -132,16 +132,16 @@ class Visit:
     def _commit(self, token: str, claims: Sequence[Claim], steps: list[Step]) -> Reply:
         """Commit the *steps* of *claims*, and claim the next agents in the same write."""
         next_token = new_token()
-        reply = self._write(token, steps, next_token)
+        reply = self._write(token, claims, steps, next_token)
         if reply.word is ReplyCode.MOVED:  # other mail has arrived and must be handled before the inline mail
             steps = without_inline_mail(claims, steps)
-            reply = self._write(token, steps, next_token)
+            reply = self._write(token, claims, steps, next_token)
         if reply.word is ReplyCode.FULL:
             steps = self._too_much_mail(claims, steps)
-            reply = self._write(token, steps, next_token)
+            reply = self._write(token, claims, steps, next_token)
         if reply.word is not ReplyCode.COMMITTED:
             log.info("job %s: commit refused: %s", self._job.job_id, reply.word)
-        elif _ends_job(steps):
+        elif reply.ended:
             self._runtime.mark_ended(self._job.job_id)
         else:
             self._announcer.retries(steps)
@@ -163,10 +163,15 @@ class Visit:
         )
         return [failure if claim.agent_id == agent else untouched(claim) for claim in claims]
 
-    def _write(self, token: str, steps: list[Step], next_token: str) -> Reply:
-        """Send one commit to the store. A commit that ends the job names all agents, so that their keys expire."""
-        agents = self._plan.nodes.keys() if _ends_job(steps) else ()
-        return self._scripts.commit(self._job, token, steps, next_token, self._wanted(), agents=agents)
+    def _write(self, token: str, claims: Sequence[Claim], steps: list[Step], next_token: str) -> Reply:
+        """Send one commit to the store. A commit that may end the job names all agents, so that their keys expire."""
+        ends = any(step.end for step in steps)
+        most = self._runtime.settings.max_message_bytes
+        idle_end = None if ends else end_after(self._plan, claims, steps, most)
+        agents = self._plan.nodes.keys() if ends or idle_end else ()
+        return self._scripts.commit(
+            self._job, token, steps, next_token, self._wanted(), agents=agents, idle_end=idle_end
+        )
 
     def _run_and_commit(self, reply: Reply) -> Reply:
         """Run the claimed agents in order, stop after a step that ends the job, and commit.
@@ -237,7 +242,3 @@ class Visit:
         runs.part()
         self._announcer.retries(steps)
         self._announcer.before_run(reply, heavy=True)
-
-
-def _ends_job(steps: list[Step]) -> bool:
-    return any(step.end for step in steps)

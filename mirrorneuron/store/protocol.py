@@ -79,6 +79,7 @@ class Reply:
     word: ReplyCode
     revision: int = 0  #: changes of the job so far; the same number later proves that nothing has changed
     idle: bool = False
+    ended: bool = False  #: the commit has ended the job
     waiting: tuple[ReadyAgents, ...] = ()
     claims: tuple[Claim, ...] = ()
     token: str = ""  #: proves ownership of `claims` when they commit

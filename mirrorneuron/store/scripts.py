@@ -163,16 +163,20 @@ class Scripts:
         *,
         agents: Collection[str] = (),
         early: bool = False,
+        idle_end: JobEnd | None = None,
     ) -> Reply:
         """Write *steps*, the runs of agents claimed under *token*; then claim from *wanted* under *next_token*.
 
         *agents* are all agents of the job. They are needed if a step ends the job, to set the TTL of all its keys.
-        *early*: one run of the claim goes on, and is committed later; a claim has at most one such commit.
+        *early*: one run of the claim goes on, and is committed later; a claim has at most one such commit. *idle_end*
+        is how the job ends if no step ends it and it is idle then.
         """
         end = next((step.end for step in steps if step.end), None)
+        part = "early" if early else "idle" if idle_end and not end else ""
+        end = end or idle_end
         args = [*self._claimer(job, token, next_token, wanted[-1][0] if wanted else ""), next_token, len(wanted)]
         args += [len(steps), sum(len(s.outgoing) for s in steps), sum(len(s.events) for s in steps)]
-        args += [sum(len(s.dead) for s in steps), *self._limits, "early" if early else ""]
+        args += [sum(len(s.dead) for s in steps), *self._limits, part]
         args += [part for row in wanted for part in row]
         for step in steps:
             args += _step_args(step)
@@ -329,7 +333,8 @@ def _reply(raw: Any, token: str) -> Reply:
     return Reply(
         word=ReplyCode(word.decode()),
         revision=int(revision),
-        idle=bool(idle),
+        idle=idle == 1,
+        ended=idle == 2,
         waiting=_ready_agents(waiting),
         claims=tuple(
             Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail), int(losses or 0))

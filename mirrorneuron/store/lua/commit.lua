@@ -7,7 +7,7 @@
 --       7 maximum of messages   8 maximum of bytes of mail   9 next token   10 count of wanted pools
 --       11 count of agents   12 count of messages   13 count of events   14 count of dead letters
 --       15 bytes of mail that a job may have, and of dead letters   16 events kept   17 bytes of their payloads
---       18 'early' or ''
+--       18 'early', or 'idle' if the job shall end only if it is idle now, or ''
 --       then pool, maximum of agents for each wanted pool (agents of the first that has any are claimed);
 --       then agent, consumed, state, last, output, processed, threshold, attempts, delay (ms), error, inline, bytes of
 --            the consumed mail, not_run (its losses still count) for each agent
@@ -17,11 +17,12 @@
 --       then agent, message JSON for each message; then type, agent, payload JSON for each event;
 --       then message id, agent, reason, message JSON for each dead letter;
 --       then '' or the end, as `finish` in `ending` reads it
--- Reply {COMMITTED | MOVED | FULL (of mail) | STALE | ENDED | MISSING, revision, 1 if the job is idle, waiting, claims}: see prelude
+-- Reply {COMMITTED | MOVED | FULL | STALE | ENDED | MISSING, revision, 1 idle or 2 ended, waiting, claims}: see prelude
 -- Events: those given; job_completed | job_failed; executor_lease_requested, executor_lease_acquired
 if not status then return { 'MISSING', 0, 0, {}, {} } end
 local FIELDS, CONSUMED, GOES_ON, most_bytes = 13, '1', '2', tonumber(ARGV[15])
 local now, token, at = clock(ARGV[1]), ARGV[3], 19
+local ends_idle = ARGV[18] == 'idle'
 local mark = JOB .. ':op:' .. token .. (ARGV[18] == 'early' and ':early' or ':done')
 local c = { token = ARGV[9], node = ARGV[4], lease = tonumber(ARGV[5]), lease_event = ARGV[6], now = now,
   messages = tonumber(ARGV[7]), bytes = tonumber(ARGV[8]) }
@@ -34,7 +35,7 @@ local dead = events + 3 * tonumber(ARGV[13])
 local ending = dead + 4 * tonumber(ARGV[14])
 
 local landed = redis.call('EXISTS', mark) == 1
-if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 0, {}, {} } end
+if landed and status == ARGV[ending] then return { 'COMMITTED', 0, 2, {}, {} } end
 if not LIVE[status] then return { 'ENDED', 0, 0, {}, {} } end
 if run ~= ARGV[2] then return { 'STALE', 0, 0, {}, {} } end
 if landed then return replay('COMMITTED', c) end
@@ -81,13 +82,14 @@ count_mail(mail)
 trim_events(payloads, tonumber(ARGV[16]), tonumber(ARGV[17]))
 redis.call('SET', mark, '1', 'PX', REMEMBERED)
 revision = redis.call('HINCRBY', JOB, 'revision', 1)
-if ARGV[ending] ~= '' then
+if ARGV[ending] ~= '' and not ends_idle then
   finish(ending, now)
-  return { 'COMMITTED', revision, 0, {}, {} }
+  return { 'COMMITTED', revision, 2, {}, {} }
 end
 redis.call('HSET', JOB, 'updated_at', now, 'idle_since', '')
 for i = first, outgoing - 1, FIELDS do evaluate(ARGV[i], now) end
 for i = outgoing, events - 1, 2 do evaluate(ARGV[i], now) end
 local claims = claim_ready(wanted, c)
 local nothing = #claims == 0 and status == 'running' and idle()
-return { 'COMMITTED', revision, nothing and 1 or 0, waiting(now), claims }
+if nothing and ends_idle then finish(ending, now) end
+return { 'COMMITTED', revision, nothing and (ends_idle and 2 or 1) or 0, waiting(now), claims }

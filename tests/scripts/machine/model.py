@@ -57,6 +57,7 @@ class Agent:
 class Answer:
     word: ReplyCode
     idle: bool = False
+    ended: bool = False
     claims: list[tuple[str, tuple[bytes, ...]]] = field(default_factory=list)
     waiting: Reported = field(default_factory=dict)
 
@@ -81,7 +82,7 @@ class Job:
         self.idle_since_ms: int | None = None  #: set when the job was settled to wait
         self.delivered: set[str] = set()  #: ids of messages from outside
         self.asked: set[str] = set()  #: tokens of claims
-        self.landed: dict[tuple[str, bool], JobStatus | None] = {}  #: (token, early) of commits, and their ends
+        self.landed: set[tuple[str, bool]] = set()  #: (token, early) of commits
         self.log: list[tuple[str, str]] = []  #: events: (type, agent)
         self._made: Counter[str] = Counter()  #: agents that became ready within this call, by pool
 
@@ -135,11 +136,20 @@ class Job:
         return self._answer(ReplyCode.CLAIMED, now, taken)
 
     def commit(
-        self, now: int, run: int, token: str, steps: Sequence[Step], next_token: str, wanted: Wanted, early: bool
+        self,
+        now: int,
+        run: int,
+        token: str,
+        steps: Sequence[Step],
+        next_token: str,
+        wanted: Wanted,
+        early: bool,
+        idle_end: JobEnd | None,
     ) -> Answer:
         end, part = next((step.end for step in steps if step.end), None), (token, early)
-        if end and self.landed.get(part) is self.status is end.status:
-            return Answer(ReplyCode.COMMITTED)
+        asked = end or idle_end
+        if asked and part in self.landed and self.status is asked.status:
+            return Answer(ReplyCode.COMMITTED, ended=True)
         if refused := self._refused(run):
             return Answer(refused)
         self.begin()
@@ -157,14 +167,18 @@ class Job:
                 self._land(now, step)
         for target, message in (row for step in steps for row in step.outgoing):
             self.agents[target].mail.append(message)
-        self.landed[part] = end.status if end else None
+        self.landed.add(part)
         self.revision += 1
         if end:
             self._end(now, end)
-            return Answer(ReplyCode.COMMITTED)
+            return Answer(ReplyCode.COMMITTED, ended=True)
         self.idle_since_ms = None
         self.look(now)
-        return self._answer(ReplyCode.COMMITTED, now, self._take_first(now, next_token, wanted))
+        answer = self._answer(ReplyCode.COMMITTED, now, self._take_first(now, next_token, wanted))
+        if answer.idle and idle_end:
+            self._end(now, idle_end)
+            answer.idle, answer.ended = False, True
+        return answer
 
     def renew(self, now: int, run: int, token: str, agents: Sequence[str], alone: bool = False) -> ReplyCode:
         if refused := self._refused(run):
@@ -294,10 +308,10 @@ class Job:
     def _again(self, word: ReplyCode, now: int, token: str) -> Answer:
         """The reply to a repeated call: the claims of its token, with a new lease, and all ready agents."""
         claims = [self._take(now, token, agent) for agent in self.held(token)]
-        return Answer(word, self.idle, claims, self.waiting(now, report_all=True))
+        return Answer(word, self.idle, False, claims, self.waiting(now, report_all=True))
 
     def _answer(self, word: ReplyCode, now: int, claims: list[tuple[str, tuple[bytes, ...]]]) -> Answer:
-        return Answer(word, self.idle, claims, self.waiting(now))
+        return Answer(word, self.idle, False, claims, self.waiting(now))
 
 
 def _free(agents: Iterable[Agent]) -> Iterator[Agent]:

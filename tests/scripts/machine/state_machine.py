@@ -182,7 +182,7 @@ class Base(Actor):
         return reply
 
     def _compare(self, reply: Reply, expected: Answer) -> None:
-        assert (reply.word, reply.idle) == (expected.word, expected.idle)
+        assert (reply.word, reply.idle, reply.ended) == (expected.word, expected.idle, expected.ended)
         assert [(c.agent_id, c.mail) for c in reply.claims] == expected.claims
         self.compare_waiting(reply.waiting, expected.waiting)
         for claim in reply.claims:

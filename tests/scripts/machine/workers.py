@@ -148,11 +148,11 @@ class Workers(Base):
         self.held.remove(held)
         self.over.append(held)
         steps = [self._step(data, claim) for claim in held.claims]
-        next_token = new_token()
-        reply: Reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
+        next_token, idle_end = new_token(), data.draw(st.none() | ends)
+        reply: Reply = self.ask(self._commit(held, steps, next_token, wanted, idle_end=idle_end), repeated)
         if reply.word is ReplyCode.MOVED:  # as the worker does: the mail that arrived first is handled first
             steps = _first_alone(held, steps)
-            reply = self.ask(self._commit(held, steps, next_token, wanted), repeated)
+            reply = self.ask(self._commit(held, steps, next_token, wanted, idle_end=idle_end), repeated)
             assert reply.word in (ReplyCode.COMMITTED, ReplyCode.FULL)
         if reply.word is ReplyCode.FULL:  # as the worker does: the job fails
             steps = [untouched(claim) for claim in held.claims]
@@ -168,22 +168,36 @@ class Workers(Base):
         return [held for held in self.held if len(held.claims) > 1]
 
     def _commit(
-        self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted, early: bool = False
+        self,
+        held: ClaimedAgent,
+        steps: list[Step],
+        next_token: str,
+        wanted: Wanted,
+        early: bool = False,
+        idle_end: JobEnd | None = None,
     ) -> Call:
         scripts, everyone = self.stage.scripts, list(KINDS)
         call = Call(
-            lambda: scripts.commit(held.job, held.token, steps, next_token, wanted, agents=everyone, early=early),
-            lambda: self._rule_of_commit(held, steps, next_token, wanted, early),
+            lambda: scripts.commit(
+                held.job, held.token, steps, next_token, wanted, agents=everyone, early=early, idle_end=idle_end
+            ),
+            lambda: self._rule_of_commit(held, steps, next_token, wanted, early, idle_end),
         )
         self.again.append(call)
         return call
 
     def _rule_of_commit(
-        self, held: ClaimedAgent, steps: list[Step], next_token: str, wanted: Wanted, early: bool
+        self,
+        held: ClaimedAgent,
+        steps: list[Step],
+        next_token: str,
+        wanted: Wanted,
+        early: bool,
+        idle_end: JobEnd | None,
     ) -> Answer:
         part = held.token, early
         landed = part in self.job.landed
-        answer = self.job.commit(self.now, held.job.run, held.token, steps, next_token, wanted, early)
+        answer = self.job.commit(self.now, held.job.run, held.token, steps, next_token, wanted, early, idle_end)
         if not landed and part in self.job.landed:
             self.ledger.sent(step.last for step in steps if step.inline_only)
             self.ledger.consumed([payload for step in steps for kind, payload in step.events if kind == EATEN])
