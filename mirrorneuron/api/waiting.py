@@ -16,6 +16,7 @@ from mirrorneuron.errors import WaitTimeout
 from mirrorneuron.job import JobMap
 from mirrorneuron.limits import MOST
 from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, UNREACHABLE
+from mirrorneuron.store.direct_line import NotDirect
 from mirrorneuron.store.job_store import Store
 
 Timeout: TypeAlias = float | timedelta | None  #: milliseconds, or a timedelta; None waits without a limit
@@ -70,6 +71,11 @@ def until_ended(store: Store, job_id: str, deadline: Deadline, *, fresh: bool = 
                 return job
             fresh = False
             outage.over()
+            with suppress(NotDirect):
+                job = store.reads.awaited_job(job_id, lambda: deadline.left(REREAD_S), _read_s(store, deadline))
+                if job:
+                    return job
+                deadline.check(job_id)
             woken = threading.Event()
             with store.ends.listening(job_id, woken.set):
                 # Read after the server has confirmed the subscription: otherwise an end in between would be missed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from mirrorneuron.errors import JobNotFound
 from mirrorneuron.job import TERMINAL, JobMap
@@ -10,7 +11,8 @@ from mirrorneuron.store import records
 from mirrorneuron.store.call_threads import CallThreads
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.direct_line import DirectLine, NotDirect, rest_of
-from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.job_index import LIVE
+from mirrorneuron.store.keys import Keys, result_channel
 
 
 class BoundedReads:
@@ -31,7 +33,22 @@ class BoundedReads:
 
     def ended_job(self, job_id: str, seconds: float) -> JobMap | None:
         """Return the job map of an ended job, None for a live one. Raises as `job`."""
-        job = self.job(job_id, seconds)
+        return self._ended(job_id, self._row(job_id, seconds))
+
+    def awaited_job(self, job_id: str, left_s: Callable[[], float], seconds: float) -> JobMap | None:
+        """Wait in this thread until a job has ended, on a connection of its own, or until nothing is *left_s*.
+
+        Reads the record again after each push, and after *left_s()*. Returns the job map of an ended job, None for a
+        live one. Raises as `job`, and NotDirect at any time.
+        """
+        command = ("HMGET", self._keys.job(job_id), *records.JOB_FIELDS)
+        row = self._direct.wait(result_channel(job_id), command, lambda row: row[1] in LIVE, left_s, seconds)
+        return self._ended(job_id, row)
+
+    def _ended(self, job_id: str, row: records.Raw) -> JobMap | None:
+        job = records.job_map(job_id, row)
+        if job is None:
+            raise JobNotFound(job_id)
         return job if job["status"] in TERMINAL else None
 
     def _row(self, job_id: str, seconds: float) -> records.Raw:

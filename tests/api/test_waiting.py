@@ -19,6 +19,7 @@ from mirrorneuron.api.waiting import Deadline, until_ended
 from mirrorneuron.errors import JobNotFound, RuntimeUnavailable, WaitTimeout
 from mirrorneuron.job import JobMap, JobStatus
 from mirrorneuron.settings import Settings
+from mirrorneuron.store import direct_line
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import result_channel
 from tests.support.store import Jobs
@@ -26,6 +27,14 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
 
 NEVER_S = 3_600.0
+
+
+@pytest.fixture(autouse=True)
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait has a connection of its own: see `test_waiting_alone.py` for those."""
+    monkeypatch.setattr(direct_line, "MOST", 0)
+
+
 Wait = Callable[[Store, str], "Future[JobMap]"]
 
 

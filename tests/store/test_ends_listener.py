@@ -14,7 +14,7 @@ from mirrorneuron import RuntimeUnavailable, aio
 from mirrorneuron.api import waiting
 from mirrorneuron.api.client import Client
 from mirrorneuron.settings import Settings
-from mirrorneuron.store import ends_listener
+from mirrorneuron.store import direct_line, ends_listener
 from tests.support.graphs import finish, line
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import wait_until
@@ -30,8 +30,9 @@ def subscribers(server: ValkeyServer) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def only_pushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next re-read of a record would come in an hour."""
+    """The next re-read of a record would come in an hour. No wait has a connection of its own."""
     monkeypatch.setattr(waiting, "REREAD_S", NEVER_S)
+    monkeypatch.setattr(direct_line, "MOST", 0)
 
 
 def test_waits_of_many_threads_and_coroutines_share_one_subscription(own_server: ValkeyServer) -> None:
