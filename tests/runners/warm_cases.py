@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.runners.warm_endings import ENDINGS
+
 #: imported by the cases of `-m`, and next to the scripts
 HELPERS = {
     "helper.py": "import sys\nvalue = __name__, __file__, sys._getframe(1) is not None\n",
@@ -328,4 +330,5 @@ CASES: dict[str, Case] = {
         )
         for method in ("fork", "spawn", "forkserver")
     },
+    **{name: Case(["main.py"], {"main.py": text}) for name, text in ENDINGS.items()},
 }
