@@ -73,9 +73,8 @@ _COMMAND: Final = (
 _WARM_PYTHON: Final = (
     "Run a command `python3 SCRIPT`, `python3 -m MODULE` or `python3 -c TEXT` in a copy of an interpreter that has"
     " started already. It differs from a plain one only in its parent process, in a hash seed that it shares with"
-    " others, in a recursion limit that is reached a few levels earlier, and in what audit hooks see at its end."
-    " Commands for which more would differ run plainly: with options of Python, `PYTHON...` variables, or virtual"
-    " environments other than the node's."
+    " others, and in a recursion limit that is reached a few levels earlier. Commands for which more would differ run"
+    " plainly: with options of Python, `PYTHON...` variables, or virtual environments other than the node's."
 )
 _COMPLETE_AFTER: Final = ConfigKey(
     whole(1), "whole number, at least 1", "", "Number of messages to collect before the aggregator fires."

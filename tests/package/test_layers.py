@@ -39,8 +39,8 @@ LAYERS = """
 """
 RANKS = {name: rank for rank, row in enumerate(LAYERS.split("\n")) for name in row.split()}
 FACES = {"mirrorneuron", "workers"}  # they import on first use, by name, and are not checked
-#: these run in the interpreter of a command, whose modules they may not change
-PROGRAM = {"workers.runners.warm_server", "workers.runners.warm_ending"}
+#: this runs in the interpreter of a command, whose modules it may not change
+PROGRAM = {"workers.runners.warm_server"}
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

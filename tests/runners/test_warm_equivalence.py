@@ -6,11 +6,9 @@ same files. What differs by its nature is not printed: process ids, addresses, t
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,12 +29,6 @@ PYTHONS += [found for name in ("python3.11", "python3.12", "python3.13") if (fou
 PYTHONS = [path for path in dict.fromkeys(PYTHONS) if key_of([path, "main.py"], {})]
 #: addresses, times, and how often a traceback repeats a line: the limit is reached some levels earlier
 VARIES = re.compile(r"0x[0-9a-f]{6,}|(?<=line repeated )99\d(?= more)|(?<=1 test in )[0-9.]+s|(?<=subprocess )\d+")
-
-
-@functools.cache
-def version_of(python: str) -> str:
-    ask = [python, "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
-    return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Recording(WarmPythons):
@@ -83,8 +75,6 @@ def outcome(case: Case, python: str, folder: Path, warm: WarmPythons | None) -> 
 @pytest.mark.parametrize("name", CASES)
 def test_a_warm_command_does_what_a_fresh_one_does(warm, tmp_path, name, python):
     case = CASES[name]
-    if name == "left at the end: a profiled end" and version_of(python) == "3.11":
-        pytest.skip("the profile function sees calls of the program there")
     fresh = outcome(case, python, tmp_path / "run", None)
     copied = outcome(case, python, tmp_path / "run", warm)
     reasons = warm.refused()

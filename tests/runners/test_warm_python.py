@@ -283,26 +283,6 @@ def test_a_forked_child_does_not_keep_the_interpreters_of_its_parent(run, runner
     assert len(runner.warm._idle) == 1
 
 
-@pytest.mark.parametrize(
-    ("left", "is_short"),
-    [
-        ("", True),
-        ("import json, logging, datetime, hashlib, tempfile", True),
-        ("file = open('/dev/null')", False),
-        ("import sqlite3", False),
-        ("class A: __del__ = print\na = A()", False),
-    ],
-)
-def test_the_interpreter_is_not_taken_apart_if_nothing_is_left(run, left, is_short):
-    """It audits when it is."""
-    hook = (
-        "import sys, os\nsys.addaudithook(lambda event, _, write=os.write: 'Clear' in event and write(1, b'cleared'))\n"
-    )
-    result = run("-c", hook + left)
-    assert result.error is None, result
-    assert ("cleared" not in result.sandbox["stdout"]) is is_short
-
-
 NODE = """
 import sys
 from pathlib import Path

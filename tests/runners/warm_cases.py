@@ -275,7 +275,8 @@ CASES: dict[str, Case] = {
         """
         import os, threading, time, concurrent.futures as futures, _thread, queue
         done = queue.Queue()
-        def late(): time.sleep(0.05); print("late", threading.current_thread().name, threading.main_thread().is_alive())
+        ended = threading.Event()
+        def late(): ended.wait(); print("late", threading.current_thread().name)
         threading.Thread(target=late, name="one").start()
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
         with futures.ThreadPoolExecutor(2) as pool: print(list(pool.map(abs, [-1, 2])), threading.active_count())
@@ -283,6 +284,7 @@ CASES: dict[str, Case] = {
         threading.Thread(target=lambda: [time.sleep(0.05), os.kill(os.getpid(), 2)]).start()
         try: time.sleep(60)
         except KeyboardInterrupt: print("interrupted in the main thread")
+        ended.set()
         """
     ),
     "asyncio": script(

@@ -1,4 +1,7 @@
-"""How commands end: what is left to do, to be freed and to be written then."""
+"""How commands end: what is left to do, to be freed and to be written then.
+
+Not among them: a profile function that is still set at the end. In Python 3.11 it sees one more return.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,6 @@ _ENDINGS = {
         "a = A()"
     ),
     "a traced end": "sys.settrace(lambda *a: os.write(1, b'.') and None)\ndef f(): pass\natexit.register(f)",
-    "a profiled end": "sys.setprofile(lambda f, e, a: os.write(1, e[:1].encode()) and None)",
     "a strange class": (
         "class M(type):\n"
         "    __mro__ = __dict__ = property(lambda c: print('looked'))\n"

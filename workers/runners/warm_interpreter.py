@@ -148,7 +148,9 @@ class Interpreter:
 
     def is_fresh(self) -> bool:
         """True if it lives, and a fresh interpreter would read the same files at its start."""
-        if select.select([self.channel], [], [], 0)[0]:  # nothing is due, so that its end is what can be read
+        due = select.poll()
+        due.register(self.channel, select.POLLIN)
+        if due.poll(0):  # nothing is due, so that its end is what can be read
             return False
         return _Seen.of(self._seen.paths) == self._seen
 

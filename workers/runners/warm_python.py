@@ -34,31 +34,16 @@ _PER_RUN: Final = (PREFIX, "MN_")  # variables that the runner sets for each run
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 _REFUSED: Final = 64  # most programs and environments that are remembered as unsuitable
 
-#: The main module of the program. Its names are gone when the command runs.
-_MAIN: Final = """
-namespace = {"__name__": "warm", "__builtins__": __builtins__}
-any(map(exec, ("ENDING", "SERVER"), [namespace] * 2))
-with namespace.setdefault("ending", namespace["Ending"]()):
-    any(map(*namespace["serve"](namespace["ending"])))
-"""
-#: Compiles it so that its frames are hidden: a frame that has not passed its RESUME counts as not begun, in tracebacks,
-#: for `sys._getframe` and for those that trace, and this code gets none. `serve` has returned when a command runs.
+#: Compiles the program so that the frame of its module is hidden: a frame that has not passed its RESUME counts as not
+#: begun, in tracebacks and for `sys._getframe`, and the code of the module gets none.
 _COMPILE: Final = """
 import importlib.util, marshal, opcode, sys
-resume, nop = bytes([opcode.opmap["RESUME"]]), bytes([opcode.opmap["NOP"], 0])
-def hidden(code):
-    words = [code.co_code[at : at + 2] for at in range(0, len(code.co_code), 2)]
-    constants = tuple(hidden(value) if isinstance(value, type(code)) else value for value in code.co_consts)
-    text = b"".join(nop if word[:1] == resume else word for word in words)
-    return code.replace(co_code=text, co_consts=constants)
-def compiled(source):
-    return compile(source, "<warm>", "exec", 0, True)
-ending, server = (compiled(open(path).read()) for path in sys.argv[2:])
-main = hidden(compiled(MAIN))
-parts = (hidden(ending), server)
-constants = tuple(parts if value == ("ENDING", "SERVER") else value for value in main.co_consts)
-with open(sys.argv[1], "wb") as file:
-    file.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(main.replace(co_consts=constants)))
+code = compile(open(sys.argv[1], "rb").read(), "<warm>", "exec", 0, True)
+resume = opcode.opmap["RESUME"]
+words = [code.co_code[at : at + 2] for at in range(0, len(code.co_code), 2)]
+hidden = b"".join(bytes([opcode.opmap["NOP"], 0]) if word[0] == resume else word for word in words)
+with open(sys.argv[2], "wb") as file:
+    file.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code.replace(co_code=hidden)))
 """
 
 log = logging.getLogger(__name__)
@@ -141,19 +126,16 @@ class WarmPythons:
 
     def _program(self, python: str) -> Path:
         """The program, compiled for *python*. Raises NotWarm or OSError."""
-        sources = [Path(__file__).with_name(name) for name in ("warm_ending.py", "warm_server.py")]
-        compiler = f"MAIN = {_MAIN!r}{_COMPILE}"
+        source = Path(__file__).with_name("warm_server.py")
         about = os.stat(python)
-        identity = f"{os.path.realpath(python)} {about.st_mtime_ns} {about.st_size}\n{compiler}"
-        digest = hashlib.sha256(
-            b"\0".join([identity.encode(), *(source.read_bytes() for source in sources)])
-        ).hexdigest()[:16]
+        identity = f"{os.path.realpath(python)} {about.st_mtime_ns} {about.st_size}\n{_COMPILE}"
+        digest = hashlib.sha256(identity.encode() + source.read_bytes()).hexdigest()[:16]
         program = self._folder / f"{digest}.pyc"
         if not program.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
                 pass
-            command = [python, "-I", "-S", "-c", compiler, file.name, *map(str, sources)]
+            command = [python, "-I", "-S", "-c", _COMPILE, str(source), file.name]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
             if done.returncode:
                 os.unlink(file.name)

@@ -4,9 +4,9 @@ It runs in the interpreter of the command, not in that of the worker, so it impo
 a fresh interpreter has not imported, but for `_socket`, which is forgotten in the copy. `workers.runners.warm_python`
 compiles this file so that the frame of its module is hidden, and starts it.
 
-The copy returns from `serve` into the main module, and from there all is as in a fresh interpreter: nothing is above
-the first frame of the command, and the interpreter itself prints the traceback, finds the exit code and runs the exit
-handlers. Whatever the copy cannot do in the same way it leaves to the real interpreter, by `execve`.
+The copy returns from `serve` into the last line of this file, and from there all is as in a fresh interpreter: nothing
+is above the first frame of the command, and the interpreter itself prints the traceback, finds the exit code and runs
+the exit handlers. Whatever the copy cannot do in the same way it leaves to the real interpreter, by `execve`.
 
 Protocol, on a SEQPACKET socket: the program sends `ready` with its version and import path, or `no` with the reason. A
 request is the fields of `warm_python._request`, with the descriptors for stdout and stderr. The copy answers `P` and
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from workers.runners.warm_ending import Ending
-
 _ARGUMENTS = 0
 _ENVIRONMENT = 2
 _places = [0, 0, 0, 0]  # in memory: begin and end of the arguments, begin and end of the environment
 
 
-def serve(ending: "Ending") -> "tuple[Any, ...]":
+def serve() -> "tuple[Any, ...]":
     """Serve requests; return in the copy only: a function and its arguments, one in each list."""
     modules, importers = set(sys.modules), dict(sys.path_importer_cache)
     for own in (sys.argv[0], sys.path.pop(0)):
@@ -51,14 +49,13 @@ def serve(ending: "Ending") -> "tuple[Any, ...]":
         os._exit(0)
     channel.send(b"\0".join([b"ready", b"%d.%d" % sys.version_info[:2], *map(os.fsencode, sys.path)]))
     channel.settimeout(float(sys.argv[2]))
-    ending.settle()
     fields, streams = _next_request(channel)
     while os.fork():
         for stream in streams:
             os.close(stream)
         _follow(channel)
         fields, streams = _next_request(channel)
-    return _become(channel, fields, streams, added, ending)
+    return _become(channel, fields, streams, added)
 
 
 def _next_request(channel: "socket") -> tuple[list[bytes], list[int]]:
@@ -130,7 +127,6 @@ def _become(
     fields: list[bytes],
     streams: list[int],
     added: dict[bytes, bytes],
-    ending: "Ending",
 ) -> "tuple[Any, ...]":
     """Make the copy what a fresh interpreter is before it runs its command."""
     os.setsid()
@@ -150,9 +146,7 @@ def _become(
         _show(_ENVIRONMENT, entries, 4_096)
         for name, value in added.items():
             os.environb.setdefault(name, value)
-        command = _command([os.fsdecode(word) for word in words])
-        ending.begin()
-        return command
+        return _command([os.fsdecode(word) for word in words])
     except BaseException:  # such as a syntax error: the real interpreter says it in its own way
         os.execve(program, words, dict(entry.split(b"=", 1) for entry in entries))  # noqa: S606
 
@@ -243,3 +237,7 @@ def _show(place: int, texts: list[bytes], least: int) -> None:
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+if __name__ == "__main__":
+    any(map(*serve()))
