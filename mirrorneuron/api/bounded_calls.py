@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mirrorneuron.api import arguments
 from mirrorneuron.api.resources import Resources
-from mirrorneuron.processes.first_use import FIRST_USE
+from mirrorneuron.processes.first_use import FIRST_USE, first_use
 from mirrorneuron.settings import Settings
 from mirrorneuron.store.connection import reaching
 
@@ -21,13 +21,13 @@ class BoundedCalls:
     """What a client of one cluster calls with. Thread-safe and fork-safe."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self._settings: Settings | None = settings or Settings.load()
+        self._settings: Settings | None = settings or _load()
         self._parts: Resources | None = None
 
     @property
     def settings(self) -> Settings:
         if self._settings is None:  # of the default client, before its first call
-            self._settings = Settings.load()
+            self._settings = _load()
         return self._settings
 
     def _call(self, job_id: str, do: Callable[[Resources], R], seconds: float | None = None) -> R:
@@ -56,3 +56,8 @@ class BoundedCalls:
                 if parts is None or parts.pid != os.getpid():
                     parts = self._parts = Resources(self.settings)
         return parts
+
+
+def _load() -> Settings:
+    with first_use("settings"):  # the checks import modules, and `tempfile` has a lock of its own
+        return Settings.load()

@@ -28,6 +28,7 @@ from mirrorneuron.bundle.validate import check
 from mirrorneuron.errors import Issue, ManifestError, PayloadTooLarge
 from mirrorneuron.limits import MAX_MANIFEST_BYTES, unsandboxed_allowed
 from mirrorneuron.message import decode, encode
+from mirrorneuron.processes.first_use import first_use
 
 MANIFEST_FILE: Final = "manifest.json"
 PAYLOADS: Final = "payloads"
@@ -102,6 +103,11 @@ def load(input: BundleInput, allow_unsandboxed: bool | None = None, *, payloads:
     allowed = unsandboxed_allowed(os.environ) if allow_unsandboxed is None else allow_unsandboxed
     if payloads is not None and not isinstance(payloads, str | os.PathLike):
         raise TypeError(f"payloads must be the path of a folder, not {_type_name(payloads)}")
+    with first_use("load"):  # pydantic_core has a lock of its own for the first schema
+        return _load(input, allowed, payloads)
+
+
+def _load(input: BundleInput, allowed: bool, payloads: Payloads) -> JobBundle:
     if isinstance(input, Mapping | Manifest):
         folder = None if payloads is None else Path(os.fsdecode(payloads)).absolute()
         return _checked(plain(input), _Place(payloads_path=folder), allowed)

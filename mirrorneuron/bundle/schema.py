@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, Validat
 
 from mirrorneuron.bundle.parse import issues_of, kind
 from mirrorneuron.errors import Issue, ManifestError
+from mirrorneuron.processes.first_use import FIRST_USE
 
 EXTRA: Final = "model_extra"
 _PLAIN: Final[dict[Any, Callable[..., CoreSchema]]] = {
@@ -74,7 +75,10 @@ def read(model: type[M], raw: Any, path: str, issues: list[Issue]) -> M | None:
     if not isinstance(raw, Mapping):
         issues.append(Issue(path, f"must be an object, not {kind(raw)}"))
         return None
-    validator = _VALIDATORS.get(model) or _VALIDATORS.setdefault(model, _validator(model))
+    validator = _VALIDATORS.get(model)
+    if validator is None:
+        with FIRST_USE:
+            validator = _VALIDATORS.setdefault(model, _validator(model))
     try:
         found: M = validator.validate_python(raw)
     except ValidationError as error:

@@ -311,21 +311,9 @@ class Scripts:
 def _step_args(step: Step) -> list[Arg]:
     threshold = "" if step.threshold is None else step.threshold
     delay = "" if step.delay_ms is None else step.delay_ms
-    return [
-        step.agent_id,
-        step.consumed,
-        step.state,
-        step.last,
-        step.output,
-        step.processed,
-        threshold,
-        step.attempts,
-        delay,
-        step.error,
-        2 if step.goes_on else int(step.inline_only),
-        step.consumed_bytes,
-        int(step.not_run),
-    ]
+    inline = 2 if step.goes_on else int(step.inline_only)
+    row = [step.agent_id, step.consumed, step.state, step.last, step.output, step.processed, threshold, step.attempts]
+    return [*row, delay, step.error, inline, step.consumed_bytes, int(step.not_run)]
 
 
 def _reply(raw: Any, token: str) -> Reply:

@@ -16,8 +16,8 @@ LONGEST = 350  # most lines of a module
 # Each name is a package or module in `mirrorneuron`, or in `workers` if it begins with `workers.`.
 LAYERS = """
     errors  job  limits  pools  server_url  text
-    message
-    agent  bundle  processes  settings
+    message  processes
+    agent  bundle  settings
     drawing  embedded  modules  reference  store
     dispatch
     diagnostics
