@@ -193,6 +193,8 @@ def _fresh_main() -> "ModuleType":
     main = type(sys)("__main__")
     main.__annotations__ = {}
     main.__dict__["__builtins__"] = sys.modules["builtins"]
+    # Keeps the old one until the interpreter has ended, which goes on to use it: without a reference it crashed.
+    os.register_at_fork(after_in_child=sys.modules["__main__"].__dir__)
     sys.modules["__main__"] = main
     return main
 
