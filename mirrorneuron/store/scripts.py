@@ -312,7 +312,16 @@ def _step_args(step: Step) -> list[Arg]:
     threshold = "" if step.threshold is None else step.threshold
     delay = "" if step.delay_ms is None else step.delay_ms
     inline = 2 if step.goes_on else int(step.inline_only)
-    row = [step.agent_id, step.consumed, step.state, step.last, step.output, step.processed, threshold, step.attempts]
+    row: list[Arg] = [
+        step.agent_id,
+        step.consumed,
+        step.state,
+        step.last,
+        step.output,
+        step.processed,
+        threshold,
+        step.attempts,
+    ]
     return [*row, delay, step.error, inline, step.consumed_bytes, int(step.not_run)]
 
 
