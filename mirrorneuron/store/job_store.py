@@ -43,6 +43,7 @@ from mirrorneuron.store.ends_listener import EndsListener
 from mirrorneuron.store.job_index import PAGE, JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.look_schedule import first_look_ms
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.protocol import Announcement, Created, JobRef, ReplyCode
 from mirrorneuron.store.scripts import Limits, Scripts
@@ -151,7 +152,7 @@ class Store:
             agents=plan.settings_text,
             mail=mail,
             announcement=announcement and Announcement(*announcement, *self.bundles.keys_of(bundle)),
-            same_round_trip=[*self.index.entries(job_id, now), *renewals],
+            same_round_trip=[*self.index.entries(job_id, now, now + first_look_ms(plan.policies)), *renewals],
         )
         if created.word is not ReplyCode.CONFLICT and not all(created.others[2:]):
             self.bundles.put(bundle)
