@@ -184,23 +184,19 @@ class JobIndex:
         return [name for name in names if name not in missing]
 
     def forget_expired(self, now_ms: int | None = None) -> None:
-        """Remove the entries of jobs whose retention is over (at *now_ms*) and whose keys have expired.
+        """Remove the entries of jobs whose retention is over (at *now_ms*) and whose keys have expired, in pages.
 
         A job that has a record nevertheless was submitted again under the same id: only its old end is removed.
         """
-        over = self._client.zrangebyscore(
-            self._keys.ended, "-inf", self._now_ms() if now_ms is None else now_ms, start=0, num=PAGE
-        )
-        if not over:
-            return
-        names = _texts(over)
-        pipe = self._client.pipeline(transaction=False)
-        for name in names:
-            pipe.exists(self._keys.job(name))
-        gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
-        self._client.zrem(self._keys.ended, *names)
-        if gone:
-            self.remove(*gone)
+        at = self._now_ms() if now_ms is None else now_ms
+        while names := _texts(self._client.zrangebyscore(self._keys.ended, "-inf", at, start=0, num=PAGE)):
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.exists(self._keys.job(name))
+            gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
+            self._client.zrem(self._keys.ended, *names)
+            if gone:
+                self.remove(*gone)
 
     def digests(self, job_ids: Sequence[str]) -> set[str]:
         """Return the bundle digests of these jobs. Skips jobs without a readable record."""

@@ -46,7 +46,6 @@ class Agenda(NamedTuple):
 
     asked: list[str]  #: jobs that are being changed from outside; to be made due after the looks
     due: list[DueJob]
-    missing: int  #: live jobs that have no moment; at least
 
 
 class LookSchedule:
@@ -65,10 +64,24 @@ class LookSchedule:
         pipe = self._client.pipeline(transaction=False)
         pipe.smembers(self._keys.asked)
         pipe.zrangebyscore(self._keys.due, "-inf", now_ms, start=0, num=MOST, withscores=True)
+        asked, due = pipe.execute()
+        return Agenda([_text(name) for name in asked], _due_jobs(due))
+
+    def is_quiet(self, now_ms: int) -> bool:
+        """True if no job is due at *now_ms*, nor being changed from outside. One round trip, and nothing is written."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.exists(self._keys.asked)
+        pipe.zrange(self._keys.due, 0, 0, withscores=True)
+        asked, first = pipe.execute()
+        return not asked and all(due_ms > now_ms for _, due_ms in first)
+
+    def missing(self) -> int:
+        """Return how many live jobs have no moment, at least."""
+        pipe = self._client.pipeline(transaction=False)
         pipe.scard(self._keys.live)
         pipe.zcard(self._keys.due)
-        asked, due, live, scheduled = pipe.execute()
-        return Agenda([_text(name) for name in asked], _due_jobs(due), max(0, live - scheduled))
+        live, scheduled = pipe.execute()
+        return max(0, int(live) - int(scheduled))
 
     def all_jobs(self) -> list[DueJob]:
         """Return all live jobs that have a moment."""

@@ -255,3 +255,66 @@ def test_the_lease_of_a_sweeper_does_not_outlast_a_clock_that_was_set_back(store
     store.client.set(store.keys.sweeper, "dead", px=600_000)
     assert not sweeper_of(store).tick()
     assert store.client.pttl(store.keys.sweeper) <= sweeper.LEASE_MS
+
+
+def rests(one: Sweeper) -> bool:
+    return one._may_rest()
+
+
+def test_a_sweeper_rests_while_no_job_is_due_and_its_lease_is_fresh(make_store: Callable[..., Store]) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    one = sweeper_of(store)
+    assert not rests(one), "it does not have the lease yet"
+    assert one.tick()
+    assert rests(one)
+    Jobs(store).submit("j")
+    assert rests(one), "the producer announces the job itself"
+    now[0] += 5_000
+    assert not rests(one)
+    assert one.tick()
+    assert rests(one)
+    store.client.sadd(store.keys.asked, "j")
+    assert not rests(one)
+
+
+def test_a_sweeper_that_rests_renews_its_lease_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    one = sweeper_of(store)
+    assert one.tick()
+    now[0] += sweeper.LEASE_MS / 1_000 - sweeper.INTERVAL_S
+    assert not rests(one)
+
+
+def test_a_sweeper_without_the_lease_rests_until_it_is_free(store: Store) -> None:
+    holder, other = sweeper_of(store), sweeper_of(store)
+    assert holder.tick()
+    assert not other.tick()
+    assert rests(other)
+    store.client.delete(store.keys.sweeper)
+    assert not rests(other)
+    assert other.tick()
+
+
+def test_a_sweeper_without_the_lease_notices_an_outage_between_its_probes(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder died in it, so nobody else did. The claims of workers that live get a fresh lease."""
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0] / 1_000))
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    holder, other = sweeper_of(store), sweeper_of(store)
+    assert holder.tick()
+    assert not other.tick()
+    assert rests(other)
+    now[0] += store.settings.claim_lease_ms
+    assert rests(other), "the first answer after the outage"
+    store.client.delete(store.keys.sweeper)
+    now[0] += 1_000
+    assert other.tick()
+    assert store.activity.claimed_agents("j") == ["x"]

@@ -79,9 +79,17 @@ def test_live_jobs_without_a_moment_are_counted_and_adopted(store: Store, looks:
     for name in "abc":
         jobs.submit(name)
     store.client.zrem(store.keys.due, "a", "b")
-    assert looks.agenda(5).missing == 2
+    assert looks.missing() == 2
     looks.adopt(7)
-    assert looks.agenda(7) == ([], [("a", 7), ("b", 7)], 0)
+    assert (looks.agenda(7), looks.missing()) == (([], [("a", 7), ("b", 7)]), 0)
+
+
+def test_a_schedule_is_quiet_until_a_job_is_due_or_asked_for(store: Store, looks: LookSchedule) -> None:
+    assert looks.is_quiet(10)
+    due_at(store, "j", 11)
+    assert (looks.is_quiet(10), looks.is_quiet(11)) == (True, False)
+    store.client.sadd(store.keys.asked, "k")
+    assert not looks.is_quiet(10)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,12 @@ MIN_LEASE_MS: Final = 1_000
 MIN_OUTAGE_S: Final = 2.0  # between two answers of the store; a shorter time may be the delay of a busy machine
 MIN_GAP_S: Final = 4.0  # between the last sweep by any worker and the first by a new one; more counts as an outage
 RENEWED_S: Final = 6 * 3_600  # between two renewals of live jobs' bundles, which outlive retention by a day
+RENEWAL: Final = 0.7  # of its lease, after which the sweeper renews it although no job is due
+PROBE: Final = 1.5  # intervals between two probes of a worker that does not hold the lease
+READING_S: Final = 30.0  # between two of its readings of the server's clock, to which its own clock is compared
 LOOKS: Final = 50  # jobs that are swept in one round trip
 JOBS_A_LEASE: Final = 500  # jobs that are swept before the sweeper's lease is renewed; a multiple of LOOKS
-REPAIR_S: Final = 10  # between two repairs of some entries of the index of jobs
+REPAIR_S: Final = 20  # between two repairs of some entries of the index of jobs
 COMPARED: Final = 1_000  # entries that one repair compares with each other, in a few commands
 RECORDS: Final = 4  # entries that it compares with their records, in a few commands each
 OPENING: Final = ""  # in place of a pool: the job waits to be opened
@@ -69,6 +72,8 @@ class Sweeper:
         self._due: set[str] = set()  #: jobs at which this sweep looks
         self._fresh: int | None = None  #: live jobs at which no sweep has looked yet
         self._is_first = True  #: this worker has not swept yet
+        self._holds = False  #: this worker has had the sweeper's lease when it asked last
+        self._take_at = 0.0  #: when it asks again, whatever the jobs need
         lease_ms = store.settings.claim_lease_ms
         self._bound_ms = claim_bound_ms(lease_ms)
         self._interval_s = min(INTERVAL_S, lease_ms / 4_000)
@@ -79,9 +84,10 @@ class Sweeper:
 
     def run(self) -> None:
         """Sweep until `stop` is called. A failed sweep is logged, and the next one tries again."""
-        while not self._stop.wait(self._interval_s):
+        while not self._stop.wait(self._interval_s if self._holds else PROBE * self._interval_s):
             try:
-                self.tick()
+                if not self._may_rest():
+                    self.tick()
             except UNREACHABLE as error:
                 self._outages.failed = True
                 log.warning("sweep failed: the job store is unavailable: %s", error)
@@ -93,10 +99,26 @@ class Sweeper:
         self._stop.set()
 
     @FORKS.held_off()
+    def _may_rest(self) -> bool:
+        """True if no sweep is needed now. Costs fewer commands than a sweep that finds nothing."""
+        self._outages.tick_begins(time.monotonic())
+        if time.monotonic() >= self._take_at:
+            return False
+        rests = (
+            self._store.index.looks.is_quiet(self._store.clock.now_ms())
+            if self._holds
+            else not self._store.sweep_lease.is_free()
+        )
+        self._outages.answered(time.monotonic())
+        return rests
+
+    @FORKS.held_off()
     def tick(self) -> bool:
         """Sweep once if this worker holds the sweeper's lease. Returns True if it does."""
         self._outages.tick_begins(time.monotonic())
         turn = self._store.sweep_lease.take(self._token, self._lease_ms)
+        self._holds = turn.held
+        self._take_at = time.monotonic() + (RENEWAL * self._lease_ms / 1_000 if turn.held else READING_S)
         after_gap = self._outages.reading(turn.now_ms, turn.swept_ms, time.monotonic())
         if turn.held:
             self._sweep(turn.now_ms, after_gap)
@@ -111,7 +133,7 @@ class Sweeper:
         index = self._store.index
         agenda = index.looks.agenda(now_ms)
         self._outages.answered(time.monotonic())
-        if agenda.missing or self._is_first:
+        if self._is_first:
             index.looks.adopt(now_ms)
         everything = after_gap or self._outages.set_back or self._is_first
         due = index.looks.all_jobs() if everything else agenda.due
@@ -124,8 +146,7 @@ class Sweeper:
             self._look_at(due[at : at + LOOKS], now_ms, after_gap)
             self._outages.answered(time.monotonic())
         index.looks.take_over(agenda.asked, now_ms)
-        index.forget_expired(now_ms)
-        self._repair_index()
+        self._repair_index(now_ms)
         self._reminders.forget(before=time.monotonic() - 4 * self._bound_ms / 1_000)
         self._outages.set_back = self._is_first = False
 
@@ -134,15 +155,18 @@ class Sweeper:
             self._renew_at = time.monotonic() + RENEWED_S
             self._store.bundles.renew(self._store.index.digests(self._store.index.live()))
 
-    def _repair_index(self) -> None:
-        """Compare the next entries of the index of jobs with each other, and a few of them with their records.
+    def _repair_index(self, now_ms: int) -> None:
+        """Remove expired entries, and compare the next ones with each other, and a few of them with their records.
 
-        After the last one, begin again.
+        After the last one, begin again. Live jobs without a moment of their next look are due at once.
         """
         if time.monotonic() < self._repair_at:
             return
         self._repair_at = time.monotonic() + REPAIR_S
         index = self._store.index
+        index.forget_expired(now_ms)
+        if index.looks.missing():
+            index.looks.adopt(now_ms)
         page = index.range(self._compared, COMPARED)
         self._compared = self._compared + len(page) if len(page) == COMPARED else 0
         some = index.range(self._read, RECORDS)
