@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 
+from redis import Redis
+
 from benchmarks import graphs, harness, ours
 from benchmarks.node import watched
 from benchmarks.row import Row, at_most
 from benchmarks.size import Size
 from mirrorneuron import Client, Settings, aio
+from mirrorneuron.store.keys import Keys
 
 NONE = "without live jobs"
 QUEUED_S = 900  # for the node to open all jobs
@@ -43,6 +46,7 @@ def live_jobs(client: Client, node_pid: int, size: Size) -> Iterator[Row]:
     ids = [client.run_manifest(job_bundle=bundle) for _ in range(size.live_jobs)]
     for job_id in ids:
         harness.until(partial(_runs, client, job_id), QUEUED_S)
+    harness.until(partial(_is_quiet, client), QUEUED_S)
     many = watched(client, node_pid, size.watch_s)
     name = f"a node with {size.live_jobs:,} live jobs that need nothing"
     for unit, much, little in zip(("commands/s", "% of a core"), many, few, strict=True):
@@ -52,6 +56,12 @@ def live_jobs(client: Client, node_pid: int, size: Size) -> Iterator[Row]:
 
 def _runs(client: Client, job_id: str) -> bool:
     return client.inspect_job(job_id)["status"] == "running"
+
+
+def _is_quiet(client: Client) -> bool:
+    """The sweeper has looked at each job once."""
+    url, keys = client.settings.redis_url, Keys(client.settings.redis_namespace)
+    return int(Redis.from_url(url).zcount(keys.due, "-inf", 1_000 * time.time() + 60_000)) == 0
 
 
 def waits(url: str, size: Size) -> Row:

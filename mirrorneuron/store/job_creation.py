@@ -16,8 +16,10 @@ from mirrorneuron.settings import Settings
 from mirrorneuron.store.bundle_store import BundleStore
 from mirrorneuron.store.direct_line import DirectLine, NotDirect
 from mirrorneuron.store.job_index import JobIndex
+from mirrorneuron.store.look_schedule import first_look_ms
 from mirrorneuron.store.protocol import Announcement, Created, ReplyCode
-from mirrorneuron.store.scripts import Arg, Scripts
+from mirrorneuron.store.script_rows import Arg
+from mirrorneuron.store.scripts import Scripts
 from mirrorneuron.store.server_clock import ServerClock
 
 MAX_DIRECT_BYTES: Final = 64 * 1024  #: a socket takes so much at once, however slow the server is
@@ -63,8 +65,8 @@ class JobCreation:
         has an announcement. Raises PayloadTooLarge.
         """
         now = self._clock.now_ms()
-        created = self._create(draft, now, self._mail(draft, now), None)
-        if created.word is not ReplyCode.CONFLICT and not _has_bundle(created):
+        created, has_bundle = self._create(draft, now, self._mail(draft, now), None)
+        if created.word is not ReplyCode.CONFLICT and not has_bundle:
             self._bundles.put(draft.bundle)
         if created.status in TERMINAL:
             self._index.mark_ended([draft.job_id])  # by its record: a retry may run meanwhile
@@ -83,8 +85,8 @@ class JobCreation:
         of_plan = len(draft.plan.names_json) + len(draft.plan.settings_text)
         if sum(len(text) for _, text in mail) + of_plan > MAX_DIRECT_BYTES:
             raise NotDirect
-        created = self._create(draft, now, mail, partial(self._direct.ask_all, seconds))
-        if not created.announced or not _has_bundle(created):
+        created, has_bundle = self._create(draft, now, mail, partial(self._direct.ask_all, seconds))
+        if not created.announced or not has_bundle:
             raise NotDirect
 
     def _mail(self, draft: JobDraft, now: int) -> list[tuple[str, bytes]]:
@@ -111,9 +113,11 @@ class JobCreation:
         now: int,
         mail: Sequence[tuple[str, bytes]],
         send: Callable[[Sequence[tuple[Arg, ...]]], list[Any]] | None,
-    ) -> Created:
+    ) -> tuple[Created, bool]:
+        """Create the job. Also returns whether the server has all parts of the bundle."""
         plan, bundle, keys = draft.plan, draft.bundle, self._bundles.keys_of(draft.bundle)
-        return self._scripts.create(
+        renewals = self._bundles.renewals(bundle.digest, bundle.payloads_digest)
+        created = self._scripts.create(
             draft.job_id,
             digest=bundle.digest,
             inputs_digest=draft.inputs_digest,
@@ -124,14 +128,7 @@ class JobCreation:
             agents=plan.settings_text,
             mail=mail,
             announcement=draft.announcement and Announcement(*draft.announcement, *keys),
-            same_round_trip=[
-                *self._index.entries(draft.job_id, now),
-                *self._bundles.renewals(bundle.digest, bundle.payloads_digest),
-            ],
+            same_round_trip=[*renewals, *self._index.entries(draft.job_id, now, now + first_look_ms(plan.policies))],
             send=send,
         )
-
-
-def _has_bundle(created: Created) -> bool:
-    """True if the server has all parts of the bundle: the first two replies are those of the index."""
-    return all(created.others[2:])
+        return created, all(created.others[: len(renewals)])

@@ -1,4 +1,4 @@
-"""The indexes of jobs: all kept jobs, the live jobs, and when the retention of each ended job is over.
+"""The indexes of jobs: all kept jobs, the live jobs with their next looks, and when the retention of each is over.
 
 The indexes are in other slots than the jobs, so no script of a job can change them. The entries are written before the
 job is created, and the live entry is removed after the job has ended. The sweeper repairs what a crash left in between.
@@ -12,6 +12,7 @@ from typing import Final
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.look_schedule import LookSchedule
 
 PAGE: Final = 200  # rows in one round trip
 LIVE: Final = frozenset(status.encode() for status in JobStatus if status not in TERMINAL)
@@ -25,14 +26,16 @@ class JobIndex:
         self._keys = keys
         self._retention_seconds = retention_seconds
         self._now_ms = now_ms
+        self.looks = LookSchedule(client, keys)
 
-    def entries(self, job_id: str, now_ms: int) -> list[tuple[str | int, ...]]:
-        """Return the commands that add a new job to the indexes.
+    def entries(self, job_id: str, now_ms: int, look_ms: int | None = None) -> list[tuple[str | int, ...]]:
+        """Return the commands that add a new job to the indexes. The sweeper looks at it at *look_ms*, or at once.
 
         They must be sent before the job is created: the sweeper removes an entry without a job, but a job without an
         entry would be lost.
         """
-        return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id)]
+        look = self.looks.entry(job_id, now_ms if look_ms is None else look_ms)
+        return [("ZADD", self._keys.jobs, "NX", now_ms, job_id), ("SADD", self._keys.live, job_id), look]
 
     def mark_ended(self, job_ids: Sequence[str]) -> None:
         """Remove ended jobs from the live index. Idempotent. After a crash before this call, the sweeper repeats it.
@@ -47,6 +50,7 @@ class JobIndex:
         if over:
             pipe.zadd(self._keys.ended, dict.fromkeys(job_ids, over), nx=True)  # a repeated call keeps the first time
         pipe.srem(self._keys.live, *job_ids)
+        pipe.zrem(self._keys.due, *job_ids)
         for job_id in job_ids:
             pipe.hget(self._keys.job(job_id), "status")
         for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
@@ -56,9 +60,10 @@ class JobIndex:
                 self._client.zrem(self._keys.ended, job_id)
 
     def mark_live(self, job_id: str) -> None:
-        """Add an ended job that is going to run again to the live index."""
+        """Add an ended job that is going to run again to the live index. The sweeper looks at it at once."""
         pipe = self._client.pipeline(transaction=False)
         pipe.sadd(self._keys.live, job_id)
+        pipe.execute_command(*self.looks.entry(job_id, 0))
         pipe.zrem(self._keys.ended, job_id)
         pipe.execute()
 
@@ -72,17 +77,19 @@ class JobIndex:
             pipe.hget(self._keys.job(job_id), "status")
             pipe.pttl(self._keys.job(job_id))
             pipe.sismember(self._keys.live, job_id)
+            pipe.zscore(self._keys.due, job_id)
             pipe.zscore(self._keys.ended, job_id)
         rows = checked_replies(pipe.execute(raise_on_error=False))
-        for job_id, status, left_ms, live, over in zip(job_ids, *(rows[at::4] for at in range(4)), strict=True):
+        columns = (rows[at::5] for at in range(5))
+        for job_id, status, left_ms, live, due, over in zip(job_ids, *columns, strict=True):
             if status is None:
                 self.forget_orphan(job_id, age_ms)
             elif isinstance(status, Exception):
                 continue  # the key has another type: it was not written by this package
             elif status in LIVE:
-                if not live or over is not None:
+                if not live or due is None or over is not None:
                     self.mark_live(job_id)
-            elif live:
+            elif live or due is not None:
                 self.mark_ended([job_id])
             elif over is None and left_ms > 0:
                 self._client.zadd(self._keys.ended, {job_id: self._now_ms() + left_ms}, nx=True)
@@ -101,6 +108,8 @@ class JobIndex:
         pipe.zrem(self._keys.jobs, *job_ids)
         pipe.zrem(self._keys.ended, *job_ids)
         pipe.srem(self._keys.live, *job_ids)
+        pipe.zrem(self._keys.due, *job_ids)
+        pipe.srem(self._keys.asked, *job_ids)
         for job_id in job_ids:
             pipe.exists(self._keys.job(job_id))
         found = [job_id for job_id, there in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True) if there]
@@ -147,22 +156,47 @@ class JobIndex:
         if submitted is None or self._now_ms() - submitted > age_ms:
             self.remove(job_id)
 
-    def forget_expired(self) -> None:
-        """Remove the entries of jobs whose retention is over and whose keys have expired.
+    def unlisted(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of *job_ids* that are not in the live index."""
+        flags = self._client.smismember(self._keys.live, job_ids) if job_ids else []
+        return [job_id for job_id, flag in zip(job_ids, flags, strict=True) if not flag]
+
+    def odd(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those of *job_ids* whose entries fit neither a live nor an ended job. One round trip."""
+        if not job_ids:
+            return []
+        pipe = self._client.pipeline(transaction=False)
+        pipe.smismember(self._keys.live, job_ids)
+        pipe.zmscore(self._keys.due, job_ids)
+        pipe.zmscore(self._keys.ended, job_ids)
+        rows = zip(job_ids, *pipe.execute(), strict=True)
+        kept = bool(self._retention_seconds)
+        return [
+            job_id
+            for job_id, live, due, over in rows
+            if (bool(live), due is not None, over is not None) not in ((True, True, False), (False, False, kept))
+        ]
+
+    def live_since(self, ms: int) -> list[str]:
+        """Return the live jobs that were submitted at *ms* or later."""
+        names = _texts(self._client.zrangebyscore(self._keys.jobs, ms, "+inf"))
+        missing = set(self.unlisted(names))
+        return [name for name in names if name not in missing]
+
+    def forget_expired(self, now_ms: int | None = None) -> None:
+        """Remove the entries of jobs whose retention is over (at *now_ms*) and whose keys have expired, in pages.
 
         A job that has a record nevertheless was submitted again under the same id: only its old end is removed.
         """
-        over = self._client.zrangebyscore(self._keys.ended, "-inf", self._now_ms(), start=0, num=PAGE)
-        if not over:
-            return
-        names = _texts(over)
-        pipe = self._client.pipeline(transaction=False)
-        for name in names:
-            pipe.exists(self._keys.job(name))
-        gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
-        self._client.zrem(self._keys.ended, *names)
-        if gone:
-            self.remove(*gone)
+        at = self._now_ms() if now_ms is None else now_ms
+        while names := _texts(self._client.zrangebyscore(self._keys.ended, "-inf", at, start=0, num=PAGE)):
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.exists(self._keys.job(name))
+            gone = [name for name, there in zip(names, pipe.execute(), strict=True) if not there]
+            self._client.zrem(self._keys.ended, *names)
+            if gone:
+                self.remove(*gone)
 
     def digests(self, job_ids: Sequence[str]) -> set[str]:
         """Return the bundle digests of these jobs. Skips jobs without a readable record."""

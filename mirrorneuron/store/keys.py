@@ -52,6 +52,16 @@ class Keys:
         return f"{self.ns}:jobs:live"
 
     @property
+    def due(self) -> str:
+        """ZSET of live jobs by the time (ms) at which the sweeper looks at them next."""
+        return f"{self.ns}:jobs:due"
+
+    @property
+    def asked(self) -> str:
+        """SET of jobs that are being changed from outside of their runs, so that the sweeper has to look at them."""
+        return f"{self.ns}:jobs:asked"
+
+    @property
     def ended(self) -> str:
         """ZSET of ended jobs by the time (ms) at which their retention is over."""
         return f"{self.ns}:jobs:ended"

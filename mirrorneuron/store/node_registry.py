@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from mirrorneuron.job import NodeInfo, iso
@@ -21,6 +22,7 @@ class Registry:
         self._client = client
         self._keys = keys
         self._queues_here = queues_here
+        self._forget_at = 0.0
 
     def nodes(self) -> list[NodeInfo]:
         """Return the registered workers in order of their names, with the queue length of each of their pools.
@@ -40,6 +42,10 @@ class Registry:
                 info["queued"] = waiting[pool]
         return found
 
+    def queue_length(self, queue: str) -> int:
+        """Return the number of tasks in *queue*, which must be on this server."""
+        return int(self._client.llen(queue))
+
     def register(self, node: dict[str, Any], seconds: int) -> None:
         """Write a worker's registration, which expires after *seconds*. Its times are the server's."""
         now = now_ms(self._client)
@@ -47,7 +53,9 @@ class Registry:
         pipe = self._client.pipeline(transaction=False)
         pipe.zadd(self._keys.nodes, {node["name"]: now})
         pipe.set(self._keys.node(node["name"]), encode({**node, "last_heartbeat_at": iso(now)}), ex=seconds)
-        pipe.zremrangebyscore(self._keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
+        if time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + FORGOTTEN_S / 10
+            pipe.zremrangebyscore(self._keys.nodes, "-inf", now - 1000 * FORGOTTEN_S)
         pipe.execute()
 
     def hold_name(self, name: str, holder: str, seconds: int) -> str:
@@ -56,13 +64,12 @@ class Registry:
         Returns the process that has it.
         """
         key = self._keys.holder(name)
-        pipe = self._client.pipeline(transaction=False)
-        pipe.set(key, holder, nx=True, ex=seconds)
-        pipe.get(key)
-        found = (pipe.execute()[1] or holder.encode()).decode("utf-8", "replace")
-        if found == holder:
+        found = self._client.get(key)
+        if found is None and not self._client.set(key, holder, nx=True, ex=seconds):
+            found = self._client.get(key)
+        if found == holder.encode():
             self._client.expire(key, seconds)
-        return str(found)
+        return holder if found is None else str(found, "utf-8", "replace")
 
     def release_name(self, name: str, holder: str) -> bool:
         """Give up *name* if the process *holder* has it. Returns False if another process has it."""

@@ -99,7 +99,7 @@ class WaitingAgents(ReadyAgents):
     """Ready agents, with the one of them that has been ready for longest."""
 
     oldest: str
-    ready_ms: int  #: when `oldest` became ready (server time)
+    ready_ms: int  #: since when `oldest` could be claimed: it is ready, and its job was opened or resumed (server time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class SweepReply:
     agent_id: str  #: the agent of POISONED; else empty
     losses: int  #: how many workers died while they ran its message
     since_ms: int  #: when the job was submitted or retried last (server time)
+    look_ms: int | None  #: when a lease or a delay ends, or a time-out may be over (server time); None: never
 
 
 @dataclass(frozen=True, slots=True)

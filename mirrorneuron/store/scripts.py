@@ -1,10 +1,8 @@
-"""One typed method for each script in `lua/`. Only this module encodes their arguments and decodes their replies."""
+"""One typed method for each script in `lua/`. Only this module and `script_rows` know their arguments and replies."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
@@ -12,63 +10,27 @@ from redis.exceptions import NoScriptError
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import CELERY_STATE, JobStatus
 from mirrorneuron.message import encode
-from mirrorneuron.store.connection import RedisClient
+from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys, result_channel
 from mirrorneuron.store.protocol import (
     Announcement,
-    Claim,
     ControlReply,
     Created,
     JobEnd,
     JobRef,
-    ReadyAgents,
     Reply,
     ReplyCode,
     Step,
     SweepReply,
-    WaitingAgents,
 )
+from mirrorneuron.store.script_rows import Arg, control_reply, reply, step_args, swept
+from mirrorneuron.store.script_sources import SHAS, SOURCES
 
 MAX_MESSAGES: Final = 1_000  #: in one claim; an aggregator with a higher threshold gets that many
 DELIVERED_KEPT: Final = 10_000  #: ids of messages from outside that are kept to detect duplicates
 MAX_BYTES: Final = 16 * 1024 * 1024  #: of mail in one claim
 
-UNDECLARED_KEYS: Final = "--!df flags=allow-undeclared-keys\n"  # for Dragonfly; a comment for Redis and Valkey
-
-Arg = str | bytes | int
 Wanted = Sequence[tuple[str, int]]  #: (pool, maximum of agents); agents of the first pool that has any are claimed
-
-
-LIBRARIES: Final = {  # of functions, beside the prelude
-    "limits": ("create", "commit", "deliver", "retry"),
-    "ending": ("commit", "settle", "finish"),
-}
-
-
-def _load(name: str) -> str:
-    lua = files("mirrorneuron.store") / "lua"
-    parts = ["prelude", *(library for library, users in LIBRARIES.items() if name in users), name]
-    return UNDECLARED_KEYS + "".join((lua / f"{part}.lua").read_text("utf-8") for part in parts)
-
-
-NAMES: Final = (
-    "create",
-    "claim",
-    "commit",
-    "renew",
-    "flush",
-    "settle",
-    "finish",
-    "pause_resume",
-    "deliver",
-    "retry",
-    "delete",
-    "sweep",
-    "log",
-)
-SOURCES: Final = {name: _load(name) for name in NAMES}
-SHAS: Final = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SOURCES.items()}
-
 
 NO_LIMITS: Final = Policies()
 
@@ -133,11 +95,7 @@ class Scripts:
         args += ["" if limit is None else limit for limit in limits]
         args += [policies.recovery_mode, agents, *(announcement or ("", "", "", ""))]
         args += [part for row in mail for part in row]
-        rows = (*same_round_trip, ("EVALSHA", SHAS["create"], 1, self._keys.job(job_id), *args))
-        try:
-            *others, answer = (send or self._round_trip)(rows)
-        except NoScriptError:  # the server was restarted, or is another one
-            *others, answer = self._round_trip((*rows[:-1], ("EVAL", SOURCES["create"], *rows[-1][2:])))
+        *others, answer = self._call_with(same_round_trip, "create", job_id, args, send)
         return Created(ReplyCode(answer[0].decode()), answer[1].decode(), bool(answer[2]), others)
 
     def claim(
@@ -151,7 +109,7 @@ class Scripts:
         args = [*self._claimer(job, token, token, wanted[0][0]), "open" if opening else "", job.digest, len(wanted)]
         args += [part for row in wanted for part in row]
         args += agents
-        return _reply(self._call("claim", job.job_id, args), token)
+        return reply(self._call("claim", job.job_id, args), token)
 
     def commit(
         self,
@@ -179,12 +137,12 @@ class Scripts:
         args += [sum(len(s.dead) for s in steps), *self._limits, part]
         args += [part for row in wanted for part in row]
         for step in steps:
-            args += _step_args(step)
+            args += step_args(step)
         args += [part for step in steps for row in step.outgoing for part in row]
         args += [part for step in steps for kind, payload in step.events for part in (kind, step.agent_id, payload)]
         args += [part for step in steps for row in step.dead for part in row]
         args += self._end(job, end, agents) if end else [""]
-        return _reply(self._call("commit", job.job_id, args), next_token)
+        return reply(self._call("commit", job.job_id, args), next_token)
 
     def renew(self, job: JobRef, token: str, agents: Sequence[str], *, alone: bool = False) -> ReplyCode:
         """Renew the lease of the claims of *agents* under *token*.
@@ -196,7 +154,7 @@ class Scripts:
 
     def flush(self, job: JobRef, revision: int, agents: Sequence[str]) -> Reply:
         """If the job is idle at *revision*, make those *agents* ready that wait for a full batch and have mail."""
-        return _reply(self._call("flush", job.job_id, [self._now(), job.run, revision, *agents]), "")
+        return reply(self._call("flush", job.job_id, [self._now(), job.run, revision, *agents]), "")
 
     def settle(self, job: JobRef, revision: int, end: JobEnd | None, agents: Collection[str] = ()) -> ReplyCode:
         """End a job that is idle at *revision*; if *end* is None, record that it is idle."""
@@ -206,12 +164,12 @@ class Scripts:
     def finish(self, job: JobRef, end: JobEnd, agents: Collection[str]) -> ReplyCode:
         """End a live job from outside its runs. *agents* are all its agents."""
         return ReplyCode(
-            self._call("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode()
+            self._call_looked_at("finish", job.job_id, [self._now(), job.run, *self._end(job, end, agents)]).decode()
         )
 
     def pause_resume(self, job_id: str, to: JobStatus, payload: bytes) -> ControlReply:
         """Pause or resume a job. Idempotent."""
-        return _control_reply(self._call("pause_resume", job_id, [self._now(), to, payload]))
+        return control_reply(self._call_looked_at("pause_resume", job_id, [self._now(), to, payload]))
 
     def deliver(self, job_id: str, agent: str, message_id: str, message: bytes, dead: str = "") -> ControlReply:
         """Append a message from outside to an agent's mailbox. Idempotent by agent and message id.
@@ -220,7 +178,7 @@ class Scripts:
         FULL if the job has too much mail.
         """
         args: list[Arg] = [self._now(), agent, message_id, message, DELIVERED_KEPT, dead, self._limits.mail_bytes]
-        return _control_reply(self._call("deliver", job_id, args))
+        return control_reply(self._call_looked_at("deliver", job_id, args))
 
     def retry(
         self, job: JobRef, payload: bytes, agents: Collection[str], start: str, clear: Sequence[tuple[str, Arg]]
@@ -233,8 +191,8 @@ class Scripts:
         """
         rows = [part for row in clear for part in row]
         args: list[Arg] = [self._now(), start, payload, job.run, len(clear), *rows, *agents]
-        raw = self._call("retry", job.job_id, args)
-        return _control_reply(raw[:3]), int(raw[3])
+        raw = self._call_looked_at("retry", job.job_id, args)
+        return control_reply(raw[:3]), int(raw[3])
 
     def delete(self, job_id: str, agents: Collection[str]) -> ReplyCode:
         """Delete an ended job with all its keys. *agents* are all its agents."""
@@ -243,26 +201,29 @@ class Scripts:
     def sweep(
         self, job_id: str, *, now_ms: int | None = None, after_gap: bool = False, set_back: bool = False
     ) -> SweepReply:
-        """Free the claims whose lease was over at *now_ms* (server time). The reply says what else the job needs.
-
-        *after_gap*: no claim could be renewed since the last sweep, so each gets a fresh lease, once. *set_back*: the
-        server's clock was set back, so leases and delays are shortened to what they would be if they began now.
-        """
+        """Sweep one job. Raises what `sweep_all` returns."""
         now = self._now() if now_ms is None else now_ms
-        args: list[Arg] = [now, self._lease_ms, int(after_gap), int(set_back), encode({"node_name": self._node})]
-        word, run, digest, revision, waiting, agent, losses, since = self._call("sweep", job_id, args)
-        return SweepReply(
-            ReplyCode(word.decode()),
-            JobRef(job_id, int(run), digest.decode("utf-8", "replace")) if digest else None,
-            int(revision),
-            tuple(
-                WaitingAgents(pool.decode(), due, new, one.decode(), oldest.decode(), int(ready))
-                for pool, due, new, one, oldest, ready in waiting
-            ),
-            agent.decode(),
-            int(losses),
-            int(since),
-        )
+        found = self.sweep_all([job_id], now_ms=now, after_gap=after_gap, set_back=set_back)[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def sweep_all(
+        self, job_ids: Sequence[str], *, now_ms: Arg, after_gap: bool = False, set_back: bool = False
+    ) -> list[SweepReply | Exception]:
+        """Free the claims whose lease was over at *now_ms* (server time). The replies say what else each job needs.
+
+        One round trip. An exception stands for the reply of a job whose record is damaged. *after_gap*: no claim could
+        be renewed since the last sweep, so each gets a fresh lease, once. *set_back*: the server's clock was set back,
+        so leases and delays are shortened to what they would be if they began now.
+        """
+        args: list[Arg] = [now_ms, self._lease_ms, int(after_gap), int(set_back), encode({"node_name": self._node})]
+        commands = [("EVALSHA", SHAS["sweep"], 1, self._keys.job(job_id), *args) for job_id in job_ids]
+        replies = self._round_trip(commands, raise_on_error=False)
+        if any(isinstance(reply, NoScriptError) for reply in replies):  # idempotent
+            commands[0] = ("EVAL", SOURCES["sweep"], *commands[0][2:])
+            replies = self._round_trip(commands, raise_on_error=False)
+        return [swept(*row) for row in zip(job_ids, checked_replies(replies), strict=True)]
 
     def log(self, job_id: str, chunks: Sequence[tuple[str, str, str]], max_bytes: int) -> ReplyCode:
         """Append output of commands, (agent, stream, text). Only the newest *max_bytes* of the job are kept."""
@@ -292,12 +253,12 @@ class Scripts:
             *agents,
         ]
 
-    def _round_trip(self, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+    def _round_trip(self, commands: Iterable[tuple[Arg, ...]], *, raise_on_error: bool = True) -> list[Any]:
         """Send the commands in one round trip. If the server refuses one, all are retried; raises in the end."""
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
-        replies: list[Any] = pipe.execute()
+        replies: list[Any] = pipe.execute(raise_on_error=raise_on_error)
         return replies
 
     def _call(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
@@ -307,44 +268,21 @@ class Scripts:
         except NoScriptError:  # the server was restarted, or is another one
             return self._client.eval(SOURCES[name], 1, key, *args)
 
+    def _call_with(
+        self,
+        others: Iterable[tuple[Arg, ...]],
+        name: str,
+        job_id: str,
+        args: Sequence[Arg],
+        send: Callable[[Sequence[tuple[Arg, ...]]], list[Any]] | None = None,
+    ) -> list[Any]:
+        """Send *others*, and then call a script, in one round trip, by *send*. Returns all replies."""
+        others, call = tuple(others), (1, self._keys.job(job_id), *args)
+        try:
+            return (send or self._round_trip)((*others, ("EVALSHA", SHAS[name], *call)))
+        except NoScriptError:  # the server was restarted, or is another one
+            return self._round_trip((*others, ("EVAL", SOURCES[name], *call)))
 
-def _step_args(step: Step) -> list[Arg]:
-    threshold = "" if step.threshold is None else step.threshold
-    delay = "" if step.delay_ms is None else step.delay_ms
-    inline = 2 if step.goes_on else int(step.inline_only)
-    row: list[Arg] = [
-        step.agent_id,
-        step.consumed,
-        step.state,
-        step.last,
-        step.output,
-        step.processed,
-        threshold,
-        step.attempts,
-    ]
-    return [*row, delay, step.error, inline, step.consumed_bytes, int(step.not_run)]
-
-
-def _reply(raw: Any, token: str) -> Reply:
-    word, revision, idle, waiting, claims = raw
-    return Reply(
-        word=ReplyCode(word.decode()),
-        revision=int(revision),
-        idle=idle == 1,
-        ended=idle == 2,
-        waiting=_ready_agents(waiting),
-        claims=tuple(
-            Claim(agent.decode(), state, int(processed), int(attempts), int(waited), tuple(mail), int(losses or 0))
-            for agent, state, processed, attempts, waited, mail, losses in claims
-        ),
-        token=token,
-    )
-
-
-def _ready_agents(rows: Any) -> tuple[ReadyAgents, ...]:
-    return tuple(ReadyAgents(pool.decode(), due, new, one.decode()) for pool, due, new, one in rows)
-
-
-def _control_reply(raw: Any) -> ControlReply:
-    word, status, waiting = raw
-    return ControlReply(ReplyCode(word.decode()), status.decode("utf-8", "replace"), _ready_agents(waiting))
+    def _call_looked_at(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
+        """Call a script that changes a job from outside of its runs, which the sweeper has to look at then."""
+        return self._call_with([("SADD", self._keys.asked, job_id)], name, job_id, args)[-1]

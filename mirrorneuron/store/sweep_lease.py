@@ -33,19 +33,26 @@ class SweepLease:
         key = self._keys.sweeper
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
-        pipe.set(key, token, nx=True, px=lease_ms)
         pipe.get(key)
-        pipe.pttl(key)
         pipe.get(self._keys.swept)
-        (seconds, micros), _, holder, left_ms, swept = pipe.execute()
+        (seconds, micros), holder, swept = pipe.execute()
         now_ms = self._clock() if self._clock else int(seconds) * 1000 + int(micros) // 1000
         held = holder == token.encode()
-        if held or left_ms > lease_ms:  # longer than a lease: the server's clock was set back
+        if held:
             pipe.pexpire(key, lease_ms)
-            if held:
-                pipe.set(self._keys.swept, now_ms)
+            pipe.set(self._keys.swept, now_ms)
             pipe.execute()
+        elif holder is not None and self._client.pttl(key) > lease_ms:  # the server's clock was set back
+            self._client.pexpire(key, lease_ms)
+        elif holder is None and self._client.set(key, token, nx=True, px=lease_ms):
+            held = True
+            self._client.set(self._keys.swept, now_ms)
         return Turn(held, now_ms, int(swept) if swept else None)
+
+    def is_free(self) -> bool:
+        """True if no worker holds the lease, or for too long. One command, and nothing is written."""
+        left_ms: int = self._client.pttl(self._keys.sweeper)
+        return left_ms < 0
 
     def release(self, token: str) -> None:
         """Delete the lease if *token* holds it."""

@@ -64,7 +64,7 @@ def test_tasks_that_the_queue_has_lost_are_re_announced_once(store: Store, impat
 
 
 def test_the_queues_of_pools_are_limited_separately(store: Store, impatient: Sweeper) -> None:
-    """Tasks for the light worker do not limit those for a pool; a queue gets at most one for each live job."""
+    """Tasks for the light worker do not limit those for a pool; a queue gets at most one for each job that waits."""
     client = Client(store.settings)
     opened = job_ref(client, client.run_manifest(single("true")))
     for _ in range(JOBS):
@@ -72,7 +72,7 @@ def test_the_queues_of_pools_are_limited_separately(store: Store, impatient: Swe
     store.scripts.claim(opened, new_token(), [(LIGHT, 1)], opening=True)
     for _ in range(3):
         sweep_often(impatient)
-    assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1 + JOBS
+    assert store.client.llen(queue(store.settings.redis_namespace, "default")) == 1
 
 
 def test_a_broker_that_reports_no_queue_length_still_gets_re_announcements(
@@ -156,23 +156,24 @@ def test_a_poison_message_fails_the_job_with_its_id_and_losses(make_store: Calla
 
 def test_a_sweep_ends_when_its_lease_is_lost(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It took so long that another worker has taken the lease; the remaining jobs are left to that worker."""
-    monkeypatch.setattr(sweeper, "JOBS_A_LEASE", 2)
+    monkeypatch.setattr(sweeper, "LOOKS", 1)
+    monkeypatch.setattr(sweeper, "JOBS_A_LEASE", 1)
     for name in "abcde":
         jobs.submit(name)
     swept: list[str] = []
-    sweep = store.scripts.sweep
+    sweep = store.scripts.sweep_all
 
-    def slow(job_id: str, **options: Any) -> Any:
-        swept.append(job_id)
+    def slow(job_ids: list[str], **options: Any) -> Any:
+        swept.extend(job_ids)
         store.client.set(store.keys.sweeper, "another")
-        return sweep(job_id, **options)
+        return sweep(job_ids, **options)
 
-    monkeypatch.setattr(store.scripts, "sweep", slow)
+    monkeypatch.setattr(store.scripts, "sweep_all", slow)
     sweeper_of(store).tick()
     assert len(swept) == 1
 
 
-def test_live_jobs_have_their_bundles_renewed_every_hour(
+def test_live_jobs_have_their_bundles_renewed_every_few_hours(
     store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1_000.0]
@@ -210,7 +211,7 @@ def test_a_sweep_that_loses_the_store_raises(store: Store, jobs: Jobs, monkeypat
     def cut(*_: Any, **__: Any) -> None:
         raise ConnectionError("cut")
 
-    monkeypatch.setattr(store.scripts, "sweep", cut)
+    monkeypatch.setattr(store.scripts, "sweep_all", cut)
     with pytest.raises(ConnectionError):
         sweeper_of(store).tick()
 
@@ -254,3 +255,66 @@ def test_the_lease_of_a_sweeper_does_not_outlast_a_clock_that_was_set_back(store
     store.client.set(store.keys.sweeper, "dead", px=600_000)
     assert not sweeper_of(store).tick()
     assert store.client.pttl(store.keys.sweeper) <= sweeper.LEASE_MS
+
+
+def rests(one: Sweeper) -> bool:
+    return one._may_rest()
+
+
+def test_a_sweeper_rests_while_no_job_is_due_and_its_lease_is_fresh(make_store: Callable[..., Store]) -> None:
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    one = sweeper_of(store)
+    assert not rests(one), "it does not have the lease yet"
+    assert one.tick()
+    assert rests(one)
+    Jobs(store).submit("j")
+    assert rests(one), "the producer announces the job itself"
+    now[0] += 5_000
+    assert not rests(one)
+    assert one.tick()
+    assert rests(one)
+    store.client.sadd(store.keys.asked, "j")
+    assert not rests(one)
+
+
+def test_a_sweeper_that_rests_renews_its_lease_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    one = sweeper_of(store)
+    assert one.tick()
+    now[0] += sweeper.LEASE_MS / 1_000 - sweeper.INTERVAL_S
+    assert not rests(one)
+
+
+def test_a_sweeper_without_the_lease_rests_until_it_is_free(store: Store) -> None:
+    holder, other = sweeper_of(store), sweeper_of(store)
+    assert holder.tick()
+    assert not other.tick()
+    assert rests(other)
+    store.client.delete(store.keys.sweeper)
+    assert not rests(other)
+    assert other.tick()
+
+
+def test_a_sweeper_without_the_lease_notices_an_outage_between_its_probes(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder died in it, so nobody else did. The claims of workers that live get a fresh lease."""
+    now = [time.time_ns() // 1_000_000]
+    store = make_store(clock=lambda: now[0])
+    monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0] / 1_000))
+    jobs = Jobs(store)
+    jobs.submit("j", initial_inputs={"x": [1]}, entrypoints=["x"])
+    jobs.open("j")
+    store.scripts.claim(jobs.ref("j"), "t", (("default", 1),), agents=["x"])
+    holder, other = sweeper_of(store), sweeper_of(store)
+    assert holder.tick()
+    assert not other.tick()
+    assert rests(other)
+    now[0] += store.settings.claim_lease_ms
+    assert rests(other), "the first answer after the outage"
+    store.client.delete(store.keys.sweeper)
+    now[0] += 1_000
+    assert other.tick()
+    assert store.activity.claimed_agents("j") == ["x"]

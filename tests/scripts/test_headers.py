@@ -9,12 +9,12 @@ import pytest
 
 from mirrorneuron.store import keys
 from mirrorneuron.store.protocol import ReplyCode
-from mirrorneuron.store.scripts import LIBRARIES, SOURCES
+from mirrorneuron.store.script_sources import LIBRARIES, SOURCES
 
 LUA = files("mirrorneuron.store") / "lua"
 NAMES = sorted(path.name for path in LUA.iterdir() if path.name.endswith(".lua"))
 SCRIPTS = [name for name in NAMES if name.removesuffix(".lua") not in ("prelude", *LIBRARIES)]
-LONGEST = {"prelude.lua": 140, "commit.lua": 95, "sweep.lua": 90}  # every other file is one small state change
+LONGEST = {"prelude.lua": 140, "commit.lua": 95, "sweep.lua": 100}  # every other file is one small state change
 
 
 def head_and_body(name: str) -> tuple[str, str]:

@@ -109,6 +109,7 @@ def test_a_key_of_another_type_in_place_of_a_job_does_not_hide_other_jobs(
     assert one.tick()
     jobs.end("j")
     assert one.tick()
+    assert one.tick(), "the job was asked for before this sweep"
     assert store.index.live() == ["foreign"]
 
 
@@ -207,17 +208,18 @@ def test_the_entries_of_a_job_are_repaired_from_its_record(store: Store, jobs: J
 def test_more_entries_than_a_repair_compares_are_repaired_in_turn(
     store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("PAGE", 2), ("REPAIRED", 4), ("REPAIR_S", 0)):
+    for name, value in (("PAGE", 2), ("COMPARED", 4), ("RECORDS", 1), ("REPAIR_S", 0)):
         monkeypatch.setattr(sweeper_module, name, value)
     for name in "abcdefg":
         jobs.submit(name)
     one = sweeper(store)
+    assert one.tick(), "a first sweep looks at every job, and puts each back"
     for _ in range(3):
         for name in "abcdefg":
             store.client.srem(store.keys.live, name)
         assert one.tick()
         found = store.index.live()
-        assert len(found) in (3, 4)
+        assert len(found) < 7
         assert one.tick()
         assert {*found, *store.index.live()} == {*"abcdefg"}
 

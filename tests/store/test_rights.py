@@ -11,7 +11,7 @@ import pytest
 from mirrorneuron.store.connection import connect
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.rights import EXPIRES_MS, Role, refusals
-from mirrorneuron.store.scripts import NAMES, SOURCES
+from mirrorneuron.store.script_sources import NAMES, SOURCES
 from tests.support.acl import rules_of, set_user, url_of
 from tests.support.valkey import ValkeyServer
 

@@ -19,7 +19,8 @@ from workers.tasks import app
 
 __all__ = ["app"]
 
-consumer_watchdog.INTERVAL_S, consumer_watchdog.EXIT_S = 0.1, 0.5  # type: ignore[misc]
+consumer_watchdog.INTERVAL_S = consumer_watchdog.IDLE_S = 0.1  # type: ignore[misc]
+consumer_watchdog.EXIT_S = 0.5  # type: ignore[misc]
 sweeper.Reminders = partial(Reminders, first_wait_s=0.3)  # type: ignore[assignment,attr-defined]  # the first task may be received before the consumer stops
 
 

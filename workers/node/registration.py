@@ -36,7 +36,7 @@ from workers.recovery.consumer_watchdog import ConsumerWatchdog
 from workers.recovery.sweeper import Sweeper
 from workers.runners.command import mark_of
 
-HEARTBEAT_S: Final = 2.0
+HEARTBEAT_S: Final = 4.0
 KEPT_S: Final = 10  # a registration expires this long after its last heartbeat
 
 PLANS: Final = 16  # number of plans that the sweeper keeps in memory
@@ -104,7 +104,8 @@ class NodeStep(bootsteps.StartStopStep):
         slots = {pool: runtime.worker_slots(settings, worker.hostname, pool) for pool in node["pools"] if pool != LIGHT}
         self._sweeper = Sweeper(store, worker.app, lru_cache(maxsize=PLANS)(lambda digest: store.plan(digest)[0]))
         check = store.check_writes if not settings.broker_url else lambda: None
-        watch = ConsumerWatchdog(worker, settings.stop_grace_seconds, check)
+        depth = store.registry.queue_length if not settings.broker_url else None
+        watch = ConsumerWatchdog(worker, settings.stop_grace_seconds, check, depth)
         self._threads = [
             threading.Thread(target=self._beat, args=(store, node, slots), name="heartbeat", daemon=True),
             threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True),

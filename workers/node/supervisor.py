@@ -42,6 +42,7 @@ AT_ONCE_S = 30.0  #: only an end within this time of the start can be a hopeless
 HOPELESS_TRIES = 5  #: hopeless ends in a row after which the supervisor gives up
 KILLED_S = 10.0  #: how long the supervisor waits for a killed worker to vanish
 TAIL_LINES = 20
+EVENTS_S = 10  #: between two heartbeats of Celery, which only Flower reads; `node.registration` has our own
 PIPE_BYTES = 65_536  #: the capacity of a pipe: one read takes all that an ended worker left in it
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  #: the signals that stop the node
@@ -82,7 +83,7 @@ def plan_workers(
         # Celery expands %h and the like in node names.
         host = f"{name}@{node_name}".replace("%", "%%")
         celery = (sys.executable, "-P", str(PROGRAM), "celery", "-A", "workers", "worker")
-        quiet = ("--without-gossip", "--without-mingle", "-E", "-l", level)
+        quiet = ("--without-gossip", "--without-mingle", f"--heartbeat-interval={EVENTS_S}", "-E", "-l", level)
         return WorkerSpec(name, (*celery, "-Q", queue_of(name), "-n", host, *pool, *quiet))
 
     workers = [spec(LIGHT, "-P", "solo")] if light else []

@@ -21,8 +21,10 @@ from workers.lifecycle.shortage import BOARD
 from workers.lifecycle.shutdown import STOP
 from workers.recovery.queue_depth import QueueDepth
 
-INTERVAL_S: Final = 2.0
-STALLED_CHECKS: Final = 15  # consecutive checks that found tasks in the queue, a free slot, and no task received
+INTERVAL_S: Final = 2.0  # between two checks while tasks are queued
+IDLE_S: Final = 10.0  # between two checks while none are
+STALLED_CHECKS: Final = 11  # consecutive checks that found tasks in the queue, a free slot, and no task received
+STALL_S: Final = (STALLED_CHECKS - 1) * INTERVAL_S
 EXIT_S: Final = 10.0  # for a warm shutdown, in addition to the grace period of running tasks
 EXIT_CODE: Final = os.EX_SOFTWARE
 
@@ -47,6 +49,11 @@ class ConsumerStall:
         """Note that the worker has received a task."""
         self._received = True
 
+    @property
+    def suspected(self) -> bool:
+        """True if the last check found tasks that the worker did not take."""
+        return self._stalled > 0
+
     def check(self) -> bool:
         """Check once. True if the worker has been stalled for *limit* checks in a row."""
         received, self._received = self._received, False
@@ -57,23 +64,30 @@ class ConsumerStall:
 
 
 class ConsumerWatchdog:
-    """Checks one worker every `INTERVAL_S`, in a thread, and exits its process when it has stopped consuming.
+    """Checks one worker, in a thread, and exits its process when it has stopped consuming.
 
-    *check_writes* raises if the broker's server refuses writes, because a worker cannot consume from it then.
+    *check_writes* raises if the broker's server refuses writes, because a worker cannot consume from it then. *depth*
+    returns the length of a queue more cheaply than the broker, or raises.
     """
 
-    def __init__(self, worker: Any, grace_s: float, check_writes: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        grace_s: float,
+        check_writes: Callable[[], None],
+        depth: Callable[[str], int] | None = None,
+    ) -> None:
         self._worker = worker
         self._grace_s = grace_s
         self._check_writes = check_writes
-        self._depth = QueueDepth(worker.app)
+        self._depth = depth or QueueDepth(worker.app).of
         self._queues = tuple(worker.app.amqp.queues.consume_from)  # now: a consumer may lose some of them later
         self._stall = ConsumerStall(self._queued, self._has_room)
         signals.task_received.connect(self._stall.task_received, weak=False)
 
     def run(self, over: threading.Event) -> None:
         """Check until *over* is set, or exit the process."""
-        while not over.wait(INTERVAL_S):
+        while not over.wait(INTERVAL_S if self._stall.suspected else IDLE_S):
             try:
                 with FORKS.held_off():
                     stalled = self._stall.check()
@@ -90,13 +104,15 @@ class ConsumerWatchdog:
 
         Raises what kombu and *check_writes* raise.
         """
-        self._check_writes()
-        return sum(self._depth.of(name) for name in self._queues)
+        queued = sum(self._depth(name) for name in self._queues)
+        if queued:
+            self._check_writes()
+        return queued
 
     def _exit(self) -> None:
         log.critical(
             "the consumer is stalled: tasks have waited for %g s and none was received; the worker exits",
-            STALLED_CHECKS * INTERVAL_S,
+            STALL_S,
         )
         STOP.begun.set()
         state.should_stop = EXIT_CODE  # starts a warm shutdown, if the worker's event loop still runs

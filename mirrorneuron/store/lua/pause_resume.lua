@@ -10,7 +10,7 @@ if status == ARGV[2] then return { 'SETTLED', status, waiting_anew(now) } end
 if status ~= from[ARGV[2]] then return { 'REFUSED', status, {} } end
 status = ARGV[2]
 redis.call('HSET', JOB, 'status', status, 'updated_at', now)
-if status == 'running' then redis.call('HSET', JOB, 'idle_since', '') end -- a pause does not count as idle time
+if status == 'running' then redis.call('HSET', JOB, 'idle_since', '', 'resumed_at', now) end -- a pause does not count as idle or waiting time
 redis.call('HINCRBY', JOB, 'revision', 1)
 record(status == 'paused' and 'job_paused' or 'job_resumed', '', ARGV[3])
 return { 'SETTLED', status, waiting_anew(now) } -- no agent was announced while the job was paused

@@ -2,19 +2,20 @@
 -- KEYS  1 job HASH
 -- ARGV  1 now (ms or '')   2 lease (ms)   3 '1' after a gap in sweeping: claims get a fresh lease instead
 --       4 '1' if the server's clock was set back   5 event payload JSON
--- Reply {word, run, digest, revision, waiting, agent, losses, time of the submission or the last retry}
+-- Reply {word, run, digest, revision, waiting, agent, losses, time of the submission or the last retry, next look}
 --       word  OPEN (pending) | RUNNING (or paused) | IDLE (not settled)
 --             POISONED (agent: its claim stays, under no token of a worker)
 --             LATE (older than its time-out) | OVERDUE (idle for longer than its idle time-out) | ENDED | MISSING
---       waiting  as in the prelude, with the agent that has been ready for longest, and since when (ms)
+--       waiting  as in the prelude, with the agent that has been ready for longest, and since when it could be claimed (ms)
+--       next look  when a lease or a delay ends, or a time-out may be over (ms); 0: only a change from outside needs one
 -- Events: agent_recovery_started, agent_recovered, job_paused (recovery mode manual_recover)
 local BESIDE = 3 -- losses beside other runs that count like one alone
-if not status then return { 'MISSING', '0', '', '0', {}, '', 0, 0 } end
+if not status then return { 'MISSING', '0', '', '0', {}, '', 0, 0, 0 } end
 local h = redis.call('HMGET', JOB, 'submitted_at', 'timeout_ms', 'idle_since', 'idle_timeout_ms',
-  'max_losses', 'recovery', 'counted_from')
+  'max_losses', 'recovery', 'counted_from', 'started_at', 'resumed_at')
 local now, lease, aged_from = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(h[7] or h[1])
-local function answer(word, rows, agent, losses)
-  return { word, run, digest, revision, rows or {}, agent or '', losses or 0, aged_from }
+local function answer(word, rows, agent, losses, look)
+  return { word, run, digest, revision, rows or {}, agent or '', losses or 0, aged_from, look or 0 }
 end
 if not LIVE[status] then return answer('ENDED') end
 local function past(since, limit)
@@ -74,11 +75,22 @@ for _, agent in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', now)) do
   record('agent_recovered', agent, '')
 end
 
-if status == 'pending' then return answer('OPEN') end
-if status == 'running' and (h[3] or '') == '' and idle() then return answer('IDLE') end
-local rows = waiting(now)
+local look = math.huge
+local function look_at(moment) look = math.min(look, tonumber(moment or '') or math.huge) end
+look_at(redis.call('ZRANGE', claims, 0, 0, 'WITHSCORES')[2])
+if (h[2] or '') ~= '' then look_at(aged_from + h[2]) end
+if status == 'running' then
+  if (h[4] or '') ~= '' then look_at(((h[3] or '') == '' and now or h[3]) + h[4]) end
+  for pool in string.gmatch(pools, '%S+') do
+    look_at(redis.call('ZRANGEBYSCORE', JOB .. ':ready:' .. pool, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+  end
+end
+look = look < math.huge and look or 0
+if status == 'pending' then return answer('OPEN', {}, '', 0, look) end
+if status == 'running' and (h[3] or '') == '' and idle() then return answer('IDLE', {}, '', 0, look) end
+local rows, since = waiting(now), math.max(tonumber(h[8] or '') or 0, tonumber(h[9] or '') or 0)
 for _, row in ipairs(rows) do
   local oldest = redis.call('ZRANGE', JOB .. ':ready:' .. row[1], 0, 0, 'WITHSCORES')
-  row[5], row[6] = oldest[1], tonumber(oldest[2])
+  row[5], row[6] = oldest[1], math.max(tonumber(oldest[2]), since)
 end
-return answer('RUNNING', rows)
+return answer('RUNNING', rows, '', 0, look)

@@ -34,7 +34,7 @@ def move(job: Job, now: int, to: JobStatus) -> Controlled:
     job.status = to
     job.revision += 1
     if to is JobStatus.RUNNING:
-        job.idle_since_ms = None
+        job.idle_since_ms, job.resumed_ms = None, now
     job.record("job_paused" if to is JobStatus.PAUSED else "job_resumed")
     return Controlled(ReplyCode.SETTLED, job.status, job.waiting(now, report_all=True))
 
@@ -65,6 +65,7 @@ def retry(job: Job, now: int, ended: int, start: str, clear: Collection[str]) ->
         return Controlled(ReplyCode.REFUSED, job.status)
     job.status, job.run, job.revision = JobStatus.RUNNING, job.run + 1, job.revision + 1
     job.result, job.finished_ms, job.aged_from_ms = b"", None, now
+    job.started_ms = now if job.started_ms is None else job.started_ms
     job.record("job_recovery_started", agent=start)
     job.record("job_running")
     again, kept = _last_input(job.agents[start]) if start else ([], 0)

@@ -74,6 +74,8 @@ class Job:
         self.policies = policies
         self.status = JobStatus.PENDING
         self.opened = False
+        self.started_ms: int | None = None
+        self.resumed_ms = 0
         self.run = 1
         self.result = b""
         self.revision = 0
@@ -124,7 +126,7 @@ class Job:
             return Answer(refused)
         self.begin()
         if opening and self.status is JobStatus.PENDING:
-            self.status, self.opened = JobStatus.RUNNING, True
+            self.status, self.opened, self.started_ms = JobStatus.RUNNING, True, now
             self.record("job_scheduled", "job_running")
             self._made = Counter(a.kind.pool for a in self.agents.values() if a.ready_ms is not None)
         if token in self.asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mirrorneuron.bundle.manifest import RecoveryMode
@@ -20,6 +21,7 @@ class Finding:
     agent: str = ""
     losses: int = 0
     oldest: dict[str, tuple[str, int]] = field(default_factory=dict)  #: pool -> agent ready for longest, since when
+    look: int | None = None  #: when a lease or a delay ends, or a time-out may be over
 
 
 class Recovery:
@@ -32,7 +34,7 @@ class Recovery:
         job = self._job
         if not job.live:
             return Finding(ReplyCode.ENDED)
-        if over := self._time_is_over(now):
+        if over := self.time_is_over(now):
             return Finding(over)
         job.begin()
         if after_gap:
@@ -41,13 +43,28 @@ class Recovery:
             self._shorten(now)
         if poisoned := self._free_lost_claims(now):
             return Finding(ReplyCode.POISONED, {}, poisoned.name, poisoned.losses + 1)
+        look = min(self._moments(now), default=None)
         if job.status is JobStatus.PENDING:
-            return Finding(ReplyCode.OPEN)
+            return Finding(ReplyCode.OPEN, look=look)
         if job.idle and job.idle_since_ms is None:
-            return Finding(ReplyCode.IDLE)
+            return Finding(ReplyCode.IDLE, look=look)
         waiting = job.waiting(now)
         oldest = {pool: min((at, name) for name, at in job.ready(pool).items()) for pool in waiting}
-        return Finding(ReplyCode.RUNNING, waiting, oldest={pool: (name, at) for pool, (at, name) in oldest.items()})
+        since = max(job.started_ms or 0, job.resumed_ms)
+        rows = {pool: (name, max(at, since)) for pool, (at, name) in oldest.items()}
+        return Finding(ReplyCode.RUNNING, waiting, oldest=rows, look=look)
+
+    def _moments(self, now: int) -> Iterator[int]:
+        """When the sweeper may find something without a change from outside."""
+        job, limits = self._job, self._job.policies
+        yield from (agent.until_ms for agent in job.held())
+        if limits.job_timeout_ms is not None:
+            yield job.aged_from_ms + limits.job_timeout_ms
+        if job.status is JobStatus.RUNNING:
+            if limits.idle_timeout_ms is not None:
+                yield (now if job.idle_since_ms is None else job.idle_since_ms) + limits.idle_timeout_ms
+            ready = (agent.ready_ms for agent in job.agents.values() if agent.ready_ms is not None)
+            yield from (at for at in ready if at > now)
 
     def _renew_once(self, now: int) -> None:
         """Workers could not renew either. A claim that was not renewed since the last gap belongs to a dead worker."""
@@ -63,7 +80,7 @@ class Recovery:
             if agent.ready_ms is not None:
                 agent.ready_ms = min(agent.ready_ms, now + (agent.delay_ms if agent.due_ms else 0))
 
-    def _time_is_over(self, now: int) -> ReplyCode | None:
+    def time_is_over(self, now: int) -> ReplyCode | None:
         """LATE or OVERDUE. The age counts from the submission or the last retry, idleness from the settling."""
         job, limits = self._job, self._job.policies
         if limits.job_timeout_ms is not None and now - job.aged_from_ms >= limits.job_timeout_ms:

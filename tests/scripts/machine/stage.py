@@ -172,8 +172,8 @@ class Stage:
         return {suffix: value for suffix, value in found if value}
 
     def lifetimes(self) -> dict[str, int]:
-        """The time to live of each key of the namespace in seconds (-1: none), by the suffixes of the job's keys."""
-        names = list(self.redis.scan_iter(f"{self.keys.ns}:*", count=10_000))
+        """The time to live of each key of the job in seconds (-1: none), by its suffix."""
+        names = list(self.redis.scan_iter(f"{self.keys.job(JOB.job_id)}*", count=10_000))
         pipe = self.redis.pipeline(transaction=False)
         for name in names:
             pipe.ttl(name)

@@ -11,7 +11,8 @@ from tests.scripts.machine.acts import act
 from tests.scripts.machine.operators import Operators
 from tests.scripts.machine.stage import JOB, LEASE_MS, failed
 from tests.scripts.machine.state_machine import KINDS, alive, rarely, running
-from workers.recovery.reminders import FIRST_WAIT_S, Reminders
+from tests.scripts.machine.watch import Watch
+from workers.recovery.reminders import Reminders
 
 FATAL = (ReplyCode.LATE, ReplyCode.OVERDUE, ReplyCode.POISONED)
 
@@ -58,33 +59,51 @@ class Sweepers(Operators):
         for agent in self.job.agents.values():
             assert agent.ready_ms is None or agent.ready_ms <= self.now + (agent.delay_ms if agent.due_ms else 0)
 
-    @act(2, alive, data=st.data(), seconds=st.integers(7, 20), handover=st.booleans())
-    def announcements_are_lost_while_mail_arrives(self, data: st.DataObject, seconds: int, handover: bool) -> None:
-        """Liveness: whatever has been ready for longer than the first wait is announced, however much else happens."""
-        reminders = Reminders()
-        since: dict[str, int] = {}  # pool -> when an agent of it was due first
-        announced: set[str] = set()
+    @act(3, alive, data=st.data(), seconds=st.sampled_from([8, 15, 60]), handover=rarely)
+    def a_sweeper_looks_only_when_the_job_is_due(self, data: st.DataObject, seconds: int, handover: bool) -> None:
+        """Liveness: whatever is ready, lost or over is found within its bound, however much else happens."""
+        watch = Watch(self.job, self.now)
         for _ in range(seconds):
             self.stage.now += 1_000
-            if data.draw(st.booleans()):
-                self.send(data, data.draw(st.sampled_from(sorted(KINDS))), used=False, repeated=False)
-            swept = self._sweep()
-            if swept.word in FATAL:
+            asked = self._disturb(data)
+            if not self.job.live:
                 return
-            seen = set()
-            for row in swept.waiting:
-                key, at_s = (JOB.job_id, row.pool), self.now / 1_000
-                seen.add(key)
-                told = reminders.is_due(key, (row.oldest, row.ready_ms), at_s - row.ready_ms / 1_000, at_s)
-                if told:
-                    reminders.announced(key, at_s)
-                if told or row.new:
-                    announced.add(row.pool)
-                waited_ms = self.now - since.setdefault(row.pool, self.now)
-                assert row.pool in announced or waited_ms < 1_000 * FIRST_WAIT_S
-            reminders.sweep_ended(seen)
+            if self.now >= watch.due_ms:
+                swept = self._sweep()
+                if swept.word in FATAL:
+                    return
+                self._act(swept, repeated=False)
+                watch.looked(swept, self.now)
+            if asked:  # read before the look, and made due after it
+                watch.due_ms = min(watch.due_ms, self.now)
+            assert not self.recovery.time_is_over(self.now)
+            assert all(agent.until_ms + LEASE_MS > self.now for agent in self.job.held()), "two leases"
+            assert not watch.neglected(self.now)
             if handover and data.draw(rarely):
-                reminders = Reminders()  # another worker sweeps
+                watch.reminders = Reminders()  # another worker sweeps
+
+    def _disturb(self, data: st.DataObject) -> bool:
+        """Let something happen within a second. Returns True if the sweeper is asked to look."""
+        match data.draw(
+            st.sampled_from(["", "", "", "message", "claim", "commit", "renew", "settle", "pause", "resume"])
+        ):
+            case "message":
+                self.send(data, data.draw(st.sampled_from(sorted(KINDS))), used=False, repeated=False)
+                return True
+            case "resume":
+                self.pause_or_resume(JobStatus.RUNNING, repeated=False)
+                return True
+            case "pause":
+                self.pause_or_resume(JobStatus.PAUSED, repeated=False)
+            case "claim":
+                self.claim_one(data, any_run=False, repeated=False)
+            case "commit" if self.held:
+                self.commit(data, (), go_on=False, repeated=False)
+            case "renew" if self.held:
+                self.renew(data, alone=False, repeated=False)
+            case "settle":
+                self.settle(self.ref, self.job.revision, None)
+        return False
 
     @act(2, lambda self: self.job.status is JobStatus.PENDING)
     def the_job_is_not_opened(self) -> None:
@@ -124,6 +143,7 @@ class Sweepers(Operators):
         assert (swept.job, swept.revision, swept.since_ms) == (self.ref, self.job.revision, self.job.aged_from_ms)
         self.compare_waiting(swept.waiting, expected.waiting)
         assert {row.pool: (row.oldest, row.ready_ms) for row in swept.waiting} == expected.oldest
+        assert swept.look_ms == expected.look
         return swept
 
 
