@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,19 @@ class Counter(Agent):
             context.complete_job(self.state)
 '''
 
+STEP: Final = '''
+import time
+from mirrorneuron import Agent
+
+
+class Step(Agent):
+    """Emits its number plus one, after a while."""
+
+    def handle(self, message, context):
+        time.sleep(context.config["takes_s"])
+        context.emit("number", message.body + 1)
+'''
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -63,7 +77,7 @@ class Graph:
 
 
 def all_graphs() -> tuple[Graph, ...]:
-    return (_fan(), _chain(), _counter(), _flaky(), _batches(), _fed())
+    return (_fan(), _chain(), _counter(), _steps(), _flaky(), _batches(), _fed())
 
 
 def _fan() -> Graph:
@@ -95,6 +109,23 @@ def _counter() -> Graph:
     edges = [_edge("source", "back", "lap"), _edge("back", "source", "number")]
     expected = Expected({"source": LAPS, "back": LAPS - 1}, output={"count": LAPS, "sum": sum(range(1, LAPS + 1))})
     return Graph("counter", _manifest("counter", [1], nodes, edges), expected, {"counter.py": COUNTER})
+
+
+def _steps() -> Graph:
+    """A line of modules and a fan of others, most of which run for so short a time that they share claims."""
+    line, fan = ["source", "second", "third"], [f"part-{n}" for n in range(WIDTH)]
+    slow = {"third", "part-2"}
+    nodes = [
+        _node(name, "module", module="step:Step", module_source="step.py", takes_s=0.05 * (name in slow), **TRIES)
+        for name in (*line, *fan)
+    ]
+    edges = [_edge(a, b, "number") for a, b in pairwise(line)]
+    edges += [_edge("third", name, "number") for name in fan] + [_edge(name, "sink", "number") for name in fan]
+    count = WIDTH * len(INPUTS)
+    processed = {"sink": count} | dict.fromkeys((*line, *fan), len(INPUTS))
+    collected = tuple(number + 4 for number in INPUTS for _ in fan)
+    manifest = _manifest("steps", INPUTS, [*nodes, _sink(count)], edges)
+    return Graph("steps", manifest, Expected(processed, messages=collected), {"step.py": STEP})
 
 
 def _flaky() -> Graph:
