@@ -16,8 +16,8 @@ from mirrorneuron.job import TERMINAL, Event, JobStatus, LogChunk
 from mirrorneuron.settings import Settings
 from mirrorneuron.store import records
 from mirrorneuron.store.connection import MAX_OUTAGE_S, RETRY_S, RedisClient, block_ms, connect_async, reaching
-from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.status_index import PAGE
 
 T = TypeVar("T", Event, LogChunk)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -246,10 +247,9 @@ class Client(BoundedCalls):
         Skips jobs whose record cannot be read. Raises ValueError for an unknown status.
         """
         wanted, limit, labels = arguments.status(status), arguments.count("limit", limit), arguments.metadata(metadata)
-        live_only = wanted not in TERMINAL if wanted else not include_terminal
         found = (
             job
-            for page in self._each(lambda resources: resources.store.job_pages(live_only=live_only))
+            for page in self._each(lambda own: own.store.job_pages(live_only=not include_terminal, status=wanted))
             for job in page
             if job["status"] == wanted or (wanted is None and (include_terminal or job["status"] not in TERMINAL))
             if arguments.has_metadata(job["metadata"], labels)
@@ -266,12 +266,12 @@ class Client(BoundedCalls):
     def cluster_overview(self, *, limit: int | None = None) -> ClusterOverview:
         """Nodes, the newest jobs (*limit*, 20 by default), and the number of kept jobs by status."""
         limit = arguments.count("limit", limit)
-        counts: dict[str, int] = {str(status): 0 for status in JobStatus}
-        jobs = self.list_jobs()
-        for job in jobs:
-            counts[job["status"]] += 1
-        newest = jobs[: RECENT_JOBS if limit is None else limit]
-        return {"nodes": self.inspect_nodes(), "jobs": newest, "counts": counts}
+        newest = self.list_jobs(limit=RECENT_JOBS if limit is None else limit)
+        counts = self._ask(lambda resources: resources.store.index.by_status.counts())
+        if counts is None:  # an index of an earlier version, which a sweeper completes
+            counts = Counter(job["status"] for job in self.list_jobs())
+        counted = {str(status): counts[status] for status in JobStatus}
+        return {"nodes": self.inspect_nodes(), "jobs": newest, "counts": counted}
 
     def pause(self, job_id: str) -> JobMap:
         """Pause a job: runs in progress finish, no new one starts. Raises JobNotFound, JobStateError."""

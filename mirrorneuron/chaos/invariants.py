@@ -89,7 +89,16 @@ def of_store(store: Store) -> list[Violation]:
 def leaked_keys(store: Store) -> list[str]:
     """Return the keys that would stay for ever: without a live job, without a TTL, and not an index (see `keys`)."""
     keys = store.keys
-    indexes = {keys.jobs, keys.live, keys.due, keys.asked, keys.ended, keys.swept, keys.nodes}
+    indexes = {
+        *map(keys.of_status, TERMINAL),
+        keys.jobs,
+        keys.live,
+        keys.due,
+        keys.asked,
+        keys.ended,
+        keys.swept,
+        keys.nodes,
+    }
     live = {keys.job(job_id) for job_id in store.index.live()}
     for_ever = {keys.job(job["job_id"]) for job in store.jobs()} if not store.settings.retention_seconds else set()
     suspects = []

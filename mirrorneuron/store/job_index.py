@@ -1,4 +1,4 @@
-"""The indexes of jobs: all kept jobs, the live jobs with their next looks, and when the retention of each is over.
+"""The indexes of jobs: all kept jobs, the live ones with their next looks, the ended ones by status and retention.
 
 The indexes are in other slots than the jobs, so no script of a job can change them. The entries are written before the
 job is created, and the live entry is removed after the job has ended. The sweeper repairs what a crash left in between.
@@ -6,16 +6,18 @@ job is created, and the live entry is removed after the job has ended. The sweep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.store.connection import RedisClient, checked_replies
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.look_schedule import LookSchedule
+from mirrorneuron.store.status_index import ENDS, PAGE, Row, StatusIndex, in_pages, newest_first
 
-PAGE: Final = 200  # rows in one round trip
 LIVE: Final = frozenset(status.encode() for status in JobStatus if status not in TERMINAL)
+
+Entry = tuple[bytes | None, float | None]  #: status and time of submission (ms) of a job
 
 
 class JobIndex:
@@ -27,6 +29,7 @@ class JobIndex:
         self._retention_seconds = retention_seconds
         self._now_ms = now_ms
         self.looks = LookSchedule(client, keys)
+        self.by_status = StatusIndex(client, keys)
 
     def entries(self, job_id: str, now_ms: int, look_ms: int | None = None) -> list[tuple[str | int, ...]]:
         """Return the commands that add a new job to the indexes. The sweeper looks at it at *look_ms*, or at once.
@@ -47,17 +50,48 @@ class JobIndex:
             return
         over = self._now_ms() + 1000 * self._retention_seconds if self._retention_seconds else 0
         pipe = self._client.pipeline(transaction=False)
+        before = self._statuses(pipe, job_ids)
         if over:
             pipe.zadd(self._keys.ended, dict.fromkeys(job_ids, over), nx=True)  # a repeated call keeps the first time
+        self._file(pipe, before)
         pipe.srem(self._keys.live, *job_ids)
         pipe.zrem(self._keys.due, *job_ids)
-        for job_id in job_ids:
-            pipe.hget(self._keys.job(job_id), "status")
-        for job_id, status in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True):
+        for job_id, (status, submitted) in self._statuses(pipe, job_ids).items():
             if status in LIVE:
                 self.mark_live(job_id)
             elif status is None:  # deleted meanwhile
-                self._client.zrem(self._keys.ended, job_id)
+                self._forget_end(job_id)
+            elif status != before[job_id][0]:  # it has ended, or been retried, meanwhile
+                self._file(pipe, {job_id: (status, submitted)})
+                pipe.execute()
+
+    def _statuses(self, pipe: Any, job_ids: Sequence[str]) -> dict[str, Entry]:
+        """Execute *pipe*, and read the status of each job, None without a record, and its time of submission."""
+        for job_id in job_ids:
+            pipe.hget(self._keys.job(job_id), "status")
+        pipe.zmscore(self._keys.jobs, job_ids)
+        *statuses, submitted = checked_replies(pipe.execute(raise_on_error=False))[-len(job_ids) - 1 :]
+        if isinstance(submitted, Exception):
+            raise submitted
+        texts = (status if isinstance(status, bytes) else None for status in statuses)
+        return dict(zip(job_ids, zip(texts, submitted, strict=True), strict=True))
+
+    def _file(self, pipe: Any, entries: Mapping[str, Entry]) -> None:
+        """Add to *pipe* the commands that enter those jobs that have ended by status."""
+        for status in ENDS:
+            found = {
+                job_id: submitted
+                for job_id, (text, submitted) in entries.items()
+                if text == status.encode() and submitted is not None
+            }
+            if found:
+                self.by_status.file(pipe, status, found)
+
+    def _forget_end(self, job_id: str) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zrem(self._keys.ended, job_id)
+        self.by_status.remove(pipe, job_id)
+        pipe.execute()
 
     def mark_live(self, job_id: str) -> None:
         """Add an ended job that is going to run again to the live index. The sweeper looks at it at once."""
@@ -65,6 +99,7 @@ class JobIndex:
         pipe.sadd(self._keys.live, job_id)
         pipe.execute_command(*self.looks.entry(job_id, 0))
         pipe.zrem(self._keys.ended, job_id)
+        self.by_status.remove(pipe, job_id)
         pipe.execute()
 
     def repair(self, job_ids: Sequence[str], age_ms: int) -> None:
@@ -81,6 +116,7 @@ class JobIndex:
             pipe.zscore(self._keys.ended, job_id)
         rows = checked_replies(pipe.execute(raise_on_error=False))
         columns = (rows[at::5] for at in range(5))
+        ended: list[str] = []
         for job_id, status, left_ms, live, due, over in zip(job_ids, *columns, strict=True):
             if status is None:
                 self.forget_orphan(job_id, age_ms)
@@ -91,8 +127,14 @@ class JobIndex:
                     self.mark_live(job_id)
             elif live or due is not None:
                 self.mark_ended([job_id])
-            elif over is None and left_ms > 0:
-                self._client.zadd(self._keys.ended, {job_id: self._now_ms() + left_ms}, nx=True)
+            else:
+                if over is None and left_ms > 0:
+                    self._client.zadd(self._keys.ended, {job_id: self._now_ms() + left_ms}, nx=True)
+                ended.append(job_id)
+        if ended:
+            pipe = self._client.pipeline(transaction=False)
+            self._file(pipe, self._statuses(pipe, ended))
+            pipe.execute()
 
     def range(self, start: int, count: int) -> list[str]:
         """Return the ids of *count* kept jobs from position *start* on, oldest first."""
@@ -107,6 +149,7 @@ class JobIndex:
         pipe = self._client.pipeline(transaction=False)
         pipe.zrem(self._keys.jobs, *job_ids)
         pipe.zrem(self._keys.ended, *job_ids)
+        self.by_status.remove(pipe, *job_ids)
         pipe.srem(self._keys.live, *job_ids)
         pipe.zrem(self._keys.due, *job_ids)
         pipe.srem(self._keys.asked, *job_ids)
@@ -117,22 +160,18 @@ class JobIndex:
             for command in self.entries(job_id, self._now_ms()):
                 self._client.execute_command(*command)
 
-    def pages(self, *, live_only: bool = False) -> Iterator[list[str]]:
-        """Yield the ids of the kept jobs, newest first. Each id comes once, whatever is created or deleted."""
-        bound: float | str = "+inf"
-        seen: set[bytes] = set()  # ids with the score *bound*
-        while True:
-            most = PAGE + len(seen)
-            rows = self._client.zrevrangebyscore(self._keys.jobs, bound, "-inf", start=0, num=most, withscores=True)
-            ids = [name for name, _ in rows if name not in seen]
-            if not ids:
-                return
-            bound = rows[-1][1]
-            seen = {name for name, score in rows if score == bound}
-            if live_only:
-                flags = self._client.smismember(self._keys.live, ids)
-                ids = [name for name, flag in zip(ids, flags, strict=True) if flag]
-            yield _texts(ids)
+    def pages(self, *, live_only: bool = False, status: JobStatus | None = None) -> Iterator[list[str]]:
+        """Yield the ids of the kept jobs, newest first. Each id comes once, whatever is created or deleted.
+
+        With *live_only* or a *status*, the cost does not depend on how many other jobs are kept. A job may have another
+        status by the time that it is read.
+        """
+        rows: Iterable[Row] | None = None
+        if status is not None:
+            rows = self.by_status.rows(status)
+        elif live_only:
+            rows = self.by_status.live_rows()
+        return in_pages(newest_first(self._client, self._keys.jobs) if rows is None else rows)
 
     def live(self) -> list[str]:
         """Return the ids of the live jobs, in no order."""
@@ -169,13 +208,15 @@ class JobIndex:
         pipe.smismember(self._keys.live, job_ids)
         pipe.zmscore(self._keys.due, job_ids)
         pipe.zmscore(self._keys.ended, job_ids)
-        rows = zip(job_ids, *pipe.execute(), strict=True)
+        self.by_status.entries(pipe, job_ids)
         kept = bool(self._retention_seconds)
-        return [
-            job_id
-            for job_id, live, due, over in rows
-            if (bool(live), due is not None, over is not None) not in ((True, True, False), (False, False, kept))
-        ]
+        sound = ((True, True, False, 0), (False, False, kept, 1))
+        found = []
+        for job_id, live, *scores in zip(job_ids, *pipe.execute(), strict=True):
+            due, over, *ends = (score is not None for score in scores)
+            if (bool(live), due, over, sum(ends)) not in sound:
+                found.append(job_id)
+        return found
 
     def live_since(self, ms: int) -> list[str]:
         """Return the live jobs that were submitted at *ms* or later."""

@@ -40,7 +40,7 @@ from mirrorneuron.store.connection import (
 from mirrorneuron.store.direct_line import DirectLine
 from mirrorneuron.store.ends_listener import EndsListener
 from mirrorneuron.store.job_creation import JobCreation
-from mirrorneuron.store.job_index import PAGE, JobIndex
+from mirrorneuron.store.job_index import JobIndex
 from mirrorneuron.store.key_audit import KeyAudit
 from mirrorneuron.store.keys import Keys
 from mirrorneuron.store.node_registry import Registry
@@ -48,6 +48,7 @@ from mirrorneuron.store.protocol import JobRef, ReplyCode
 from mirrorneuron.store.scripts import Limits, Scripts
 from mirrorneuron.store.server_clock import ServerClock
 from mirrorneuron.store.server_status import ServerStatus
+from mirrorneuron.store.status_index import PAGE
 from mirrorneuron.store.sweep_lease import SweepLease
 
 IMPATIENT_S: Final = 1.0
@@ -95,15 +96,15 @@ class Store:
         self.calls = CallThreads(max(1, min(MAX_THREADS, connections - 1 - self.direct.most)))
         self.reads = BoundedReads(self.client, self.keys, self.direct, self.calls)
         self.ends = EndsListener(self.client)
-        self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.now_ms)
+        #: the server's time; it stamps messages and judges their age
+        self.clock = ServerClock(self.now_ms, *((0.0,) if clock else ()))
+        self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.clock.now_ms)
         self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds, settings.max_bundle_bytes)
         self.registry = Registry(self.client, self.keys, queues_here=not settings.broker_url)
         self.activity = Activity(self.client, self.keys)
         self.server = ServerStatus(self.client, self.keys)
         self.audit = KeyAudit(self.client, self.keys)
         self.sweep_lease = SweepLease(self.client, self.keys, clock)
-        #: the server's time; it stamps messages and judges their age
-        self.clock = ServerClock(self.now_ms, *((0.0,) if clock else ()))
         self.creation = JobCreation(settings, self.scripts, self.index, self.bundles, self.direct, self.clock)
 
     def impatient(self, timeout_s: float = IMPATIENT_S) -> Store:
@@ -272,9 +273,9 @@ class Store:
         for page in self.job_pages(live_only=live_only):
             yield from page
 
-    def job_pages(self, *, live_only: bool = False) -> Iterator[list[JobSummary]]:
-        """Yield pages of summaries of the kept jobs, newest first. Skips a job whose record cannot be read."""
-        for names in self.index.pages(live_only=live_only):
+    def job_pages(self, *, live_only: bool = False, status: JobStatus | None = None) -> Iterator[list[JobSummary]]:
+        """Yield pages of summaries as `JobIndex.pages`. Skips a job whose record cannot be read."""
+        for names in self.index.pages(live_only=live_only, status=status):
             pipe = self.client.pipeline(transaction=False)
             for name in names:
                 pipe.hmget(self.keys.job(name), [f for f in records.JOB_FIELDS if f != "result"])

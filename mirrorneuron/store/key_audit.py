@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mirrorneuron.store.connection import RedisClient
-from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.status_index import PAGE
 
 
 class KeyAudit:

@@ -66,6 +66,10 @@ class Keys:
         """ZSET of ended jobs by the time (ms) at which their retention is over."""
         return f"{self.ns}:jobs:ended"
 
+    def of_status(self, status: str) -> str:
+        """ZSET of ended jobs with one status by submission time (ms)."""
+        return f"{self.ns}:jobs:{status}"
+
     @property
     def ends(self) -> str:
         """CHANNEL: the key of a job that ended while agents were claimed."""

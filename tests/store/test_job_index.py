@@ -83,7 +83,7 @@ def test_pages_have_each_job_once_while_jobs_are_submitted_and_deleted(
     make_store: Callable[..., Store], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six jobs with three submission times, two per page; after the first page one is submitted and one deleted."""
-    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
+    monkeypatch.setattr("mirrorneuron.store.status_index.PAGE", 2)
     for n in range(6):
         Jobs(make_store(clock=lambda n=n: 1_700_000_000_000 + n // 2)).submit(f"j{n}")
     pages = store.index.pages()

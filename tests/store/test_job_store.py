@@ -114,7 +114,12 @@ def test_every_key_of_an_ended_job_has_a_ttl(store: Store, jobs: Jobs, status: J
     jobs.open("j")
     jobs.end("j", status)
     store.index.mark_ended(["j"])
-    assert {name for name, ttl in keys(store).items() if ttl < 0} <= {"jobs", "jobs:ended", "jobs:asked"}
+    assert {name for name, ttl in keys(store).items() if ttl < 0} <= {
+        "jobs",
+        "jobs:ended",
+        "jobs:asked",
+        f"jobs:{status}",
+    }
     own = {name: ttl for name, ttl in keys(store).items() if name.startswith("job:")}
     assert own
     assert all(0 < ttl <= 3_600 for ttl in own.values())
@@ -156,7 +161,7 @@ def test_jobs_are_listed_newest_first_and_optionally_only_live_ones(
 
 
 def test_more_jobs_than_a_page_are_all_listed_once(store: Store, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirrorneuron.store.job_index.PAGE", 2)
+    monkeypatch.setattr("mirrorneuron.store.status_index.PAGE", 2)
     for n in range(5):
         jobs.submit(f"j{n}")
     assert sorted(job["job_id"] for job in store.jobs()) == [f"j{n}" for n in range(5)]

@@ -22,10 +22,10 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.message import Message
 from mirrorneuron.pools import queue
 from mirrorneuron.store.connection import UNREACHABLE
-from mirrorneuron.store.job_index import PAGE
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.look_schedule import FIRST_LOOK_MS, DueJob
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
+from mirrorneuron.store.status_index import PAGE
 from workers.lifecycle.fork_guard import FORKS
 from workers.recovery.next_look import claim_bound_ms, next_look_ms
 from workers.recovery.outages import Outages
@@ -46,7 +46,7 @@ LOOKS: Final = 50  # jobs that are swept in one round trip
 JOBS_A_LEASE: Final = 500  # jobs that are swept before the sweeper's lease is renewed; a multiple of LOOKS
 REPAIR_S: Final = 20  # between two repairs of some entries of the index of jobs
 COMPARED: Final = 1_000  # entries that one repair compares with each other, in a few commands
-RECORDS: Final = 4  # entries that it compares with their records, in a few commands each
+RECORDS: Final = 2  # entries that it compares with their records, in a few commands each
 OPENING: Final = ""  # in place of a pool: the job waits to be opened
 ORPHAN_MS: Final = 60_000  # age at which an index entry without a job is taken for that of a failed submission
 
@@ -171,7 +171,10 @@ class Sweeper:
         self._compared = self._compared + len(page) if len(page) == COMPARED else 0
         some = index.range(self._read, RECORDS)
         self._read = self._read + len(some) if len(some) == RECORDS else 0
-        suspects = list(dict.fromkeys([*index.odd(page), *some]))
+        odd = index.odd(page)
+        if len(odd) > len(page) // 2:  # those of an earlier version
+            self._repair_at = 0.0
+        suspects = list(dict.fromkeys([*odd, *some]))
         for at in range(0, len(suspects), PAGE):
             index.repair(suspects[at : at + PAGE], ORPHAN_MS)
             self._outages.answered(time.monotonic())
