@@ -13,10 +13,11 @@ import os
 import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from typing import Final
+from typing import Final, NoReturn
 
 __distribution__ = "mirrorneuron"  # `mn worker` reads this line: another distribution may install a file of this name
 
+WORKER: Final = ("-A", "workers", "worker")  #: how the supervisor starts a worker
 FOLDER: Final = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -28,10 +29,26 @@ def main() -> int:
     if words[:2] == ["mn", "worker"]:
         return int(import_module("workers.node.program").main(words[2:]))
     # On SIGHUP a Celery worker executes `python` with `sys.argv`, so without the word "celery" and without -P.
-    sys.argv[1:] = words[1:] if words[:1] == ["celery"] else words
+    sys.argv[1:] = words = words[1:] if words[:1] == ["celery"] else words
     import_module("workers.celery_overrides.quiet_tasks").log_tasks_at_debug_only()
+    if tuple(words[:3]) == WORKER:
+        run_worker(words[3:])
     import_module("celery.__main__").main()
     return 0
+
+
+def run_worker(options: list[str]) -> NoReturn:
+    """Run `celery -A workers worker` with *options*, without Celery's other commands and their plugins.
+
+    These, Flower and a shell among them, are a third of what a worker imports, and stay in the memory of its processes.
+    Source: celery 5.7 `__main__.py`; `bin/celery.py`, `celery`.
+    """
+    import_module("celery").maybe_patch_concurrency()
+    command = import_module("celery.bin.worker").worker
+    app, no_color = import_module("workers.tasks").app, bool(os.environ.get("NO_COLOR"))
+    context = import_module("celery.bin.base").CLIContext(app=app, no_color=no_color, workdir=None)
+    command.main(options, prog_name="celery worker", obj=context, auto_envvar_prefix="CELERY_WORKER")
+    raise AssertionError("click exits with the worker's exit code")
 
 
 def load_package() -> None:
