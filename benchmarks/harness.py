@@ -74,8 +74,12 @@ def started(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[sub
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of every process: without the user's settings; `python3` is this Python for all sides."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    """The environment of every process: without the user's settings; `python3` is this Python for all sides.
+
+    Bytecode is cached, as for an installed package.
+    """
+    unset = (PREFIX, "PYTHONDONTWRITEBYTECODE")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     path = os.pathsep.join((str(Path(sys.executable).parent), clean.get("PATH", os.defpath)))
     return {**clean, "PATH": path, "PYTHONPATH": str(ROOT), **more}
 

@@ -105,15 +105,6 @@ def test_every_import_is_at_the_top_of_its_module(module: str) -> None:
     assert [node.lineno for node in found if node not in tree.body] == []
 
 
-def test_importing_the_package_loads_neither_the_client_nor_the_bundle() -> None:
-    program = (
-        "import sys, mirrorneuron; print(*sorted(name for name in sys.modules if name.startswith('mirrorneuron.')))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    names = ("agent", "errors", "job", "message", "processes", "processes.first_use")
-    assert done.stdout.split() == [f"mirrorneuron.{name}" for name in names]
-
-
 def test_validating_a_manifest_loads_neither_celery_nor_redis() -> None:
     program = """
 import sys, mirrorneuron

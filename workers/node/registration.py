@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import platform
@@ -73,6 +74,7 @@ class NodeStep(bootsteps.StartStopStep):
         # Commands of an earlier process of this worker: other workers run their agents again.
         kill_with(own_mark, prefix=True)
         runtime.set_worker(worker.hostname, worker.concurrency)  # before the pool forks
+        gc.freeze()  # a collection in a pool process would write to each object of this one, and copy its page
         signals.worker_shutting_down.connect(_begin_stop)
         signals.worker_shutdown.connect(self._ended, weak=False)
         self._stop = threading.Event()
