@@ -22,6 +22,7 @@ from tests.support.graphs import line
 from tests.support.node import ROOT, environment
 from tests.support.waiting import wait_until
 from workers.lifecycle.fork_guard import FORKS
+from workers.recovery import sweeper as sweeper_module
 from workers.recovery.sweeper import Sweeper
 
 
@@ -177,7 +178,8 @@ def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
     sweeper = Sweeper(store, make_app(client.settings), lambda digest: store.plan(digest)[0])
     lock, held = threading.Lock(), []
     fork = threading.Thread(target=lambda: held.append(forked_with(lock)), daemon=True)
-    sweep, waiting = store.scripts.sweep, []
+    monkeypatch.setattr(sweeper_module, "LOOKS", 1)  # in one round trip
+    sweep, waiting = store.scripts.sweep_all, []
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         waiting.append(FORKS.waiting)
@@ -187,7 +189,7 @@ def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
                 wait_until(lambda: FORKS.waiting)
         return sweep(*args, **kwargs)
 
-    monkeypatch.setattr(store.scripts, "sweep", observed)
+    monkeypatch.setattr(store.scripts, "sweep_all", observed)
     assert sweeper.tick()
     fork.join(30)
     assert (waiting, held) == ([False, False], [False])

@@ -16,7 +16,8 @@ from typing import Any
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.sweep_lease import SweepLease
 from workers.lifecycle.fork_guard import FORKS
-from workers.recovery.queue_depth import QueueDepth
+from workers.recovery import consumer_watchdog
+from workers.recovery.consumer_watchdog import ConsumerWatchdog
 from workers.tasks import app
 
 __all__ = ["PARTS", "app"]
@@ -25,7 +26,7 @@ __all__ = ["PARTS", "app"]
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
     "sweeper": (SweepLease, "take"),
-    "watch": (QueueDepth, "of"),
+    "watch": (ConsumerWatchdog, "_queued"),
 }
 MIDDLE = threading.Lock()
 FORKED = threading.Event()
@@ -56,6 +57,7 @@ def note(folder: Path) -> None:
 
 
 if "FORKING" in os.environ:
+    consumer_watchdog.IDLE_S = 0.5  # type: ignore[misc]
     FOLDER = Path(os.environ["FORKING"])
     for part in PARTS.values():
         stop_in(*part, FOLDER)
