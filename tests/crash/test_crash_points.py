@@ -10,7 +10,7 @@ import pytest
 
 from mirrorneuron.api.client import Client
 from mirrorneuron.chaos.invariants import Expected
-from tests.support.crashing import KILLING, LASTING, SHARED
+from tests.support.crash_points import KILLING, LASTING, SHARED
 from tests.support.graphs import agent, collector, executor, manifest, router
 from tests.support.leftovers import assert_went_well
 from tests.support.node import RealNode

@@ -23,11 +23,8 @@ from workers.recovery.reminders import Reminders
 from workers.tasks import app
 from workers.visit import Visit
 
-__all__ = ["KILLING", "LASTING", "SHARED", "app"]
+__all__ = ["app"]
 
-KILLING = ("claimed", "ran", "before_commit", "after_commit", "before_publish", "after_publish")
-SHARED = ("claimed", "ran", "before_commit", "before_early_commit", "after_early_commit")  # while runs share a claim
-LASTING = ("calls_twice", "tasks_twice", "tasks_dropped", "clock_ahead", "clock_behind")
 AN_HOUR_S = 3600
 
 
