@@ -166,7 +166,7 @@ def test_no_pool_process_is_forked_while_a_thread_works(stopping: StoppingWorker
     assert stopping.forked_while(part) == "in between"
 
 
-def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
+def test_a_fork_waits_for_one_page_of_jobs_but_not_for_a_whole_sweep(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slot of a process that has died is empty until then, and a sweep of many jobs takes its time."""
@@ -177,7 +177,7 @@ def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
     sweeper = Sweeper(store, make_app(client.settings), lambda digest: store.plan(digest)[0])
     lock, held = threading.Lock(), []
     fork = threading.Thread(target=lambda: held.append(forked_with(lock)), daemon=True)
-    sweep, waiting = store.scripts.sweep, []
+    sweep, waiting = store.scripts.sweep_all, []
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         waiting.append(FORKS.waiting)
@@ -187,7 +187,8 @@ def test_a_fork_waits_for_one_job_but_not_for_a_whole_sweep(
                 wait_until(lambda: FORKS.waiting)
         return sweep(*args, **kwargs)
 
-    monkeypatch.setattr(store.scripts, "sweep", observed)
+    monkeypatch.setattr(store.scripts, "sweep_all", observed)
+    monkeypatch.setattr("workers.recovery.sweeper.LOOKS", 1)
     assert sweeper.tick()
     fork.join(30)
     assert (waiting, held) == ([False, False], [False])

@@ -16,7 +16,6 @@ from typing import Any
 from mirrorneuron.store.node_registry import Registry
 from mirrorneuron.store.sweep_lease import SweepLease
 from workers.lifecycle.fork_guard import FORKS
-from workers.recovery.queue_depth import QueueDepth
 from workers.tasks import app
 
 __all__ = ["PARTS", "app"]
@@ -25,7 +24,7 @@ __all__ = ["PARTS", "app"]
 PARTS: dict[str, tuple[type, str]] = {
     "heartbeat": (Registry, "register"),
     "sweeper": (SweepLease, "take"),
-    "watch": (QueueDepth, "of"),
+    "watch": (Registry, "queue_length"),
 }
 MIDDLE = threading.Lock()
 FORKED = threading.Event()
