@@ -94,7 +94,6 @@ def leaked_keys(store: Store) -> list[str]:
         keys.jobs,
         keys.live,
         keys.due,
-        keys.asked,
         keys.ended,
         keys.swept,
         keys.nodes,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mirrorneuron.job import TERMINAL, JobStatus
 from mirrorneuron.store.connection import RedisClient, checked_replies
-from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.keys import ASKED, Keys
 from mirrorneuron.store.look_schedule import LookSchedule
 from mirrorneuron.store.status_index import ENDS, PAGE, Row, StatusIndex, in_pages, newest_first
 
@@ -151,8 +151,7 @@ class JobIndex:
         pipe.zrem(self._keys.ended, *job_ids)
         self.by_status.remove(pipe, *job_ids)
         pipe.srem(self._keys.live, *job_ids)
-        pipe.zrem(self._keys.due, *job_ids)
-        pipe.srem(self._keys.asked, *job_ids)
+        pipe.zrem(self._keys.due, *job_ids, *(ASKED + job_id for job_id in job_ids))
         for job_id in job_ids:
             pipe.exists(self._keys.job(job_id))
         found = [job_id for job_id, there in zip(job_ids, pipe.execute()[-len(job_ids) :], strict=True) if there]

@@ -100,7 +100,7 @@ class Store:
         self.clock = ServerClock(self.now_ms, *((0.0,) if clock else ()))
         self.index = JobIndex(self.client, self.keys, settings.retention_seconds, self.clock.now_ms)
         self.bundles = BundleStore(self.client, self.keys, settings.retention_seconds, settings.max_bundle_bytes)
-        self.registry = Registry(self.client, self.keys, queues_here=not settings.broker_url)
+        self.registry = Registry(self.client, self.keys, self.clock.now_ms, queues_here=not settings.broker_url)
         self.activity = Activity(self.client, self.keys)
         self.server = ServerStatus(self.client, self.keys)
         self.audit = KeyAudit(self.client, self.keys)

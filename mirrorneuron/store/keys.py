@@ -28,6 +28,9 @@ All but `:op` have no TTL while the job is live, and get its retention as TTL wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+ASKED: Final = "?"  # no job id begins with it
 
 
 def result_channel(job_id: str) -> str:
@@ -53,13 +56,11 @@ class Keys:
 
     @property
     def due(self) -> str:
-        """ZSET of live jobs by the time (ms) at which the sweeper looks at them next."""
-        return f"{self.ns}:jobs:due"
+        """ZSET of live jobs by the time (ms) at which the sweeper looks at them next.
 
-    @property
-    def asked(self) -> str:
-        """SET of jobs that are being changed from outside of their runs, so that the sweeper has to look at them."""
-        return f"{self.ns}:jobs:asked"
+        A mark, ASKED and the id, at 0: the job is being changed from outside of its runs, and needs a look after that.
+        """
+        return f"{self.ns}:jobs:due"
 
     @property
     def ended(self) -> str:

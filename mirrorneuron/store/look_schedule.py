@@ -1,8 +1,8 @@
 """When the sweeper looks at each live job next.
 
 Each live job has one moment in the index `due`. Inside a job things change only under a claim, whose lease has an end
-that the last look has seen, so the sweeper itself knows the next moment. A call that changes a job from outside puts it
-into the set `asked` before the change. The sweeper reads that set before it looks at jobs, and makes each job of it due
+that the last look has seen, so the sweeper itself knows the next moment. A call that changes a job from outside first
+adds a mark for it to the same index. The sweeper reads the marks before it looks at jobs, and makes each marked job due
 after that: the look comes after the change, whatever moment an earlier look has set meanwhile.
 """
 
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.store.connection import RedisClient
-from mirrorneuron.store.keys import Keys
+from mirrorneuron.store.keys import ASKED, Keys
 
 FIRST_LOOK_MS: Final = 5_000  # from a submission to the first look, unless a time-out is shorter
 MOST: Final = 100_000  # jobs that one sweep looks at
@@ -44,7 +44,7 @@ class DueJob(NamedTuple):
 class Agenda(NamedTuple):
     """What one sweep has to do."""
 
-    asked: list[str]  #: jobs that are being changed from outside; to be made due after the looks
+    asked: list[str]  #: jobs with a mark: they are being changed from outside; to be made due after the looks
     due: list[DueJob]
 
 
@@ -61,19 +61,14 @@ class LookSchedule:
 
     def agenda(self, now_ms: int) -> Agenda:
         """Return what a sweep at *now_ms* has to do, the longest due first. One round trip."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.smembers(self._keys.asked)
-        pipe.zrangebyscore(self._keys.due, "-inf", now_ms, start=0, num=MOST, withscores=True)
-        asked, due = pipe.execute()
-        return Agenda([_text(name) for name in asked], _due_jobs(due))
+        rows = self._client.zrangebyscore(self._keys.due, "-inf", now_ms, start=0, num=MOST, withscores=True)
+        asked = [_text(name)[len(ASKED) :] for name, _ in rows if _is_mark(name)]
+        return Agenda(asked, _due_jobs(rows))
 
     def is_quiet(self, now_ms: int) -> bool:
-        """True if no job is due at *now_ms*, nor being changed from outside. One round trip, and nothing is written."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.exists(self._keys.asked)
-        pipe.zrange(self._keys.due, 0, 0, withscores=True)
-        asked, first = pipe.execute()
-        return not asked and all(due_ms > now_ms for _, due_ms in first)
+        """True if no job is due at *now_ms*, nor being changed from outside. One command, and nothing is written."""
+        first = self._client.zrange(self._keys.due, 0, 0, withscores=True)
+        return all(due_ms > now_ms for _, due_ms in first)
 
     def missing(self) -> int:
         """Return how many live jobs have no moment, at least."""
@@ -95,12 +90,12 @@ class LookSchedule:
                 self._client.execute_command(*self.entry(_text(name), at_ms))
 
     def take_over(self, asked: Sequence[str], at_ms: int) -> None:
-        """Make the jobs of `asked` due at *at_ms*, and remove them from the set."""
+        """Make the marked jobs due at *at_ms*, and remove their marks."""
         if not asked:
             return
         pipe = self._client.pipeline(transaction=False)
         pipe.zadd(self._keys.due, dict.fromkeys(asked, at_ms), lt=True)
-        pipe.srem(self._keys.asked, *asked)
+        pipe.zrem(self._keys.due, *(ASKED + job_id for job_id in asked))
         pipe.execute()
 
     def set_next(self, looks: Iterable[tuple[DueJob, int]]) -> None:
@@ -111,7 +106,11 @@ class LookSchedule:
 
 
 def _due_jobs(rows: Iterable[tuple[bytes, float]]) -> list[DueJob]:
-    return [DueJob(_text(name), int(due_ms)) for name, due_ms in rows]
+    return [DueJob(_text(name), int(due_ms)) for name, due_ms in rows if not _is_mark(name)]
+
+
+def _is_mark(name: bytes) -> bool:
+    return name.startswith(ASKED.encode())
 
 
 def _text(name: bytes) -> str:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from mirrorneuron.job import NodeInfo, iso
 from mirrorneuron.message import encode
 from mirrorneuron.pools import queue
 from mirrorneuron.store import records
-from mirrorneuron.store.connection import RedisClient, now_ms
+from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
 
 FORGOTTEN_S: Final = 3_600  # without a heartbeat, after which a worker is removed from the index
 
 
 class Registry:
-    """The registrations of one namespace. *queues_here*: the queues are on this server, and are counted."""
+    """The registrations of one namespace. *now_ms* returns the server's time.
 
-    def __init__(self, client: RedisClient, keys: Keys, *, queues_here: bool) -> None:
+    *queues_here*: the queues are on this server, and are counted.
+    """
+
+    def __init__(self, client: RedisClient, keys: Keys, now_ms: Callable[[], int], *, queues_here: bool) -> None:
         self._client = client
         self._keys = keys
+        self._now_ms = now_ms
         self._queues_here = queues_here
         self._forget_at = 0.0
 
@@ -48,7 +53,7 @@ class Registry:
 
     def register(self, node: dict[str, Any], seconds: int) -> None:
         """Write a worker's registration, which expires after *seconds*. Its times are the server's."""
-        now = now_ms(self._client)
+        now = self._now_ms()
         node.setdefault("started_at", iso(now))
         pipe = self._client.pipeline(transaction=False)
         pipe.zadd(self._keys.nodes, {node["name"]: now})

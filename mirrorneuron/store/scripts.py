@@ -11,7 +11,7 @@ from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.job import CELERY_STATE, JobStatus
 from mirrorneuron.message import encode
 from mirrorneuron.store.connection import RedisClient, checked_replies
-from mirrorneuron.store.keys import Keys, result_channel
+from mirrorneuron.store.keys import ASKED, Keys, result_channel
 from mirrorneuron.store.protocol import (
     Announcement,
     ControlReply,
@@ -285,4 +285,4 @@ class Scripts:
 
     def _call_looked_at(self, name: str, job_id: str, args: Sequence[Arg]) -> Any:
         """Call a script that changes a job from outside of its runs, which the sweeper has to look at then."""
-        return self._call_with([("SADD", self._keys.asked, job_id)], name, job_id, args)[-1]
+        return self._call_with([("ZADD", self._keys.due, 0, ASKED + job_id)], name, job_id, args)[-1]

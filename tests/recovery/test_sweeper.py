@@ -16,6 +16,7 @@ from mirrorneuron.api.client import Client
 from mirrorneuron.dispatch.celery_app import make_app
 from mirrorneuron.pools import LIGHT, queue
 from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import ASKED
 from mirrorneuron.store.protocol import new_token
 from tests.support.graphs import executor, job_ref, line, single
 from tests.support.store import Jobs
@@ -274,7 +275,7 @@ def test_a_sweeper_rests_while_no_job_is_due_and_its_lease_is_fresh(make_store: 
     assert not rests(one)
     assert one.tick()
     assert rests(one)
-    store.client.sadd(store.keys.asked, "j")
+    store.client.zadd(store.keys.due, {ASKED + "j": 0})
     assert not rests(one)
 
 

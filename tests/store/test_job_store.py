@@ -117,7 +117,7 @@ def test_every_key_of_an_ended_job_has_a_ttl(store: Store, jobs: Jobs, status: J
     assert {name for name, ttl in keys(store).items() if ttl < 0} <= {
         "jobs",
         "jobs:ended",
-        "jobs:asked",
+        "jobs:due",
         f"jobs:{status}",
     }
     own = {name: ttl for name, ttl in keys(store).items() if name.startswith("job:")}

@@ -6,6 +6,7 @@ import pytest
 
 from mirrorneuron.bundle.manifest import Policies
 from mirrorneuron.store.job_store import Store
+from mirrorneuron.store.keys import ASKED
 from mirrorneuron.store.look_schedule import FIRST_LOOK_MS, DueJob, LookSchedule, first_look_ms
 from tests.support.store import Jobs
 
@@ -16,7 +17,8 @@ def looks(store: Store) -> LookSchedule:
 
 
 def moments(store: Store) -> dict[str, int]:
-    return {name.decode(): int(at) for name, at in store.client.zrange(store.keys.due, 0, -1, withscores=True)}
+    """The moments in the index, without its marks."""
+    return {job.job_id: job.due_ms for job in store.index.looks.all_jobs()}
 
 
 def due_at(store: Store, job_id: str, at_ms: int) -> None:
@@ -62,7 +64,7 @@ def test_a_job_that_has_ended_meanwhile_is_not_put_back(store: Store, looks: Loo
 
 def test_jobs_that_are_asked_for_become_due_and_are_not_put_off(store: Store, looks: LookSchedule) -> None:
     due_at(store, "early", 10)
-    store.client.sadd(store.keys.asked, "early", "new")
+    store.client.zadd(store.keys.due, {ASKED + "early": 0, ASKED + "new": 0})
     asked = looks.agenda(5).asked
     looks.take_over(asked, 20)
     assert (moments(store), looks.agenda(5).asked) == ({"early": 10, "new": 20}, [])
@@ -70,7 +72,7 @@ def test_jobs_that_are_asked_for_become_due_and_are_not_put_off(store: Store, lo
 
 def test_a_job_that_is_asked_for_after_the_agenda_was_read_stays_asked_for(store: Store, looks: LookSchedule) -> None:
     asked = looks.agenda(5).asked
-    store.client.sadd(store.keys.asked, "j")
+    store.client.zadd(store.keys.due, {ASKED + "j": 0})
     looks.take_over(asked, 20)
     assert looks.agenda(5).asked == ["j"]
 
@@ -88,7 +90,7 @@ def test_a_schedule_is_quiet_until_a_job_is_due_or_asked_for(store: Store, looks
     assert looks.is_quiet(10)
     due_at(store, "j", 11)
     assert (looks.is_quiet(10), looks.is_quiet(11)) == (True, False)
-    store.client.sadd(store.keys.asked, "k")
+    store.client.zadd(store.keys.due, {ASKED + "k": 0})
     assert not looks.is_quiet(10)
 
 
