@@ -28,10 +28,18 @@ end
 """
 
 
-def first_look_ms(policies: Policies) -> int:
+def claim_bound_ms(lease_ms: int) -> int:
+    """Return the longest time between two looks at a job whose agents may be claimed.
+
+    A worker that claims one just after a look and dies is noticed then before two leases are over.
+    """
+    return lease_ms * 3 // 2
+
+
+def first_look_ms(policies: Policies, lease_ms: int) -> int:
     """Return when the sweeper first looks at a job with these *policies*, in ms after its submission."""
     limits = (policies.job_timeout_ms, policies.idle_timeout_ms)
-    return min(FIRST_LOOK_MS, *(FIRST_LOOK_MS if limit is None else limit for limit in limits))
+    return min(FIRST_LOOK_MS, claim_bound_ms(lease_ms), *(limit for limit in limits if limit is not None))
 
 
 class DueJob(NamedTuple):

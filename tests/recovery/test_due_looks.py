@@ -14,11 +14,10 @@ from mirrorneuron.job import JobStatus
 from mirrorneuron.pools import queue
 from mirrorneuron.store.job_store import Store
 from mirrorneuron.store.keys import ASKED
-from mirrorneuron.store.look_schedule import FIRST_LOOK_MS
+from mirrorneuron.store.look_schedule import FIRST_LOOK_MS, claim_bound_ms
 from mirrorneuron.store.protocol import Step, new_token
 from tests.support.store import Jobs
 from workers.recovery import sweeper
-from workers.recovery.next_look import claim_bound_ms
 from workers.recovery.sweeper import Sweeper
 
 NOON_MS = 1_700_000_000_000

@@ -104,4 +104,9 @@ def test_a_schedule_is_quiet_until_a_job_is_due_or_asked_for(store: Store, looks
     ],
 )
 def test_a_job_is_looked_at_first_when_it_may_have_timed_out(policies: Policies, wait_ms: int) -> None:
-    assert first_look_ms(policies) == wait_ms
+    assert first_look_ms(policies, 6_000) == wait_ms
+
+
+def test_a_claim_that_is_lost_right_after_the_submission_is_seen_within_two_leases() -> None:
+    """Also if the lease is short: the first look does not wait as long as a lost announcement may."""
+    assert first_look_ms(Policies(), 2_000) == 3_000

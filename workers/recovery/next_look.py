@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from mirrorneuron.store.look_schedule import claim_bound_ms
 from mirrorneuron.store.protocol import ReplyCode, SweepReply
 
 FAR_MS: Final = 24 * 3_600_000  # for a job that only a change from outside can move; a net
-
-
-def claim_bound_ms(lease_ms: int) -> int:
-    """Return the longest time between two looks at a job whose agents may be claimed.
-
-    A worker that claims one just after a look and dies is noticed then before two leases are over.
-    """
-    return lease_ms * 3 // 2
 
 
 def next_look_ms(swept: SweepReply, now_ms: int, lease_ms: int, reminder_s: float | None) -> int:

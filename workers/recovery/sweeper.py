@@ -23,11 +23,11 @@ from mirrorneuron.message import Message
 from mirrorneuron.pools import queue
 from mirrorneuron.store.connection import UNREACHABLE
 from mirrorneuron.store.job_store import Store
-from mirrorneuron.store.look_schedule import FIRST_LOOK_MS, DueJob
+from mirrorneuron.store.look_schedule import FIRST_LOOK_MS, DueJob, claim_bound_ms
 from mirrorneuron.store.protocol import JobRef, ReplyCode, SweepReply
 from mirrorneuron.store.status_index import PAGE
 from workers.lifecycle.fork_guard import FORKS
-from workers.recovery.next_look import claim_bound_ms, next_look_ms
+from workers.recovery.next_look import next_look_ms
 from workers.recovery.outages import Outages
 from workers.recovery.queue_depth import QueueDepth
 from workers.recovery.reminders import Ready, Reminders

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mirrorneuron.job import JobStatus
+from mirrorneuron.store.look_schedule import claim_bound_ms
 from mirrorneuron.store.protocol import ReplyCode, SweepReply
 from tests.scripts.machine.model import Job
 from tests.scripts.machine.stage import JOB, LEASE_MS
-from workers.recovery.next_look import claim_bound_ms, next_look_ms
+from workers.recovery.next_look import next_look_ms
 from workers.recovery.reminders import FIRST_WAIT_S, Reminders
 
 Fact = tuple[object, ...]
