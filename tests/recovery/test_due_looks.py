@@ -255,3 +255,15 @@ def test_a_long_queue_gets_no_duplicates_from_jobs_that_do_not_wait_for_it(world
         for name, token in tokens.items():
             world.store.scripts.renew(world.jobs.ref(name), token, ["x"])
     assert world.queued("default") == 1
+
+
+def test_a_sweeper_mends_what_one_that_died_had_left_of_a_clock_that_was_set_back(world: World) -> None:
+    """The dead one had noticed the step, and marked its sweep with the new time, but had swept nothing yet."""
+    world.jobs.submit("j", **X)
+    world.jobs.open("j")
+    world.now -= 600_000
+    world.store.client.set(world.store.keys.swept, world.now)
+    world.store.client.delete(world.store.keys.sweeper)
+    world.sweeper = world.another_sweeper()
+    world.tick()
+    assert world.store.scripts.claim(world.jobs.ref("j"), new_token(), ANY_X).claims

@@ -181,8 +181,10 @@ class Sweeper:
 
     def _look_at(self, jobs: Sequence[DueJob], now_ms: int, after_gap: bool) -> None:
         """Sweep these jobs in one round trip, do what they need, and set when each is due next."""
+        # A first sweep too: the sweeper that noticed the step may have died. It changes only what no clock could set.
+        set_back = self._outages.set_back or self._is_first
         replies = self._store.scripts.sweep_all(
-            [job.job_id for job in jobs], now_ms=now_ms, after_gap=after_gap, set_back=self._outages.set_back
+            [job.job_id for job in jobs], now_ms=now_ms, after_gap=after_gap, set_back=set_back
         )
         live = [job.job_id for job, swept in zip(jobs, replies, strict=True) if _is_live(swept)]
         looks: list[tuple[DueJob, int]] = []
