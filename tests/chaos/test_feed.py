@@ -37,4 +37,5 @@ def test_no_node_hears_of_a_lost_announcement(
     assert feed.expected.processed == {"source": 2, "gate": 1}
     assert store.client.llen(name) == (0 if opening else 2)
     assert store.client.llen(store.keys.mail("feed", "source")) == 2
+    store.client.close()
     assert set(threading.enumerate()) <= threads, "the crash test forks"

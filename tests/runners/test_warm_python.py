@@ -271,7 +271,7 @@ def test_runs_leak_no_descriptors(run):
     before = len(os.listdir("/proc/self/fd"))
     for words in (["-c", "1/0"], ["missing.py"], ["-c", "import os; os.fork() or __import__('time').sleep(1000)"]):
         run(*words)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # those of an earlier test may have been closed meanwhile
 
 
 def test_a_forked_child_does_not_keep_the_interpreters_of_its_parent(run, runner):
