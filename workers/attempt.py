@@ -59,9 +59,9 @@ def attempt(
     back, and is no attempt.
     """
     draft = Draft(node, claim, context)
-    lease_over = released(context.token, node.pool)
+    released = lease_released(context.token, node.pool)
     elsewhere = OtherNodes(runtime, node.pool, node.slots)
-    if step := _without_run(draft, lease_over, elsewhere):
+    if step := _without_run(draft, released, elsewhere):
         return step
     asked_at = time.monotonic()
     lease: dict[str, Any] = {
@@ -81,7 +81,7 @@ def attempt(
             if claim.losses:
                 alone = lease["slots"] == runtime.slots(node.pool).capacity
                 if alone and not _begins_alone(runtime, job, context.token, node.node_id):
-                    return given_back(claim, lease_over)
+                    return given_back(claim, released)
                 if kill_leftovers(runtime.settings, job.job_id, node.node_id):
                     log.warning("job %s: killed what a dead worker had left of agent %s", job.job_id, node.node_id)
             message = _run_message(draft.messages, node, claim.attempts)
@@ -91,21 +91,21 @@ def attempt(
         BOARD.clear()
         if TRIED in draft.state:
             draft.state[TRIED] = []
-        draft.record(*lease_over)
+        draft.record(*released)
         return draft.consumed()
     except NotEnoughSlots:  # perhaps no node is large enough now: `mn why` says so, and another node may be started
-        return given_back(claim, lease_over, NEAR_MS if elsewhere.have_room() else FAR_MS)
+        return given_back(claim, released, NEAR_MS if elsewhere.have_room() else FAR_MS)
     except Exception as error:  # no code or data of a bundle may crash the worker
         if handle.given_back:
-            return given_back(claim, lease_over)
+            return given_back(claim, released)
         if kind := shortage_of(error):
             BOARD.report(kind)
             BOARD.settle()
-            return given_back(claim, lease_over)
+            return given_back(claim, released)
         if elsewhere.room:
-            return given_back(claim, lease_over, NEAR_MS)
+            return given_back(claim, released, NEAR_MS)
         BOARD.clear()
-        return _retry_or_fail(draft, run_failure(error), lease_over, elsewhere, runtime.settings.max_attempts)
+        return _retry_or_fail(draft, run_failure(error), released, elsewhere, runtime.settings.max_attempts)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _begins_alone(runtime: Runtime, job: JobRef, token: str, agent: str) -> bool
     return runtime.store.scripts.renew(job, token, [agent], alone=True) is ReplyCode.RENEWED
 
 
-def released(token: str, pool: str) -> tuple[str, Any]:
+def lease_released(token: str, pool: str) -> tuple[str, Any]:
     """The event that says that the slots of a claim are free."""
     return EventType.EXECUTOR_LEASE_RELEASED, {"lease_id": token, "pool": pool}
 

@@ -21,7 +21,7 @@ from mirrorneuron.errors import BundleNotFound
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import Claim, JobRef, ReadyAgents, Reply, ReplyCode, Step, new_token, untouched
 from workers.agents.draft import StepContext
-from workers.attempt import attempt, given_back, released
+from workers.attempt import attempt, given_back, lease_released
 from workers.claim_runs import ClaimRuns, without_inline_mail
 from workers.lifecycle.run_handle import Alarm, RunHandle
 from workers.lifecycle.shutdown import STOP
@@ -33,9 +33,7 @@ from workers.task_announcer import TaskAnnouncer
 SLICE_S: Final = 0.1  # how long one task claims more work; Celery's overhead of 1 ms a task is then a few per cent
 LIGHT_BATCH: Final = 128  # most light agents in one claim
 HEAVY_BATCH: Final = 16  # most modules in one claim, if their runs are short
-TOGETHER_S: Final = (
-    0.01  # after which no further run of a module shares the commit: what a lost worker's successor repeats
-)
+TOGETHER_S: Final = 0.01  # after which no further run begins in a claim: if its worker dies, so much is repeated
 LONG_S: Final = 0.03  # after which a run no longer holds up the other runs of its claim
 
 log = logging.getLogger(__name__)
@@ -107,7 +105,7 @@ class Visit:
         self._scripts = runtime.store.scripts
         self._pool = pool
         self._heavy = ((pool, 1),) if pool != LIGHT else ()
-        self._shares = pool != LIGHT and plan.shares_claims(pool)
+        self._shares = pool in plan.sharing_pools
         self._heavy_until = self._light_until = time.monotonic() + SLICE_S
 
     def work(self, reply: Reply) -> None:
@@ -210,7 +208,7 @@ class Visit:
             run_heavy=lambda node, claim: attempt(
                 self._runtime, self._job, self._payloads, node, claim, context, handle
             ),
-            give_back=lambda claim: given_back(claim, released(reply.token, self._pool)),
+            give_back=lambda claim: given_back(claim, lease_released(reply.token, self._pool)),
             is_over=lambda: handle.reason is not None or time.monotonic() >= until,
         )
 

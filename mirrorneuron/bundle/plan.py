@@ -136,9 +136,11 @@ class Plan:
     def sinks(self) -> tuple[str, ...]:
         return tuple(n.node_id for n in self.nodes.values() if not n.out_degree)
 
-    def shares_claims(self, pool: str) -> bool:
-        """True if all agents of *pool* may share a claim."""
-        return all(node.shares_claims for node in self.nodes.values() if node.pool == pool)
+    @cached_property
+    def sharing_pools(self) -> frozenset[str]:
+        """The pools of which all agents may share a claim."""
+        nodes = self.nodes.values()
+        return frozenset({node.pool for node in nodes} - {node.pool for node in nodes if not node.shares_claims})
 
     def slots(self, pool: str) -> int:
         """The most slots of *pool* that one run takes."""
