@@ -37,7 +37,7 @@ def rows(size: Size) -> Iterator[Row]:
 
 
 class Meter:
-    """Counters of one server, one node and this process, for which nobody else works."""
+    """Counters of one server, one node and this process. No other process may use the server meanwhile."""
 
     def __init__(self, client: Client, node_pid: int) -> None:
         self.client = client

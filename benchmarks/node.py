@@ -53,7 +53,7 @@ def idle(client: Client, node_pid: int, size: Size) -> Iterator[Row]:
 
 
 def watched(client: Client, node_pid: int, seconds: float) -> tuple[float, float]:
-    """Commands per second that the server executes, and CPU of the node in per cent of a core, while nobody works."""
+    """Commands per second that the server executes, and CPU of the node in per cent of a core, without jobs."""
     server: Any = Redis.from_url(client.settings.redis_url)
 
     def look() -> tuple[int, float, float]:
@@ -91,7 +91,7 @@ def _run_command(node: ours.Node, size: Size) -> Row:
 
 
 def _memory(size: Size) -> Row:
-    """Memory after all slots had work. There is no goal."""
+    """Memory of a node after each of its slots has run a job. The row has no goal."""
     with harness.server() as url, ours.node(url, MANY_SLOTS) as node:
         ours.Ours(node.client, node.pid).fan(1, size.fan)
         used, how = _used(node.pid)

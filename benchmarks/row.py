@@ -44,7 +44,7 @@ def at_least(limit: float, of: str = "") -> Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured, in *unit*. The first side is the one that the goals are for."""
+    """The measured values of all sides, in *unit*. The goals are checked for the first side."""
 
     name: str
     unit: str

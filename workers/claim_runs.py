@@ -103,8 +103,11 @@ class ClaimRuns:
         if inline is not None:
             claim = replace(claim, mail=tuple(inline[: node.batch_max]))
         self._running, self._running_inline = claim, inline is not None
-        light = node.light or self._run_heavy is None
-        step = run(node, claim, self._context) if light else self._run_heavy(node, claim)  # type: ignore[misc]
+        if node.light:
+            step = run(node, claim, self._context)
+        else:
+            assert self._run_heavy is not None
+            step = self._run_heavy(node, claim)
         self._running = None
         if inline is not None and not self._parted:
             step.inline_only = True

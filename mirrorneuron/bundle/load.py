@@ -196,7 +196,7 @@ def _load_again(bundle: JobBundle, allow_unsandboxed: bool) -> JobBundle:
 
 
 def graph_unchanged(bundle: JobBundle, allow_unsandboxed: bool) -> bool:
-    """True if the manifest of *bundle* is the one that was checked, apart from its inputs and metadata."""
+    """True if the manifest of *bundle* was not changed since it was checked. Inputs and metadata do not count."""
     origin = bundle._origin
     if origin.graph is None or not isinstance(bundle.manifest, Manifest):
         return False
@@ -234,7 +234,7 @@ def _checked(raw: Any, place: _Place, allow_unsandboxed: bool, issues: Iterable[
     if issues:
         raise ManifestError(issues)
     manifest = checked.manifest
-    encoded(manifest)
+    encoded(manifest)  # raises for what JSON cannot hold, such as NaN
     graph, job_values = fingerprint.of_graph(manifest), fingerprint.of_job_values(manifest)
     origin = Origin(graph, job_values, files, allow_unsandboxed, payloads, checked.filled)
     found = tuple(with_subjects([*checked.warnings, *warnings(manifest)], raw))

@@ -154,7 +154,7 @@ def _check_emitted_types(raw_edges: Any, draft: Draft) -> None:
     Its run would fail. A node without edges is the end of a graph; `lint` warns about types that a run only counts.
     """
     if not isinstance(raw_edges, list) or len(draft.edges) != len(raw_edges):
-        return  # there are none, or one that cannot be read and may carry any type
+        return  # there are no edges, or the type of an invalid edge is unknown
     carried: dict[str, set[str]] = {}
     for edge in draft.edges:
         carried.setdefault(edge.from_node, set()).add(edge.message_type)

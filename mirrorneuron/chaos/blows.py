@@ -43,7 +43,7 @@ class Blows:
         self._travels = False  #: is a copy of the data waiting to be used?
 
     def hit(self, strike: Strike) -> str:
-        """Carry out one strike. Returns the note on it, "" if there is no victim."""
+        """Carry out one strike. Returns a line that describes it, or "" if there is no victim."""
         match strike.kind:
             case Kind.SERVER | Kind.FREEZE | Kind.TRAVEL | Kind.CLOCK:
                 return self._hit_server(strike) if self._stage.server.answers else ""
@@ -152,7 +152,7 @@ class Blows:
         self.refused_writes += self._stage.server.take_writes()
 
     def _once_up(self, repair: Repair) -> Repair:
-        """Return *repair* as one that waits until the server answers."""
+        """Return a repair that waits until the server answers, and then does *repair*."""
 
         def repair_or_wait() -> object:
             if self._stage.server.answers:

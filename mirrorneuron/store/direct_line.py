@@ -17,17 +17,16 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mirrorneuron.store.connection import RedisClient, handed_on
+from mirrorneuron.store.script_rows import Arg
 
 MOST: Final = 4  # open connections of one client; a process with more concurrent calls than that gains nothing
 SHARE: Final = 8  # of the connections that the URL allows, at most one in this many
 
-
-Arg: TypeAlias = str | bytes | int
 Command: TypeAlias = tuple[Arg, ...]
 
 
 class NotDirect(Exception):
-    """There is no open connection, or it did not answer."""
+    """The command cannot be sent in the caller's thread: no connection is open, or the open one gave no answer."""
 
 
 class DirectLine:

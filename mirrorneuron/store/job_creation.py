@@ -116,10 +116,8 @@ class JobCreation:
     ) -> tuple[Created, bool]:
         """Create the job. Also returns whether the server has all parts of the bundle."""
         plan, bundle, keys = draft.plan, draft.bundle, self._bundles.keys_of(draft.bundle)
-        renewals, lease_ms = (
-            self._bundles.renewals(bundle.digest, bundle.payloads_digest),
-            self._settings.claim_lease_ms,
-        )
+        renewals = self._bundles.renewals(bundle.digest, bundle.payloads_digest)
+        look_ms = now + first_look_ms(plan.policies, self._settings.claim_lease_ms)
         created = self._scripts.create(
             draft.job_id,
             digest=bundle.digest,
@@ -131,10 +129,7 @@ class JobCreation:
             agents=plan.settings_text,
             mail=mail,
             announcement=draft.announcement and Announcement(*draft.announcement, *keys),
-            same_round_trip=[
-                *renewals,
-                *self._index.entries(draft.job_id, now, now + first_look_ms(plan.policies, lease_ms)),
-            ],
+            same_round_trip=[*renewals, *self._index.entries(draft.job_id, now, look_ms)],
             send=send,
         )
         return created, all(created.others[: len(renewals)])

@@ -1,4 +1,4 @@
-"""The announcement that a job puts on the broker's list by itself is the one that Celery and kombu would put there."""
+"""The message with which `create.lua` announces a job equals the one that Celery and kombu would publish."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ def test_a_sweeper_without_the_lease_rests_until_it_is_free(store: Store) -> Non
 def test_a_sweeper_without_the_lease_notices_an_outage_between_its_probes(
     make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The holder died in it, so nobody else did. The claims of workers that live get a fresh lease."""
+    """The worker that held the lease died in the outage. The claims of the other workers get a fresh lease."""
     now = [time.time_ns() // 1_000_000]
     store = make_store(clock=lambda: now[0])
     monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now[0] / 1_000))

@@ -181,7 +181,8 @@ class Sweeper:
 
     def _look_at(self, jobs: Sequence[DueJob], now_ms: int, after_gap: bool) -> None:
         """Sweep these jobs in one round trip, do what they need, and set when each is due next."""
-        # A first sweep too: the sweeper that noticed the step may have died. It changes only what no clock could set.
+        # Also in a first sweep, because the sweeper that noticed the step may have died. It shortens only leases and
+        # delays that end later than they would if they began now.
         set_back = self._outages.set_back or self._is_first
         replies = self._store.scripts.sweep_all(
             [job.job_id for job in jobs], now_ms=now_ms, after_gap=after_gap, set_back=set_back
