@@ -198,16 +198,6 @@ class Scripts:
         """Delete an ended job with all its keys. *agents* are all its agents."""
         return ReplyCode(self._call("delete", job_id, list(agents)).decode())
 
-    def sweep(
-        self, job_id: str, *, now_ms: int | None = None, after_gap: bool = False, set_back: bool = False
-    ) -> SweepReply:
-        """Sweep one job. Raises what `sweep_all` returns."""
-        now = self._now() if now_ms is None else now_ms
-        found = self.sweep_all([job_id], now_ms=now, after_gap=after_gap, set_back=set_back)[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
     def sweep_all(
         self, job_ids: Sequence[str], *, now_ms: Arg, after_gap: bool = False, set_back: bool = False
     ) -> list[SweepReply | Exception]:

@@ -15,7 +15,7 @@ Stages = Callable[..., Stage]
 
 
 def sweep(one: Stage) -> SweepReply:
-    return one.scripts.sweep(JOB.job_id)
+    return one.sweep()
 
 
 def retry(one: Stage, start: str = "") -> ControlReply:
@@ -128,5 +128,5 @@ def test_a_slow_sweep_after_a_gap_does_not_shorten_a_lease(stage: Stages) -> Non
     token, begun = one.claim("x").token, one.now
     one.now += 2 * LEASE_MS
     assert one.scripts.renew(JOB, token, ["x"]) is ReplyCode.RENEWED
-    one.scripts.sweep(JOB.job_id, now_ms=begun, after_gap=True)
+    one.sweep(now_ms=begun, after_gap=True)
     assert one.claims() == {"x": one.now + LEASE_MS}

@@ -15,7 +15,7 @@ Stages = Callable[..., Stage]
 
 
 def sweep(one: Stage, *, after_gap: bool = False, set_back: bool = False) -> SweepReply:
-    return one.scripts.sweep(JOB.job_id, after_gap=after_gap, set_back=set_back)
+    return one.sweep(after_gap=after_gap, set_back=set_back)
 
 
 def reported(swept: SweepReply) -> list[tuple[str, int, str]]:
@@ -60,7 +60,7 @@ def test_a_slow_sweep_frees_no_claim_that_was_valid_when_it_began(stage: Stages)
     began = one.now
     one.now += LEASE_MS
     for now_ms, left in ((began, {"a"}), (one.now, set())):
-        one.scripts.sweep(JOB.job_id, now_ms=now_ms)
+        one.sweep(now_ms=now_ms)
         assert set(one.claims()) == left
 
 

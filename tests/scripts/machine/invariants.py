@@ -109,7 +109,7 @@ class Invariants(Sweepers):
         assert scripts.pause_resume(JOB.job_id, JobStatus.PAUSED, b"{}").word is ReplyCode.MISSING
         assert scripts.deliver(JOB.job_id, "a", "id", b"1").word is ReplyCode.MISSING
         assert scripts.retry(JOB, b"{}", list(KINDS), "a", [("a", "")])[0].word is ReplyCode.MISSING
-        assert scripts.sweep(JOB.job_id, after_gap=True).word is ReplyCode.MISSING
+        assert self.stage.sweep(after_gap=True).word is ReplyCode.MISSING
         assert self.stage.lifetimes() == {}
 
     def _remove(self) -> None:

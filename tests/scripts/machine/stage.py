@@ -15,7 +15,17 @@ from mirrorneuron.message import encode
 from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.connection import RedisClient
 from mirrorneuron.store.keys import Keys
-from mirrorneuron.store.protocol import Announcement, Claim, JobEnd, JobRef, Reply, ReplyCode, Step, new_token
+from mirrorneuron.store.protocol import (
+    Announcement,
+    Claim,
+    JobEnd,
+    JobRef,
+    Reply,
+    ReplyCode,
+    Step,
+    SweepReply,
+    new_token,
+)
 from mirrorneuron.store.scripts import NO_LIMITS, Limits, Scripts, Wanted
 
 JOB = JobRef("job-1", 1, "digest")
@@ -106,6 +116,12 @@ class Stage:
         """Claim the first of *agents*, and the others together with it."""
         pool = self.kinds.get(agents[0], Kind()).pool
         return self.scripts.claim(JOB, token or new_token(), ((pool, 1),), agents=agents)
+
+    def sweep(self, *, now_ms: int | None = None, after_gap: bool = False, set_back: bool = False) -> SweepReply:
+        at_ms = self.now if now_ms is None else now_ms
+        (swept,) = self.scripts.sweep_all([JOB.job_id], now_ms=at_ms, after_gap=after_gap, set_back=set_back)
+        assert not isinstance(swept, Exception), swept
+        return swept
 
     def finish(self, end: JobEnd) -> ReplyCode:
         return self.scripts.finish(JOB, end, AGENTS)

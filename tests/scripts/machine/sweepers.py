@@ -9,7 +9,7 @@ from mirrorneuron.pools import LIGHT
 from mirrorneuron.store.protocol import ReplyCode, SweepReply
 from tests.scripts.machine.acts import act
 from tests.scripts.machine.operators import Operators
-from tests.scripts.machine.stage import JOB, LEASE_MS, failed
+from tests.scripts.machine.stage import LEASE_MS, failed
 from tests.scripts.machine.state_machine import KINDS, alive, rarely, running
 from tests.scripts.machine.watch import Watch
 from workers.recovery.reminders import Reminders
@@ -137,7 +137,7 @@ class Sweepers(Operators):
             self.finish(swept.job, failed(), repeated)
 
     def _sweep(self, after_gap: bool = False, set_back: bool = False) -> SweepReply:
-        swept = self.stage.scripts.sweep(JOB.job_id, after_gap=after_gap, set_back=set_back)
+        swept = self.stage.sweep(after_gap=after_gap, set_back=set_back)
         expected = self.recovery.sweep(self.now, after_gap, set_back)
         assert (swept.word, swept.agent_id, swept.losses) == (expected.word, expected.agent, expected.losses)
         assert (swept.job, swept.revision, swept.since_ms) == (self.ref, self.job.revision, self.job.aged_from_ms)
