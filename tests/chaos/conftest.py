@@ -1,4 +1,4 @@
-"""Shared by the tests of the crash test: a stage, and the check that nothing is left behind."""
+"""Shared by the tests of the crash test: a server, a stage, and the check that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from mirrorneuron.chaos.server import Server
 from mirrorneuron.chaos.stage import Stage, raised
 from mirrorneuron.cli.commands.chaos import NODE
 
@@ -43,6 +44,15 @@ class Ground:
                 if sought in shown + os.fsencode(os.readlink(entry / "cwd")):
                     found.append(int(entry.name))
         return found
+
+
+@pytest.fixture
+def stage_server(tmp_path: Path) -> Iterator[Server]:
+    """A running server of the kind that a stage has. `server` is the session's own one."""
+    made = Server(tmp_path, os.environ)
+    made.start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,36 +21,28 @@ NEAR_S = 60  #: a slow machine may take some seconds between two readings; a ste
 needs_library = pytest.mark.skipif(clock.library() is None, reason=clock.MISSING)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path, os.environ)
-    made.start()
-    yield made
-    made.kill()
+@needs_library
+def test_the_clock_of_a_running_server_is_set_forward_and_back(stage_server: Server):
+    assert ahead_s(stage_server.url) == pytest.approx(0, abs=NEAR_S)
+    stage_server.clock.step(300)
+    assert ahead_s(stage_server.url) == pytest.approx(300, abs=NEAR_S)
+    stage_server.clock.step(-900)
+    assert ahead_s(stage_server.url) == pytest.approx(-600, abs=NEAR_S)
 
 
 @needs_library
-def test_the_clock_of_a_running_server_is_set_forward_and_back(server: Server):
-    assert ahead_s(server.url) == pytest.approx(0, abs=NEAR_S)
-    server.clock.step(300)
-    assert ahead_s(server.url) == pytest.approx(300, abs=NEAR_S)
-    server.clock.step(-900)
-    assert ahead_s(server.url) == pytest.approx(-600, abs=NEAR_S)
+def test_a_restarted_server_keeps_its_clock(stage_server: Server):
+    stage_server.clock.step(300)
+    stage_server.kill()
+    stage_server.start()
+    assert ahead_s(stage_server.url) == pytest.approx(300, abs=NEAR_S)
 
 
 @needs_library
-def test_a_restarted_server_keeps_its_clock(server: Server):
-    server.clock.step(300)
-    server.kill()
-    server.start()
-    assert ahead_s(server.url) == pytest.approx(300, abs=NEAR_S)
-
-
-@needs_library
-def test_a_step_forward_ends_the_time_to_live_of_keys(server: Server):
-    client = redis.Redis.from_url(server.url)
+def test_a_step_forward_ends_the_time_to_live_of_keys(stage_server: Server):
+    client = redis.Redis.from_url(stage_server.url)
     client.set("key", "value", ex=250)
-    server.clock.step(300)
+    stage_server.clock.step(300)
     assert client.get("key") is None
 
 
